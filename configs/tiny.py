@@ -1,0 +1,38 @@
+"""A tiny ELECTRA that trains in minutes on 2 CPU cores: to see everything work, and to try one's data.
+
+    electra-pretrain --config=tiny --config.data.dir=DATA --workdir=RUN
+
+Not a model of the paper's. Figures of a run stand in README.md.
+"""
+
+import ml_collections
+
+from electra_cli.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default config with this preset's values."""
+    config = default_config()
+
+    config.model.num_layers = 2
+    config.model.hidden_size = 128
+    config.model.num_attention_heads = 2
+    config.model.intermediate_size = 512
+    config.model.generator_size = 0.5
+    config.model.max_position_embeddings = 128
+    # A model this small, seeing little text twice, underfits: dropout would only slow it down.
+    config.model.hidden_dropout = 0.0
+    config.model.attention_dropout = 0.0
+
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.warmup_steps = 200
+
+    config.train.num_steps = 3000
+    config.train.global_batch_size = 64
+    config.train.steps_per_loop = 20
+    config.train.log_interval = 100
+    config.train.checkpoint_interval = 500
+
+    config.eval.interval = 1000
+    config.eval.num_examples = 512
+    return config

@@ -1,0 +1,152 @@
+"""Masked batches from prepared shards, from any step on.
+
+The stream of training examples is a pure function of (data, train.seed): epoch after epoch, the shards in an order
+drawn for the epoch, in each shard the examples in an order drawn for epoch and shard. Batch s takes the examples
+s x global_batch_size to (s + 1) x global_batch_size of that stream and is masked with seeds that follow from s. To start
+at step s costs reading one shard, whatever s.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli import features, randomness
+from electra_cli.data.masking import MaskingSettings, mask_batch
+from electra_cli.data.records import PAD_FOR, parse_records
+from electra_cli.data.source import Split
+from electra_cli.randomness import Stream
+
+# Evaluation masks examples in groups of this size, so that they do not depend on the batch size.
+_EVAL_MASKING_GROUP = 64
+
+
+def training_dataset(
+    split: Split,
+    masking: MaskingSettings,
+    *,
+    pad_id: int,
+    max_seq_length: int,
+    global_batch_size: int,
+    seed: int,
+    start_step: int,
+) -> tf.data.Dataset:
+    """Returns the endless dataset of masked training batches `start_step`, `start_step` + 1, ...
+
+    Args:
+      split: the shards.
+      masking: how to mask.
+      pad_id: id that fills the end of an example.
+      max_seq_length: tokens of an example, padding included.
+      global_batch_size: examples of a batch, over all replicas.
+      seed: `train.seed`.
+      start_step: optimizer updates already made.
+
+    Returns:
+      Dicts of `features.MASKED`, each with leading dimension `global_batch_size`.
+
+    Raises:
+      tf.errors.DataLossError, tf.errors.InvalidArgumentError: (while iterating) a shard is damaged.
+    """
+    first_slot, num_skipped = locate_example(split.examples, seed, start_step * global_batch_size)
+    slots = tf.data.Dataset.range(first_slot, tf.int64.max)
+    # One shard ahead is read while the current one is consumed.
+    shards = slots.map(lambda slot: _load_shard(split, seed, slot)).prefetch(1)
+    records = shards.flat_map(tf.data.Dataset.from_tensor_slices).skip(num_skipped)
+    batches = records.batch(global_batch_size, drop_remainder=True).enumerate(start_step)
+
+    def prepare(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id)
+        masking_seed = randomness.stream_seed(seed, Stream.MASKING, step)
+        sampling_seed = randomness.stream_seed(seed, Stream.SAMPLING, step)
+        return mask_batch(batch, masking, masking_seed, sampling_seed)
+
+    return batches.map(prepare, num_parallel_calls=2).with_options(_options()).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluation_dataset(
+    split: Split, masking: MaskingSettings, *, pad_id: int, max_seq_length: int, global_batch_size: int, num_examples: int
+) -> tf.data.Dataset:
+    """Returns the dataset of the first `num_examples` examples of a split, with masks that are always the same.
+
+    Neither examples nor masks depend on a seed, a step or the batch size, so that any two runs on the same data can be
+    compared. The last batch is filled up with examples of padding alone, which count nowhere.
+
+    Args:
+      split: the shards.
+      masking: how to mask.
+      pad_id: id that fills the end of an example.
+      max_seq_length: tokens of an example, padding included.
+      global_batch_size: examples of a batch, over all replicas.
+      num_examples: examples in all; 0: the whole split.
+
+    Returns:
+      Dicts of `features.MASKED`, each with leading dimension `global_batch_size`.
+    """
+    records = tf.data.TFRecordDataset(list(split.files), compression_type=split.compression)
+    groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
+
+    def prepare(group: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id)
+        masking_seed = randomness.stream_seed(0, Stream.EVAL_MASKING, group)
+        return mask_batch(batch, masking, masking_seed, randomness.stream_seed(0, Stream.EVAL_SAMPLING, group))
+
+    def fill_up(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        missing = global_batch_size - tf.shape(batch[features.INPUT_MASK])[0]
+        filled = {}
+        for name, value in batch.items():
+            pad_value = tf.cast(pad_id if name in PAD_FOR else 0, value.dtype)
+            filled[name] = tf.pad(value, [[0, missing], [0, 0]], constant_values=pad_value)
+            filled[name].set_shape([global_batch_size, value.shape[1]])
+        return filled
+
+    batches = groups.map(prepare).rebatch(global_batch_size).map(fill_up)
+    return batches.with_options(_options()).prefetch(1)
+
+
+def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tuple[int, int]:
+    """Returns where the example `index` of the training stream stands.
+
+    Args:
+      shard_examples: examples of each shard.
+      seed: `train.seed`.
+      index: place in the stream, from 0; may lie any number of epochs ahead.
+
+    Returns:
+      (slot, offset): the shard is the one visited as number `slot` since the beginning (all epochs counted), and the
+      example is number `offset` in the order that this visit takes.
+    """
+    epoch, rest = divmod(index, sum(shard_examples))
+    order = _shard_order(len(shard_examples), seed, epoch).numpy()
+    ends = np.cumsum([shard_examples[shard] for shard in order])
+    place = int(np.searchsorted(ends, rest, side="right"))
+    begin = int(ends[place - 1]) if place else 0
+    return epoch * len(shard_examples) + place, rest - begin
+
+
+def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
+    draws = randomness.uniform([num_shards], randomness.stream_seed(seed, Stream.SHARD_ORDER, epoch))
+    return tf.argsort(draws, stable=True)
+
+
+def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
+    """Reads the shard that is visited as number `slot` (int64, scalar): string [examples], in the order to be seen."""
+    num_shards = len(split.files)
+    epoch = slot // num_shards
+    shard = tf.gather(_shard_order(num_shards, seed, epoch), slot % num_shards)
+    file = tf.gather(tf.constant(split.files), shard)
+    expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
+    # One more than expected, so that a shard that holds too many is noticed as well.
+    records = tf.data.TFRecordDataset(file, compression_type=split.compression).batch(expected + 1).get_single_element()
+    found = tf.size(records, tf.int64)
+    with tf.control_dependencies([tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "records, not", expected])]):
+        order_seed = randomness.fold_in(randomness.stream_seed(seed, Stream.EXAMPLE_ORDER, epoch), shard)
+        draws = randomness.uniform([found], order_seed)
+    return tf.gather(records, tf.argsort(draws, stable=True))
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options

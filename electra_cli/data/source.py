@@ -1,0 +1,170 @@
+"""What a data directory holds, as training needs it: shards by split, vocabulary, token counts."""
+
+import dataclasses
+import struct
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.data.records import RecordFormat, detect_format
+from electra_cli.data.tfrecords import MANIFEST_FILE, Manifest, read_manifest, read_token_counts
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The shards of one split.
+
+    Attributes:
+      files: their paths.
+      examples: examples of each.
+      compression: '' or 'GZIP'.
+      record_format: who wrote them.
+    """
+
+    files: tuple[str, ...]
+    examples: tuple[int, ...]
+    compression: str
+    record_format: RecordFormat
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in all."""
+        return sum(self.examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """A data directory.
+
+    Attributes:
+      data_dir: where it is.
+      vocabulary: its vocabulary.
+      train, validation: its splits; None when there is no such shard.
+      token_counts: int64 [vocab_size], occurrences of each id in the training split; None when not recorded.
+      real_tokens_per_example: mean of the training split; None when not recorded.
+      fingerprint: tells one data set from another.
+    """
+
+    data_dir: str
+    vocabulary: Vocabulary
+    train: Split
+    validation: Split | None
+    token_counts: np.ndarray | None
+    real_tokens_per_example: float | None
+    fingerprint: str
+
+
+def open_data(data_dir: str, max_seq_length: int) -> DataSource:
+    """Opens a directory of electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
+
+    Args:
+      data_dir: directory; without a manifest every file in it with `.tfrecord` in its name is a shard, of validation
+        when the name starts with `validation`, else of training, and `vocab.txt` must lie there.
+      max_seq_length: the length that the run is configured for.
+
+    Raises:
+      UserError: the directory, a shard or the vocabulary is missing or damaged, or of another sequence length.
+    """
+    if not tf.io.gfile.isdir(data_dir):
+        raise UserError(f"config.data.dir={data_dir}: no such directory; electra-prepare --output_dir={data_dir} makes one")
+    if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
+        return _open_prepared(data_dir, max_seq_length)
+    return _open_foreign(data_dir, max_seq_length)
+
+
+def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
+    manifest = read_manifest(data_dir)
+    _check_length(data_dir, manifest.max_seq_length, max_seq_length)
+    vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
+    if vocabulary.sha256 != manifest.vocab_sha256:
+        raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with; prepare the data anew")
+    train = _prepared_split(data_dir, manifest, "train")
+    if train is None:
+        raise UserError(f"{data_dir} has no training examples; prepare the data anew")
+    return DataSource(
+        data_dir=data_dir,
+        vocabulary=vocabulary,
+        train=train,
+        validation=_prepared_split(data_dir, manifest, "validation"),
+        token_counts=read_token_counts(data_dir),
+        real_tokens_per_example=manifest.real_tokens("train") / manifest.num_examples("train"),
+        fingerprint=manifest.fingerprint,
+    )
+
+
+def _prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | None:
+    shards = manifest.splits.get(name, ())
+    if not shards:
+        return None
+    return Split(
+        files=tuple(tf.io.gfile.join(data_dir, shard.file) for shard in shards),
+        examples=tuple(shard.examples for shard in shards),
+        compression=manifest.compression,
+        record_format=RecordFormat.ELECTRA_PRETRAIN,
+    )
+
+
+def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
+    files = sorted(tf.io.gfile.glob(tf.io.gfile.join(data_dir, "*.tfrecord*")))
+    if not files:
+        raise UserError(f"{data_dir} holds neither {MANIFEST_FILE} nor *.tfrecord files; run electra-prepare first")
+    vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
+    if not tf.io.gfile.exists(vocab_file):
+        raise UserError(f"{vocab_file} is missing: put the vocabulary there that the TFRecords were made with")
+    counts = {file: count_records(file) for file in files}
+    files = [file for file in files if counts[file]]  # google-research/electra leaves empty shards
+    if not files:
+        raise UserError(f"the TFRecords of {data_dir} hold no examples")
+    record_format, length = detect_format(next(iter(tf.data.TFRecordDataset(files[0]))).numpy())
+    if record_format is None:
+        raise UserError(f"{files[0]} holds neither examples of google-research/electra nor of tf-models-official")
+    _check_length(data_dir, length, max_seq_length)
+
+    def split(is_validation: bool) -> Split | None:
+        chosen = tuple(f for f in files if tf.io.gfile.join("", f).rsplit("/", 1)[-1].startswith("validation") == is_validation)
+        return Split(chosen, tuple(counts[file] for file in chosen), "", record_format) if chosen else None
+
+    train = split(False)
+    if train is None:
+        raise UserError(f"{data_dir} has no training shards, only validation ones")
+    return DataSource(
+        data_dir=data_dir,
+        vocabulary=Vocabulary.from_file(vocab_file),
+        train=train,
+        validation=split(True),
+        token_counts=None,
+        real_tokens_per_example=None,
+        fingerprint=" ".join(f"{file.rsplit('/', 1)[-1]}:{counts[file]}" for file in files),
+    )
+
+
+def _check_length(data_dir: str, found: int, configured: int) -> None:
+    if found != configured:
+        raise UserError(
+            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to {found} "
+            f"or prepare the data with --max_seq_length={configured}"
+        )
+
+
+def count_records(file: str) -> int:
+    """Counts the records of an uncompressed TFRecord file by their headers.
+
+    Raises:
+      UserError: the file ends within a record.
+    """
+    size = tf.io.gfile.stat(file).length
+    place = records = 0
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        while place < size:
+            stream.seek(place)
+            header = stream.read(8)
+            if len(header) < 8:
+                break
+            # A record is its length (8 bytes), a checksum (4), the data, another checksum (4).
+            place += 8 + 4 + struct.unpack("<Q", header)[0] + 4
+            records += 1
+    if place != size:
+        raise UserError(f"{file} is cut off or no TFRecord file: record {records} ends beyond the file; make it anew")
+    return records

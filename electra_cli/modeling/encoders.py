@@ -1,0 +1,151 @@
+"""Generator and discriminator networks, with the embeddings that they share."""
+
+import ml_collections
+import tensorflow as tf
+import tf_keras
+
+from electra_cli import features
+from electra_cli.modeling.layers import (
+    PADDING_SCORE,
+    ElectraEmbeddings,
+    TransformerBlock,
+    dropout,
+    sub_seed,
+    truncated_normal,
+)
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class ElectraEncoder(tf_keras.layers.Layer):
+    """A Transformer encoder on embeddings that another encoder may use too.
+
+    Args:
+      embeddings: the embedding layer.
+      hidden_size: width; the embeddings are projected to it when theirs differs.
+      num_layers: Transformer blocks.
+      num_attention_heads: heads of each.
+      intermediate_size: width of their feed-forward layers.
+      hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
+      attention_dropout: dropout rate of attention probabilities.
+      initializer_range: standard deviation of the initial weights.
+    """
+
+    def __init__(
+        self,
+        embeddings: ElectraEmbeddings,
+        hidden_size: int,
+        num_layers: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        hidden_dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if isinstance(embeddings, dict):  # from_config
+            embeddings = tf_keras.layers.deserialize(embeddings)
+        self._settings = {
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "num_attention_heads": num_attention_heads,
+            "intermediate_size": intermediate_size,
+            "hidden_dropout": hidden_dropout,
+            "attention_dropout": attention_dropout,
+            "initializer_range": initializer_range,
+        }
+        self.embeddings = embeddings
+        self.embedding_projection = None
+        if embeddings.embedding_size != hidden_size:
+            self.embedding_projection = tf_keras.layers.Dense(
+                hidden_size, kernel_initializer=truncated_normal(initializer_range), name="embedding_projection"
+            )
+        self.hidden_dropout = hidden_dropout
+        self.transformer_layers = [
+            TransformerBlock(
+                hidden_size,
+                num_attention_heads,
+                intermediate_size,
+                hidden_dropout,
+                attention_dropout,
+                initializer_range,
+                name=f"layer_{index}",
+            )
+            for index in range(num_layers)
+        ]
+
+    def call(self, inputs, training=None, seed=None):
+        """Encodes a batch.
+
+        Args:
+          inputs: dict of `features.UNMASKED`, int32 [batch, seq_length].
+          training: whether to drop out.
+          seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
+
+        Returns:
+          Dict with `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, the list of that of
+          every layer.
+        """
+        if not training:
+            seed = None
+        elif seed is None:
+            seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
+        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS])
+        x = dropout(x, self.hidden_dropout, sub_seed(seed, 0))
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x)
+        is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
+        padding_scores = PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+        outputs = []
+        for index, layer in enumerate(self.transformer_layers):
+            x = layer(x, padding_scores, seed=sub_seed(seed, index + 1))
+            outputs.append(x)
+        return {"sequence_output": x, "encoder_outputs": outputs}
+
+    def get_embedding_table(self) -> tf.Variable:
+        """Returns the word table, float32 [vocab_size, embedding_size]."""
+        return self.embeddings.word_embeddings
+
+    def get_config(self):
+        """Returns the constructor's arguments; JSON can hold them."""
+        return {**super().get_config(), **self._settings, "embeddings": tf_keras.layers.serialize(self.embeddings)}
+
+
+def build_encoders(config: ml_collections.FrozenConfigDict) -> tuple[ElectraEncoder, ElectraEncoder]:
+    """Builds the networks of a resolved config (`config.resolve`).
+
+    Returns:
+      (generator, discriminator), which share word, position and type embeddings and their LayerNorm.
+    """
+    model, derived = config.model, config.derived
+    embeddings = ElectraEmbeddings(
+        vocab_size=derived.vocab_size,
+        embedding_size=model.embedding_size,
+        max_position_embeddings=model.max_position_embeddings,
+        type_vocab_size=model.type_vocab_size,
+        initializer_range=model.initializer_range,
+        name="embeddings",
+    )
+    common = {
+        "embeddings": embeddings,
+        "hidden_dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "initializer_range": model.initializer_range,
+    }
+    generator = ElectraEncoder(
+        hidden_size=derived.generator_hidden_size,
+        num_layers=derived.generator_num_layers,
+        num_attention_heads=derived.generator_num_attention_heads,
+        intermediate_size=derived.generator_intermediate_size,
+        name="generator",
+        **common,
+    )
+    discriminator = ElectraEncoder(
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        num_attention_heads=model.num_attention_heads,
+        intermediate_size=model.intermediate_size,
+        name="discriminator",
+        **common,
+    )
+    return generator, discriminator

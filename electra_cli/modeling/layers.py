@@ -1,0 +1,183 @@
+"""The layers of ELECTRA's encoders: embeddings, self-attention block, and dropout that follows from a seed.
+
+They compute what google-research/electra's do: exact GELU, LayerNorm with an epsilon of 1e-12, and -10000 added to the
+scores of padding. Unlike Keras' layers they keep no random state: the caller gives the seed.
+"""
+
+import tensorflow as tf
+import tf_keras
+
+from electra_cli import randomness
+
+LAYER_NORM_EPSILON = 1e-12
+# Added to the attention scores of padded keys.
+PADDING_SCORE = -10_000.0
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """The exact GELU (with erf, not its tanh approximation), of any float dtype and shape."""
+    return tf.nn.gelu(x, approximate=False)
+
+
+def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Zeroes a fraction `rate` of `x` and scales up the rest; without a seed (int32 [2]) returns `x`.
+
+    The decisions follow from seed and shape alone.
+    """
+    if seed is None or rate == 0.0:
+        return x
+    # Whole integers cost less to draw than floats, and the threshold is as fine.
+    bits = tf.random.stateless_uniform(
+        tf.shape(x), seed, minval=None, maxval=None, dtype=tf.uint32, alg=randomness.ALGORITHM
+    )
+    is_kept = bits >= tf.constant(int(rate * 2**32), tf.uint32)
+    return tf.where(is_kept, x * tf.cast(1.0 / (1.0 - rate), x.dtype), tf.zeros([], x.dtype))
+
+
+def sub_seed(seed: tf.Tensor | None, index: int) -> tf.Tensor | None:
+    """Returns the seed of part `index` of what `seed` (int32 [2] or None) is for."""
+    return None if seed is None else randomness.fold_in(seed, index)
+
+
+def truncated_normal(stddev: float) -> tf_keras.initializers.Initializer:
+    """Returns a new initializer (Keras wants one for each weight)."""
+    return tf_keras.initializers.TruncatedNormal(stddev=stddev)
+
+
+class LayerNorm(tf_keras.layers.Layer):
+    """LayerNorm over the last axis, computed in float32 whatever the compute dtype."""
+
+    def build(self, input_shape):
+        """Creates gamma and beta, float32 [width]."""
+        width = input_shape[-1]
+        self.gamma = self.add_weight("gamma", [width], tf.float32, "ones", experimental_autocast=False)
+        self.beta = self.add_weight("beta", [width], tf.float32, "zeros", experimental_autocast=False)
+        super().build(input_shape)
+
+    def call(self, x):
+        """Normalizes `x` [..., width]; keeps its dtype."""
+        wide = tf.cast(x, tf.float32)
+        mean, variance = tf.nn.moments(wide, axes=[-1], keepdims=True)
+        scale = tf.math.rsqrt(variance + LAYER_NORM_EPSILON) * self.gamma
+        return tf.cast(wide * scale + (self.beta - mean * scale), x.dtype)
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class ElectraEmbeddings(tf_keras.layers.Layer):
+    """Sum of word, position and type embeddings, then LayerNorm: the part that both networks share.
+
+    Args:
+      vocab_size: entries of the word table.
+      embedding_size: width.
+      max_position_embeddings: longest sequence.
+      type_vocab_size: segment types.
+      initializer_range: standard deviation of the initial weights.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embedding_size: int,
+        max_position_embeddings: int = 512,
+        type_vocab_size: int = 2,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+        self.embedding_size = embedding_size
+        self.max_position_embeddings = max_position_embeddings
+        self.type_vocab_size = type_vocab_size
+        self.initializer_range = initializer_range
+
+        def table(name: str, rows: int) -> tf.Variable:
+            return self.add_weight(name, [rows, embedding_size], tf.float32, truncated_normal(initializer_range))
+
+        self.word_embeddings = table("word_embeddings", vocab_size)
+        self.position_embeddings = table("position_embeddings", max_position_embeddings)
+        self.type_embeddings = table("type_embeddings", type_vocab_size)
+        self.layer_norm = LayerNorm(name="layer_norm")
+
+    def call(self, word_ids, type_ids):
+        """Embeds int32 [batch, seq_length] ids and types: [batch, seq_length, embedding_size]."""
+        embedded = tf.gather(self.word_embeddings, word_ids)
+        embedded += self.position_embeddings[: tf.shape(word_ids)[1]]
+        # A product with one-hot rows has a dense gradient; the table has two rows.
+        one_hot = tf.one_hot(type_ids, self.type_vocab_size, dtype=embedded.dtype)
+        embedded += tf.matmul(one_hot, self.type_embeddings)
+        return self.layer_norm(embedded)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "initializer_range")
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class TransformerBlock(tf_keras.layers.Layer):
+    """Self-attention and feed-forward layer, each with dropout, residual and LayerNorm behind it (post-norm).
+
+    Query, key and value are one product. The kernel's columns are query, key, value, each head by head.
+
+    Args:
+      hidden_size: width.
+      num_attention_heads: heads; must divide the width.
+      intermediate_size: width of the feed-forward layer.
+      hidden_dropout: rate behind attention and behind the feed-forward layer.
+      attention_dropout: rate of the attention probabilities.
+      initializer_range: standard deviation of the initial weights.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_attention_heads: int,
+        intermediate_size: int,
+        hidden_dropout: float,
+        attention_dropout: float,
+        initializer_range: float,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_attention_heads = num_attention_heads
+        self.head_size = hidden_size // num_attention_heads
+        self.hidden_dropout = hidden_dropout
+        self.attention_dropout = attention_dropout
+
+        def dense(name: str, units: int) -> tf_keras.layers.Dense:
+            return tf_keras.layers.Dense(units, kernel_initializer=truncated_normal(initializer_range), name=name)
+
+        self.query_key_value = dense("query_key_value", 3 * hidden_size)
+        self.attention_output = dense("attention_output", hidden_size)
+        self.attention_norm = LayerNorm(name="attention_layer_norm")
+        self.intermediate = dense("intermediate", intermediate_size)
+        self.output_dense = dense("output", hidden_size)
+        self.output_norm = LayerNorm(name="output_layer_norm")
+
+    def call(self, x, padding_scores, seed=None):
+        """Transforms `x` [batch, seq_length, hidden_size].
+
+        Args:
+          x: input.
+          padding_scores: float32 [batch, 1, 1, seq_length], added to the attention scores.
+          seed: int32 [2] for dropout, None for none.
+
+        Returns:
+          The same shape and dtype.
+        """
+        attended = self.attention_output(self._attend(x, padding_scores, sub_seed(seed, 0)))
+        x = self.attention_norm(x + dropout(attended, self.hidden_dropout, sub_seed(seed, 1)))
+        transformed = self.output_dense(gelu(self.intermediate(x)))
+        return self.output_norm(x + dropout(transformed, self.hidden_dropout, sub_seed(seed, 2)))
+
+    def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        batch_size, length = tf.shape(x)[0], tf.shape(x)[1]
+        projected = tf.reshape(
+            self.query_key_value(x), [batch_size, length, 3, self.num_attention_heads, self.head_size]
+        )
+        query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))
+        scores = tf.matmul(query * self.head_size**-0.5, key, transpose_b=True)
+        # Softmax in float32: bfloat16 has too few digits for sums over hundreds of keys.
+        probabilities = tf.cast(tf.nn.softmax(tf.cast(scores, tf.float32) + padding_scores), x.dtype)
+        probabilities = dropout(probabilities, self.attention_dropout, seed)
+        context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
+        return tf.reshape(context, [batch_size, length, self.num_attention_heads * self.head_size])

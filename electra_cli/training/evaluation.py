@@ -1,0 +1,117 @@
+"""Held-out evaluation, and the baselines that give its numbers a scale."""
+
+from collections.abc import Callable
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.data.input_pipeline import evaluation_dataset
+from electra_cli.data.masking import MaskingSettings
+from electra_cli.data.source import DataSource
+from electra_cli.errors import UserError
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.training import metrics
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.step import build_eval_step
+
+
+def check_validation(source: DataSource, config: ml_collections.FrozenConfigDict) -> None:
+    """Raises a `UserError` when the data has no validation split or one smaller than a batch."""
+    where, batch_size = source.data_dir, config.train.global_batch_size
+    if source.validation is None:
+        raise UserError(f"{where} has no validation examples: prepare it with --validation_fraction, or train with --mode=train")
+    if source.validation.num_examples < batch_size:
+        raise UserError(
+            f"{where} has {source.validation.num_examples} validation examples, fewer than config.train.global_batch_size="
+            f"{batch_size}: prepare it with a larger --validation_fraction, or choose a smaller batch"
+        )
+
+
+class Evaluator:
+    """Evaluates a model on the validation split: the same examples with the same masks every time.
+
+    Args:
+      model: the pretrainer.
+      runtime: strategy and compilation.
+      config: a resolved config.
+      source: the data; must have passed `check_validation`.
+      masking: how to mask.
+    """
+
+    def __init__(
+        self,
+        model: ElectraPretrainer,
+        runtime: Runtime,
+        config: ml_collections.FrozenConfigDict,
+        source: DataSource,
+        masking: MaskingSettings,
+    ):
+        assert source.validation is not None
+        self._objective = config.objective
+        baseline = None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
+        self._step = build_eval_step(model, runtime, config, baseline)
+        self.num_examples = min(source.validation.num_examples, config.eval.num_examples or source.validation.num_examples)
+        dataset = evaluation_dataset(
+            source.validation,
+            masking,
+            pad_id=source.vocabulary.pad_id,
+            max_seq_length=config.data.max_seq_length,
+            global_batch_size=config.train.global_batch_size,
+            num_examples=self.num_examples,
+        )
+        self._dataset = runtime.strategy.experimental_distribute_dataset(dataset)
+
+    def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
+        """Evaluates.
+
+        Args:
+          before_batch: called before every batch; may raise to end the evaluation.
+
+        Returns:
+          The metrics of `metrics.summarize`, and `unigram_masked_lm_loss` when token counts are known: the loss of
+          guessing every masked token by its frequency in the training data, in nats.
+        """
+        totals: dict[str, np.ndarray] = {}
+        for batch in self._dataset:
+            before_batch()
+            for name, value in self._step(batch).items():
+                totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
+        weights = self._objective.generator_loss_weight, self._objective.discriminator_loss_weight
+        result = metrics.summarize(totals, *weights)
+        if "unigram_loss" in totals:
+            result["unigram_masked_lm_loss"] = float(totals["unigram_loss"] / totals["masked_lm_weight"])
+        return result
+
+
+def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> np.ndarray:
+    """Returns the log-probabilities, float32 [vocab_size], of the unigram distribution of maskable tokens.
+
+    Args:
+      token_counts: int64 [vocab_size], counts in the training data; one is added to each (Laplace), so that a token
+        seen only in held-out text costs finitely much.
+      special_token_ids: ids that are never masked, which get no share.
+    """
+    counts = token_counts.astype(np.float64) + 1.0
+    counts[list(special_token_ids)] = 0.0
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(counts / counts.sum())
+    # Weights of 0 meet these ids (unused slots), and 0 x -inf would be NaN.
+    log_probs[list(special_token_ids)] = 0.0
+    return log_probs.astype(np.float32)
+
+
+def format_table(result: dict[str, float], step: int, num_examples: int) -> str:
+    """Returns a table of held-out metrics beside their baselines, for people."""
+    unigram = result.get("unigram_masked_lm_loss")
+    all_original = 1.0 - result["replaced_fraction"]
+    baselines = {
+        "masked_lm_loss": f"{unigram:.4f}  unigram distribution of the training data" if unigram is not None else "",
+        "rtd_auc": "0.5000  chance",
+        "rtd_accuracy": f"{all_original:.4f}  calling every token original",
+    }
+    lines = [f"Held-out evaluation at step {step:,} on {num_examples:,} examples:", f"  {'metric':<28}{'value':>9}   baseline"]
+    for name, value in result.items():
+        if name != "unigram_masked_lm_loss":
+            lines.append(f"  {name:<28}{value:>9.4f}   {baselines.get(name, '')}".rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,268 @@
+"""The run: config and workdir in, a trained and evaluated model in the workdir out."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import tensorflow as tf
+import tf_keras
+
+from electra_cli.config import notices, resolve
+from electra_cli.data.input_pipeline import training_dataset
+from electra_cli.data.masking import MaskingSettings
+from electra_cli.data.source import DataSource, open_data
+from electra_cli.errors import Interrupted, UserError
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
+from electra_cli.training import metrics
+from electra_cli.training.checkpoints import Checkpoints, IntervalSums
+from electra_cli.training.distribution import Runtime, build_runtime
+from electra_cli.training.evaluation import Evaluator, check_validation, format_table
+from electra_cli.training.optimization import AdamWeightDecay, build_optimizer
+from electra_cli.training.progress import Progress
+from electra_cli.training.signals import StopRequest
+from electra_cli.training.step import TRAIN_SUM_SHAPES, build_train_steps
+from electra_cli.training.workdir import Workdir, check_config
+
+Print = Callable[[str], None]
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print) -> dict[str, float]:
+    """Evaluates the newest checkpoint of a workdir and changes nothing there.
+
+    Args:
+      config: a config (`config.default_config`) with overrides.
+      workdir: directory of a run of that config.
+      say: prints a line.
+
+    Returns:
+      The metrics of `Evaluator.run`.
+
+    Raises:
+      UserError: no checkpoint, or config, data and workdir do not fit.
+    """
+    source, resolved, runtime = _prepare(config)
+    check_validation(source, resolved)
+    check_config(workdir, resolved, source.fingerprint)
+    say(f"Devices: {runtime.description}")
+    model, optimizer = _build(resolved, runtime)
+    step = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer).restore_newest()
+    if step is None:
+        raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
+    evaluator = Evaluator(model, runtime, resolved, source, masking_settings(resolved, source))
+    result = evaluator.run()
+    say(format_table(result, step, evaluator.num_examples))
+    return result
+
+
+def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: bool, say: Print = print) -> None:
+    """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
+
+    Args:
+      config: a config (`config.default_config`) with overrides.
+      workdir: directory of the run.
+      with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
+      say: prints a line.
+
+    Raises:
+      UserError: config, data and workdir do not fit, or the loss became infinite or NaN.
+      Interrupted: SIGTERM or SIGINT came; the run is saved.
+    """
+    source, resolved, runtime = _prepare(config)
+    if with_evaluation:
+        check_validation(source, resolved)
+    with Workdir(workdir) as directory, StopRequest() as stop:
+        for difference in directory.adopt_config(resolved, source.fingerprint):
+            say(f"Changed since the run began: {difference}")
+        for notice in notices(resolved):
+            say(f"Note: {notice}")
+        say(f"Devices: {runtime.description}")
+        run = _Run(resolved, source, runtime, directory, stop, with_evaluation, say)
+        run.go_on()
+
+
+class _Run:
+    """One process' share of a run: model, data and workdir, from the newest checkpoint to the end or a stop."""
+
+    def __init__(
+        self,
+        config: ml_collections.FrozenConfigDict,
+        source: DataSource,
+        runtime: Runtime,
+        directory: Workdir,
+        stop: StopRequest,
+        with_evaluation: bool,
+        say: Print,
+    ):
+        self._config, self._source, self._runtime = config, source, runtime
+        self._directory, self._stop, self._say = directory, stop, say
+        self._masking = masking_settings(config, source)
+        self._model, self._optimizer = _build(config, runtime)
+        self._sums = IntervalSums(TRAIN_SUM_SHAPES)
+        self._checkpoints = Checkpoints(
+            directory.checkpoint_dir, self._model, self._optimizer, self._sums, config.train.keep_checkpoints
+        )
+        self._evaluator = None
+        if with_evaluation:
+            self._evaluator = Evaluator(self._model, runtime, config, source, self._masking)
+        self._last_result: dict[str, float] | None = None
+        self._saved_step = -1
+
+    def go_on(self) -> None:
+        """Restores, trains, logs, saves and evaluates until the last step."""
+        train, num_steps = self._config.train, self._config.train.num_steps
+        step = self._restore()
+        if step < num_steps:
+            self._describe(step)
+            train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
+            iterator = self._batches(step)
+            progress = Progress(step, num_steps)
+            while step < num_steps:
+                target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
+                sums = self._call(train_steps, iterator, step, target - step)
+                step = target
+                self._sums.add(sums)
+                progress.add(float(sums["rtd_weight"]))
+                if step % train.log_interval == 0 or step == num_steps:
+                    self._log(step, progress)
+                if step % train.checkpoint_interval == 0 or step == num_steps or self._stop.requested:
+                    self._save(step)
+                self._end_if_asked(step)
+                if self._is_evaluation_due(step):
+                    self._evaluate(step)
+                    progress.restart(step)
+        else:
+            self._say(f"The run is complete: all {num_steps:,} steps are done.")
+        if self._evaluator is not None:
+            self._show_result(step)
+        self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
+
+    def _restore(self) -> int:
+        step = self._checkpoints.restore_newest()
+        lines = self._directory.open_metrics(step or 0)
+        if step is None:
+            return 0
+        self._saved_step = step
+        evaluated = [line for line in lines if line["split"] == "validation" and line["step"] == step]
+        if evaluated:
+            self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
+        elif self._is_evaluation_due(step):
+            self._evaluate(step)  # the stop came between saving and evaluating
+        if step < self._config.train.num_steps:
+            self._say(f"Going on from step {step:,}.")
+        return step
+
+    def _batches(self, step: int) -> Iterator:
+        dataset = training_dataset(
+            self._source.train,
+            self._masking,
+            pad_id=self._source.vocabulary.pad_id,
+            max_seq_length=self._config.data.max_seq_length,
+            global_batch_size=self._config.train.global_batch_size,
+            seed=self._config.train.seed,
+            start_step=step,
+        )
+        return iter(self._runtime.strategy.experimental_distribute_dataset(dataset))
+
+    def _call(self, train_steps: Callable, iterator: Iterator, step: int, num_steps: int) -> dict[str, tf.Tensor]:
+        try:
+            return train_steps(iterator, tf.constant(step, tf.int64), tf.constant(num_steps, tf.int64))
+        except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            # Damage in a shard shows when it is read; what was trained before is saved.
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"reading {self._source.data_dir} failed between steps {step:,} and {step + num_steps:,}: {reason}; prepare the data anew"
+            ) from error
+
+    def _log(self, step: int, progress: Progress) -> None:
+        sums = self._sums.take()
+        objective = self._config.objective
+        values = metrics.summarize(sums, objective.generator_loss_weight, objective.discriminator_loss_weight)
+        if not math.isfinite(values["total_loss"]):
+            raise UserError(
+                f"the loss became {values['total_loss']} before step {step:,}: start from the checkpoint of step "
+                f"{max(self._saved_step, 0):,} with a lower config.optimizer.learning_rate in another --workdir"
+            )
+        values["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
+        # The rate that the last update was made with.
+        values["learning_rate"] = float(self._optimizer.learning_rate(step - 1))
+        values["tokens_per_second"] = progress.tokens_per_second()
+        self._directory.write_metrics("train", step, values)
+        self._say(progress.line(step, values))
+
+    def _save(self, step: int) -> None:
+        if step != self._saved_step:
+            self._checkpoints.save()
+            self._saved_step = step
+
+    def _end_if_asked(self, step: int) -> None:
+        if self._stop.requested and step < self._config.train.num_steps:
+            raise Interrupted(f"stopped by {self._stop.name} at step {step:,}; saved: the same command goes on from there")
+
+    def _is_evaluation_due(self, step: int) -> bool:
+        interval = self._config.eval.interval
+        is_last = step == self._config.train.num_steps
+        return self._evaluator is not None and (is_last or (interval > 0 and step > 0 and step % interval == 0))
+
+    def _evaluate(self, step: int) -> None:
+        def end_if_asked() -> None:
+            if self._stop.requested:
+                raise Interrupted(
+                    f"stopped by {self._stop.name} while evaluating step {step:,}; saved: the same command goes on from there"
+                )
+
+        assert self._evaluator is not None
+        result = self._evaluator.run(before_batch=end_if_asked)
+        self._directory.write_metrics("validation", step, result)
+        self._last_result = result
+        self._say(
+            f"step {step:,} held-out  masked_lm_loss {result['masked_lm_loss']:.4f}  rtd_loss {result['rtd_loss']:.4f}  "
+            f"rtd_auc {result['rtd_auc']:.4f}"
+        )
+
+    def _show_result(self, step: int) -> None:
+        if self._last_result is None:
+            self._evaluate(step)
+        assert self._evaluator is not None and self._last_result is not None
+        self._say(format_table(self._last_result, step, self._evaluator.num_examples))
+
+    def _describe(self, step: int) -> None:
+        count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
+        batch_size, num_steps = self._config.train.global_batch_size, self._config.train.num_steps
+        epochs = num_steps * batch_size / self._source.train.num_examples
+        self._say(
+            f"Model: {count / 1e6:.1f} million parameters. Data: {self._source.train.num_examples:,} examples; "
+            f"{num_steps:,} steps of {batch_size} see each {epochs:.2f} times."
+        )
+        self._say(f"Building step {step + 1:,}; the first takes longer than the others.")
+
+
+def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
+    """Returns how examples are masked under a resolved config and a data source's vocabulary."""
+    vocabulary = source.vocabulary
+    return MaskingSettings(
+        mask_prob=config.data.mask_prob,
+        max_predictions_per_seq=config.derived.max_predictions_per_seq,
+        mask_token_prob=config.data.mask_token_prob,
+        mask_token_id=vocabulary.mask_id,
+        special_token_ids=(vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id),
+    )
+
+
+def _prepare(config: ml_collections.ConfigDict) -> tuple[DataSource, ml_collections.FrozenConfigDict, Runtime]:
+    # Checked first without the data, so that a wrong value is named before a missing directory.
+    resolve(config, config.model.vocab_size or 6)
+    source = open_data(config.data.dir, config.data.max_seq_length)
+    resolved = resolve(config, source.vocabulary.size)
+    return source, resolved, build_runtime(resolved)
+
+
+def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[ElectraPretrainer, AdamWeightDecay]:
+    with runtime.strategy.scope():
+        # The one use of the global generator: initial weights, which follow from the seed too.
+        tf_keras.utils.set_random_seed(config.train.seed)
+        model = build_pretrainer(config)
+        optimizer = build_optimizer(config)
+        optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+

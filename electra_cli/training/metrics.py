@@ -1,0 +1,94 @@
+"""Metrics as sums that add up over replicas, batches and steps, and their ratios at the end of an interval."""
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli import features
+
+# The area under the ROC curve is taken from histograms of the discriminator's logits: bins of 1/32 from -16 to 16.
+_LOGIT_RANGE = 16.0
+NUM_BINS = 1024
+
+
+def batch_sums(inputs: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Counts what happened in a batch (losses apart).
+
+    Args:
+      inputs: `features.MASKED`.
+      outputs: what `ElectraPretrainer` returns.
+
+    Returns:
+      float32 scalars: `masked_lm_correct`, `sampled_correct` (slots), `true_positives`, `predicted_positives`,
+      `positives`, `rtd_correct` (tokens); and float32 [NUM_BINS] `positive_logits`, `negative_logits`, histograms.
+    """
+    slots = inputs[features.MASKED_LM_WEIGHTS]
+    predicted_ids = tf.argmax(outputs["lm_outputs"], axis=-1, output_type=tf.int32)
+    is_correct = tf.cast(tf.equal(predicted_ids, inputs[features.MASKED_LM_IDS]), tf.float32)
+    replaced_slots = tf.gather(outputs["disc_label"], inputs[features.MASKED_LM_POSITIONS], batch_dims=1)
+
+    tokens = tf.cast(inputs[features.INPUT_MASK], tf.float32)
+    labels = tf.cast(outputs["disc_label"], tf.float32)
+    predicted = tf.cast(outputs["disc_logits"] > 0, tf.float32)
+    return {
+        "masked_lm_correct": tf.reduce_sum(is_correct * slots),
+        "sampled_correct": tf.reduce_sum((1.0 - tf.cast(replaced_slots, tf.float32)) * slots),
+        "true_positives": tf.reduce_sum(predicted * labels * tokens),
+        "predicted_positives": tf.reduce_sum(predicted * tokens),
+        "positives": tf.reduce_sum(labels * tokens),
+        "rtd_correct": tf.reduce_sum(tf.cast(tf.equal(predicted, labels), tf.float32) * tokens),
+        "positive_logits": _histogram(outputs["disc_logits"], labels * tokens),
+        "negative_logits": _histogram(outputs["disc_logits"], (1.0 - labels) * tokens),
+    }
+
+
+def _histogram(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    scaled = (logits + _LOGIT_RANGE) * (NUM_BINS / (2 * _LOGIT_RANGE))
+    bins = tf.clip_by_value(tf.cast(tf.floor(scaled), tf.int32), 0, NUM_BINS - 1)
+    return tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), tf.reshape(bins, [-1]), NUM_BINS)
+
+
+def summarize(
+    sums: dict[str, np.ndarray], generator_loss_weight: float, discriminator_loss_weight: float
+) -> dict[str, float]:
+    """Turns sums over an interval into metrics.
+
+    Args:
+      sums: those of `batch_sums` and `masked_lm_loss`, `masked_lm_weight`, `rtd_loss`, `rtd_weight`, as numpy values.
+      generator_loss_weight: weight of the masked-LM loss in the total.
+      discriminator_loss_weight: weight of the RTD loss in the total.
+
+    Returns:
+      Metrics under their names in TensorBoard. Losses are in nats; the rest are fractions. A ratio of nothing is 0.
+    """
+    masked_lm_loss = _ratio(sums["masked_lm_loss"], sums["masked_lm_weight"])
+    rtd_loss = _ratio(sums["rtd_loss"], sums["rtd_weight"])
+    return {
+        "total_loss": generator_loss_weight * masked_lm_loss + discriminator_loss_weight * rtd_loss,
+        "masked_lm_loss": masked_lm_loss,
+        "masked_lm_accuracy": _ratio(sums["masked_lm_correct"], sums["masked_lm_weight"]),
+        "sampled_masked_lm_accuracy": _ratio(sums["sampled_correct"], sums["masked_lm_weight"]),
+        "rtd_loss": rtd_loss,
+        "rtd_accuracy": _ratio(sums["rtd_correct"], sums["rtd_weight"]),
+        "rtd_auc": area_under_curve(sums["positive_logits"], sums["negative_logits"]),
+        "rtd_precision": _ratio(sums["true_positives"], sums["predicted_positives"]),
+        "rtd_recall": _ratio(sums["true_positives"], sums["positives"]),
+        "replaced_fraction": _ratio(sums["positives"], sums["rtd_weight"]),
+    }
+
+
+def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> float:
+    """Returns the area under the ROC curve of two histograms over ascending scores.
+
+    It is the probability that a random positive scores above a random negative; equal bins count half. Without
+    positives or without negatives there is no curve: 0.5.
+    """
+    positives, negatives = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
+    if not positives.sum() or not negatives.sum():
+        return 0.5
+    negatives_below = np.cumsum(negatives) - negatives
+    wins = np.sum(positives * (negatives_below + 0.5 * negatives))
+    return float(wins / (positives.sum() * negatives.sum()))
+
+
+def _ratio(total: np.ndarray, weight: np.ndarray) -> float:
+    return float(total) / float(weight) if weight else 0.0

@@ -1,0 +1,54 @@
+"""Throughput and the progress line."""
+
+import time
+from collections.abc import Callable
+
+
+class Progress:
+    """Measures tokens a second and time left; evaluation is not counted.
+
+    Args:
+      step: the first step of this process.
+      num_steps: the last.
+      clock: seconds, ever growing.
+    """
+
+    def __init__(self, step: int, num_steps: int, clock: Callable[[], float] = time.monotonic):
+        self._num_steps = num_steps
+        self._clock = clock
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins a new interval at `step`."""
+        self._tokens, self._start, self._start_step = 0.0, self._clock(), step
+
+    def add(self, tokens: float) -> None:
+        """Counts real tokens (padding left out)."""
+        self._tokens += tokens
+
+    def tokens_per_second(self) -> float:
+        """Returns real tokens a second since the interval began."""
+        return self._tokens / max(self._clock() - self._start, 1e-9)
+
+    def line(self, step: int, values: dict[str, float]) -> str:
+        """Returns the progress line of `step` and begins a new interval there."""
+        seconds_per_step = (self._clock() - self._start) / max(step - self._start_step, 1)
+        left = format_duration(seconds_per_step * (self._num_steps - step))
+        self.restart(step)
+        return (
+            f"step {step:,}/{self._num_steps:,}  total_loss {values['total_loss']:.3f}  "
+            f"masked_lm_loss {values['masked_lm_loss']:.3f}  rtd_loss {values['rtd_loss']:.4f}  "
+            f"rtd_auc {values['rtd_auc']:.3f}  {values['tokens_per_second']:,.0f} tokens/s  {left} left"
+        )
+
+
+def format_duration(seconds: float) -> str:
+    """Returns '2d 3h', '3h 5m', '5m 20s' or '20s'."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    if hours:
+        return f"{hours}h {minute}m"
+    return f"{minutes}m {second}s" if minutes else f"{second}s"

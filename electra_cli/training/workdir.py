@@ -1,0 +1,128 @@
+"""A run's directory: lock, resolved config, metrics as JSON lines and for TensorBoard."""
+
+import fcntl
+import json
+import os
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from electra_cli.config import differing_keys
+from electra_cli.errors import UserError
+
+_CONFIG_FILE = "config.json"
+_METRICS_FILE = "metrics.jsonl"
+
+
+class Workdir:
+    """A workdir that this process writes to; a context manager that holds its lock.
+
+    Args:
+      path: the directory; made when missing. May be remote (`gs://`), where there is no lock.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self.checkpoint_dir = tf.io.gfile.join(path, "checkpoints")
+        self._lock = None
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def __enter__(self) -> "Workdir":
+        """Makes and locks the directory.
+
+        Raises:
+          UserError: it cannot be written, or another process trains in it.
+        """
+        try:
+            tf.io.gfile.makedirs(self.path)
+            if "://" not in self.path:
+                self._lock = open(os.path.join(self.path, ".lock"), "w")
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--workdir={self.path}: another process trains here; wait for it or choose another directory") from error
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        if self._lock is not None:
+            self._lock.close()
+
+    def adopt_config(self, config: ml_collections.FrozenConfigDict, data_fingerprint: str) -> list[str]:
+        """Records the config of a new run, or compares it with that of the run that is here.
+
+        Args:
+          config: the resolved config.
+          data_fingerprint: of the data that is trained on.
+
+        Returns:
+          The harmless differences, 'key: old -> new'.
+
+        Raises:
+          UserError: a difference that makes it another run.
+        """
+        allowed = check_config(self.path, config, data_fingerprint)
+        record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint}
+        write_atomically(tf.io.gfile.join(self.path, _CONFIG_FILE), json.dumps(record, indent=1, sort_keys=True) + "\n")
+        return allowed
+
+    def open_metrics(self, step: int) -> list[dict[str, Any]]:
+        """Drops lines of steps after `step` (they are computed again) and returns the others."""
+        path = tf.io.gfile.join(self.path, _METRICS_FILE)
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step]
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        return kept
+
+    def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
+        """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`."""
+        with tf.io.gfile.GFile(tf.io.gfile.join(self.path, _METRICS_FILE), "a") as stream:
+            stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(tf.io.gfile.join(self.path, "tensorboard", split))
+        with self._writers[split].as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writers[split].flush()
+
+
+def check_config(path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str) -> list[str]:
+    """Compares a config with that of the run in the workdir `path`; see `Workdir.adopt_config`."""
+    file = tf.io.gfile.join(path, _CONFIG_FILE)
+    if not tf.io.gfile.exists(file):
+        return []
+    try:
+        with tf.io.gfile.GFile(file) as stream:
+            record = json.load(stream)
+        old_config, old_fingerprint = record["config"], record["data_fingerprint"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}); choose another --workdir") from error
+    forbidden, allowed = differing_keys(old_config, config.to_dict())
+    if forbidden:
+        raise UserError(
+            f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another --workdir"
+        )
+    if old_fingerprint != data_fingerprint:
+        raise UserError(
+            f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, or another --workdir"
+        )
+    return allowed
+
+
+def read_metrics(path: str) -> list[dict[str, Any]]:
+    """Returns the whole lines of a workdir's metrics.jsonl; one cut short by a kill is left out."""
+    file = tf.io.gfile.join(path, _METRICS_FILE)
+    if not tf.io.gfile.exists(file):
+        return []
+    with tf.io.gfile.GFile(file) as stream:
+        return [json.loads(line) for line in stream.read().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_atomically(file: str, text: str) -> None:
+    """Writes a text file under a temporary name and renames it."""
+    temporary = f"{file}.tmp"
+    with tf.io.gfile.GFile(temporary, "w") as stream:
+        stream.write(text)
+    tf.io.gfile.rename(temporary, file, overwrite=True)
