@@ -1,0 +1,146 @@
+"""`electra-prepare`: raw text to vocabulary and TFRecord shards."""
+
+import os
+import signal
+import sys
+import time
+
+from absl import flags
+
+from electra_cli import cli
+from electra_cli.errors import UserError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    "input", [], "Text files and directories, comma-separated; .gz is unpacked. builtin:python-docs is English prose "
+    "from the Python installation and the packages this program needs.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string("output_dir", None, "Directory to be made.", flag_values=FLAGS)
+flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary, a token a line.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "learn_vocab", None, "Learn a vocabulary of that many tokens from the text instead (from its first 256 MiB).",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_bool("lower_case", True, "Lower-case text and strip accents.", flag_values=FLAGS)
+flags.DEFINE_integer("max_seq_length", 128, "Tokens of an example, special tokens included.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "document_separator", "blank_line", ["blank_line", "file", "line"], "What ends a document.", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "encoding_errors", "strict", ["strict", "replace"],
+    "At bytes that are not UTF-8: end and say where, or replace them and count.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that is held out.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Decides packing, held-out documents and order.", flag_values=FLAGS)
+flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result is the same.", flag_values=FLAGS)
+flags.DEFINE_integer("shard_size_mb", 64, "Size of a shard, before compression.", flag_values=FLAGS)
+flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
+
+USAGE = """
+Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRecord shards, shuffled over all the text.
+
+Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --learn_vocab=SIZE) [--FLAG=VALUE ...]
+"""
+EXAMPLES = """
+Examples:
+  {program} --input=wiki/ --learn_vocab=30522 --output_dir=data
+  {program} --input=books.txt.gz,news.txt --vocab_file=vocab.txt --document_separator=line --output_dir=data
+"""
+
+
+def _main(values: flags.FlagValues) -> None:
+    _check(values)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half a directory is removed
+
+    from electra_cli.data import prepare  # noqa: PLC0415  (--help must not wait for it)
+
+    settings = prepare.PrepareSettings(
+        max_seq_length=values.max_seq_length,
+        validation_fraction=values.validation_fraction,
+        seed=values.seed,
+        document_separator=values.document_separator,
+        encoding_errors=values.encoding_errors,
+        lower_case=values.lower_case,
+        shard_size_mb=values.shard_size_mb,
+    )
+    report = _Report()
+    manifest = prepare.prepare(
+        values.input,
+        values.output_dir,
+        settings,
+        vocab_file=values.vocab_file,
+        learn_vocab=values.learn_vocab,
+        num_workers=values.num_workers,
+        overwrite=values.overwrite,
+        report=report,
+    )
+    report.end()
+    length = values.max_seq_length
+    for split in ("train", "validation"):
+        examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
+        mean = tokens / examples if examples else 0.0
+        print(
+            f"{split:<11}{examples:>11,} examples {tokens:>14,} tokens  mean length {mean:6.1f}  "
+            f"padding {1 - mean / length if examples else 0:5.1%}  {len(manifest.splits[split])} shard(s)"
+        )
+    replaced = manifest.statistics["replaced_characters"]
+    if replaced:
+        print(f"Bytes that are not UTF-8 were replaced by {replaced:,} characters U+FFFD.")
+    print(f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: {values.output_dir}")
+    print(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
+
+
+def _check(values: flags.FlagValues) -> None:
+    def require(name: str, is_valid: bool, remedy: str) -> None:
+        if not is_valid:
+            raise UserError(f"--{name}={values[name].value}: {remedy}")
+
+    if not values.input:
+        raise UserError("--input is missing: give text files or directories, or builtin:python-docs")
+    if not values.output_dir:
+        raise UserError("--output_dir is missing: give the directory to be made")
+    if "://" in values.output_dir:
+        raise UserError(f"--output_dir={values.output_dir}: give a local directory, and copy it when it is done")
+    if (values.vocab_file is None) == (values.learn_vocab is None):
+        raise UserError("give either --vocab_file=FILE or --learn_vocab=SIZE")
+    if values.learn_vocab is not None:
+        require("learn_vocab", values.learn_vocab >= 100, "must be at least 100 tokens")
+    require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
+    require("validation_fraction", 0 <= values.validation_fraction < 1, "is a fraction: at least 0, less than 1")
+    require("num_workers", values.num_workers >= 1, "must be at least 1")
+    require("shard_size_mb", values.shard_size_mb >= 1, "must be at least 1")
+
+
+class _Report:
+    """Progress on standard error: one line that is rewritten on a terminal, else a line every 10 seconds."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._start = self._said = time.monotonic()
+        self._is_terminal = sys.stderr.isatty()
+
+    def __call__(self, stage: str, documents: int, num_bytes: int) -> None:
+        now = time.monotonic()
+        if stage != self._stage:
+            self.end()
+            self._stage, self._start, self._said = stage, now, -1e9
+        if not self._is_terminal and now - self._said < 10.0:
+            return
+        self._said = now
+        rate = num_bytes / 1e6 / max(now - self._start, 1e-9)
+        counts = f": {documents:,} documents, {num_bytes / 1e6:,.1f} MB, {rate:.1f} MB/s" if now > self._start else ""
+        print(f"\r{stage}{counts}\x1b[K" if self._is_terminal else f"{stage}{counts}", end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        """Ends the line of the current stage."""
+        if self._is_terminal and self._stage:
+            print(file=sys.stderr)
+
+
+def main() -> None:
+    """Runs the command line."""
+    cli.run(_main, FLAGS, USAGE, EXAMPLES)
+
+
+if __name__ == "__main__":
+    main()

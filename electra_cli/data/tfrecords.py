@@ -1,0 +1,156 @@
+"""Prepared data on disk: TFRecord shards, and the manifest that describes them.
+
+A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how often
+it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
+`input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP].
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from electra_cli import files
+from electra_cli.errors import UserError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+VOCAB_FILE = "vocab.txt"
+TOKEN_COUNTS_FILE = "token_counts.txt"
+COMPRESSION = "GZIP"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A TFRecord file: its name, examples, real tokens, size in bytes, and checksum."""
+
+    file: str
+    examples: int
+    real_tokens: int
+    bytes: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a directory of prepared data holds.
+
+    Attributes:
+      max_seq_length: tokens of an example, padding included.
+      vocab_size: entries of the vocabulary.
+      lower_case: whether text was lower-cased and accents stripped.
+      vocab_sha256: the vocabulary's checksum.
+      settings: how the data was prepared.
+      statistics: what was seen meanwhile.
+      splits: shards by split, 'train' and 'validation'.
+      compression: of the shards, as TFRecord readers name it.
+      format_version: of the directory.
+    """
+
+    max_seq_length: int
+    vocab_size: int
+    lower_case: bool
+    vocab_sha256: str
+    settings: dict[str, Any]
+    statistics: dict[str, Any]
+    splits: dict[str, tuple[Shard, ...]]
+    compression: str = COMPRESSION
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells one data set from another: a checksum over vocabulary, length and all shards' checksums."""
+        parts = [self.vocab_sha256, str(self.max_seq_length)]
+        parts += [shard.sha256 for name in sorted(self.splits) for shard in self.splits[name]]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def num_examples(self, split: str) -> int:
+        """Returns the examples of a split."""
+        return sum(shard.examples for shard in self.splits.get(split, ()))
+
+    def real_tokens(self, split: str) -> int:
+        """Returns the tokens of a split, padding left out."""
+        return sum(shard.real_tokens for shard in self.splits.get(split, ()))
+
+    def to_json(self) -> str:
+        """Returns the content of `manifest.json`."""
+        return json.dumps({**dataclasses.asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+
+
+def read_manifest(data_dir: str) -> Manifest:
+    """Reads `manifest.json` and checks that every shard is there with the size it should have.
+
+    Raises:
+      UserError: the manifest is missing, damaged or of a newer format, or a shard is missing or of another size.
+    """
+    path = files.join(data_dir, MANIFEST_FILE)
+    try:
+        record = json.loads(files.read_bytes(path))
+        version = record.pop("format_version")
+        if version > FORMAT_VERSION:
+            raise UserError(f"{path} is of format {version}, newer than this program knows ({FORMAT_VERSION}): update electra-pretrain")
+        fingerprint = record.pop("fingerprint")
+        splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in record.pop("splits").items()}
+        manifest = Manifest(splits=splits, format_version=version, **record)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; run electra-prepare first") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): prepare the data anew") from error
+    if manifest.fingerprint != fingerprint:
+        raise UserError(f"{path} was altered: its fingerprint does not fit what it lists; prepare the data anew")
+    for shard in (shard for shards in splits.values() for shard in shards):
+        found = files.size(files.join(data_dir, shard.file))
+        if found != shard.bytes:
+            state = "is missing" if found is None else f"has {found:,} bytes, not {shard.bytes:,}"
+            raise UserError(f"{files.join(data_dir, shard.file)} {state}: copy it anew or prepare the data anew")
+    return manifest
+
+
+def read_token_counts(data_dir: str) -> np.ndarray:
+    """Returns int64 [vocab_size], how often each token stands in the training examples.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    path = files.join(data_dir, TOKEN_COUNTS_FILE)
+    try:
+        return np.array(files.read_bytes(path).split(), dtype=np.int64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}): prepare the data anew") from error
+
+
+def serialize_example(ids: list[int] | np.ndarray, first_segment_length: int) -> bytes:
+    """Returns a record: `[CLS] a [SEP] b [SEP]` and the length of the part of type 0."""
+    import tensorflow as tf  # noqa: PLC0415  (takes seconds; the reading of manifests can do without)
+
+    def int64s(values: Iterable[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    feature = {"input_word_ids": int64s(ids), "first_segment_length": int64s([first_segment_length])}
+    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
+
+
+def write_shard(path: str, records: Iterable[tuple[np.ndarray, int]]) -> Shard:
+    """Writes examples, as (ids, first_segment_length), to a new TFRecord file and describes it."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    examples = real_tokens = 0
+    with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type=COMPRESSION)) as writer:
+        for ids, first_segment_length in records:
+            writer.write(serialize_example(ids, first_segment_length))
+            examples += 1
+            real_tokens += len(ids)
+    content_size = files.size(path) or 0
+    return Shard(path.rsplit("/", 1)[-1], examples, real_tokens, content_size, file_checksum(path))
+
+
+def file_checksum(path: str) -> str:
+    """Returns the SHA-256 of a local file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

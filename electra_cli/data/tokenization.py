@@ -1,0 +1,31 @@
+"""BERT's WordPiece tokenization: text in, ids out."""
+
+from collections.abc import Sequence
+
+from electra_cli.data.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """Tokenizes as BERT does: clean, lower-case and strip accents when asked, split at spaces and punctuation, WordPiece.
+
+    Text that happens to hold '[MASK]' or another special token is tokenized like any text.
+
+    Args:
+      vocabulary: the pieces.
+      lower_case: whether to lower-case and strip accents (an 'uncased' vocabulary).
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, lower_case: bool):
+        import tokenizers  # noqa: PLC0415  (help must not wait for it)
+        from tokenizers import models, normalizers, pre_tokenizers  # noqa: PLC0415
+
+        pieces = {token: index for index, token in enumerate(vocabulary.tokens)}
+        self._tokenizer = tokenizers.Tokenizer(
+            models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)  # BERT: longer words are unknown
+        )
+        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each line, without special tokens."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)]

@@ -1,0 +1,43 @@
+"""Opening of local and remote files; TensorFlow is imported for remote ones only."""
+
+import os
+from typing import IO, Any
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` names a file of a remote file system, as `gs://bucket/file` does."""
+    return "://" in path
+
+
+def join(directory: str, name: str) -> str:
+    """Returns the path of `name` in `directory`."""
+    return f"{directory.rstrip('/')}/{name}" if is_remote(directory) else os.path.join(directory, name)
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      FileNotFoundError, OSError: it cannot be read.
+    """
+    with _open(path, "rb") as stream:
+        return stream.read()
+
+
+def size(path: str) -> int | None:
+    """Returns the size of a file in bytes; None when it does not exist."""
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
+
+        return tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else None
+    return os.path.getsize(path) if os.path.isfile(path) else None
+
+
+def _open(path: str, mode: str) -> IO[Any]:
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415
+
+        if not tf.io.gfile.exists(path):
+            raise FileNotFoundError(path)
+        return tf.io.gfile.GFile(path, mode)
+    return open(path, mode)
