@@ -33,7 +33,7 @@ flags.DEFINE_enum(
 flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that is held out.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Decides packing, held-out documents and order.", flag_values=FLAGS)
 flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result is the same.", flag_values=FLAGS)
-flags.DEFINE_integer("shard_size_mb", 64, "Size of a shard, before compression.", flag_values=FLAGS)
+flags.DEFINE_float("shard_size_mb", 64.0, "Megabytes of a shard before compression, about.", flag_values=FLAGS)
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
@@ -108,7 +108,7 @@ def _check(values: flags.FlagValues) -> None:
     require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
     require("validation_fraction", 0 <= values.validation_fraction < 1, "is a fraction: at least 0, less than 1")
     require("num_workers", values.num_workers >= 1, "must be at least 1")
-    require("shard_size_mb", values.shard_size_mb >= 1, "must be at least 1")
+    require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
 
 
 class _Report:

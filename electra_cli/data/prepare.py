@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import math
 import multiprocessing
 import os
 import random
@@ -45,7 +46,7 @@ class PrepareSettings:
     document_separator: str = "blank_line"
     encoding_errors: str = "strict"
     lower_case: bool = True
-    shard_size_mb: int = 64
+    shard_size_mb: float = 64.0
 
 
 class PackedDocument(collections.namedtuple("PackedDocument", ["held_out_hash", "examples"])):
@@ -328,7 +329,7 @@ def _write_shards(
 ) -> tuple[Shard, ...]:
     total = spool.num_examples[split]
     # A record takes about half of what its ids take as uint32; never more shards than examples.
-    num_shards = min(total, -(-spool.num_bytes[split] // 2 // (settings.shard_size_mb * 10**6)) or 1)
+    num_shards = min(total, max(1, math.ceil(spool.num_bytes[split] / 2 / (settings.shard_size_mb * 1e6))))
     shards = []
     for index in range(num_shards):
         size = total * (index + 1) // num_shards - total * index // num_shards

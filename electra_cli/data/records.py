@@ -63,7 +63,7 @@ def _parse_electra_pretrain(serialized: tf.Tensor, max_seq_length: int, pad_id: 
     )
     ids = parsed[ids_name]
     padded = ids.to_tensor(default_value=tf.cast(pad_id, tf.int64), shape=[None, max_seq_length])
-    lengths, first = ids.row_lengths(), parsed[first_name]
+    lengths, first = tf.cast(ids.row_lengths(), tf.int64), parsed[first_name]
     places = tf.range(max_seq_length, dtype=tf.int64)[tf.newaxis, :]
     is_real = places < lengths[:, tf.newaxis]
     return {

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from electra_cli import files
 from electra_cli.errors import UserError
@@ -107,7 +107,6 @@ def learn_vocabulary(lines: Iterable[str], size: int, *, lower_case: bool) -> Vo
 
     normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     splitter = pre_tokenizers.BertPreTokenizer()
-    # Words are counted here and handed over sorted: the trainer breaks ties by the order in which it meets them.
     counts: Counter[str] = Counter()
     num_bytes = 0
     for line in lines:
@@ -115,21 +114,43 @@ def learn_vocabulary(lines: Iterable[str], size: int, *, lower_case: bool) -> Vo
         num_bytes += len(line)
         if num_bytes >= LEARNING_BYTES:
             break
+    words, alphabet, continuing = _words_and_alphabet(counts, max_characters=max(size // 4, 100))
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    # The trainer numbers characters as it meets them, in a random order, and breaks ties by these numbers. Characters
+    # that are special to it are numbered first, in the order given.
+    characters = alphabet + [f"##{character}" for character in continuing]
     trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=list(SPECIAL_TOKENS), show_progress=False, limit_alphabet=max(size // 4, 100)
+        vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *characters], show_progress=False
     )
-    tokenizer.train_from_iterator(_repeated(counts), trainer)
+    tokenizer.train_from_iterator(_repeated(words), trainer)
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if len(by_id) != size:
         raise UserError(f"the text supports {len(by_id)} tokens, not --learn_vocab={size}: ask for {len(by_id)} or give more text")
     return Vocabulary(tuple(token for token, _ in by_id))
 
 
-def _repeated(counts: Counter[str]) -> Iterable[str]:
-    """Yields text in which each word stands as often as counted, in pieces of bounded size, most frequent first."""
-    for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+def _words_and_alphabet(
+    counts: Counter[str], max_characters: int
+) -> tuple[list[tuple[str, int]], list[str], list[str]]:
+    """Returns the words, most frequent first, without those of rare characters; and the characters that words have
+    anywhere and after their first, each sorted."""
+    frequency: Counter[str] = Counter()
+    for word, count in counts.items():
+        for character in word:
+            frequency[character] += count
+    ranked = sorted(frequency, key=lambda character: (-frequency[character], character))
+    alphabet = set(ranked[:max_characters])
+    words = sorted(
+        ((word, count) for word, count in counts.items() if alphabet.issuperset(word)), key=lambda item: (-item[1], item[0])
+    )
+    continuing = {character for word, _ in words for character in word[1:]}
+    return words, sorted(alphabet), sorted(continuing)
+
+
+def _repeated(words: Iterable[tuple[str, int]]) -> Iterator[str]:
+    """Yields text in which each word stands as often as counted, in pieces of bounded size."""
+    for word, count in words:
         while count > 0:
             piece = min(count, 10_000)
             yield (word + " ") * piece

@@ -1,0 +1,1 @@
+"""The shipped presets; installed as `electra_cli.configs`."""

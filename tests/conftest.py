@@ -1,0 +1,94 @@
+"""A small corpus, its prepared data and a small config, which all tests share."""
+
+import os
+import pathlib
+import random
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import ml_collections
+import pytest
+
+from electra_cli.config import default_config
+from electra_cli.data.prepare import PrepareSettings, prepare
+from electra_cli.data.tfrecords import Manifest
+
+SEQ_LENGTH = 32
+VOCAB_SIZE = 160
+
+_NOUNS = "cat dog bird fish horse farmer child teacher river garden window letter song story winter morning".split()
+_VERBS = "sees finds follows likes forgets paints carries hears watches remembers".split()
+_ADJECTIVES = "small old quiet green happy strange bright heavy early gentle".split()
+
+
+def make_text(num_documents: int, seed: int = 0) -> str:
+    """English-like documents of a few lines, separated by blank lines."""
+    rng = random.Random(seed)
+
+    def noun_phrase() -> str:
+        return f"the {rng.choice(_ADJECTIVES)} {rng.choice(_NOUNS)}"
+
+    def line() -> str:
+        sentences = (f"{noun_phrase()} {rng.choice(_VERBS)} {noun_phrase()}." for _ in range(rng.randint(1, 3)))
+        return " ".join(sentences).capitalize()
+
+    return "\n\n".join("\n".join(line() for _ in range(rng.randint(2, 8))) for _ in range(num_documents)) + "\n"
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("corpus") / "text.txt"
+    path.write_text(make_text(150))
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir(corpus_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Prepared data: about 500 training examples of 32 tokens in 3 shards."""
+    return prepare_small(corpus_file, tmp_path_factory.mktemp("prepared") / "data")[0]
+
+
+def prepare_small(corpus_file: pathlib.Path, output: pathlib.Path, **changes) -> tuple[pathlib.Path, Manifest]:
+    """Prepares a corpus with small settings, in this process unless `num_workers` says otherwise."""
+    num_workers = changes.pop("num_workers", 1)
+    settings = PrepareSettings(**{"max_seq_length": SEQ_LENGTH, "validation_fraction": 0.15, **changes})
+    manifest = prepare(
+        [str(corpus_file)],
+        str(output),
+        settings,
+        vocab_file=None,
+        learn_vocab=VOCAB_SIZE,
+        num_workers=num_workers,
+        overwrite=False,
+        report=lambda *_: None,
+    )
+    return output, manifest
+
+
+@pytest.fixture
+def config(data_dir: pathlib.Path) -> ml_collections.ConfigDict:
+    """A model of a few thousand weights on the prepared data."""
+    return small_config(data_dir)
+
+
+def small_config(data_dir: pathlib.Path) -> ml_collections.ConfigDict:
+    config = default_config()
+    config.data.dir = str(data_dir)
+    config.data.max_seq_length = SEQ_LENGTH
+    config.model.embedding_size = 8
+    config.model.num_layers = 2
+    config.model.hidden_size = 16
+    config.model.num_attention_heads = 2
+    config.model.intermediate_size = 32
+    config.model.generator_size = 0.5
+    config.model.max_position_embeddings = SEQ_LENGTH
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.warmup_steps = 4
+    config.train.num_steps = 12
+    config.train.global_batch_size = 8
+    config.train.steps_per_loop = 2
+    config.train.log_interval = 2
+    config.train.checkpoint_interval = 4
+    config.eval.interval = 6
+    config.eval.num_examples = 20
+    return config

@@ -1,0 +1,76 @@
+import random
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_cli.data.examples import Segments, add_special_tokens, pack_document
+
+
+def pack(sentences, length, *, single=0.0, short=0.0, seed=0):
+    return list(pack_document(sentences, length, random.Random(seed), single_segment_prob=single, short_target_prob=short))
+
+
+def test_single_segment_takes_all_sentences():
+    assert pack([[1, 2, 3], [4, 5], [6]], 16, single=1.0) == [Segments([1, 2, 3, 4, 5, 6], [])]
+
+
+def test_first_segment_is_filled_below_half_of_the_target():
+    # Half of 16 - 3 is 6: 3 + 2 tokens are below it; the sentence of 4 is not, and may go either way.
+    halves = {tuple(map(tuple, pack([[1, 2, 3], [4, 5], [6, 7, 8, 9], [10]], 16, seed=seed)[0])) for seed in range(40)}
+    assert halves == {((1, 2, 3, 4, 5), (6, 7, 8, 9, 10)), ((1, 2, 3, 4, 5, 6, 7, 8, 9), (10,))}
+
+
+def test_example_ends_where_the_target_is_reached():
+    assert [sum(map(len, segments)) for segments in pack([[1] * 4] * 6, 8, single=1.0)] == [6, 6, 6, 6]
+
+
+def test_what_exceeds_an_example_begins_the_next():
+    assert pack([list(range(20))], 8, single=1.0) == [
+        Segments([0, 1, 2, 3, 4, 5], []),
+        Segments([6, 7, 8, 9, 10, 11], []),
+        Segments([12, 13, 14, 15, 16, 17], []),
+        Segments([18, 19], []),
+    ]
+
+
+def test_short_targets_make_shorter_examples():
+    lengths = [len(segments.first) for segments in pack([[1]] * 4000, 64, single=1.0, short=1.0)]
+    assert min(lengths) == 5
+    assert max(lengths) == 62
+    assert abs(sum(lengths) / len(lengths) - (5 + 64) / 2) < 4
+
+
+def test_probabilities_of_the_original():
+    rng = random.Random(1)
+    packed = list(pack_document([[1] * 7] * 40_000, 64, rng))
+    # With 9 and more sentences a second segment is empty only where a single one was drawn.
+    full = [segments for segments in packed if sum(map(len, segments)) >= 60]
+    assert abs(sum(not segments.second for segments in full) / len(full) - 0.1) < 0.015
+
+
+def test_empty_document_gives_nothing():
+    assert pack([], 16) == pack([[], []], 16) == []
+
+
+@given(
+    st.lists(st.lists(st.integers(5, 1000), max_size=40), max_size=30), st.integers(8, 48), st.integers(0, 9), st.randoms()
+)
+def test_every_token_stands_in_one_example_that_fits(sentences, length, probabilities, rng):
+    packed = list(
+        pack_document(
+            sentences, length, rng, single_segment_prob=probabilities / 9, short_target_prob=1 - probabilities / 9
+        )
+    )
+    tokens = Counter(token for sentence in sentences for token in sentence)
+    assert Counter(token for segments in packed for part in segments for token in part) == tokens
+    for segments in packed:
+        ids, first_segment_length = add_special_tokens(segments, 2, 3)
+        assert len(ids) <= length
+        assert segments.first
+        assert first_segment_length == len(segments.first) + 2
+
+
+def test_special_tokens():
+    assert add_special_tokens(Segments([7, 8], [9]), 2, 3) == ([2, 7, 8, 3, 9, 3], 4)
+    assert add_special_tokens(Segments([7, 8], []), 2, 3) == ([2, 7, 8, 3], 4)

@@ -1,0 +1,139 @@
+import filecmp
+import gzip
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from electra_cli.data.corpus import Corpus
+from electra_cli.data.prepare import PrepareSettings, prepare
+from electra_cli.data.tfrecords import read_manifest, read_token_counts
+from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text, prepare_small
+
+
+def read_records(directory, split):
+    manifest = read_manifest(str(directory))
+    files = [str(directory / shard.file) for shard in manifest.splits[split]]
+    for record in tf.data.TFRecordDataset(files, manifest.compression):
+        feature = tf.train.Example.FromString(record.numpy()).features.feature
+        yield tuple(feature["input_word_ids"].int64_list.value), feature["first_segment_length"].int64_list.value[0]
+
+
+def assert_same_files(first, second):
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in second.iterdir())
+    assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
+
+
+def test_every_token_of_the_corpus_is_in_the_records(data_dir, corpus_file):
+    vocabulary = Vocabulary.from_file(str(data_dir / "vocab.txt"))
+    assert vocabulary.size == VOCAB_SIZE
+    tokenizer = Tokenizer(vocabulary, lower_case=True)
+    lines = [line for document in Corpus([str(corpus_file)]) for line in document.lines]
+    expected = np.bincount(sum(tokenizer.encode_lines(lines), []), minlength=VOCAB_SIZE)
+    records = [*read_records(data_dir, "train"), *read_records(data_dir, "validation")]
+    found = np.bincount([token for ids, _ in records for token in ids], minlength=VOCAB_SIZE)
+    is_special = np.isin(np.arange(VOCAB_SIZE), [vocabulary.cls_id, vocabulary.sep_id])
+    np.testing.assert_array_equal(found[~is_special], expected[~is_special])
+    for ids, first_segment_length in records:
+        assert len(ids) <= SEQ_LENGTH
+        assert ids[0] == vocabulary.cls_id and ids[-1] == ids[first_segment_length - 1] == vocabulary.sep_id
+        assert ids.count(vocabulary.sep_id) == 1 + (first_segment_length < len(ids))
+
+
+def test_manifest_counts_what_is_there(data_dir):
+    manifest = read_manifest(str(data_dir))
+    train = list(read_records(data_dir, "train"))
+    assert manifest.num_examples("train") == len(train)
+    assert manifest.real_tokens("train") == sum(len(ids) for ids, _ in train)
+    counts = np.bincount([token for ids, _ in train for token in ids], minlength=VOCAB_SIZE)
+    np.testing.assert_array_equal(read_token_counts(str(data_dir)), counts)
+    assert manifest.statistics["documents"] == 150
+    assert "/" not in json.dumps(manifest.settings)
+
+
+def test_same_bytes_for_any_number_of_workers(corpus_file, data_dir, tmp_path):
+    prepare_small(corpus_file, tmp_path / "three", num_workers=3)
+    assert_same_files(data_dir, tmp_path / "three")
+    prepare_small(corpus_file, tmp_path / "other", seed=1)
+    assert read_manifest(str(tmp_path / "other")).fingerprint != read_manifest(str(data_dir)).fingerprint
+
+
+def test_shards_hold_equal_parts_of_one_shuffle(corpus_file, tmp_path):
+    whole, _ = prepare_small(corpus_file, tmp_path / "whole")
+    parts, manifest = prepare_small(corpus_file, tmp_path / "parts", shard_size_mb=0.01)
+    sizes = [shard.examples for shard in manifest.splits["train"]]
+    assert len(sizes) > 2 and max(sizes) - min(sizes) <= 1
+    assert list(read_records(parts, "train")) == list(read_records(whole, "train"))
+
+
+def test_copies_of_a_document_are_never_on_both_sides(tmp_path):
+    text = make_text(60)
+    (tmp_path / "text.txt").write_text(text + "\n" + text)
+    directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "data", validation_fraction=0.3)
+    assert manifest.num_examples("validation") > 20
+    assert not set(read_records(directory, "train")) & set(read_records(directory, "validation"))
+
+
+def test_one_document_is_held_out_where_chance_holds_out_none(tmp_path):
+    (tmp_path / "text.txt").write_text(make_text(12))
+    _, tiny = prepare_small(tmp_path / "text.txt", tmp_path / "tiny", validation_fraction=1e-9)
+    _, none = prepare_small(tmp_path / "text.txt", tmp_path / "none", validation_fraction=0.0)
+    assert 0 < tiny.num_examples("validation") < none.num_examples("train") / 4
+    assert tiny.num_examples("train") + tiny.num_examples("validation") == none.num_examples("train")
+    assert none.splits["validation"] == ()
+
+
+def test_one_document_cannot_be_divided(tmp_path):
+    (tmp_path / "text.txt").write_text(make_text(60).replace("\n\n", "\n"))
+    with pytest.raises(UserError, match=r"1 document\(s\), and all of them would be held out.*--validation_fraction=0"):
+        prepare_small(tmp_path / "text.txt", tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_gzip_gives_the_same_data(corpus_file, data_dir, tmp_path):
+    (tmp_path / "text.txt.gz").write_bytes(gzip.compress(corpus_file.read_bytes()))
+    prepare_small(tmp_path / "text.txt.gz", tmp_path / "data")
+    assert_same_files(data_dir, tmp_path / "data")
+
+
+def test_failure_leaves_what_was_there(corpus_file, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious").write_text("x")
+    with pytest.raises(UserError, match=r"data is not empty: .*--overwrite"):
+        prepare_small(corpus_file, tmp_path / "data")
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="not UTF-8"):
+        prepare([str(tmp_path / "bad.txt")], str(tmp_path / "data"), PrepareSettings(), vocab_file=None, learn_vocab=VOCAB_SIZE,
+                num_workers=2, overwrite=True, report=lambda *_: None)  # fmt: skip
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.txt", "data", "precious"]
+
+
+def test_overwriting_replaces_the_whole(corpus_file, data_dir, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "old").write_text("x")
+    settings = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.15)
+    prepare([str(corpus_file)], str(tmp_path / "data"), settings, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1,
+            overwrite=True, report=lambda *_: None)  # fmt: skip
+    assert_same_files(data_dir, tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_unwritable_output(corpus_file, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
+        prepare_small(corpus_file, tmp_path / "file" / "data")
+    with pytest.raises(UserError, match="is a file"):
+        prepare_small(corpus_file, tmp_path / "file")
+
+
+def test_case_of_a_given_vocabulary_is_checked(corpus_file, data_dir, tmp_path):
+    tokens = Vocabulary.from_file(str(data_dir / "vocab.txt")).tokens
+    (tmp_path / "cased.txt").write_text("\n".join([*tokens, *(f"Word{index}" for index in range(50))]))
+    with pytest.raises(UserError, match=r"is cased \(50 tokens with capitals\): add --lower_case=false"):
+        prepare([str(corpus_file)], str(tmp_path / "data"), PrepareSettings(), vocab_file=str(tmp_path / "cased.txt"),
+                learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
