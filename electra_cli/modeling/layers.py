@@ -14,6 +14,7 @@ LAYER_NORM_EPSILON = 1e-12
 PADDING_SCORE = -10_000.0
 
 
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """The exact GELU (with erf, not its tanh approximation), of any float dtype and shape."""
     return tf.nn.gelu(x, approximate=False)

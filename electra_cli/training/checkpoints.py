@@ -66,7 +66,7 @@ class Checkpoints:
             return None
         try:
             self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"checkpoint {path} cannot be restored ({reason}); move it away to go on from the one before") from error
         return int(self._optimizer.iterations)

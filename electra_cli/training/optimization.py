@@ -83,8 +83,10 @@ class AdamWeightDecay(tf_keras.optimizers.Optimizer):
 
     def get_config(self):
         """Returns the constructor's arguments."""
+        base = super().get_config()
+        names = ("name", "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "use_ema", "ema_momentum")
         return {
-            **super().get_config(),
+            **{name: base[name] for name in (*names, "ema_overwrite_frequency")},
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,

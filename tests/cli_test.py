@@ -1,0 +1,97 @@
+"""The console commands as a user calls them, as far as they end before TensorFlow is imported."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+PRETRAIN, PREPARE = "electra_cli.main", "electra_cli.commands.prepare"
+
+
+def call(module, *arguments):
+    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def assert_user_error(result, *parts):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "error: " in result.stderr
+    for part in parts:
+        assert part in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("module", [PRETRAIN, PREPARE])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        result = call(module, flag)
+        seconds.append(time.monotonic() - start)
+    assert result.returncode == 0
+    assert "Usage: " in result.stdout and result.stderr == ""
+    assert min(seconds) < 1.0
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--config is missing: give a file or a preset (base, large, small, small_plus_plus, tiny)"),
+        (["--config=small"], "--workdir is missing"),
+        (["--config=smal", "--workdir=x"], "no such file and no preset of that name; presets: base"),
+        (["--config=small", "--workdir=x"], "config.data.dir=''"),
+        (["--config=small", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
+        (["--config=small", "--workdir=x", "--mode=evl"], "should be one of <train|eval|train_and_eval>"),
+        (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_stepz=3"],
+            "config.train has no key 'num_stepz'; its keys: checkpoint_interval, global_batch_size",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.trian.num_steps=3"],
+            "config has no key 'trian'; its keys: data, eval, model, objective, optimizer, runtime, train",
+        ),
+        (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
+        (["--config=small", "--workdir=x", "--config.train.num_steps=1e3"], "num_steps=1e3: config.train.num_steps is of type int"),
+        (["--config.train.num_steps=0", "--config", "small", "--workdir=x", "--config.data.dir=d"], "config.train.num_steps=0: must be"),
+        (["--config=small", "--workdir=x", "--config.train.num_steps"], "Missing value for flag --config.train.num_steps"),
+    ],
+)
+def test_mistakes_in_the_command_line(arguments, part):
+    assert_user_error(call(PRETRAIN, *arguments), part)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("x = 1", "cannot be loaded: AttributeError"),
+        ("def get_config(:", "cannot be loaded: SyntaxError"),
+        ("def get_config():\n    raise KeyError('y')", "cannot be loaded: KeyError: 'y'"),
+        ("import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'x': 1})", "were added or are missing: data.dir"),
+    ],
+)
+def test_config_files_that_will_not_do(tmp_path, content, part):
+    (tmp_path / "mine.py").write_text(content)
+    assert_user_error(call(PRETRAIN, f"--config={tmp_path / 'mine.py'}", "--workdir=x"), part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--input is missing"),
+        (["--input=a"], "--output_dir is missing"),
+        (["--input=a", "--output_dir=b"], "give either --vocab_file=FILE or --learn_vocab=SIZE"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=10"], "--learn_vocab=10: must be at least 100"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--max_seq_length=4"], "must be from 8 to 8192"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "is a fraction"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--num_workers=0"], "must be at least 1"),
+        (["--input=a", "--output_dir=gs://b", "--learn_vocab=100"], "give a local directory"),
+        (["--input=/nowhere", "--output_dir=/tmp/never", "--learn_vocab=100", "--num_workers=1"], "/nowhere: no such file"),
+    ],
+)
+def test_mistakes_in_preparing(arguments, part):
+    assert_user_error(call(PREPARE, *arguments), part)

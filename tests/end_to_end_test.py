@@ -1,0 +1,137 @@
+"""The whole road with the console commands: text, preparation, training stopped by SIGTERM, going on, evaluation."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
+from tests.training.loop_test import assert_same_run
+
+pytestmark = pytest.mark.slow
+
+SMALL = [
+    "--config=tiny",
+    f"--config.data.max_seq_length={SEQ_LENGTH}",
+    "--config.model.embedding_size=16",
+    "--config.model.hidden_size=16",
+    "--config.model.intermediate_size=32",
+    "--config.model.hidden_dropout=0.1",
+    "--config.model.attention_dropout=0.1",
+    "--config.train.num_steps=400",
+    "--config.train.global_batch_size=8",
+    "--config.train.steps_per_loop=4",
+    "--config.train.log_interval=20",
+    "--config.train.checkpoint_interval=100",
+    "--config.eval.interval=200",
+    "--config.eval.num_examples=16",
+]
+
+
+def command(module, *arguments):
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def run(module, *arguments):
+    result = subprocess.run(command(module, *arguments), capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    root = tmp_path_factory.mktemp("end_to_end")
+    (root / "text").mkdir()
+    for index in range(3):
+        (root / "text" / f"{index}.txt").write_text(make_text(60, seed=index))
+    result = run(
+        "electra_cli.commands.prepare",
+        f"--input={root / 'text'}",
+        f"--output_dir={root / 'data'}",
+        f"--learn_vocab={VOCAB_SIZE}",
+        f"--max_seq_length={SEQ_LENGTH}",
+        "--validation_fraction=0.15",
+        "--num_workers=2",
+    )
+    assert "data of 180 documents" in result.stdout
+    assert sorted(path.name for path in root.iterdir()) == ["data", "text"]
+    return root
+
+
+def pretrain(root, workdir, *more):
+    flags = (*SMALL, f"--config.data.dir={root / 'data'}", f"--workdir={root / workdir}", *more)
+    return command("electra_cli.main", *flags)
+
+
+def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
+    whole = subprocess.run(pretrain(prepared, "whole"), capture_output=True, text=True, timeout=400)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert whole.stderr == ""
+    assert "Held-out evaluation at step 400 on 16 examples" in whole.stdout
+
+    process = subprocess.Popen(pretrain(prepared, "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 140/400"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 75, errors
+    stopped = re.search(r"stopped by SIGTERM at step (\d+); saved", errors)
+    assert stopped and 140 <= int(stopped[1]) < 400
+
+    resumed = subprocess.run(pretrain(prepared, "run"), capture_output=True, text=True, timeout=400)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"Going on from step {stopped[1]}." in resumed.stdout
+    assert_same_run(prepared / "whole", prepared / "run")
+
+    evaluated = subprocess.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
+    table = whole.stdout[whole.stdout.index("Held-out evaluation") : whole.stdout.index("Trained to step")]
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert table.strip() in evaluated.stdout
+
+
+def test_two_replicas_make_the_same_steps(prepared):
+    more = [
+        "--config.train.num_steps=20",
+        "--config.model.hidden_dropout=0.0",
+        "--config.model.attention_dropout=0.0",
+        "--config.eval.interval=0",
+    ]
+    for name, flags in (("one", []), ("two", ["--config.runtime.logical_cpus=2"])):
+        result = subprocess.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
+        assert result.returncode == 0, result.stderr
+    assert "2 logical CPUs, strategy mirrored (auto)" in result.stdout
+    one, two = (
+        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")
+    )
+    assert [line["split"] for line in one] == ["train", "validation"]
+    for first, second in zip(one, two, strict=True):
+        for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):
+            assert second[name] == pytest.approx(first[name], rel=1e-5), name
+    assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-4)
+
+
+def test_batch_that_replicas_do_not_divide(prepared):
+    flags = ["--config.runtime.logical_cpus=3"]
+    result = subprocess.run(pretrain(prepared, "three", *flags), capture_output=True, text=True, timeout=400)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and "cannot be divided over 3 replicas" in result.stderr
+    assert not (prepared / "three").exists()
+
+
+def test_interrupting_a_preparation_leaves_nothing(prepared, tmp_path):
+    (tmp_path / "text.txt").write_text(make_text(60_000))
+    flags = (f"--input={tmp_path / 'text.txt'}", f"--output_dir={tmp_path / 'data'}", "--learn_vocab=160", "--num_workers=2")
+    process = subprocess.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("tokenizing"):
+            break
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in errors
+    assert os.listdir(tmp_path) == ["text.txt"]

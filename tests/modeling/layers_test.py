@@ -1,0 +1,89 @@
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from electra_cli.modeling import layers
+
+
+def test_gelu_is_exact():
+    x = np.linspace(-4, 4, 41)
+    np.testing.assert_allclose(layers.gelu(tf.constant(x)), x * 0.5 * (1 + special.erf(x / np.sqrt(2))), rtol=1e-6)
+
+
+def test_dropout_at_rates_0_and_half_and_without_a_seed():
+    x = tf.ones([100, 100])
+    seed = tf.constant([1, 2])
+    assert layers.dropout(x, 0.5, None) is x
+    assert layers.dropout(x, 0.0, seed) is x
+    dropped = layers.dropout(x, 0.25, seed).numpy()
+    np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3])
+    assert abs((dropped == 0).mean() - 0.25) < 0.02
+    np.testing.assert_array_equal(dropped, layers.dropout(x, 0.25, seed))
+    assert (dropped != layers.dropout(x, 0.25, layers.sub_seed(seed, 1)).numpy()).any()
+
+
+def test_layer_norm():
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
+    layer = layers.LayerNorm()
+    layer(x)
+    layer.gamma.assign(np.arange(1.0, 9.0))
+    layer.beta.assign(np.arange(8.0))
+    normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+    np.testing.assert_allclose(layer(x), normal * np.arange(1.0, 9.0) + np.arange(8.0), atol=2e-5)
+    mixed = layers.LayerNorm(dtype="mixed_bfloat16")
+    assert mixed(x).dtype == tf.bfloat16
+    assert mixed.gamma.dtype == tf.float32
+
+
+def test_embeddings_add_up():
+    layer = layers.ElectraEmbeddings(11, 4, max_position_embeddings=6, type_vocab_size=2)
+    word_ids, type_ids = np.array([[3, 0, 10]]), np.array([[0, 1, 1]])
+    output = layer(tf.constant(word_ids), tf.constant(type_ids)).numpy()
+    words, positions, types = (table.numpy() for table in layer.trainable_variables[:3])
+    total = words[word_ids] + positions[:3] + types[type_ids]
+    normal = (total - total.mean(-1, keepdims=True)) / np.sqrt(total.var(-1, keepdims=True) + 1e-12)
+    np.testing.assert_allclose(output, normal, atol=1e-4)
+    assert layers.ElectraEmbeddings.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+def reference_block(block, x, mask):
+    """The block in numpy, from its weights."""
+    weights = {variable.name: variable.numpy() for variable in block.trainable_variables}
+
+    def dense(value, name):
+        kernel = next(weight for key, weight in weights.items() if f"{name}/kernel" in key)
+        bias = next(weight for key, weight in weights.items() if f"{name}/bias" in key)
+        return value @ kernel + bias
+
+    def norm(value):
+        return (value - value.mean(-1, keepdims=True)) / np.sqrt(value.var(-1, keepdims=True) + 1e-12)
+
+    def heads(value):
+        return value.reshape(*value.shape[:2], 2, -1).transpose(0, 2, 1, 3)
+
+    query, key, value = (heads(part) for part in np.split(dense(x, "query_key_value"), 3, axis=-1))
+    scores = query @ key.transpose(0, 1, 3, 2) / np.sqrt(query.shape[-1]) - 10_000.0 * (1 - mask[:, None, None, :])
+    context = (special.softmax(scores, -1) @ value).transpose(0, 2, 1, 3).reshape(x.shape)
+    x = norm(x + dense(context, "attention_output"))
+    inner = dense(x, "intermediate")
+    inner = inner * 0.5 * (1 + special.erf(inner / np.sqrt(2)))
+    return norm(x + dense(inner, "/output"))
+
+
+def test_block_equals_numpy():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 8)).astype(np.float32)
+    mask = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], np.float32)
+    block = layers.TransformerBlock(8, 2, 16, 0.1, 0.1, initializer_range=0.5)
+    output = block(tf.constant(x), -10_000.0 * (1 - mask)[:, None, None, :])
+    np.testing.assert_allclose(output, reference_block(block, x, mask), atol=1e-5)
+
+
+def test_block_drops_out_by_seed():
+    x = tf.random.stateless_normal([2, 5, 8], [0, 0])
+    scores = tf.zeros([2, 1, 1, 5])
+    block = layers.TransformerBlock(8, 2, 16, 0.5, 0.5, initializer_range=0.5)
+    first, again = (block(x, scores, seed=tf.constant([1, 2])).numpy() for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != block(x, scores, seed=tf.constant([1, 3])).numpy()).any()
+    assert (first != block(x, scores).numpy()).any()

@@ -1,0 +1,293 @@
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from electra_cli.config import resolve
+from electra_cli.data.input_pipeline import training_dataset
+from electra_cli.data.source import open_data
+from electra_cli.errors import Interrupted, UserError
+from electra_cli.training import checkpoints, loop
+from electra_cli.training.distribution import build_runtime
+from electra_cli.training.evaluation import format_table, unigram_log_probs
+from electra_cli.training.step import build_train_steps
+from electra_cli.training.workdir import Workdir, read_metrics
+from tests.conftest import prepare_small
+
+NOT_REPRODUCIBLE = ("tokens_per_second",)
+
+
+def train(config, workdir, with_evaluation=True):
+    lines = []
+    loop.train(config, str(workdir), with_evaluation=with_evaluation, say=lines.append)
+    return lines
+
+
+def metrics_of(workdir):
+    return [
+        {name: value for name, value in line.items() if name not in NOT_REPRODUCIBLE}
+        for line in read_metrics(str(workdir))
+    ]
+
+
+def weights_of(workdir):
+    path = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+    reader = tf.train.load_checkpoint(path)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")}
+
+
+def assert_same_run(first, second):
+    assert metrics_of(first) == metrics_of(second)
+    expected, found = weights_of(first), weights_of(second)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        if "save_counter" not in name:
+            np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+def stop_at(monkeypatch, step):
+    """Sends SIGTERM to this process as soon as `step` is computed."""
+    add = checkpoints.IntervalSums.add
+
+    def add_and_stop(self, sums):
+        add(self, sums)
+        self.steps_seen = getattr(self, "steps_seen", 0) + int(round(float(sums["num_steps"])))
+        if self.steps_seen == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(checkpoints.IntervalSums, "add", add_and_stop)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """A run of 12 steps with dropout, never stopped."""
+    from tests.conftest import small_config
+
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train(small_config(data_dir), workdir)
+
+
+def test_a_run_writes_what_it_should(finished):
+    workdir, lines = finished
+    assert [(line["split"], line["step"]) for line in metrics_of(workdir)] == [
+        ("train", 2), ("train", 4), ("train", 6), ("validation", 6), ("train", 8), ("train", 10), ("train", 12), ("validation", 12),
+    ]  # fmt: skip
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["config"]["derived"]["vocab_size"] == 160
+    kept = sorted(path.name for path in (workdir / "checkpoints").glob("*.index"))
+    assert kept == ["ckpt-12.index", "ckpt-4.index", "ckpt-8.index"]
+    assert any((workdir / "tensorboard" / "validation").iterdir())
+    text = "\n".join(lines)
+    assert "12 steps of 8 see each" in text
+    assert "unigram distribution of the training data" in text
+    last = metrics_of(workdir)[-1]
+    assert last["unigram_masked_lm_loss"] == pytest.approx(4.0, abs=0.6)
+    assert {"rtd_auc", "masked_lm_loss", "rtd_precision", "replaced_fraction", "sampled_masked_lm_accuracy"} < last.keys()
+
+
+def test_a_finished_run_says_so(finished, config):
+    workdir, _ = finished
+    before = metrics_of(workdir)
+    lines = train(config, workdir)
+    assert "The run is complete: all 12 steps are done." in lines
+    assert any("rtd_auc" in line for line in lines)
+    assert metrics_of(workdir) == before
+
+
+@pytest.mark.parametrize("step", [2, 6, 10])
+def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_path, monkeypatch, step):
+    config.train.log_interval = 4  # so that stops lie within an interval of metrics
+    if step == 2:
+        train(config, tmp_path / "whole")
+        whole = tmp_path / "whole"
+    else:
+        config.train.log_interval = 2
+        whole = finished[0]
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Interrupted, match=f"stopped by SIGTERM .*step {step}; saved|stopped by SIGTERM at step {step}"):
+            train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_is_evaluation_due", lambda self, step: die() if step == 10 else step in (6, 12))
+        with pytest.raises(Killed):
+            train(config, tmp_path)
+    assert metrics_of(tmp_path)[-1]["step"] == 10  # beyond the checkpoint of step 8
+    with open(tmp_path / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 12, "spl')  # cut by the kill
+    assert "Going on from step 8." in train(config, tmp_path)
+    assert_same_run(finished[0], tmp_path)
+
+
+def test_evaluation_is_caught_up_after_a_stop(finished, config, tmp_path, monkeypatch):
+    from electra_cli.training.evaluation import Evaluator
+
+    run = Evaluator.run
+
+    def stopped(self, before_batch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, before_batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "run", stopped)
+        with pytest.raises(Interrupted, match="while evaluating step 6"):
+            train(config, tmp_path)
+    train(config, tmp_path)
+    assert_same_run(finished[0], tmp_path)
+
+
+def test_eval_mode_evaluates_the_newest_checkpoint(finished, config):
+    workdir, _ = finished
+    before = {path: path.stat().st_mtime for path in workdir.rglob("*")}
+    lines = []
+    result = loop.evaluate(config, str(workdir), lines.append)
+    expected = {name: value for name, value in metrics_of(workdir)[-1].items() if name not in ("step", "split")}
+    assert result == pytest.approx(expected, rel=1e-6)
+    assert "Held-out evaluation at step 12 on 20 examples" in lines[-1]
+    assert {path: path.stat().st_mtime for path in workdir.rglob("*")} == before
+
+
+def test_bad_workdirs(finished, config, tmp_path, corpus_file):
+    with pytest.raises(UserError, match="holds no checkpoint; train first"):
+        loop.evaluate(config, str(tmp_path))
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        train(config, tmp_path / "file" / "run")
+    config.train.seed = 5
+    with pytest.raises(UserError, match=r"holds a run of another config: train\.seed: 0 -> 5; give the old values"):
+        train(config, finished[0])
+    config.train.seed = 0
+    config.data.dir = str(prepare_small(corpus_file, tmp_path / "other", seed=1)[0])
+    with pytest.raises(UserError, match="holds a run on other data"):
+        train(config, finished[0])
+    with Workdir(str(tmp_path / "held")), pytest.raises(UserError, match="another process trains here"):
+        train(config, tmp_path / "held")
+
+
+def test_harmless_changes_are_named(finished, config, tmp_path):
+    config.train.checkpoint_interval = 6
+    assert "Changed since the run began: train.checkpoint_interval: 4 -> 6" in train(config, finished[0])
+    config.train.checkpoint_interval = 4
+    train(config, finished[0])
+
+
+def test_damaged_checkpoint_and_config_are_named(config, tmp_path):
+    config.train.num_steps = 4
+    train(config, tmp_path, with_evaluation=False)
+    (data,) = (tmp_path / "checkpoints").glob("ckpt-4.data*")
+    data.write_bytes(data.read_bytes()[:100])
+    with pytest.raises(UserError, match="ckpt-4 cannot be restored"):
+        train(config, tmp_path, with_evaluation=False)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        train(config, tmp_path)
+
+
+def test_validation_that_will_not_do(config, corpus_file, tmp_path):
+    config.train.global_batch_size = 512
+    with pytest.raises(UserError, match="fewer than config.train.global_batch_size=512"):
+        train(config, tmp_path / "run")
+    config.data.dir = str(prepare_small(corpus_file, tmp_path / "data", validation_fraction=0.0)[0])
+    with pytest.raises(UserError, match="has no validation examples"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
+    config.optimizer.learning_rate = 1e30
+    with pytest.raises(UserError, match=r"the loss became nan before step \d+: .*lower config\.optimizer\.learning_rate"):
+        train(config, tmp_path, with_evaluation=False)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
+
+
+def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
+    for path in data_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shard = next(tmp_path.glob("train-*"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    shard.write_bytes(content)
+    config.data.dir = str(tmp_path)
+    with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 2: .*prepare the data anew"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
+    config.train.num_steps, config.train.global_batch_size = 300, 32
+    config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 300
+    config.optimizer.warmup_steps = 20
+    config.model.hidden_dropout = config.model.attention_dropout = 0.0
+    config.model.hidden_size, config.model.intermediate_size, config.model.embedding_size = 32, 64, 32
+    config.eval.interval = 0
+    train(config, tmp_path)
+    last = metrics_of(tmp_path)[-1]
+    assert last["masked_lm_loss"] < last["unigram_masked_lm_loss"] - 0.5
+    assert last["rtd_auc"] > 0.7
+
+
+def first_sums(config, jit_compile="false", steps=3):
+    config.runtime.jit_compile = jit_compile
+    source = open_data(config.data.dir, config.data.max_seq_length)
+    resolved = resolve(config, source.vocabulary.size)
+    runtime = build_runtime(resolved)
+    model, optimizer = loop._build(resolved, runtime)
+    dataset = training_dataset(
+        source.train,
+        loop.masking_settings(resolved, source),
+        pad_id=0,
+        max_seq_length=resolved.data.max_seq_length,
+        global_batch_size=resolved.train.global_batch_size,
+        seed=0,
+        start_step=0,
+    )
+    train_steps = build_train_steps(model, optimizer, runtime, resolved)
+    sums = train_steps(iter(dataset), tf.constant(0, tf.int64), tf.constant(steps, tf.int64))
+    return {name: value.numpy() for name, value in sums.items()}, model.get_weights()
+
+
+@pytest.mark.slow
+def test_steps_compile_with_xla_and_agree(config):
+    plain, plain_weights = first_sums(config)
+    compiled, compiled_weights = first_sums(config, "true")
+    for name, value in plain.items():
+        np.testing.assert_allclose(compiled[name], value, rtol=1e-4, atol=1e-3, err_msg=name)
+    for first, second in zip(plain_weights, compiled_weights, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-4)
+
+
+def test_clipping_bounds_the_update(config):
+    config.optimizer.clip_norm = 1e-12
+    config.optimizer.weight_decay_rate = 0.0
+    config.optimizer.warmup_steps = 0
+    _, clipped = first_sums(config, steps=1)
+    config.optimizer.learning_rate = 1e-30
+    _, still = first_sums(config, steps=1)
+    assert max(np.abs(a - b).max() for a, b in zip(clipped, still, strict=True)) < 1e-6
+
+
+def test_unigram_baseline_by_hand():
+    counts = np.array([1000, 0, 500, 500, 0, 2, 6])
+    log_probs = unigram_log_probs(counts, (0, 2, 3, 4))
+    # Laplace: 0 + 1, 2 + 1 and 6 + 1 of 11.
+    np.testing.assert_allclose(np.exp(log_probs[[1, 5, 6]]), np.array([1, 3, 7]) / 11, rtol=1e-6)
+    assert (log_probs[[0, 2, 3, 4]] == 0).all()
+
+
+def test_table_without_a_baseline():
+    table = format_table({"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95}, 7, 20)
+    assert "unigram" not in table
+    assert "0.9000  calling every token original" in table

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import roc_auc_score
+
+from electra_cli.training import losses, metrics
+
+
+def test_masked_lm_loss_is_cross_entropy_over_used_slots():
+    logits = np.log([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]]]).astype(np.float32)
+    total, weight = losses.masked_lm_loss(tf.constant(logits), tf.constant([[0, 2, 1]]), tf.constant([[1.0, 1.0, 0.0]]))
+    assert float(total) == pytest.approx(-np.log(0.5) - np.log(0.8), rel=1e-6)
+    assert float(weight) == 2.0
+
+
+def test_rtd_loss_is_binary_cross_entropy_over_real_tokens():
+    logits = np.log(np.array([[0.9 / 0.1, 0.2 / 0.8, 5.0]])).astype(np.float32)
+    total, weight = losses.rtd_loss(tf.constant(logits), tf.constant([[1, 0, 1]]), tf.constant([[1, 1, 0]]))
+    assert float(total) == pytest.approx(-np.log(0.9) - np.log(0.8), rel=1e-6)
+    assert float(weight) == 2.0
+
+
+def test_metrics_by_hand():
+    inputs = {
+        "input_mask": tf.constant([[1, 1, 1, 1, 1, 0]]),
+        "masked_lm_positions": tf.constant([[1, 2, 3]]),
+        "masked_lm_ids": tf.constant([[7, 8, 9]]),
+        "masked_lm_weights": tf.constant([[1.0, 1.0, 1.0]]),
+    }
+    outputs = {
+        "lm_outputs": tf.one_hot([[7, 8, 5]], 12),  # two of three best guesses are right
+        "disc_label": tf.constant([[0, 0, 1, 1, 0, 0]]),  # one of three samples was right
+        "disc_logits": tf.constant([[-2.0, 1.0, 3.0, -1.0, -3.0, 9.0]]),
+    }
+    sums = metrics.batch_sums(inputs, outputs)
+    sums |= {"masked_lm_loss": 6.0, "masked_lm_weight": 3.0, "rtd_loss": 2.0, "rtd_weight": 5.0}
+    result = metrics.summarize({name: np.asarray(value) for name, value in sums.items()}, 1.0, 50.0)
+    assert result == pytest.approx(
+        {
+            "masked_lm_loss": 2.0,
+            "rtd_loss": 0.4,
+            "total_loss": 2.0 + 50 * 0.4,
+            "masked_lm_accuracy": 2 / 3,
+            "sampled_masked_lm_accuracy": 1 / 3,
+            "rtd_accuracy": 3 / 5,
+            "rtd_precision": 1 / 2,
+            "rtd_recall": 1 / 2,
+            "replaced_fraction": 2 / 5,
+            "rtd_auc": 5 / 6,
+        }
+    )
+
+
+def test_area_under_curve_agrees_with_sklearn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 5000)
+    logits = (rng.normal(size=5000) * 2 + labels).astype(np.float32)
+    outputs = {"disc_logits": tf.constant(logits[None]), "disc_label": tf.constant(labels[None]), "lm_outputs": tf.zeros([1, 1, 2])}
+    inputs = {
+        "input_mask": tf.ones([1, 5000], tf.int32),
+        "masked_lm_positions": tf.zeros([1, 1], tf.int32),
+        "masked_lm_ids": tf.zeros([1, 1], tf.int32),
+        "masked_lm_weights": tf.zeros([1, 1]),
+    }
+    sums = metrics.batch_sums(inputs, outputs)
+    area = metrics.area_under_curve(sums["positive_logits"].numpy(), sums["negative_logits"].numpy())
+    assert area == pytest.approx(roc_auc_score(labels, logits), abs=1e-3)
+
+
+def test_area_without_a_class_is_chance():
+    assert metrics.area_under_curve(np.zeros(3), np.ones(3)) == metrics.area_under_curve(np.ones(3), np.zeros(3)) == 0.5
+
+
+def test_ratio_of_nothing_is_zero():
+    names = ("masked_lm_loss", "masked_lm_weight", "rtd_loss", "rtd_weight", "masked_lm_correct", "sampled_correct",
+             "rtd_correct", "true_positives", "predicted_positives", "positives")  # fmt: skip
+    sums = dict.fromkeys(names, np.zeros([])) | dict.fromkeys(("positive_logits", "negative_logits"), np.zeros(4))
+    result = metrics.summarize(sums, 1.0, 50.0)
+    assert {value for name, value in result.items() if name != "rtd_auc"} == {0.0}

@@ -1,0 +1,37 @@
+import os
+import signal
+
+import pytest
+
+from electra_cli.training.progress import Progress, format_duration
+from electra_cli.training.signals import StopRequest
+
+
+def test_rates_and_time_left():
+    now = [100.0]
+    progress = Progress(10, 40, clock=lambda: now[0])
+    progress.add(3000)
+    now[0] += 20
+    assert progress.tokens_per_second() == 150.0
+    values = {"total_loss": 1.0, "masked_lm_loss": 2.0, "rtd_loss": 0.5, "rtd_auc": 0.75, "tokens_per_second": 150.0}
+    # 10 steps took 20 seconds; 20 are left.
+    assert progress.line(20, values) == (
+        "step 20/40  total_loss 1.000  masked_lm_loss 2.000  rtd_loss 0.5000  rtd_auc 0.750  150 tokens/s  40s left"
+    )
+    now[0] += 1
+    assert progress.tokens_per_second() == 0.0
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m 5s"), (3661, "1h 1m"), (90_000, "1d 1h")])
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_a_signal_is_remembered_and_a_second_one_acts():
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested and stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
