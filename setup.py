@@ -16,7 +16,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    # The presets lie at the top of the repository and are installed inside the package: --config=small needs no checkout.
+    # The presets lie at the top of the repository and are installed inside the package, so that --config=small needs
+    # no checkout.
     packages=[*find_packages(include=["electra_cli", "electra_cli.*"]), "electra_cli.configs"],
     package_dir={"electra_cli.configs": "configs"},
     install_requires=[

@@ -144,14 +144,16 @@ def preset_path(name: str) -> str:
     if name in preset_names():
         return str(preset_directory() / f"{name}.py")
     if not pathlib.Path(name).is_file():
-        raise UserError(f"--config={name}: no such file and no preset of that name; presets: {', '.join(preset_names())}")
+        raise UserError(
+            f"--config={name}: no such file and no preset of that name; presets: {', '.join(preset_names())}"
+        )
     return name
 
 
 def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
     """Says which keys exist where `path` ('train.num_stepz') goes wrong."""
     section: Any = config
-    where = []
+    where: list[str] = []
     for part in path.split("."):
         if not isinstance(section, ml_collections.ConfigDict):
             return f"config.{'.'.join(where)} is a value and has no keys"
@@ -202,8 +204,8 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
     validate(config)
     if config.model.vocab_size is not None and config.model.vocab_size != vocab_size:
         raise UserError(
-            f"config.model.vocab_size={config.model.vocab_size} but the vocabulary of {config.data.dir} has {vocab_size} "
-            f"entries: leave the key unset, or prepare the data with a vocabulary of that size"
+            f"config.model.vocab_size={config.model.vocab_size} but the vocabulary of {config.data.dir} has "
+            f"{vocab_size} entries: leave the key unset, or prepare the data with a vocabulary of that size"
         )
     resolved = ml_collections.ConfigDict(config.to_dict())
     hidden_size = round(config.model.hidden_size * config.model.generator_size)
@@ -300,7 +302,9 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
     for key in sorted(flat_old.keys() | flat_new.keys()):
         before, after = flat_old.get(key), flat_new.get(key)
         if before != after:
-            is_changeable = any(key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE_KEYS)
+            is_changeable = any(
+                key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE_KEYS
+            )
             (allowed if is_changeable else forbidden).append(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
     return forbidden, allowed
 

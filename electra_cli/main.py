@@ -30,7 +30,9 @@ Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command 
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
 """
-EXIT_CODES = "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
+)
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -65,8 +67,9 @@ def parse_flags(argv: list[str]) -> list[str]:
     sys.argv = argv  # config_flags looks there for the overrides
     if files:
         keys = _load_config(files[-1])
-        for override in filter(None, (re.match(r"--?config\.([^=]+)", argument) for argument in argv)):
-            if override[1] not in keys:
+        for argument in argv:
+            override = re.match(r"--?config\.([^=]+)", argument)
+            if override and override[1] not in keys:
                 raise UserError(f"--config.{override[1]}: {config.describe_keys(config.default_config(), override[1])}")
     try:
         return FLAGS(argv)
@@ -105,8 +108,8 @@ def _load_config(argument: str) -> set[str]:
     wrong = sorted(keys ^ set(config.flatten(config.default_config())))
     if wrong:
         raise UserError(
-            f"{argument}: get_config() must return electra_cli.config.default_config() with other values, but these keys "
-            f"were added or are missing: {', '.join(wrong)}"
+            f"{argument}: get_config() must return electra_cli.config.default_config() with other values, but these "
+            f"keys were added or are missing: {', '.join(wrong)}"
         )
     return keys
 

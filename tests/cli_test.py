@@ -10,7 +10,9 @@ PRETRAIN, PREPARE = "electra_cli.main", "electra_cli.commands.prepare"
 
 
 def call(module, *arguments):
-    return subprocess.run([sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
 
 
 def assert_user_error(result, *parts):
@@ -56,9 +58,18 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
             "config has no key 'trian'; its keys: data, eval, model, objective, optimizer, runtime, train",
         ),
         (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
-        (["--config=small", "--workdir=x", "--config.train.num_steps=1e3"], "num_steps=1e3: config.train.num_steps is of type int"),
-        (["--config.train.num_steps=0", "--config", "small", "--workdir=x", "--config.data.dir=d"], "config.train.num_steps=0: must be"),
-        (["--config=small", "--workdir=x", "--config.train.num_steps"], "Missing value for flag --config.train.num_steps"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_steps=1e3"],
+            "num_steps=1e3: config.train.num_steps is of type int",
+        ),
+        (
+            ["--config.train.num_steps=0", "--config", "small", "--workdir=x", "--config.data.dir=d"],
+            "config.train.num_steps=0: must be",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_steps"],
+            "Missing value for flag --config.train.num_steps",
+        ),
     ],
 )
 def test_mistakes_in_the_command_line(arguments, part):
@@ -71,7 +82,10 @@ def test_mistakes_in_the_command_line(arguments, part):
         ("x = 1", "cannot be loaded: AttributeError"),
         ("def get_config(:", "cannot be loaded: SyntaxError"),
         ("def get_config():\n    raise KeyError('y')", "cannot be loaded: KeyError: 'y'"),
-        ("import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'x': 1})", "were added or are missing: data.dir"),
+        (
+            "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'x': 1})",
+            "were added or are missing: data.dir",
+        ),
     ],
 )
 def test_config_files_that_will_not_do(tmp_path, content, part):
@@ -90,7 +104,10 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "is a fraction"),
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--num_workers=0"], "must be at least 1"),
         (["--input=a", "--output_dir=gs://b", "--learn_vocab=100"], "give a local directory"),
-        (["--input=/nowhere", "--output_dir=/tmp/never", "--learn_vocab=100", "--num_workers=1"], "/nowhere: no such file"),
+        (
+            ["--input=/nowhere", "--output_dir=/tmp/never", "--learn_vocab=100", "--num_workers=1"],
+            "/nowhere: no such file",
+        ),
     ],
 )
 def test_mistakes_in_preparing(arguments, part):

@@ -50,7 +50,9 @@ def test_presets_are_those_of_the_paper(name):
     assert resolved.derived.generator_num_attention_heads == resolved.derived.generator_hidden_size // 64
 
 
-@pytest.mark.parametrize(("length", "mask_prob", "slots"), [(128, 0.15, 19), (512, 0.15, 79), (512, 0.25, 130), (32, 0.125, 4), (8, 0.01, 1)])
+@pytest.mark.parametrize(
+    ("length", "mask_prob", "slots"), [(128, 0.15, 19), (512, 0.15, 79), (512, 0.25, 130), (32, 0.125, 4), (8, 0.01, 1)]
+)
 def test_masked_slots_are_the_originals(length, mask_prob, slots):
     config = default_config()
     config.data.dir, config.data.max_seq_length, config.data.mask_prob = "data", length, mask_prob
@@ -100,7 +102,7 @@ def test_bad_values_are_named_with_key_and_remedy(key, value, message):
 def test_vocabulary_of_another_size():
     config = default_config()
     config.data.dir, config.model.vocab_size = "data", 200
-    with pytest.raises(UserError, match="config.model.vocab_size=200 but the vocabulary of data has 100 entries"):
+    with pytest.raises(UserError, match=r"config\.model\.vocab_size=200 but the vocabulary of data has 100 entries"):
         resolve(config, 100)
     assert resolve(config, 200).derived.vocab_size == 200
 

@@ -106,7 +106,8 @@ def test_two_replicas_make_the_same_steps(prepared):
         assert result.returncode == 0, result.stderr
     assert "2 logical CPUs, strategy mirrored (auto)" in result.stdout
     one, two = (
-        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")
+        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
     )
     assert [line["split"] for line in one] == ["train", "validation"]
     for first, second in zip(one, two, strict=True):
@@ -125,7 +126,12 @@ def test_batch_that_replicas_do_not_divide(prepared):
 
 def test_interrupting_a_preparation_leaves_nothing(prepared, tmp_path):
     (tmp_path / "text.txt").write_text(make_text(60_000))
-    flags = (f"--input={tmp_path / 'text.txt'}", f"--output_dir={tmp_path / 'data'}", "--learn_vocab=160", "--num_workers=2")
+    flags = (
+        f"--input={tmp_path / 'text.txt'}",
+        f"--output_dir={tmp_path / 'data'}",
+        "--learn_vocab=160",
+        "--num_workers=2",
+    )
     process = subprocess.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("tokenizing"):

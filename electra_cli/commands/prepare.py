@@ -86,7 +86,10 @@ def _main(values: flags.FlagValues) -> None:
     replaced = manifest.statistics["replaced_characters"]
     if replaced:
         print(f"Bytes that are not UTF-8 were replaced by {replaced:,} characters U+FFFD.")
-    print(f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: {values.output_dir}")
+    print(
+        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: "
+        f"{values.output_dir}"
+    )
     print(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
 
 
@@ -129,7 +132,12 @@ class _Report:
         self._said = now
         rate = num_bytes / 1e6 / max(now - self._start, 1e-9)
         counts = f": {documents:,} documents, {num_bytes / 1e6:,.1f} MB, {rate:.1f} MB/s" if now > self._start else ""
-        print(f"\r{stage}{counts}\x1b[K" if self._is_terminal else f"{stage}{counts}", end="" if self._is_terminal else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{stage}{counts}\x1b[K" if self._is_terminal else f"{stage}{counts}",
+            end="" if self._is_terminal else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def end(self) -> None:
         """Ends the line of the current stage."""

@@ -5,7 +5,7 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 from electra_cli.errors import UserError
 
@@ -90,7 +90,9 @@ class Corpus:
                     offset += len(raw)
                     self.text_bytes += len(raw)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise UserError(f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew") from error
+            raise UserError(
+                f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
+            ) from error
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
@@ -100,14 +102,17 @@ class Corpus:
         is_strict = self._encoding_errors == "strict"
         if is_strict and b"\0" in raw:
             place = f"line {number}, byte {offset + raw.index(0):,}"
-            raise UserError(f"{path} is no text file: it holds a zero byte ({place}); leave it out, or go on with --encoding_errors=replace")
+            raise UserError(
+                f"{path} is no text file: it holds a zero byte ({place}); leave it out, or go on with "
+                f"--encoding_errors=replace"
+            )
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
             if is_strict:
                 raise UserError(
-                    f"{path}, line {number}, byte {offset + error.start:,}: 0x{raw[error.start]:02x} is not UTF-8; convert the "
-                    f"file, or go on with --encoding_errors=replace"
+                    f"{path}, line {number}, byte {offset + error.start:,}: 0x{raw[error.start]:02x} is not UTF-8; "
+                    f"convert the file, or go on with --encoding_errors=replace"
                 ) from error
             text = raw.decode(errors="replace")
             self.replaced[path] = self.replaced.get(path, 0) + text.count("\ufffd")
@@ -129,4 +134,4 @@ def _list_files(path: str) -> list[str]:
 
 
 def _open(path: str) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb")
+    return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")

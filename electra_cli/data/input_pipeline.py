@@ -2,8 +2,8 @@
 
 The stream of training examples is a pure function of (data, train.seed): epoch after epoch, the shards in an order
 drawn for the epoch, in each shard the examples in an order drawn for epoch and shard. Batch s takes the examples
-s x global_batch_size to (s + 1) x global_batch_size of that stream and is masked with seeds that follow from s. To start
-at step s costs reading one shard, whatever s.
+s x global_batch_size to (s + 1) x global_batch_size of that stream and is masked with seeds that follow from s. To
+start at step s costs reading one shard, whatever s.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,13 @@ def training_dataset(
 
 
 def evaluation_dataset(
-    split: Split, masking: MaskingSettings, *, pad_id: int, max_seq_length: int, global_batch_size: int, num_examples: int
+    split: Split,
+    masking: MaskingSettings,
+    *,
+    pad_id: int,
+    max_seq_length: int,
+    global_batch_size: int,
+    num_examples: int,
 ) -> tf.data.Dataset:
     """Returns the dataset of the first `num_examples` examples of a split, with masks that are always the same.
 
@@ -139,7 +145,9 @@ def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
     # One more than expected, so that a shard that holds too many is noticed as well.
     records = tf.data.TFRecordDataset(file, compression_type=split.compression).batch(expected + 1).get_single_element()
     found = tf.size(records, tf.int64)
-    with tf.control_dependencies([tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "records, not", expected])]):
+    with tf.control_dependencies(
+        [tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "records, not", expected])]
+    ):
         order_seed = randomness.fold_in(randomness.stream_seed(seed, Stream.EXAMPLE_ORDER, epoch), shard)
         draws = randomness.uniform([found], order_seed)
     return tf.gather(records, tf.argsort(draws, stable=True))

@@ -49,7 +49,9 @@ class OutputDirectory:
                     _remove(os.path.join(self.path, name))
             os.makedirs(self.scratch)
         except BlockingIOError as error:
-            raise UserError(f"--output_dir={self._target}: another process is writing it; wait for it or choose another") from error
+            raise UserError(
+                f"--output_dir={self._target}: another process is writing it; wait for it or choose another"
+            ) from error
         except OSError as error:
             raise UserError(f"--output_dir={self._target} cannot be written: {error.strerror or error}") from error
         return self

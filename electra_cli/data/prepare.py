@@ -1,9 +1,9 @@
 """Raw text to shards: read, tokenize and pack in parallel, shuffle over all, write whole or not at all.
 
-Every example has a sort key that follows from the seed and its place in the corpus. Workers tokenize documents and pack
-them; the parent drops the examples into buckets by key, on disk; then the buckets are read in order, sorted and written.
-So the order is one shuffle of all examples, no more than one bucket is in memory, and the bytes that come out do not
-depend on the number of workers.
+Every example has a sort key that follows from the seed and its place in the corpus. Workers tokenize documents and
+pack them; the parent drops the examples into buckets by key, on disk; then the buckets are read in order, sorted and
+written. So the order is one shuffle of all examples, no more than one bucket is in memory, and the bytes that come out
+do not depend on the number of workers.
 """
 
 import collections
@@ -224,7 +224,10 @@ class _Spool:
             for bucket in range(_NUM_BUCKETS)
         }
         self._stack = contextlib.ExitStack()
-        self._streams = {name: self._stack.enter_context(open(file, "wb")) for name, file in self._files.items()}
+        self._streams = {
+            name: self._stack.enter_context(open(file, "wb"))  # noqa: SIM115  (the stack closes it)
+            for name, file in self._files.items()
+        }
         self.num_documents = 0
         self.num_examples = {"train": 0, "validation": 0}
         self.num_bytes = {"train": 0, "validation": 0}
@@ -261,8 +264,8 @@ class _Spool:
                 self.num_bytes[split] += sign * sum(len(ids) for _, ids, _ in moved)
         if not self.num_examples["train"]:
             raise UserError(
-                f"--input has {self.num_documents} document(s), and all of them would be held out: separate documents by blank "
-                f"lines (see --document_separator), or give --validation_fraction=0 to evaluate nothing"
+                f"--input has {self.num_documents} document(s), and all of them would be held out: separate documents "
+                f"by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate nothing"
             )
 
     def read(self, split: str) -> Iterator[tuple[np.ndarray, int]]:
@@ -292,7 +295,7 @@ def _write(
     settings: PrepareSettings,
     inputs: list[str],
 ) -> Manifest:
-    counts = np.zeros(vocabulary.size, np.int64)
+    counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
 
     def count(records: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
         for ids, first_segment_length in records:
@@ -302,7 +305,9 @@ def _write(
     splits = {}
     for split in ("train", "validation"):
         records = spool.read(split)
-        splits[split] = _write_shards(directory, split, spool, count(records) if split == "train" else records, settings)
+        splits[split] = _write_shards(
+            directory, split, spool, count(records) if split == "train" else records, settings
+        )
     _write_text(os.path.join(directory, VOCAB_FILE), vocabulary.to_bytes())
     _write_text(os.path.join(directory, TOKEN_COUNTS_FILE), b"".join(b"%d\n" % number for number in counts))
     manifest = Manifest(
@@ -345,7 +350,11 @@ def _write_text(path: str, content: bytes) -> None:
 
 def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:
     """A cased vocabulary with lower-casing wastes its entries; the other way round most words become [UNK]."""
-    words = [token for token in vocabulary.tokens if token not in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") and token[0] != "["]
+    words = [
+        token
+        for token in vocabulary.tokens
+        if token not in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") and token[0] != "["
+    ]
     num_upper = sum(token != token.lower() for token in words)
     if lower_case and num_upper > 0.02 * len(words) + 1:
         raise UserError(f"vocabulary {path} is cased ({num_upper:,} tokens with capitals): add --lower_case=false")

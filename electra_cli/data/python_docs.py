@@ -26,7 +26,9 @@ _MIN_WORDS_OF_PARAGRAPH = 8
 _MIN_WORDS_OF_DOCUMENT = 50
 # Words that nearly every English paragraph has one of.
 _COMMON_WORDS = frozenset("the a an of to is in and for that this be are or it with".split())
-_NO_PROSE = re.compile(r"^\s*(>>>|\.\.\.|\$ |import |from \w+ import|#include|[|+=\-*_~^`]{3,})|::\s*$|\t|\{|\}|;\s|={2,}|-{4,}", re.M)
+_NO_PROSE = re.compile(
+    r"^\s*(>>>|\.\.\.|\$ |import |from \w+ import|#include|[|+=\-*_~^`]{3,})|::\s*$|\t|\{|\}|;\s|={2,}|-{4,}", re.M
+)
 _MARKUP = re.compile(r"``?|\*\*|:[a-z:]+:(?=`)|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)")
 
 

@@ -68,7 +68,9 @@ def open_data(data_dir: str, max_seq_length: int) -> DataSource:
       UserError: the directory, a shard or the vocabulary is missing or damaged, or of another sequence length.
     """
     if not tf.io.gfile.isdir(data_dir):
-        raise UserError(f"config.data.dir={data_dir}: no such directory; electra-prepare --output_dir={data_dir} makes one")
+        raise UserError(
+            f"config.data.dir={data_dir}: no such directory; electra-prepare --output_dir={data_dir} makes one"
+        )
     if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
         return _open_prepared(data_dir, max_seq_length)
     return _open_foreign(data_dir, max_seq_length)
@@ -79,7 +81,9 @@ def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
     _check_length(data_dir, manifest.max_seq_length, max_seq_length)
     vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
     if vocabulary.sha256 != manifest.vocab_sha256:
-        raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with; prepare the data anew")
+        raise UserError(
+            f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with; prepare the data anew"
+        )
     train = _prepared_split(data_dir, manifest, "train")
     if train is None:
         raise UserError(f"{data_dir} has no training examples; prepare the data anew")
@@ -123,7 +127,9 @@ def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
     _check_length(data_dir, length, max_seq_length)
 
     def split(is_validation: bool) -> Split | None:
-        chosen = tuple(f for f in files if tf.io.gfile.join("", f).rsplit("/", 1)[-1].startswith("validation") == is_validation)
+        chosen = tuple(
+            f for f in files if tf.io.gfile.join("", f).rsplit("/", 1)[-1].startswith("validation") == is_validation
+        )
         return Split(chosen, tuple(counts[file] for file in chosen), "", record_format) if chosen else None
 
     train = split(False)
@@ -143,8 +149,8 @@ def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
 def _check_length(data_dir: str, found: int, configured: int) -> None:
     if found != configured:
         raise UserError(
-            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to {found} "
-            f"or prepare the data with --max_seq_length={configured}"
+            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to "
+            f"{found} or prepare the data with --max_seq_length={configured}"
         )
 
 

@@ -1,7 +1,7 @@
 """Prepared data on disk: TFRecord shards, and the manifest that describes them.
 
-A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how often
-it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
+A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
+often it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
 `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP].
 """
 
@@ -77,7 +77,9 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the content of `manifest.json`."""
-        return json.dumps({**dataclasses.asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+        return (
+            json.dumps({**dataclasses.asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
+        )
 
 
 def read_manifest(data_dir: str) -> Manifest:
@@ -91,7 +93,10 @@ def read_manifest(data_dir: str) -> Manifest:
         record = json.loads(files.read_bytes(path))
         version = record.pop("format_version")
         if version > FORMAT_VERSION:
-            raise UserError(f"{path} is of format {version}, newer than this program knows ({FORMAT_VERSION}): update electra-pretrain")
+            raise UserError(
+                f"{path} is of format {version}, newer than this program knows ({FORMAT_VERSION}): "
+                f"update electra-pretrain"
+            )
         fingerprint = record.pop("fingerprint")
         splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in record.pop("splits").items()}
         manifest = Manifest(splits=splits, format_version=version, **record)

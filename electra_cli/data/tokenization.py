@@ -6,7 +6,7 @@ from electra_cli.data.vocabulary import Vocabulary
 
 
 class Tokenizer:
-    """Tokenizes as BERT does: clean, lower-case and strip accents when asked, split at spaces and punctuation, WordPiece.
+    """Tokenizes as BERT does: clean, lower-case and strip accents when asked, split at punctuation, then into pieces.
 
     Text that happens to hold '[MASK]' or another special token is tokenized like any text.
 

@@ -68,7 +68,9 @@ class Vocabulary:
         try:
             text = files.read_bytes(path).decode()
         except UnicodeDecodeError as error:
-            raise UserError(f"vocabulary {path} is not UTF-8 text (byte {error.start}): give a file of one token a line") from error
+            raise UserError(
+                f"vocabulary {path} is not UTF-8 text (byte {error.start}): give a file of one token a line"
+            ) from error
         except OSError as error:
             raise UserError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
         # Not splitlines(): some vocabularies hold Unicode line separators as tokens.
@@ -80,7 +82,9 @@ class Vocabulary:
             if not token:
                 raise UserError(f"vocabulary {path} has no token on line {number}: remove the empty line")
             if token in first_line:
-                raise UserError(f"vocabulary {path} holds {token!r} twice, on lines {first_line[token]} and {number}: keep one")
+                raise UserError(
+                    f"vocabulary {path} holds {token!r} twice, on lines {first_line[token]} and {number}: keep one"
+                )
             first_line[token] = number
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
@@ -126,7 +130,9 @@ def learn_vocabulary(lines: Iterable[str], size: int, *, lower_case: bool) -> Vo
     tokenizer.train_from_iterator(_repeated(words), trainer)
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if len(by_id) != size:
-        raise UserError(f"the text supports {len(by_id)} tokens, not --learn_vocab={size}: ask for {len(by_id)} or give more text")
+        raise UserError(
+            f"the text supports {len(by_id)} tokens, not --learn_vocab={size}: ask for {len(by_id)} or give more text"
+        )
     return Vocabulary(tuple(token for token, _ in by_id))
 
 
@@ -142,7 +148,8 @@ def _words_and_alphabet(
     ranked = sorted(frequency, key=lambda character: (-frequency[character], character))
     alphabet = set(ranked[:max_characters])
     words = sorted(
-        ((word, count) for word, count in counts.items() if alphabet.issuperset(word)), key=lambda item: (-item[1], item[0])
+        ((word, count) for word, count in counts.items() if alphabet.issuperset(word)),
+        key=lambda item: (-item[1], item[0]),
     )
     continuing = {character for word, _ in words for character in word[1:]}
     return words, sorted(alphabet), sorted(continuing)

@@ -9,7 +9,7 @@ from electra_cli.training.optimization import AdamWeightDecay
 
 
 class IntervalSums(tf.Module):
-    """Sums since the last line of metrics; in the checkpoint, so that a line is the same with a stop in its interval."""
+    """Sums since the last line of metrics; in the checkpoint, so a stop in an interval does not change its line."""
 
     def __init__(self, shapes: dict[str, list[int]]):
         super().__init__()
@@ -68,7 +68,9 @@ class Checkpoints:
             self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"checkpoint {path} cannot be restored ({reason}); move it away to go on from the one before") from error
+            raise UserError(
+                f"checkpoint {path} cannot be restored ({reason}); move it away to go on from the one before"
+            ) from error
         return int(self._optimizer.iterations)
 
     def save(self) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
 from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.masking import MaskingSettings
@@ -20,11 +19,14 @@ def check_validation(source: DataSource, config: ml_collections.FrozenConfigDict
     """Raises a `UserError` when the data has no validation split or one smaller than a batch."""
     where, batch_size = source.data_dir, config.train.global_batch_size
     if source.validation is None:
-        raise UserError(f"{where} has no validation examples: prepare it with --validation_fraction, or train with --mode=train")
+        raise UserError(
+            f"{where} has no validation examples: prepare it with --validation_fraction, or train with --mode=train"
+        )
     if source.validation.num_examples < batch_size:
         raise UserError(
-            f"{where} has {source.validation.num_examples} validation examples, fewer than config.train.global_batch_size="
-            f"{batch_size}: prepare it with a larger --validation_fraction, or choose a smaller batch"
+            f"{where} has {source.validation.num_examples} validation examples, fewer than "
+            f"config.train.global_batch_size={batch_size}: prepare it with a larger "
+            f"--validation_fraction, or choose a smaller batch"
         )
 
 
@@ -49,9 +51,13 @@ class Evaluator:
     ):
         assert source.validation is not None
         self._objective = config.objective
-        baseline = None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
+        baseline = (
+            None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
+        )
         self._step = build_eval_step(model, runtime, config, baseline)
-        self.num_examples = min(source.validation.num_examples, config.eval.num_examples or source.validation.num_examples)
+        self.num_examples = min(
+            source.validation.num_examples, config.eval.num_examples or source.validation.num_examples
+        )
         dataset = evaluation_dataset(
             source.validation,
             masking,
@@ -110,7 +116,10 @@ def format_table(result: dict[str, float], step: int, num_examples: int) -> str:
         "rtd_auc": "0.5000  chance",
         "rtd_accuracy": f"{all_original:.4f}  calling every token original",
     }
-    lines = [f"Held-out evaluation at step {step:,} on {num_examples:,} examples:", f"  {'metric':<28}{'value':>9}   baseline"]
+    lines = [
+        f"Held-out evaluation at step {step:,} on {num_examples:,} examples:",
+        f"  {'metric':<28}{'value':>9}   baseline",
+    ]
     for name, value in result.items():
         if name != "unigram_masked_lm_loss":
             lines.append(f"  {name:<28}{value:>9.4f}   {baselines.get(name, '')}".rstrip())

@@ -170,7 +170,8 @@ class _Run:
             # Damage in a shard shows when it is read; what was trained before is saved.
             reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"reading {self._source.data_dir} failed between steps {step:,} and {step + num_steps:,}: {reason}; prepare the data anew"
+                f"reading {self._source.data_dir} failed between steps {step:,} and {step + num_steps:,}: {reason}; "
+                f"prepare the data anew"
             ) from error
 
     def _log(self, step: int, progress: Progress) -> None:
@@ -196,7 +197,9 @@ class _Run:
 
     def _end_if_asked(self, step: int) -> None:
         if self._stop.requested and step < self._config.train.num_steps:
-            raise Interrupted(f"stopped by {self._stop.name} at step {step:,}; saved: the same command goes on from there")
+            raise Interrupted(
+                f"stopped by {self._stop.name} at step {step:,}; saved: the same command goes on from there"
+            )
 
     def _is_evaluation_due(self, step: int) -> bool:
         interval = self._config.eval.interval
@@ -207,7 +210,8 @@ class _Run:
         def end_if_asked() -> None:
             if self._stop.requested:
                 raise Interrupted(
-                    f"stopped by {self._stop.name} while evaluating step {step:,}; saved: the same command goes on from there"
+                    f"stopped by {self._stop.name} while evaluating step {step:,}; saved: "
+                    f"the same command goes on from there"
                 )
 
         assert self._evaluator is not None
@@ -215,8 +219,8 @@ class _Run:
         self._directory.write_metrics("validation", step, result)
         self._last_result = result
         self._say(
-            f"step {step:,} held-out  masked_lm_loss {result['masked_lm_loss']:.4f}  rtd_loss {result['rtd_loss']:.4f}  "
-            f"rtd_auc {result['rtd_auc']:.4f}"
+            f"step {step:,} held-out  masked_lm_loss {result['masked_lm_loss']:.4f}  "
+            f"rtd_loss {result['rtd_loss']:.4f}  rtd_auc {result['rtd_auc']:.4f}"
         )
 
     def _show_result(self, step: int) -> None:
@@ -264,5 +268,3 @@ def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[E
         optimizer = build_optimizer(config)
         optimizer.build(model.trainable_variables)
     return model, optimizer
-
-

@@ -86,7 +86,7 @@ def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> float:
     if not positives.sum() or not negatives.sum():
         return 0.5
     negatives_below = np.cumsum(negatives) - negatives
-    wins = np.sum(positives * (negatives_below + 0.5 * negatives))
+    wins: np.float64 = np.sum(positives * (negatives_below + 0.5 * negatives))
     return float(wins / (positives.sum() * negatives.sum()))
 
 

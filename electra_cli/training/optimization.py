@@ -54,7 +54,14 @@ class AdamWeightDecay(tf_keras.optimizers.Optimizer):
     """
 
     def __init__(
-        self, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, name="adam_weight_decay", **kwargs
+        self,
+        learning_rate,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-6,
+        weight_decay=0.01,
+        name="adam_weight_decay",
+        **kwargs,
     ):
         super().__init__(name=name, weight_decay=weight_decay or None, jit_compile=False, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)

@@ -20,11 +20,15 @@ from electra_cli.training.optimization import AdamWeightDecay
 Sums = dict[str, tf.Tensor]
 
 # Sums that every train step returns, and their shapes; `num_steps` and `gradient_norm` are sums over steps.
+_SCALAR_SUMS = (
+    *("masked_lm_loss", "masked_lm_weight", "masked_lm_correct", "sampled_correct"),
+    *("rtd_loss", "rtd_weight", "rtd_correct", "true_positives", "predicted_positives", "positives"),
+    *("gradient_norm", "num_steps"),
+)
 TRAIN_SUM_SHAPES: dict[str, list[int]] = {
-    **dict.fromkeys(("masked_lm_loss", "masked_lm_weight", "rtd_loss", "rtd_weight"), []),
-    **dict.fromkeys(("masked_lm_correct", "sampled_correct", "true_positives", "predicted_positives"), []),
-    **dict.fromkeys(("positives", "rtd_correct", "gradient_norm", "num_steps"), []),
-    **dict.fromkeys(("positive_logits", "negative_logits"), [metrics.NUM_BINS]),
+    **{name: [] for name in _SCALAR_SUMS},
+    "positive_logits": [metrics.NUM_BINS],
+    "negative_logits": [metrics.NUM_BINS],
 }
 
 

@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from typing import Any
+from typing import IO, Any
 
 import ml_collections
 import tensorflow as tf
@@ -25,7 +25,7 @@ class Workdir:
     def __init__(self, path: str):
         self.path = path
         self.checkpoint_dir = tf.io.gfile.join(path, "checkpoints")
-        self._lock = None
+        self._lock: IO[str] | None = None
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
     def __enter__(self) -> "Workdir":
@@ -40,7 +40,9 @@ class Workdir:
                 self._lock = open(os.path.join(self.path, ".lock"), "w")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"--workdir={self.path}: another process trains here; wait for it or choose another directory") from error
+            raise UserError(
+                f"--workdir={self.path}: another process trains here; wait for it or choose another directory"
+            ) from error
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
         return self
@@ -102,11 +104,13 @@ def check_config(path: str, config: ml_collections.FrozenConfigDict, data_finger
     forbidden, allowed = differing_keys(old_config, config.to_dict())
     if forbidden:
         raise UserError(
-            f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another --workdir"
+            f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "
+            f"--workdir"
         )
     if old_fingerprint != data_fingerprint:
         raise UserError(
-            f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, or another --workdir"
+            f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
+            f"or another --workdir"
         )
     return allowed
 

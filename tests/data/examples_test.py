@@ -8,7 +8,9 @@ from electra_cli.data.examples import Segments, add_special_tokens, pack_documen
 
 
 def pack(sentences, length, *, single=0.0, short=0.0, seed=0):
-    return list(pack_document(sentences, length, random.Random(seed), single_segment_prob=single, short_target_prob=short))
+    return list(
+        pack_document(sentences, length, random.Random(seed), single_segment_prob=single, short_target_prob=short)
+    )
 
 
 def test_single_segment_takes_all_sentences():
@@ -54,7 +56,10 @@ def test_empty_document_gives_nothing():
 
 
 @given(
-    st.lists(st.lists(st.integers(5, 1000), max_size=40), max_size=30), st.integers(8, 48), st.integers(0, 9), st.randoms()
+    st.lists(st.lists(st.integers(5, 1000), max_size=40), max_size=30),
+    st.integers(8, 48),
+    st.integers(0, 9),
+    st.randoms(),
 )
 def test_every_token_stands_in_one_example_that_fits(sentences, length, probabilities, rng):
     packed = list(

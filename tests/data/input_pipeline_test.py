@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from electra_cli.config import resolve
 from electra_cli.data.input_pipeline import evaluation_dataset, locate_example, training_dataset
 from electra_cli.data.source import count_records, open_data
 from electra_cli.errors import UserError
 from electra_cli.training.loop import masking_settings
-from electra_cli.config import resolve
 from tests.conftest import SEQ_LENGTH, prepare_small, small_config
 from tests.data.prepare_test import read_records
 
@@ -86,7 +86,7 @@ def test_another_seed_gives_another_order(sharded):
 def test_examples_are_located_far_ahead(sharded):
     counts = [5, 3, 4]
     places = [locate_example(counts, 0, index) for index in range(36)]
-    for slot, offsets in itertools.groupby(places, key=lambda place: place[0]):
+    for _, offsets in itertools.groupby(places, key=lambda place: place[0]):
         assert [offset for _, offset in offsets] in ([0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4])
     assert [slot for slot, _ in itertools.groupby(places, key=lambda place: place[0])] == list(range(9))
     assert locate_example(counts, 0, 12 * 10**9 + 11)[0] == 3 * 10**9 + 2
@@ -111,12 +111,14 @@ def test_evaluation_is_the_same_for_every_batch_size(sharded):
     small, large = evaluate(4, 30), evaluate(16, 30)
     for name in small:
         np.testing.assert_array_equal(small[name][:30], large[name][:30])
-    assert small["input_mask"][30:].sum() == large["input_mask"][30:].sum() == large["masked_lm_weights"][30:].sum() == 0
+    assert (
+        small["input_mask"][30:].sum() == large["input_mask"][30:].sum() == large["masked_lm_weights"][30:].sum() == 0
+    )
     assert len(originals(evaluate(8, 0))) >= source.validation.num_examples
 
 
 def test_damaged_shards_are_noticed_when_read(sharded, tmp_path):
-    directory, source, masking = sharded
+    _, source, masking = sharded
     file = source.train.files[0]
     missing_one = (source.train.examples[0] - 1, *source.train.examples[1:])
     split = type(source.train)(source.train.files, missing_one, "GZIP", source.train.record_format)
@@ -157,7 +159,8 @@ def unmasked_rows(directory, length):
 def test_records_of_google_research_are_read(data_dir, tmp_path):
     rows = [[2, 7, 8, 9, 3, 10, 3, 0], [2, 11, 12, 3, 13, 14, 15, 3]]
     records = [
-        example(input_ids=row, input_mask=[int(i > 0) for i in row], segment_ids=[0, 0, 0, 0, 0, 1, 1, 0]) for row in rows
+        example(input_ids=row, input_mask=[int(i > 0) for i in row], segment_ids=[0, 0, 0, 0, 0, 1, 1, 0])
+        for row in rows
     ]
     write_foreign(data_dir, tmp_path, "pretrain_data.tfrecord-0-of-1", records)
     unmasked, batch = unmasked_rows(tmp_path, 8)
@@ -187,7 +190,7 @@ def test_bad_directories(data_dir, tmp_path):
     with pytest.raises(UserError, match="neither examples of google-research/electra nor"):
         open_data(str(tmp_path), 8)
     write_foreign(data_dir, tmp_path, "a.tfrecord", [example(input_ids=[2, 3], input_mask=[1, 1], segment_ids=[0, 0])])
-    with pytest.raises(UserError, match="examples of 2 tokens but config.data.max_seq_length=8"):
+    with pytest.raises(UserError, match=r"examples of 2 tokens but config\.data.max_seq_length=8"):
         open_data(str(tmp_path), 8)
     with open(tmp_path / "a.tfrecord", "rb+") as stream:
         stream.truncate(20)

@@ -34,7 +34,7 @@ def test_every_token_of_the_corpus_is_in_the_records(data_dir, corpus_file):
     assert vocabulary.size == VOCAB_SIZE
     tokenizer = Tokenizer(vocabulary, lower_case=True)
     lines = [line for document in Corpus([str(corpus_file)]) for line in document.lines]
-    expected = np.bincount(sum(tokenizer.encode_lines(lines), []), minlength=VOCAB_SIZE)
+    expected = np.bincount(np.concatenate(tokenizer.encode_lines(lines)), minlength=VOCAB_SIZE)
     records = [*read_records(data_dir, "train"), *read_records(data_dir, "validation")]
     found = np.bincount([token for ids, _ in records for token in ids], minlength=VOCAB_SIZE)
     is_special = np.isin(np.arange(VOCAB_SIZE), [vocabulary.cls_id, vocabulary.sep_id])
@@ -108,17 +108,28 @@ def test_failure_leaves_what_was_there(corpus_file, tmp_path):
         prepare_small(corpus_file, tmp_path / "data")
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8"):
-        prepare([str(tmp_path / "bad.txt")], str(tmp_path / "data"), PrepareSettings(), vocab_file=None, learn_vocab=VOCAB_SIZE,
-                num_workers=2, overwrite=True, report=lambda *_: None)  # fmt: skip
+        prepare_to(tmp_path / "data", tmp_path / "bad.txt", PrepareSettings(), num_workers=2)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.txt", "data", "precious"]
+
+
+def prepare_to(directory, file, settings, num_workers):
+    prepare(
+        [str(file)],
+        str(directory),
+        settings,
+        vocab_file=None,
+        learn_vocab=VOCAB_SIZE,
+        num_workers=num_workers,
+        overwrite=True,
+        report=lambda *_: None,
+    )
 
 
 def test_overwriting_replaces_the_whole(corpus_file, data_dir, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").write_text("x")
     settings = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.15)
-    prepare([str(corpus_file)], str(tmp_path / "data"), settings, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1,
-            overwrite=True, report=lambda *_: None)  # fmt: skip
+    prepare_to(tmp_path / "data", corpus_file, settings, num_workers=1)
     assert_same_files(data_dir, tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

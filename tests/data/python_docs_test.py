@@ -22,7 +22,9 @@ class Reader:
 def test_prose_is_taken_from_docstrings_and_code_is_not(tmp_path):
     (tmp_path / "a.py").write_text(SOURCE)
     (tmp_path / "b.py").write_text("def broken(:")
-    assert python_docs.extract_prose([str(tmp_path / "a.py"), str(tmp_path / "b.py"), str(tmp_path / "missing.py")]) == [
+    assert python_docs.extract_prose(
+        [str(tmp_path / "a.py"), str(tmp_path / "b.py"), str(tmp_path / "missing.py")]
+    ) == [
         [
             "Reads the settings of a program from a file and checks that each of them is of the type expected.",
             "Returns the value of a setting, or the default where the file has none for it.",

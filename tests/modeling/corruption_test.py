@@ -18,7 +18,10 @@ def test_samples_invert_the_cumulative_distribution(jit, vocab_size):
     logits = rng.normal(size=(2, 3, vocab_size)) * 3
     uniform = rng.uniform(size=(2, 3)).astype(np.float32)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    expected = [[np.searchsorted(np.cumsum(p), u) for p, u in zip(*row, strict=True)] for row in zip(probabilities, uniform, strict=True)]
+    expected = [
+        [np.searchsorted(np.cumsum(p), u) for p, u in zip(*row, strict=True)]
+        for row in zip(probabilities, uniform, strict=True)
+    ]
     np.testing.assert_array_equal(sample(logits, uniform, jit=jit), expected)
 
 
@@ -59,7 +62,9 @@ def test_values_are_put_at_positions():
     values = tf.constant([[7, 8, 9], [5, 6, 4]])
     # A weight of 0 writes nothing, position 0 can be written, and of two values for one position the greater is taken.
     weights = tf.constant([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]])
-    np.testing.assert_array_equal(put_at_positions(sequence, positions, values, weights), [[7, 11, 12, 8], [20, 21, 6, 23]])
+    np.testing.assert_array_equal(
+        put_at_positions(sequence, positions, values, weights), [[7, 11, 12, 8], [20, 21, 6, 23]]
+    )
 
 
 def test_labels_tell_what_differs_from_the_original():

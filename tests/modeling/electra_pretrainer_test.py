@@ -84,9 +84,9 @@ def test_embeddings_are_shared_and_all_weights_train(model):
     gradients = tape.gradient(loss, model.trainable_variables)
     assert all(gradient is not None for gradient in gradients)
     names = [variable.name for variable in model.trainable_variables]
-    assert len(names) == len(set(variable.ref() for variable in model.trainable_variables))
-    # 3 tables and their LayerNorm; the generator as wide as the embeddings, the discriminator with a projection (2), each
-    # of 2 blocks of 4 products and 2 LayerNorms; the masked-LM head (5); the discriminator's head of two products.
+    assert len(names) == len({variable.ref() for variable in model.trainable_variables})
+    # 3 tables and their LayerNorm; the generator as wide as the embeddings, the discriminator with a projection (2),
+    # each of 2 blocks of 4 products and 2 LayerNorms; the masked-LM head (5); the discriminator's head of two products.
     assert len(names) == 3 + 2 + 2 * 12 + 2 + 2 * 12 + 5 + 4
 
 
@@ -185,7 +185,9 @@ def test_equals_tf_models_officials_with_its_networks_and_checkpoint(tmp_path):
         np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
     assert outputs["disc_logits"].shape == expected["disc_logits"].shape
     predictions = ElectraPretrainer(tf_models_encoder(8), tf_models_encoder(16), **arguments, output_type="predictions")
-    np.testing.assert_allclose(tf.reduce_sum(tf.exp(predictions(inputs)["lm_outputs"]), -1), np.ones([4, SLOTS]), rtol=1e-5)
+    np.testing.assert_allclose(
+        tf.reduce_sum(tf.exp(predictions(inputs)["lm_outputs"]), -1), np.ones([4, SLOTS]), rtol=1e-5
+    )
 
 
 def test_config_is_json_and_builds_the_same_model(model):

@@ -26,6 +26,9 @@ def train(config, workdir, with_evaluation=True):
     return lines
 
 
+SPLITS = ("train", "validation")
+
+
 def metrics_of(workdir):
     return [
         {name: value for name, value in line.items() if name not in NOT_REPRODUCIBLE}
@@ -36,7 +39,9 @@ def metrics_of(workdir):
 def weights_of(workdir):
     path = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
     reader = tf.train.load_checkpoint(path)
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")}
+    return {
+        name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")
+    }
 
 
 def assert_same_run(first, second):
@@ -54,7 +59,7 @@ def stop_at(monkeypatch, step):
 
     def add_and_stop(self, sums):
         add(self, sums)
-        self.steps_seen = getattr(self, "steps_seen", 0) + int(round(float(sums["num_steps"])))
+        self.steps_seen = getattr(self, "steps_seen", 0) + round(float(sums["num_steps"]))
         if self.steps_seen == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -72,9 +77,8 @@ def finished(data_dir, tmp_path_factory):
 
 def test_a_run_writes_what_it_should(finished):
     workdir, lines = finished
-    assert [(line["split"], line["step"]) for line in metrics_of(workdir)] == [
-        ("train", 2), ("train", 4), ("train", 6), ("validation", 6), ("train", 8), ("train", 10), ("train", 12), ("validation", 12),
-    ]  # fmt: skip
+    steps = {split: [line["step"] for line in metrics_of(workdir) if line["split"] == split] for split in SPLITS}
+    assert steps == {"train": [2, 4, 6, 8, 10, 12], "validation": [6, 12]}
     record = json.loads((workdir / "config.json").read_text())
     assert record["config"]["derived"]["vocab_size"] == 160
     kept = sorted(path.name for path in (workdir / "checkpoints").glob("*.index"))
@@ -85,7 +89,13 @@ def test_a_run_writes_what_it_should(finished):
     assert "unigram distribution of the training data" in text
     last = metrics_of(workdir)[-1]
     assert last["unigram_masked_lm_loss"] == pytest.approx(4.0, abs=0.6)
-    assert {"rtd_auc", "masked_lm_loss", "rtd_precision", "replaced_fraction", "sampled_masked_lm_accuracy"} < last.keys()
+    assert {
+        "rtd_auc",
+        "masked_lm_loss",
+        "rtd_precision",
+        "replaced_fraction",
+        "sampled_masked_lm_accuracy",
+    } < last.keys()
 
 
 def test_a_finished_run_says_so(finished, config):
@@ -108,7 +118,9 @@ def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_pa
         whole = finished[0]
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        with pytest.raises(Interrupted, match=f"stopped by SIGTERM .*step {step}; saved|stopped by SIGTERM at step {step}"):
+        with pytest.raises(
+            Interrupted, match=f"stopped by SIGTERM .*step {step}; saved|stopped by SIGTERM at step {step}"
+        ):
             train(config, tmp_path / "run")
     train(config, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
@@ -198,7 +210,7 @@ def test_damaged_checkpoint_and_config_are_named(config, tmp_path):
 
 def test_validation_that_will_not_do(config, corpus_file, tmp_path):
     config.train.global_batch_size = 512
-    with pytest.raises(UserError, match="fewer than config.train.global_batch_size=512"):
+    with pytest.raises(UserError, match=r"fewer than config\.train\.global_batch_size=512"):
         train(config, tmp_path / "run")
     config.data.dir = str(prepare_small(corpus_file, tmp_path / "data", validation_fraction=0.0)[0])
     with pytest.raises(UserError, match="has no validation examples"):
@@ -208,7 +220,9 @@ def test_validation_that_will_not_do(config, corpus_file, tmp_path):
 
 def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(UserError, match=r"the loss became nan before step \d+: .*lower config\.optimizer\.learning_rate"):
+    with pytest.raises(
+        UserError, match=r"the loss became nan before step \d+: .*lower config\.optimizer\.learning_rate"
+    ):
         train(config, tmp_path, with_evaluation=False)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 

@@ -55,7 +55,11 @@ def test_area_under_curve_agrees_with_sklearn():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 5000)
     logits = (rng.normal(size=5000) * 2 + labels).astype(np.float32)
-    outputs = {"disc_logits": tf.constant(logits[None]), "disc_label": tf.constant(labels[None]), "lm_outputs": tf.zeros([1, 1, 2])}
+    outputs = {
+        "disc_logits": tf.constant(logits[None]),
+        "disc_label": tf.constant(labels[None]),
+        "lm_outputs": tf.zeros([1, 1, 2]),
+    }
     inputs = {
         "input_mask": tf.ones([1, 5000], tf.int32),
         "masked_lm_positions": tf.zeros([1, 1], tf.int32),

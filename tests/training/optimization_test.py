@@ -5,7 +5,9 @@ import tensorflow as tf
 from electra_cli.training.optimization import AdamWeightDecay, LinearWarmupDecay
 
 
-@pytest.mark.parametrize(("step", "factor"), [(0, 0.99 * 0.1), (4, 0.95 * 0.5), (9, 0.9), (49, 0.5), (99, 0.0), (500, 0.0)])
+@pytest.mark.parametrize(
+    ("step", "factor"), [(0, 0.99 * 0.1), (4, 0.95 * 0.5), (9, 0.9), (49, 0.5), (99, 0.0), (500, 0.0)]
+)
 def test_schedule(step, factor):
     schedule = LinearWarmupDecay(peak=2.0, num_steps=100, warmup_steps=10)
     assert float(schedule(tf.constant(step, tf.int64))) == pytest.approx(2.0 * factor, rel=1e-6, abs=1e-9)
