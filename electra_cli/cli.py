@@ -14,6 +14,7 @@ from electra_cli.errors import Interrupted, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
@@ -28,7 +29,7 @@ def run(
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
     Exit codes: 0 done; 2 a mistake of the user's, told in one line on standard error; 75 stopped by a signal after
-    saving; 1 with a traceback for anything else.
+    saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback for anything else.
 
     Args:
       main: the command's work, called with the parsed flags.
@@ -65,6 +66,9 @@ def run(
     except Interrupted as stop:
         print(f"{program}: {stop}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted", file=sys.stderr)
+        sys.exit(EXIT_KEYBOARD_INTERRUPT)
 
 
 def _help_text(program: str, usage: str, flag_values: flags.FlagValues, examples: str) -> str:

@@ -74,6 +74,8 @@ def default_config() -> ml_collections.ConfigDict:
     # total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD (paper, section 2).
     objective.generator_loss_weight = 1.0
     objective.discriminator_loss_weight = 50.0
+    # Temperature of the softmax that replacements are sampled from (the original's `temperature`).
+    objective.sampling_temperature = 1.0
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
     # Learning rate at the end of warm-up, before decay.
@@ -316,6 +318,7 @@ _POSITIVE_KEYS = (
     "model.num_attention_heads",
     "model.intermediate_size",
     "model.initializer_range",
+    "objective.sampling_temperature",
     "optimizer.learning_rate",
     "optimizer.epsilon",
     "optimizer.clip_norm",

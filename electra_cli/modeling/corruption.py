@@ -7,8 +7,10 @@ import tensorflow as tf
 from electra_cli import features
 
 
-def sample_tokens(logits: tf.Tensor, uniform: tf.Tensor, disallowed_ids: tf.Tensor | None = None) -> tf.Tensor:
-    """Samples one token a slot from softmax(logits), by inverting the cumulative distribution.
+def sample_tokens(
+    logits: tf.Tensor, uniform: tf.Tensor, disallowed_ids: tf.Tensor | None = None, temperature: float = 1.0
+) -> tf.Tensor:
+    """Samples one token a slot from softmax(logits / temperature), by inverting the cumulative distribution.
 
     One uniform number decides a slot, so that the sample belongs to the example and not to the replica that draws it.
     The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block: no second tensor
@@ -18,11 +20,12 @@ def sample_tokens(logits: tf.Tensor, uniform: tf.Tensor, disallowed_ids: tf.Tens
       logits: float [batch, num_token_predictions, vocab_size].
       uniform: float32 [batch, num_token_predictions], in [0, 1).
       disallowed_ids: int [batch, num_token_predictions], an id at each slot that must not be drawn; None: all may.
+      temperature: greater than 0; 1 samples from the generator's distribution, more from a flatter one.
 
     Returns:
       int32 [batch, num_token_predictions]. No gradient flows through it.
     """
-    logits = tf.stop_gradient(tf.cast(logits, tf.float32))
+    logits = tf.stop_gradient(tf.cast(logits, tf.float32)) / temperature
     vocab_size = logits.shape[-1]
     if disallowed_ids is not None:
         is_disallowed = tf.equal(tf.range(vocab_size), tf.cast(disallowed_ids, tf.int32)[..., tf.newaxis])

@@ -38,6 +38,7 @@ class ElectraPretrainer(tf_keras.Model):
       output_type: 'logits', or 'predictions' for log-probabilities as `lm_outputs`.
       disallow_correct: whether the generator may not sample the original token.
       discriminator_activation: activation of the discriminator's head; None: `mlm_activation`.
+      sampling_temperature: temperature of the softmax that replacements are sampled from.
 
     Raises:
       ValueError: sizes or `output_type` that do not fit.
@@ -56,6 +57,7 @@ class ElectraPretrainer(tf_keras.Model):
         disallow_correct: bool = False,
         *,
         discriminator_activation: Activation = None,
+        sampling_temperature: float = 1.0,
         name: str | None = None,
     ):
         # Keras would cast the float features, whose float32 digits count, to the compute dtype.
@@ -74,6 +76,7 @@ class ElectraPretrainer(tf_keras.Model):
         self.mlm_initializer = tf_keras.initializers.get(mlm_initializer)
         self.output_type = output_type
         self.disallow_correct = disallow_correct
+        self.sampling_temperature = sampling_temperature
         self.discriminator_activation = tf_keras.activations.get(discriminator_activation or mlm_activation)
 
         self.masked_lm = MaskedLM(
@@ -125,6 +128,7 @@ class ElectraPretrainer(tf_keras.Model):
             lm_logits,
             self._sampling_uniform(inputs, sub_seed(seed, 1)),
             inputs[features.MASKED_LM_IDS] if self.disallow_correct else None,
+            self.sampling_temperature,
         )
         corrupted, labels = corrupt(inputs, sampled_ids)
         encoded = self._encode(self.discriminator_network, corrupted, training, sub_seed(seed, 2))
@@ -177,6 +181,7 @@ class ElectraPretrainer(tf_keras.Model):
             "output_type": self.output_type,
             "disallow_correct": self.disallow_correct,
             "discriminator_activation": tf_keras.activations.serialize(self.discriminator_activation),
+            "sampling_temperature": self.sampling_temperature,
             "name": self.name,
         }
 
@@ -204,6 +209,7 @@ def build_pretrainer(config: ml_collections.FrozenConfigDict) -> ElectraPretrain
         num_token_predictions=config.derived.max_predictions_per_seq,
         mlm_activation=gelu,
         mlm_initializer=truncated_normal(config.model.initializer_range),
+        sampling_temperature=config.objective.sampling_temperature,
         name="electra_pretrainer",
     )
     tokens = tf.zeros([1, config.data.max_seq_length], tf.int32)

@@ -35,6 +35,16 @@ def test_samples_have_the_probabilities_of_the_softmax():
     assert shares[1] == 0
 
 
+def test_temperature_divides_the_logits():
+    rng = np.random.default_rng(3)
+    logits, uniform = rng.normal(size=(2, 50, 30)) * 3, rng.uniform(size=(2, 50))
+    warm = sample_tokens(tf.constant(logits, tf.float32), tf.constant(uniform, tf.float32), temperature=2.0)
+    np.testing.assert_array_equal(warm, sample(logits / 2, uniform))
+    assert (warm.numpy() != sample(logits, uniform)).any()
+    cold = sample_tokens(tf.constant(logits, tf.float32), tf.constant(uniform, tf.float32), temperature=1e-6)
+    np.testing.assert_array_equal(cold, logits.argmax(-1))
+
+
 def test_the_ends_of_the_distribution():
     last = np.nextafter(np.float32(1), np.float32(0))
     np.testing.assert_array_equal(sample(np.zeros((1, 2, 10)), [[0.0, last]]), [[0, 9]])
