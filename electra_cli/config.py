@@ -298,7 +298,8 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
     Returns:
       Two lists of 'key: old -> new': the differences that make another run, and those that a run may have.
     """
-    flat_old, flat_new = flatten(old), flatten(new)
+    # A key that came with a later version had, in effect, its default.
+    flat_old, flat_new = {**flatten(default_config()), **flatten(old)}, flatten(new)
     forbidden: list[str] = []
     allowed: list[str] = []
     for key in sorted(flat_old.keys() | flat_new.keys()):

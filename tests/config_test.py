@@ -117,6 +117,15 @@ def test_differences_are_sorted_into_harmless_and_not():
     assert differing_keys(old.to_dict(), json.loads(json.dumps(old.to_dict()))) == ([], [])
 
 
+def test_a_key_that_is_newer_than_the_run_had_its_default():
+    old = default_config().to_dict()
+    del old["objective"]["sampling_temperature"]
+    new = default_config()
+    assert differing_keys(old, new.to_dict()) == ([], [])
+    new.objective.sampling_temperature = 1.5
+    assert differing_keys(old, new.to_dict()) == (["objective.sampling_temperature: 1.0 -> 1.5"], [])
+
+
 def test_changeable_keys_exist():
     keys = flatten(default_config())
     for name in config_module.CHANGEABLE_KEYS:
