@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from electra_cli.errors import Interrupted, UserError
 
@@ -46,7 +46,8 @@ def run(
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
             print(_help_text(program, usage, flag_values, examples))
             sys.exit(0)
-        flags.FLAGS([argv[0]])  # absl's own flags (logging) keep their defaults
+        flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells its internals at INFO, through absl
         try:
             rest = (parse_flags or flag_values)(argv)
         except flags.Error as error:

@@ -71,7 +71,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {path} cannot be restored ({reason}); move it away to go on from the one before"
             ) from error
-        return int(self._optimizer.iterations)
+        return int(self._optimizer.iterations.numpy())
 
     def save(self) -> str:
         """Writes a checkpoint of the current step and returns its path.
@@ -80,7 +80,7 @@ class Checkpoints:
           UserError: the workdir cannot be written; earlier checkpoints are intact.
         """
         try:
-            return self._manager.save(checkpoint_number=int(self._optimizer.iterations))
+            return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
         except tf.errors.OpError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"no checkpoint could be written to {self._manager.directory}: {reason}") from error

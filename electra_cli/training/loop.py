@@ -185,7 +185,7 @@ class _Run:
             )
         values["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
         # The rate that the last update was made with.
-        values["learning_rate"] = float(self._optimizer.learning_rate)
+        values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
         values["tokens_per_second"] = progress.tokens_per_second()
         self._directory.write_metrics("train", step, values)
         self._say(progress.line(step, values))

@@ -72,7 +72,7 @@ def build_train_steps(
         @tf.function(jit_compile=runtime.jit_compile)
         def replica_step(inputs, step):
             gradients, sums = compute_gradients(inputs, _weights(inputs), step, 0)
-            return {**sums, "gradient_norm": apply_gradients(gradients), "num_steps": 1.0}
+            return {**sums, "gradient_norm": apply_gradients(gradients), "num_steps": tf.constant(1.0)}
 
     else:
         # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
@@ -85,7 +85,7 @@ def build_train_steps(
             gradients, sums = compute_gradients(inputs, global_weights, step, replica)
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
             norm = apply_gradients(gradients)
-            return {**sums, "gradient_norm": norm / num_replicas, "num_steps": 1.0 / num_replicas}
+            return {**sums, "gradient_norm": norm / num_replicas, "num_steps": tf.constant(1.0 / num_replicas)}
 
     @tf.function
     def train_steps(iterator, first_step, num_steps):

@@ -107,6 +107,7 @@ def test_a_finished_run_says_so(finished, config):
     assert metrics_of(workdir) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 6, 10])
 def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_path, monkeypatch, step):
     config.train.log_interval = 4  # so that stops lie within an interval of metrics
@@ -126,6 +127,7 @@ def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_pa
     assert_same_run(whole, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
@@ -144,6 +146,7 @@ def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monk
     assert_same_run(finished[0], tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluation_is_caught_up_after_a_stop(finished, config, tmp_path, monkeypatch):
     from electra_cli.training.evaluation import Evaluator
 
@@ -196,6 +199,7 @@ def test_harmless_changes_are_named(finished, config, tmp_path):
     train(config, finished[0])
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_and_config_are_named(config, tmp_path):
     config.train.num_steps = 4
     train(config, tmp_path, with_evaluation=False)
@@ -218,6 +222,7 @@ def test_validation_that_will_not_do(config, corpus_file, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
     config.optimizer.learning_rate = 1e30
     with pytest.raises(
@@ -227,6 +232,7 @@ def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
     for path in data_dir.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -241,16 +247,17 @@ def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
-    config.train.num_steps, config.train.global_batch_size = 300, 32
-    config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 300
-    config.optimizer.warmup_steps = 20
+    config.train.num_steps, config.train.global_batch_size = 600, 32
+    config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 600
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-3, 50
+    config.model.initializer_range = 0.1
     config.model.hidden_dropout = config.model.attention_dropout = 0.0
     config.model.hidden_size, config.model.intermediate_size, config.model.embedding_size = 32, 64, 32
-    config.eval.interval = 0
+    config.eval.interval, config.eval.num_examples = 0, 0
     train(config, tmp_path)
     last = metrics_of(tmp_path)[-1]
-    assert last["masked_lm_loss"] < last["unigram_masked_lm_loss"] - 0.5
-    assert last["rtd_auc"] > 0.7
+    assert last["masked_lm_loss"] < last["unigram_masked_lm_loss"] - 0.8
+    assert last["rtd_auc"] > 0.65
 
 
 def first_sums(config, jit_compile="false", steps=3):
@@ -283,6 +290,7 @@ def test_steps_compile_with_xla_and_agree(config):
         np.testing.assert_allclose(first, second, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_update(config):
     config.optimizer.clip_norm = 1e-12
     config.optimizer.weight_decay_rate = 0.0
