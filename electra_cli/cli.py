@@ -6,6 +6,7 @@ two commands can be imported in one process. TensorFlow is not imported here.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -41,6 +42,9 @@ def run(
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/dev/nvidiactl") else "3")
+
+    # Google's client libraries, which tf-models-official imports, announce the end of Python versions.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
 
     def parse(argv: list[str]) -> list[str]:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
