@@ -303,6 +303,8 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
     forbidden: list[str] = []
     allowed: list[str] = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
+        if key.startswith("derived."):
+            continue  # follows from the others, and from the data, which has its own fingerprint
         before, after = flat_old.get(key), flat_new.get(key)
         if before != after:
             is_changeable = any(

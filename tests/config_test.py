@@ -117,6 +117,14 @@ def test_differences_are_sorted_into_harmless_and_not():
     assert differing_keys(old.to_dict(), json.loads(json.dumps(old.to_dict()))) == ([], [])
 
 
+def test_derived_values_are_not_named_as_differences():
+    config = default_config()
+    config.data.dir = "data"
+    old = resolve(config, 100).to_dict()
+    config.model.hidden_size = 512
+    assert differing_keys(old, resolve(config, 100).to_dict()) == (["model.hidden_size: 256 -> 512"], [])
+
+
 def test_a_key_that_is_newer_than_the_run_had_its_default():
     old = default_config().to_dict()
     del old["objective"]["sampling_temperature"]

@@ -88,7 +88,7 @@ class Vocabulary:
             first_line[token] = number
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
-            raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each")
+            raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each token that is missing")
         return cls(tuple(lines))
 
 

@@ -235,7 +235,7 @@ class _Run:
         epochs = num_steps * batch_size / self._source.train.num_examples
         self._say(
             f"Model: {count / 1e6:.1f} million parameters. Data: {self._source.train.num_examples:,} examples; "
-            f"{num_steps:,} steps of {batch_size} see each {epochs:.2f} times."
+            f"{num_steps:,} steps of {batch_size} are {epochs:.2f} epochs."
         )
         self._say(f"Building step {step + 1:,}; the first takes longer than the others.")
 

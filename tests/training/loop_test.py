@@ -85,7 +85,7 @@ def test_a_run_writes_what_it_should(finished):
     assert kept == ["ckpt-12.index", "ckpt-4.index", "ckpt-8.index"]
     assert any((workdir / "tensorboard" / "validation").iterdir())
     text = "\n".join(lines)
-    assert "12 steps of 8 see each" in text
+    assert "12 steps of 8 are" in text
     assert "unigram distribution of the training data" in text
     last = metrics_of(workdir)[-1]
     assert last["unigram_masked_lm_loss"] == pytest.approx(4.0, abs=0.6)

@@ -1,0 +1,163 @@
+"""The original's recorded runs (shared/reference), recomputed from its checkpoints."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from electra_cli import features
+from electra_cli.config import flatten, resolve
+from electra_cli.errors import UserError
+from electra_cli.interop import google_tf1
+from electra_cli.modeling.corruption import corrupt, sample_tokens
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
+from electra_cli.training import metrics
+from electra_cli.training.distribution import build_runtime
+from electra_cli.training.optimization import build_optimizer
+from electra_cli.training.step import build_train_steps
+
+ROOT = pathlib.Path(__file__).parents[2]
+RUNS = [
+    path.parent for shared in (ROOT / "shared", ROOT.parent / "shared") for path in shared.glob("reference/*/run.npz")
+]
+needs_runs = pytest.mark.skipif(not RUNS, reason="shared/reference, the original's recorded runs, is not here")
+
+
+@dataclasses.dataclass
+class Recorded:
+    directory: pathlib.Path
+    config: object
+    arrays: dict
+    model: ElectraPretrainer
+
+    def inputs(self, step):
+        """The masked batch that the original recorded, int32 and float32 tensors."""
+        return {
+            features.INPUT_WORD_IDS: tf.constant(self.arrays["masked_input_ids"][step]),
+            features.INPUT_MASK: tf.constant(self.arrays["input_mask"][step]),
+            features.INPUT_TYPE_IDS: tf.constant(self.arrays["segment_ids"][step]),
+            features.MASKED_LM_POSITIONS: tf.constant(self.arrays["masked_lm_positions"][step], tf.int32),
+            features.MASKED_LM_IDS: tf.constant(self.arrays["masked_lm_ids"][step], tf.int32),
+            features.MASKED_LM_WEIGHTS: tf.constant(self.arrays["masked_lm_weights"][step], tf.float32),
+            features.SAMPLING_UNIFORM: tf.fill(self.arrays["masked_lm_ids"][step].shape, 0.5),
+        }
+
+
+def load(directory):
+    hparams = json.loads((directory / "config.json").read_text())
+    config = google_tf1.config_from_hparams(hparams)
+    config.data.dir = "unused"
+    config.data.max_seq_length = hparams["max_seq_length"]
+    resolved = resolve(config, hparams["vocab_size"])
+    model = build_pretrainer(resolved)
+    google_tf1.load_weights(model, str(directory / "model.ckpt-0"))
+    return Recorded(directory, resolved, dict(np.load(directory / "run.npz")), model)
+
+
+@pytest.fixture(params=RUNS, ids=lambda path: path.name)
+def recorded(request):
+    return load(request.param)
+
+
+def largest(difference):
+    return float(np.abs(np.asarray(difference)).max())
+
+
+@needs_runs
+def test_slots_are_as_many_as_there(recorded):
+    assert recorded.config.derived.max_predictions_per_seq == recorded.arrays["masked_lm_ids"].shape[-1]
+
+
+@needs_runs
+def test_outputs_of_the_first_step(recorded):
+    inputs, arrays = recorded.inputs(0), recorded.arrays
+    outputs = recorded.model(inputs, training=False)
+    assert largest(outputs["lm_outputs"] - arrays["mlm_logits"][0]) < 1e-5
+    sampled = sample_tokens(outputs["lm_outputs"], inputs[features.SAMPLING_UNIFORM], temperature=1e-6)
+    corrupted, labels = corrupt(inputs, sampled)
+    np.testing.assert_array_equal(corrupted[features.INPUT_WORD_IDS], arrays["corrupted_ids"][0])
+    np.testing.assert_array_equal(labels, arrays["rtd_labels"][0])
+    np.testing.assert_array_equal(outputs["disc_label"], arrays["rtd_labels"][0])
+    encoded = recorded.model.discriminator_network(corrupted, training=False)["sequence_output"]
+    real = arrays["input_mask"][0][..., np.newaxis] > 0
+    assert largest((encoded - arrays["disc_sequence_output"][0]) * real) < 1e-5
+    assert largest((tf.sigmoid(outputs["disc_logits"]) - arrays["rtd_probs"][0]) * real[..., 0]) < 1e-5
+
+
+@needs_runs
+def test_ten_steps_and_the_weights_after_them(recorded):
+    config, arrays = recorded.config, recorded.arrays
+    optimizer = build_optimizer(config)
+    optimizer.build(recorded.model.trainable_variables)
+    train_steps = build_train_steps(recorded.model, optimizer, build_runtime(config), config)
+    num_steps = len(arrays["total_loss"])
+    for step in range(num_steps):
+        outputs = recorded.model(recorded.inputs(step), training=False)
+        np.testing.assert_array_equal(outputs["disc_label"], arrays["rtd_labels"][step])
+        assert largest(tf.sigmoid(outputs["disc_logits"]) - arrays["rtd_probs"][step]) < 1e-5
+        batches = iter(tf.data.Dataset.from_tensors(recorded.inputs(step)))
+        sums = train_steps(batches, tf.constant(step, tf.int64), tf.constant(1, tf.int64))
+        found = metrics.summarize({name: value.numpy() for name, value in sums.items()}, 1.0, 50.0)
+        assert found["masked_lm_loss"] == pytest.approx(arrays["mlm_loss"][step], rel=1e-4)
+        assert found["rtd_loss"] == pytest.approx(arrays["rtd_loss"][step], rel=1e-4)
+        assert found["total_loss"] == pytest.approx(arrays["total_loss"][step], rel=1e-4)
+    trained = build_pretrainer(config)
+    google_tf1.load_weights(trained, str(recorded.directory / f"model.ckpt-{num_steps}"))
+    for variable, expected in zip(recorded.model.trainable_variables, trained.trainable_variables, strict=True):
+        assert largest(variable - expected) < 1e-5, variable.name
+
+
+@needs_runs
+def test_every_weight_is_loaded_once(recorded):
+    variables = [variable for variable, _ in google_tf1.named_weights(recorded.model)]
+    assert len(variables) == len({variable.ref() for variable in variables})
+    assert {variable.ref() for variable in variables} == {
+        variable.ref() for variable in recorded.model.trainable_variables
+    }
+    stored = tf.train.load_checkpoint(str(recorded.directory / "model.ckpt-0")).get_variable_to_shape_map()
+    names = {name for _, names in google_tf1.named_weights(recorded.model) for name in names}
+    assert names == {name for name in stored if "adam" not in name and name != "global_step"}
+
+
+@needs_runs
+def test_checkpoints_of_other_sizes_are_refused():
+    recorded = load(RUNS[0])
+    before = [variable.numpy() for variable in recorded.model.trainable_variables]
+    wrong = recorded.config.to_dict()
+    for section, key, value, message in (
+        ("model", "num_layers", 3, "has no weight electra/encoder/layer_2"),
+        ("model", "intermediate_size", 96, "which does not make the"),
+        ("model", "embedding_size", 16, "has shape"),
+    ):
+        config = google_tf1.config_from_hparams(json.loads((recorded.directory / "config.json").read_text()))
+        config.data.dir = "unused"
+        config[section][key] = value
+        model = build_pretrainer(resolve(config, wrong["derived"]["vocab_size"]))
+        untouched = [variable.numpy() for variable in model.trainable_variables]
+        with pytest.raises(UserError, match=message):
+            google_tf1.load_weights(model, str(recorded.directory / "model.ckpt-10"))
+        for variable, value_before in zip(model.trainable_variables, untouched, strict=True):
+            np.testing.assert_array_equal(variable, value_before)
+    with pytest.raises(UserError, match=r"none is no checkpoint that can be read"):
+        google_tf1.load_weights(recorded.model, str(recorded.directory / "none"))
+    for variable, value_before in zip(recorded.model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value_before)
+
+
+def test_hyperparameters_become_ours():
+    config = google_tf1.config_from_hparams(
+        {
+            "generator_layers": 0.5,
+            "mask_prob": 0.25,
+            "model_hparam_overrides": {"hidden_size": 64, "num_attention_heads": 2},
+        }
+    )
+    flat = flatten(config)
+    assert flat["data.mask_prob"] == 0.25
+    assert flat["model.generator_layers"] == 0.5
+    assert (flat["model.hidden_size"], flat["model.num_attention_heads"]) == (64, 2)
+    with pytest.raises(UserError, match="without a counterpart: untied_generator"):
+        google_tf1.config_from_hparams({"untied_generator": False})
