@@ -2,7 +2,7 @@
 
     electra-pretrain --config=large --config.data.dir=DATA --workdir=RUN --config.runtime.precision=bfloat16
 
-ELECTRA-1.75M is the same with --config.train.num_steps=1750000. For pods of TPUs or many GPUs.
+ELECTRA-1.75M is the same with --config.train.num_steps=1750000.
 """
 
 import ml_collections

@@ -216,7 +216,7 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
         {
             "vocab_size": vocab_size,
             # The original's number of slots (configure_pretraining.py): room for rounding up.
-            "max_predictions_per_seq": max(1, int((mask_prob + 0.005) * length)),
+            "max_predictions_per_seq": min(length, max(1, int((mask_prob + 0.005) * length))),
             "generator_hidden_size": hidden_size,
             "generator_num_layers": max(1, round(config.model.num_layers * config.model.generator_layers)),
             # The original's rule: heads of 64 units, feed-forward of 4 times the width.
@@ -304,7 +304,7 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
     allowed: list[str] = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
         if key.startswith("derived."):
-            continue  # follows from the others, and from the data, which has its own fingerprint
+            continue  # follows from the others and from the data, whose fingerprint is compared
         before, after = flat_old.get(key), flat_new.get(key)
         if before != after:
             is_changeable = any(

@@ -13,7 +13,6 @@ ALGORITHM = "philox"
 class Stream(enum.IntEnum):
     """What a seed is for; no two uses share one."""
 
-    INITIAL_WEIGHTS = 0
     SHARD_ORDER = 1
     EXAMPLE_ORDER = 2
     MASKING = 3

@@ -154,3 +154,9 @@ def test_resolved_configs_are_frozen():
     assert isinstance(resolved, ml_collections.FrozenConfigDict)
     with pytest.raises(AttributeError):
         resolved.train.seed = 1
+
+
+def test_slots_are_never_more_than_tokens():
+    config = default_config()
+    config.data.dir, config.data.mask_prob = "data", 0.999
+    assert resolve(config, 100).derived.max_predictions_per_seq == 128

@@ -45,10 +45,8 @@ def pack_document(
 
     gathered: list[list[int]] = []
     length, target = 0, draw_target()
-    for sentence in sentences:
-        if not sentence:
-            continue
-        gathered.append(list(sentence))
+    for sentence in _without_giants(sentences, 64 * max_seq_length):
+        gathered.append(sentence)
         length += len(sentence)
         while length >= target:
             segments, gathered = _divide(gathered, max_seq_length, target, rng, single_segment_prob)
@@ -58,6 +56,13 @@ def pack_document(
         segments, gathered = _divide(gathered, max_seq_length, target, rng, single_segment_prob)
         yield segments
         target = draw_target()
+
+
+def _without_giants(sentences: Iterable[Sequence[int]], longest: int) -> Iterator[list[int]]:
+    """Cuts sentences longer than `longest`: each example copies what is left of its last sentence."""
+    for sentence in sentences:
+        for begin in range(0, len(sentence), longest):
+            yield list(sentence[begin : begin + longest])
 
 
 def _divide(

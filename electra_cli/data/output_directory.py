@@ -62,6 +62,7 @@ class OutputDirectory:
         os.remove(os.path.join(self.path, ".lock"))
         old = f"{self._target}.old"
         if os.path.isdir(self._target):
+            shutil.rmtree(old, ignore_errors=True)  # left by a kill at this very place
             os.rename(self._target, old)
         os.rename(self.path, self._target)
         shutil.rmtree(old, ignore_errors=True)

@@ -231,7 +231,7 @@ class _Spool:
         self.num_documents = 0
         self.num_examples = {"train": 0, "validation": 0}
         self.num_bytes = {"train": 0, "validation": 0}
-        self._least: PackedDocument | None = None  # what is held out when chance holds out nothing
+        self._least: list[PackedDocument] = []  # what is held out when chance holds out nothing: one text, all copies
         self._moved: frozenset[bytes] = frozenset()
 
     def add(self, document: PackedDocument, validation_fraction: float) -> None:
@@ -244,8 +244,12 @@ class _Spool:
             stream.write(ids)
             self.num_examples[split] += 1
             self.num_bytes[split] += len(ids)
-        if document.examples and (self._least is None or document.held_out_hash < self._least.held_out_hash):
-            self._least = document
+        if document.examples:
+            least = self._least[0].held_out_hash if self._least else 1.0
+            if document.held_out_hash < least:
+                self._least = [document]
+            elif document.held_out_hash == least:
+                self._least.append(document)
 
     def finish(self, validation_fraction: float) -> None:
         """Closes the buckets and makes sure that both splits hold something.
@@ -254,10 +258,10 @@ class _Spool:
           UserError: there is no example, or no document can be held out.
         """
         self._stack.close()
-        if self._least is None:
+        if not self._least:
             raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
         if validation_fraction > 0 and not self.num_examples["validation"]:
-            moved = self._least.examples
+            moved = [example for document in self._least for example in document.examples]
             self._moved = frozenset(key for key, _, _ in moved)
             for split, sign in (("validation", 1), ("train", -1)):
                 self.num_examples[split] += sign * len(moved)

@@ -14,8 +14,10 @@ class RecordFormat(enum.Enum):
     """Who wrote a TFRecord; the values are the features that tell."""
 
     ELECTRA_PRETRAIN = ("input_word_ids", "first_segment_length")
+    # tf-models-official writes the old names of BERT unless told otherwise; masks tell it from google-research/electra.
+    TF_MODELS_V1 = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
+    TF_MODELS_V2 = ("input_word_ids", "input_mask", "input_type_ids", "masked_lm_positions")
     GOOGLE_ELECTRA = ("input_ids", "input_mask", "segment_ids")
-    TF_MODELS = ("input_word_ids", "input_mask", "input_type_ids")
 
 
 def detect_format(serialized: bytes) -> tuple[RecordFormat | None, int]:
@@ -44,14 +46,15 @@ def parse_records(
     """
     if record_format is RecordFormat.ELECTRA_PRETRAIN:
         return _parse_electra_pretrain(serialized, max_seq_length, pad_id)
-    names = record_format.value
+    names = record_format.value[:3]
+    is_masked = record_format is not RecordFormat.GOOGLE_ELECTRA
     spec: dict[str, object] = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in names}
-    if record_format is RecordFormat.TF_MODELS:
+    if is_masked:
         spec |= {name: tf.io.RaggedFeature(tf.int64) for name in ("masked_lm_positions", "masked_lm_ids")}
         spec["masked_lm_weights"] = tf.io.RaggedFeature(tf.float32)
     parsed = tf.io.parse_example(serialized, spec)
     batch = {ours: tf.cast(parsed[theirs], tf.int32) for ours, theirs in zip(features.UNMASKED, names, strict=True)}
-    if record_format is RecordFormat.TF_MODELS:
+    if is_masked:
         batch[features.INPUT_WORD_IDS] = _unmask(batch[features.INPUT_WORD_IDS], parsed)
     return batch
 

@@ -1,7 +1,10 @@
 """What a data directory holds, as training needs it: shards by split, vocabulary, token counts."""
 
+import contextlib
 import dataclasses
+import hashlib
 import struct
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -43,7 +46,6 @@ class DataSource:
       vocabulary: its vocabulary.
       train, validation: its splits; None when there is no such shard.
       token_counts: int64 [vocab_size], occurrences of each id in the training split; None when not recorded.
-      real_tokens_per_example: mean of the training split; None when not recorded.
       fingerprint: tells one data set from another.
     """
 
@@ -52,7 +54,6 @@ class DataSource:
     train: Split
     validation: Split | None
     token_counts: np.ndarray | None
-    real_tokens_per_example: float | None
     fingerprint: str
 
 
@@ -93,7 +94,6 @@ def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
         train=train,
         validation=_prepared_split(data_dir, manifest, "validation"),
         token_counts=read_token_counts(data_dir),
-        real_tokens_per_example=manifest.real_tokens("train") / manifest.num_examples("train"),
         fingerprint=manifest.fingerprint,
     )
 
@@ -119,6 +119,7 @@ def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
         raise UserError(f"{vocab_file} is missing: put the vocabulary there that the TFRecords were made with")
     counts = {file: count_records(file) for file in files}
     files = [file for file in files if counts[file]]  # google-research/electra leaves empty shards
+    vocabulary = Vocabulary.from_file(vocab_file)
     if not files:
         raise UserError(f"the TFRecords of {data_dir} hold no examples")
     record_format, length = detect_format(next(iter(tf.data.TFRecordDataset(files[0]))).numpy())
@@ -137,13 +138,40 @@ def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
         raise UserError(f"{data_dir} has no training shards, only validation ones")
     return DataSource(
         data_dir=data_dir,
-        vocabulary=Vocabulary.from_file(vocab_file),
+        vocabulary=vocabulary,
         train=train,
         validation=split(True),
         token_counts=None,
-        real_tokens_per_example=None,
-        fingerprint=" ".join(f"{file.rsplit('/', 1)[-1]}:{counts[file]}" for file in files),
+        fingerprint=_foreign_fingerprint(vocabulary, length, counts),
     )
+
+
+def _foreign_fingerprint(vocabulary: Vocabulary, length: int, counts: dict[str, int]) -> str:
+    """Tells one data set from another without reading all of it: by vocabulary, and by names and sizes of shards."""
+    parts = [vocabulary.sha256, str(length)]
+    parts += [f"{file.rsplit('/', 1)[-1]}:{counts[file]}:{tf.io.gfile.stat(file).length}" for file in sorted(counts)]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def reading(data_dir: str, when: str) -> Iterator[None]:
+    """Turns the errors of datasets that are iterated within it into a `UserError` that names the data.
+
+    Args:
+      data_dir: the directory that is read.
+      when: 'between steps 5 and 10'.
+    """
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        message = " ".join(str(error).split())
+        # Other operations raise the last of these too; where they do it is no damage.
+        if isinstance(error, tf.errors.InvalidArgumentError) and "GetNext" not in message:
+            raise
+        raise UserError(
+            f"reading {data_dir} failed {when}: {message[:300]}; prepare the data anew, then the same command goes on "
+            f"from the newest checkpoint"
+        ) from error
 
 
 def _check_length(data_dir: str, found: int, configured: int) -> None:

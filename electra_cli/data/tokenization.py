@@ -21,7 +21,8 @@ class Tokenizer:
 
         pieces = {token: index for index, token in enumerate(vocabulary.tokens)}
         self._tokenizer = tokenizers.Tokenizer(
-            models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)  # BERT: longer words are unknown
+            # Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
+            models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)
         )
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()

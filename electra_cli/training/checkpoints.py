@@ -61,15 +61,22 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint cannot be read or is of another model.
         """
-        path = self._manager.latest_checkpoint
-        if path is None:
+        recorded = self._manager.checkpoints
+        present = [path for path in recorded if tf.io.gfile.exists(f"{path}.index")]
+        if not recorded:
             return None
+        if not present:
+            raise UserError(
+                f"{self._manager.directory} names checkpoints of which none is there any more ({recorded[-1]}): "
+                f"put one back, or choose another --workdir"
+            )
+        path = present[-1]
         try:
             self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
         except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"checkpoint {path} cannot be restored ({reason}); move it away to go on from the one before"
+                f"checkpoint {path} cannot be restored ({reason}); move its files away to go on from the one before"
             ) from error
         return int(self._optimizer.iterations.numpy())
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.masking import MaskingSettings
-from electra_cli.data.source import DataSource
+from electra_cli.data.source import DataSource, reading
 from electra_cli.errors import UserError
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.training import metrics
@@ -50,7 +50,7 @@ class Evaluator:
         masking: MaskingSettings,
     ):
         assert source.validation is not None
-        self._objective = config.objective
+        self._objective, self._data_dir = config.objective, source.data_dir
         baseline = (
             None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
         )
@@ -76,17 +76,19 @@ class Evaluator:
 
         Returns:
           The metrics of `metrics.summarize`, and `unigram_masked_lm_loss` when token counts are known: the loss of
-          guessing every masked token by its frequency in the training data, in nats.
+          guessing every masked token by its frequency in the training data, in nats; and `num_examples`.
         """
         totals: dict[str, np.ndarray] = {}
-        for batch in self._dataset:
-            before_batch()
-            for name, value in self._step(batch).items():
-                totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
+        with reading(self._data_dir, "in evaluation"):
+            for batch in self._dataset:
+                before_batch()
+                for name, value in self._step(batch).items():
+                    totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
         weights = self._objective.generator_loss_weight, self._objective.discriminator_loss_weight
         result = metrics.summarize(totals, *weights)
         if "unigram_loss" in totals:
             result["unigram_masked_lm_loss"] = float(totals["unigram_loss"] / totals["masked_lm_weight"])
+        result["num_examples"] = self.num_examples
         return result
 
 
@@ -107,7 +109,7 @@ def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ..
     return log_probs.astype(np.float32)
 
 
-def format_table(result: dict[str, float], step: int, num_examples: int) -> str:
+def format_table(result: dict[str, float], step: int) -> str:
     """Returns a table of held-out metrics beside their baselines, for people."""
     unigram = result.get("unigram_masked_lm_loss")
     all_original = 1.0 - result["replaced_fraction"]
@@ -117,10 +119,10 @@ def format_table(result: dict[str, float], step: int, num_examples: int) -> str:
         "rtd_accuracy": f"{all_original:.4f}  calling every token original",
     }
     lines = [
-        f"Held-out evaluation at step {step:,} on {num_examples:,} examples:",
+        f"Held-out evaluation at step {step:,} on {result['num_examples']:,} examples:",
         f"  {'metric':<28}{'value':>9}   baseline",
     ]
     for name, value in result.items():
-        if name != "unigram_masked_lm_loss":
+        if name not in ("unigram_masked_lm_loss", "num_examples"):
             lines.append(f"  {name:<28}{value:>9.4f}   {baselines.get(name, '')}".rstrip())
     return "\n".join(lines)

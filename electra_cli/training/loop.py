@@ -10,7 +10,7 @@ import tf_keras
 from electra_cli.config import notices, resolve
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.masking import MaskingSettings
-from electra_cli.data.source import DataSource, open_data
+from electra_cli.data.source import DataSource, open_data, reading
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
 from electra_cli.training import metrics
@@ -50,7 +50,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     evaluator = Evaluator(model, runtime, resolved, source, masking_settings(resolved, source))
     result = evaluator.run()
-    say(format_table(result, step, evaluator.num_examples))
+    say(format_table(result, step))
     return result
 
 
@@ -118,7 +118,9 @@ class _Run:
             progress = Progress(step, num_steps)
             while step < num_steps:
                 target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
-                sums = self._call(train_steps, iterator, step, target - step)
+                with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
+                    sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+                self._check_finite(sums, step, target)
                 step = target
                 self._sums.add(sums)
                 progress.add(float(sums["rtd_weight"]))
@@ -142,7 +144,13 @@ class _Run:
         if step is None:
             return 0
         self._saved_step = step
-        evaluated = [line for line in lines if line["split"] == "validation" and line["step"] == step]
+        evaluated = [
+            line
+            for line in lines
+            if self._evaluator is not None
+            and (line["split"], line["step"]) == ("validation", step)
+            and line["num_examples"] == self._evaluator.num_examples
+        ]
         if evaluated:
             self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
         elif self._is_evaluation_due(step):
@@ -163,26 +171,20 @@ class _Run:
         )
         return iter(self._runtime.strategy.experimental_distribute_dataset(dataset))
 
-    def _call(self, train_steps: Callable, iterator: Iterator, step: int, num_steps: int) -> dict[str, tf.Tensor]:
-        try:
-            return train_steps(iterator, tf.constant(step, tf.int64), tf.constant(num_steps, tf.int64))
-        except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
-            # Damage in a shard shows when it is read; what was trained before is saved.
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"reading {self._source.data_dir} failed between steps {step:,} and {step + num_steps:,}: {reason}; "
-                f"prepare the data anew"
-            ) from error
+    def _check_finite(self, sums: dict[str, tf.Tensor], first: int, last: int) -> None:
+        # After every call, so that weights that are not finite are never saved.
+        for name in ("masked_lm_loss", "rtd_loss", "gradient_norm"):
+            if not math.isfinite(float(sums[name])):
+                raise UserError(
+                    f"{name} became {float(sums[name])} between steps {first:,} and {last:,}: begin a run with a lower "
+                    f"config.optimizer.learning_rate or more config.optimizer.warmup_steps in another --workdir "
+                    f"(the last checkpoint here is of step {max(self._saved_step, 0):,})"
+                )
 
     def _log(self, step: int, progress: Progress) -> None:
         sums = self._sums.take()
         objective = self._config.objective
         values = metrics.summarize(sums, objective.generator_loss_weight, objective.discriminator_loss_weight)
-        if not math.isfinite(values["total_loss"]):
-            raise UserError(
-                f"the loss became {values['total_loss']} before step {step:,}: start from the checkpoint of step "
-                f"{max(self._saved_step, 0):,} with a lower config.optimizer.learning_rate in another --workdir"
-            )
         values["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
         # The rate that the last update was made with.
         values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
@@ -197,6 +199,7 @@ class _Run:
 
     def _end_if_asked(self, step: int) -> None:
         if self._stop.requested and step < self._config.train.num_steps:
+            self._save(step)
             raise Interrupted(
                 f"stopped by {self._stop.name} at step {step:,}; saved: the same command goes on from there"
             )
@@ -209,6 +212,7 @@ class _Run:
     def _evaluate(self, step: int) -> None:
         def end_if_asked() -> None:
             if self._stop.requested:
+                self._save(step)
                 raise Interrupted(
                     f"stopped by {self._stop.name} while evaluating step {step:,}; saved: "
                     f"the same command goes on from there"
@@ -227,7 +231,7 @@ class _Run:
         if self._last_result is None:
             self._evaluate(step)
         assert self._evaluator is not None and self._last_result is not None
-        self._say(format_table(self._last_result, step, self._evaluator.num_examples))
+        self._say(format_table(self._last_result, step))
 
     def _describe(self, step: int) -> None:
         count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)

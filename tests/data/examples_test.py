@@ -36,6 +36,11 @@ def test_what_exceeds_an_example_begins_the_next():
     ]
 
 
+def test_a_line_of_any_length_is_packed_in_time():
+    packed = pack([list(range(300_000))], 16, single=1.0)  # minutes, were the rest copied for each example
+    assert [token for segments in packed for token in segments.first] == list(range(300_000))
+
+
 def test_short_targets_make_shorter_examples():
     lengths = [len(segments.first) for segments in pack([[1]] * 4000, 64, single=1.0, short=1.0)]
     assert min(lengths) == 5

@@ -168,17 +168,26 @@ def test_records_of_google_research_are_read(data_dir, tmp_path):
     np.testing.assert_array_equal(batch["input_type_ids"], [[0, 0, 0, 0, 0, 1, 1, 0]] * 2)
 
 
-def test_records_of_tf_models_are_unmasked_and_masked_anew(data_dir, tmp_path):
+@pytest.mark.parametrize("names", [("input_ids", "segment_ids"), ("input_word_ids", "input_type_ids")])
+def test_records_of_tf_models_are_unmasked_and_masked_anew(data_dir, tmp_path, names):
     record = example(
-        input_word_ids=[2, 4, 8, 9, 3, 4, 3, 0],
+        **{names[0]: [2, 4, 8, 9, 3, 4, 3, 0], names[1]: [0] * 8},
         input_mask=[1] * 7 + [0],
-        input_type_ids=[0] * 8,
         masked_lm_positions=[1, 5, 0],
         masked_lm_ids=[7, 10, 0],
         masked_lm_weights=[1.0, 1.0, 0.0],
     )
     write_foreign(data_dir, tmp_path, "data.tfrecord", [record, record])
     assert unmasked_rows(tmp_path, 8)[0] == [(2, 7, 8, 9, 3, 10, 3)] * 2
+
+
+def test_foreign_data_with_another_vocabulary_is_other_data(data_dir, tmp_path):
+    record = example(input_ids=[2, 7, 8, 9, 3, 10, 3, 0], input_mask=[1] * 7 + [0], segment_ids=[0] * 8)
+    write_foreign(data_dir, tmp_path, "a.tfrecord", [record])
+    before = open_data(str(tmp_path), 8).fingerprint
+    assert open_data(str(tmp_path), 8).fingerprint == before
+    (tmp_path / "vocab.txt").write_text((tmp_path / "vocab.txt").read_text() + "another\n")
+    assert open_data(str(tmp_path), 8).fingerprint != before
 
 
 def test_bad_directories(data_dir, tmp_path):

@@ -88,6 +88,14 @@ def test_one_document_is_held_out_where_chance_holds_out_none(tmp_path):
     assert none.splits["validation"] == ()
 
 
+def test_all_copies_of_that_document_are_held_out(tmp_path):
+    text = make_text(4)
+    (tmp_path / "text.txt").write_text("\n".join([text] * 3))
+    directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "data", validation_fraction=1e-9)
+    assert manifest.num_examples("validation") % 3 == 0
+    assert not set(read_records(directory, "train")) & set(read_records(directory, "validation"))
+
+
 def test_one_document_cannot_be_divided(tmp_path):
     (tmp_path / "text.txt").write_text(make_text(60).replace("\n\n", "\n"))
     with pytest.raises(UserError, match=r"1 document\(s\), and all of them would be held out.*--validation_fraction=0"):
@@ -128,6 +136,8 @@ def prepare_to(directory, file, settings, num_workers):
 def test_overwriting_replaces_the_whole(corpus_file, data_dir, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").write_text("x")
+    (tmp_path / "data.old").mkdir()  # left by a kill between two renames
+    (tmp_path / "data.old" / "older").write_text("x")
     settings = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.15)
     prepare_to(tmp_path / "data", corpus_file, settings, num_workers=1)
     assert_same_files(data_dir, tmp_path / "data")

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from electra_cli.config import resolve
 from electra_cli.data.input_pipeline import training_dataset
-from electra_cli.data.source import open_data
+from electra_cli.data.source import open_data, reading
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.training import checkpoints, loop
 from electra_cli.training.distribution import build_runtime
@@ -158,8 +158,9 @@ def test_evaluation_is_caught_up_after_a_stop(finished, config, tmp_path, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "run", stopped)
-        with pytest.raises(Interrupted, match="while evaluating step 6"):
+        with pytest.raises(Interrupted, match="while evaluating step 6; saved"):
             train(config, tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-6")
     train(config, tmp_path)
     assert_same_run(finished[0], tmp_path)
 
@@ -192,6 +193,14 @@ def test_bad_workdirs(finished, config, tmp_path, corpus_file):
         train(config, tmp_path / "held")
 
 
+def test_a_finished_run_is_evaluated_anew_on_another_number_of_examples(config, tmp_path):
+    config.train.num_steps = config.train.checkpoint_interval = config.eval.interval = 2
+    train(config, tmp_path)
+    config.eval.num_examples = 12
+    assert "Held-out evaluation at step 2 on 12 examples" in train(config, tmp_path)[-2]
+    assert [line["num_examples"] for line in metrics_of(tmp_path) if line["split"] == "validation"] == [20, 12]
+
+
 def test_harmless_changes_are_named(finished, config, tmp_path):
     config.train.checkpoint_interval = 6
     assert "Changed since the run began: train.checkpoint_interval: 4 -> 6" in train(config, finished[0])
@@ -201,11 +210,18 @@ def test_harmless_changes_are_named(finished, config, tmp_path):
 
 @pytest.mark.slow
 def test_damaged_checkpoint_and_config_are_named(config, tmp_path):
-    config.train.num_steps = 4
+    config.train.num_steps, config.train.checkpoint_interval = 4, 2
     train(config, tmp_path, with_evaluation=False)
     (data,) = (tmp_path / "checkpoints").glob("ckpt-4.data*")
     data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(UserError, match="ckpt-4 cannot be restored"):
+    with pytest.raises(UserError, match=r"ckpt-4 cannot be restored .*move its files away"):
+        train(config, tmp_path, with_evaluation=False)
+    for path in (tmp_path / "checkpoints").glob("ckpt-4.*"):
+        path.rename(tmp_path / path.name)
+    assert "Going on from step 2." in train(config, tmp_path, with_evaluation=False)
+    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
+        path.unlink()
+    with pytest.raises(UserError, match="names checkpoints of which none is there any more"):
         train(config, tmp_path, with_evaluation=False)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
@@ -225,9 +241,9 @@ def test_validation_that_will_not_do(config, corpus_file, tmp_path):
 @pytest.mark.slow
 def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
     config.optimizer.learning_rate = 1e30
-    with pytest.raises(
-        UserError, match=r"the loss became nan before step \d+: .*lower config\.optimizer\.learning_rate"
-    ):
+    config.train.log_interval, config.train.checkpoint_interval = 12, 2
+    config.optimizer.warmup_steps = 0
+    with pytest.raises(UserError, match=r"became nan between steps 0 and 2: .*lower config\.optimizer\.learning_rate"):
         train(config, tmp_path, with_evaluation=False)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
@@ -243,6 +259,16 @@ def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
     config.data.dir = str(tmp_path)
     with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 2: .*prepare the data anew"):
         train(config, tmp_path / "run")
+
+
+def test_only_errors_of_reading_are_told_as_damage():
+    with pytest.raises(tf.errors.InvalidArgumentError), reading("data", "in a test"):
+        tf.debugging.assert_equal(1, 2)
+    dataset = tf.data.Dataset.from_tensors(b"no example").map(
+        lambda x: tf.io.parse_example([x], {"a": tf.io.RaggedFeature(tf.int64)})
+    )
+    with pytest.raises(UserError, match="reading data failed in a test"), reading("data", "in a test"):
+        next(iter(dataset))
 
 
 @pytest.mark.slow
@@ -310,6 +336,6 @@ def test_unigram_baseline_by_hand():
 
 
 def test_table_without_a_baseline():
-    table = format_table({"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95}, 7, 20)
+    table = format_table({"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95, "num_examples": 20}, 7)
     assert "unigram" not in table
     assert "0.9000  calling every token original" in table
