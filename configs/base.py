@@ -1,6 +1,6 @@
 """ELECTRA-Base (Clark et al., ICLR 2020, Table 6): 110 million parameters, 766 thousand steps.
 
-    electra-pretrain --config=base --config.data.dir=DATA --workdir=RUN --config.runtime.precision=bfloat16
+    electra-pretrain --config=base --config.data.dir=DATA --workdir=RUN --config.runtime.precision=mixed_bfloat16
 
 The paper trained it for 4 days on 16 TPU v3 chips.
 """

@@ -1,6 +1,6 @@
 """ELECTRA-Large (Clark et al., ICLR 2020, Table 6), trained as ELECTRA-400K: 335 million parameters.
 
-    electra-pretrain --config=large --config.data.dir=DATA --workdir=RUN --config.runtime.precision=bfloat16
+    electra-pretrain --config=large --config.data.dir=DATA --workdir=RUN --config.runtime.precision=mixed_bfloat16
 
 ELECTRA-1.75M is the same with --config.train.num_steps=1750000.
 """

@@ -1,7 +1,8 @@
 """Every setting of a pre-training run: declared once, overridden by presets and flags, validated and derived here.
 
 `default_config()` declares the keys. The files in `configs/` override some of them; `--config.section.key=value`
-overrides both. `resolve()` checks the whole and computes what follows from it. TensorFlow is not imported here.
+overrides both. `resolve()` checks the whole (`config_checks.py`) and computes what follows from it. TensorFlow is not
+imported here.
 """
 
 import json
@@ -11,11 +12,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from electra_cli.config_checks import validate
 from electra_cli.errors import UserError
-
-PRECISIONS = ("float32", "bfloat16")
-STRATEGIES = ("auto", "one_device", "mirrored")
-JIT_CHOICES = ("auto", "true", "false")
 
 # Keys that a started run may change: they decide what is watched, kept and computed on, not what is learned.
 CHANGEABLE_KEYS = (
@@ -42,14 +40,24 @@ def default_config() -> ml_collections.ConfigDict:
     data.max_seq_length = 128
     # Fraction of an example's real tokens that is masked.
     data.mask_prob = 0.15
-    # Fraction of the masked slots that shows [MASK]; the others keep their token (the original's choice).
+    # Fraction of the masked slots that shows [MASK], and fraction that shows a random token; the others keep their
+    # token. The original's choice; BERT's is 0.8 and 0.1.
     data.mask_token_prob = 0.85
+    data.random_token_prob = 0.0
+    # What is masked as one: token, or word (WordPiece's "##", or the segmentation that the data was prepared with).
+    data.mask_unit = "token"
+    # Longest span, in units, that is masked as one; a length n is drawn in proportion to 1/n (ALBERT, section 4.1).
+    data.max_ngram = 1
 
     config.model = model = ml_collections.ConfigDict()
     # Entries of the vocabulary; unset: the data's. When set it must be the data's.
     model.vocab_size = config_dict.placeholder(int)
-    # Width of the word, position and type embeddings, which both networks share.
+    # Width of the word, position and type embeddings.
     model.embedding_size = 128
+    # What the networks share: all (word, position and type embeddings and their LayerNorm: the original), word (the
+    # word embeddings), none, or gradient_disentangled (the discriminator adds its own to the generator's, which it
+    # does not change: DeBERTaV3, section 3.3).
+    model.embedding_sharing = "all"
     # Discriminator: layers, width, heads, width of the feed-forward layer.
     model.num_layers = 12
     model.hidden_size = 256
@@ -59,6 +67,11 @@ def default_config() -> ml_collections.ConfigDict:
     model.generator_size = 0.25
     # Generator: its layers as a fraction of the discriminator's.
     model.generator_layers = 1.0
+    # Generator by numbers, each in place of what the two fractions give; unset: the fractions decide.
+    model.generator_num_layers = config_dict.placeholder(int)
+    model.generator_hidden_size = config_dict.placeholder(int)
+    model.generator_num_attention_heads = config_dict.placeholder(int)
+    model.generator_intermediate_size = config_dict.placeholder(int)
     # Longest sequence, in tokens, that the position table serves.
     model.max_position_embeddings = 512
     # Segment types of the type table.
@@ -71,31 +84,50 @@ def default_config() -> ml_collections.ConfigDict:
     model.initializer_range = 0.02
 
     config.objective = objective = ml_collections.ConfigDict()
+    # electra, or mlm: masked language modeling alone (BERT without next-sentence prediction), which trains the network
+    # of the discriminator's size and reads no other key of this section.
+    objective.name = "electra"
     # total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD (paper, section 2).
     objective.generator_loss_weight = 1.0
     objective.discriminator_loss_weight = 50.0
     # Temperature of the softmax that replacements are sampled from (the original's `temperature`).
     objective.sampling_temperature = 1.0
+    # Never sample the original token (the original's `disallow_correct`).
+    objective.disallow_correct = False
+    # Draw replacements uniformly from the vocabulary; there is no generator (the original's `uniform_generator`).
+    objective.uniform_generator = False
+    # One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).
+    objective.tied_generator = False
 
     config.optimizer = optimizer = ml_collections.ConfigDict()
+    # adam_weight_decay (the original's: no bias correction), adamw (with bias correction), or lamb.
+    optimizer.name = "adam_weight_decay"
     # Learning rate at the end of warm-up, before decay.
     optimizer.learning_rate = 5e-4
+    # linear (the original's product of warm-up and decay), cosine, or warmup_stable_decay.
+    optimizer.schedule = "linear"
     # Steps of linear warm-up.
     optimizer.warmup_steps = 10_000
+    # warmup_stable_decay: fraction of the run, at its end, in which the rate falls to 0.
+    optimizer.decay_fraction = 0.1
     # Decoupled weight decay of all weights but biases and LayerNorm.
     optimizer.weight_decay_rate = 0.01
-    # Adam's moments and epsilon; there is no bias correction, as in the original.
+    # Decay of Adam's moments, and epsilon.
     optimizer.beta_1 = 0.9
     optimizer.beta_2 = 0.999
     optimizer.epsilon = 1e-6
     # Global norm that gradients are clipped to.
     optimizer.clip_norm = 1.0
+    # Decay of the exponential moving average of the weights that evaluation and export use; 0: none is kept.
+    optimizer.ema_decay = 0.0
 
     config.train = train = ml_collections.ConfigDict()
     # Optimizer updates in the whole run; the learning rate reaches 0 there.
     train.num_steps = 1_000_000
     # Examples of one step over all replicas.
     train.global_batch_size = 128
+    # Parts that a replica divides its share of a step's examples into, one after the other, to save memory.
+    train.gradient_accumulation_steps = 1
     # Everything random follows from this number and the step.
     train.seed = 0
     # Steps of one host call; must divide every *_interval.
@@ -116,7 +148,8 @@ def default_config() -> ml_collections.ConfigDict:
     config.runtime = runtime = ml_collections.ConfigDict()
     # auto (all local GPUs, or the CPU), one_device, or mirrored (all local GPUs or logical CPUs).
     runtime.strategy = "auto"
-    # float32, or bfloat16 for matrix multiplications (weights, losses and LayerNorm stay float32).
+    # float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): what matrix products are computed in.
+    # Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.
     runtime.precision = "float32"
     # Compile steps with XLA: auto (GPU: true, CPU: false), true or false.
     runtime.jit_compile = "auto"
@@ -189,6 +222,11 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises a `UserError` for the first value that cannot be trained with, whatever the data."""
+    validate(config, flatten(config), generator_sizes(config))
+
+
 def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
     """Validates `config` and returns it frozen, with a section `derived` of all that follows from it.
 
@@ -203,81 +241,41 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
     Raises:
       UserError: a value that cannot be trained with, named by key, with the remedy.
     """
-    validate(config)
+    check(config)
     if config.model.vocab_size is not None and config.model.vocab_size != vocab_size:
         raise UserError(
             f"config.model.vocab_size={config.model.vocab_size} but the vocabulary of {config.data.dir} has "
             f"{vocab_size} entries: leave the key unset, or prepare the data with a vocabulary of that size"
         )
     resolved = ml_collections.ConfigDict(config.to_dict())
-    hidden_size = round(config.model.hidden_size * config.model.generator_size)
-    length, mask_prob = config.data.max_seq_length, config.data.mask_prob
     resolved.derived = ml_collections.ConfigDict(
         {
             "vocab_size": vocab_size,
-            # The original's number of slots (configure_pretraining.py): room for rounding up.
-            "max_predictions_per_seq": min(length, max(1, int((mask_prob + 0.005) * length))),
-            "generator_hidden_size": hidden_size,
-            "generator_num_layers": max(1, round(config.model.num_layers * config.model.generator_layers)),
-            # The original's rule: heads of 64 units, feed-forward of 4 times the width.
-            "generator_num_attention_heads": max(1, hidden_size // 64),
-            "generator_intermediate_size": 4 * hidden_size,
+            "max_predictions_per_seq": num_predictions(config.data.mask_prob, config.data.max_seq_length),
+            **{f"generator_{name}": size for name, size in generator_sizes(config).items()},
         }
     )
     return ml_collections.FrozenConfigDict(resolved)
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises a `UserError` that names key, value and remedy for the first value that cannot be trained with."""
-    flat = flatten(config)
-
-    def require(key: str, is_valid: bool, remedy: str) -> None:
-        if not is_valid:
-            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
-
-    require("data.dir", bool(config.data.dir), "give the directory that electra-prepare wrote, --config.data.dir=DIR")
-    for key in _POSITIVE_KEYS:
-        require(key, flat[key] > 0, "must be greater than 0")
-    for key in _NON_NEGATIVE_KEYS:
-        require(key, flat[key] >= 0, "must not be negative")
-    for key in _FRACTION_KEYS:
-        require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
-    require("data.mask_token_prob", 0 <= flat["data.mask_token_prob"] <= 1, "is a fraction from 0 to 1")
-    for key in ("model.generator_size", "model.generator_layers"):
-        require(key, 0 < flat[key] <= 1, "is a fraction of the discriminator's: greater than 0, at most 1")
-    require("runtime.strategy", flat["runtime.strategy"] in STRATEGIES, f"is one of {', '.join(STRATEGIES)}")
-    require("runtime.precision", flat["runtime.precision"] in PRECISIONS, f"is one of {', '.join(PRECISIONS)}")
-    require("runtime.jit_compile", flat["runtime.jit_compile"] in JIT_CHOICES, f"is one of {', '.join(JIT_CHOICES)}")
-    _validate_sizes(config, require)
-    _validate_schedule(config, require)
+def num_predictions(mask_prob: float, max_seq_length: int) -> int:
+    """Returns the masked slots of an example, as the original derives them (configure_pretraining.py)."""
+    return min(max_seq_length, max(1, int((mask_prob + 0.005) * max_seq_length)))  # 0.005: room for rounding up
 
 
-def _validate_sizes(config: ml_collections.ConfigDict, require: Any) -> None:
+def generator_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """Returns the generator's `hidden_size`, `num_layers`, `num_attention_heads` and `intermediate_size`."""
     model = config.model
-    require("model.hidden_size", model.hidden_size % model.num_attention_heads == 0,
-            f"must be a multiple of config.model.num_attention_heads={model.num_attention_heads}")  # fmt: skip
-    generator_width = round(model.hidden_size * model.generator_size)
-    heads = max(1, generator_width // 64)
-    require("model.generator_size", generator_width > 0 and generator_width % heads == 0,
-            f"makes a generator of width {generator_width}, which {heads} attention heads do not divide")  # fmt: skip
-    require("data.max_seq_length", config.data.max_seq_length >= 8, "must be at least 8 tokens")
-    require("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
-            f"is longer than config.model.max_position_embeddings={model.max_position_embeddings}")  # fmt: skip
-    require("model.type_vocab_size", model.type_vocab_size >= 2, "must be at least 2: examples have two segments")
-    if model.vocab_size is not None:
-        require("model.vocab_size", model.vocab_size > 5, "must be greater than the 5 special tokens")
-
-
-def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
-    train = config.train
-    require("train.seed", 0 <= train.seed < 2**31, "must be at least 0 and less than 2**31")
-    for key, interval in (
-        ("train.log_interval", train.log_interval),
-        ("train.checkpoint_interval", train.checkpoint_interval),
-        ("eval.interval", config.eval.interval),
-    ):
-        require(key, interval % train.steps_per_loop == 0,
-                f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
+    if config.objective.tied_generator:
+        return {name: model[name] for name in ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")}
+    hidden_size = model.generator_hidden_size or round(model.hidden_size * model.generator_size)
+    return {
+        "hidden_size": hidden_size,
+        "num_layers": model.generator_num_layers or max(1, round(model.num_layers * model.generator_layers)),
+        # The original's rule: heads of 64 units, feed-forward of 4 times the width.
+        "num_attention_heads": model.generator_num_attention_heads or max(1, hidden_size // 64),
+        "intermediate_size": model.generator_intermediate_size or 4 * hidden_size,
+    }
 
 
 def notices(config: Any) -> list[str]:
@@ -312,40 +310,3 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
             )
             (allowed if is_changeable else forbidden).append(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
     return forbidden, allowed
-
-
-_POSITIVE_KEYS = (
-    "model.embedding_size",
-    "model.num_layers",
-    "model.hidden_size",
-    "model.num_attention_heads",
-    "model.intermediate_size",
-    "model.initializer_range",
-    "objective.sampling_temperature",
-    "optimizer.learning_rate",
-    "optimizer.epsilon",
-    "optimizer.clip_norm",
-    "data.mask_prob",
-    "train.num_steps",
-    "train.global_batch_size",
-    "train.steps_per_loop",
-    "train.log_interval",
-    "train.checkpoint_interval",
-    "train.keep_checkpoints",
-)
-_NON_NEGATIVE_KEYS = (
-    "objective.generator_loss_weight",
-    "objective.discriminator_loss_weight",
-    "optimizer.warmup_steps",
-    "optimizer.weight_decay_rate",
-    "eval.interval",
-    "eval.num_examples",
-    "runtime.logical_cpus",
-)
-_FRACTION_KEYS = (
-    "data.mask_prob",
-    "model.hidden_dropout",
-    "model.attention_dropout",
-    "optimizer.beta_1",
-    "optimizer.beta_2",
-)

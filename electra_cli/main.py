@@ -41,7 +41,7 @@ def _main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
     settings = values["config"].value
-    config.validate(settings)
+    config.check(settings)
 
     from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 

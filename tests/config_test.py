@@ -87,7 +87,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("train.log_interval", 30, "multiple of config.train.steps_per_loop=20"),
         ("eval.interval", 10, "multiple of config.train.steps_per_loop=20"),
         ("runtime.strategy", "all", "is one of auto, one_device, mirrored"),
-        ("runtime.precision", "half", "is one of float32, bfloat16"),
+        ("runtime.precision", "half", "is one of float32, mixed_bfloat16, mixed_float16"),
         ("runtime.jit_compile", "maybe", "is one of auto, true, false"),
     ],
 )

@@ -7,10 +7,9 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import default_config
+from electra_cli.config import default_config, num_predictions
 from electra_cli.errors import UserError
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import TransformerBlock
 
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
@@ -24,6 +23,8 @@ _HPARAMS = {
     "gen_weight": "objective.generator_loss_weight",
     "disc_weight": "objective.discriminator_loss_weight",
     "temperature": "objective.sampling_temperature",
+    "disallow_correct": "objective.disallow_correct",
+    "uniform_generator": "objective.uniform_generator",
     "learning_rate": "optimizer.learning_rate",
     "num_warmup_steps": "optimizer.warmup_steps",
     "weight_decay_rate": "optimizer.weight_decay_rate",
@@ -56,13 +57,19 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
       UserError: a hyperparameter that has no counterpart here and could change the result.
     """
     config = default_config()
-    flat = {name: value for name, value in hparams.items() if name != "model_hparam_overrides"}
-    overrides = hparams.get("model_hparam_overrides", {})
+    flat = dict(hparams)
+    overrides = flat.pop("model_hparam_overrides", {})
+    num_slots = flat.pop("max_predictions_per_seq", None)
+    config.objective.tied_generator = not flat.pop("untied_generator", True)
     for names, values in ((_HPARAMS, flat), (_MODEL_HPARAMS, overrides)):
-        unknown = sorted(values.keys() - names.keys() - {"max_predictions_per_seq"})
+        unknown = sorted(values.keys() - names.keys())
         if unknown:
             raise UserError(f"hyperparameters of google-research/electra without a counterpart: {', '.join(unknown)}")
-        config.update_from_flattened_dict({names[name]: value for name, value in values.items() if name in names})
+        config.update_from_flattened_dict({names[name]: value for name, value in values.items()})
+    derived_slots = num_predictions(config.data.mask_prob, config.data.max_seq_length)
+    if num_slots not in (None, derived_slots):
+        raise UserError(f"max_predictions_per_seq={num_slots}: here it follows from mask_prob and max_seq_length, "
+                        f"which give {derived_slots}")  # fmt: skip
     return config
 
 
@@ -102,23 +109,30 @@ def named_weights(model: ElectraPretrainer) -> Iterator[_Pair]:
     """Yields every weight of a pretrainer of `build_pretrainer` with its names in a checkpoint of the original.
 
     Query, key and value are three weights there and one here.
+
+    Raises:
+      UserError: the networks do not share all embeddings, as those of the original do.
     """
+    generator = model.generator_network
+    if generator is not None and generator.embeddings is not model.discriminator_network.embeddings:
+        raise UserError("the networks of google-research/electra share all embeddings: set model.embedding_sharing=all")
     embeddings = model.discriminator_network.embeddings
     yield embeddings.word_embeddings, ("electra/embeddings/word_embeddings",)
     yield embeddings.position_embeddings, ("electra/embeddings/position_embeddings",)
     yield embeddings.type_embeddings, ("electra/embeddings/token_type_embeddings",)
     yield from _layer_norm(embeddings.layer_norm, "electra/embeddings/LayerNorm")
     yield from _encoder(model.discriminator_network, "electra")
-    yield from _encoder(model.generator_network, "generator")
-
-    yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
-    yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
-    yield model.masked_lm.bias, ("generator_predictions/output_bias",)
+    if model.masked_lm is not None:
+        if model.generator_network is not model.discriminator_network:
+            yield from _encoder(model.generator_network, "generator")
+        yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
+        yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
+        yield model.masked_lm.bias, ("generator_predictions/output_bias",)
     yield from _dense(model.discriminator_projection, "discriminator_predictions/dense")
     yield from _dense(model.discriminator_head, "discriminator_predictions/dense_1")
 
 
-def _encoder(encoder: ElectraEncoder, scope: str) -> Iterator[_Pair]:
+def _encoder(encoder: Any, scope: str) -> Iterator[_Pair]:
     if encoder.embedding_projection is not None:
         yield from _dense(encoder.embedding_projection, f"{scope}/embeddings_project")
     for index, block in enumerate(encoder.transformer_layers):

@@ -1,9 +1,7 @@
 """`ElectraPretrainer`: generator, sampling and discriminator as one model, from masked batch to logits and labels."""
 
-import inspect
 from collections.abc import Callable
 
-import ml_collections
 import tensorflow as tf
 import tf_keras
 from official.nlp.modeling.layers.cls_head import ClassificationHead
@@ -11,8 +9,8 @@ from official.nlp.modeling.layers.masked_lm import MaskedLM
 
 from electra_cli import features
 from electra_cli.modeling.corruption import corrupt, sample_tokens
-from electra_cli.modeling.encoders import build_encoders
-from electra_cli.modeling.layers import gelu, sub_seed, truncated_normal
+from electra_cli.modeling.encoders import encode
+from electra_cli.modeling.layers import sub_seed
 
 Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
 
@@ -26,7 +24,8 @@ class ElectraPretrainer(tf_keras.Model):
     have `get_embedding_table()` and `get_config()['hidden_size']`. Ours and those of tf-models-official will do.
 
     Args:
-      generator_network: the masked language model's encoder.
+      generator_network: the masked language model's encoder; may be `discriminator_network` itself (tied weights);
+        None with `uniform_generator`.
       discriminator_network: the encoder that is kept.
       vocab_size: entries of the vocabulary.
       num_classes: classes of a head on the generator's first token (next-sentence prediction); 0: no such head, as in
@@ -39,14 +38,16 @@ class ElectraPretrainer(tf_keras.Model):
       disallow_correct: whether the generator may not sample the original token.
       discriminator_activation: activation of the discriminator's head; None: `mlm_activation`.
       sampling_temperature: temperature of the softmax that replacements are sampled from.
+      uniform_generator: whether replacements are drawn uniformly from the vocabulary. There is no generator then;
+        `lm_outputs` are 0, the logits of that distribution.
 
     Raises:
-      ValueError: sizes or `output_type` that do not fit.
+      ValueError: sizes or `output_type` that do not fit, or a generator too many or too few.
     """
 
     def __init__(
         self,
-        generator_network: tf_keras.layers.Layer,
+        generator_network: tf_keras.layers.Layer | None,
         discriminator_network: tf_keras.layers.Layer,
         vocab_size: int,
         num_classes: int,
@@ -58,13 +59,17 @@ class ElectraPretrainer(tf_keras.Model):
         *,
         discriminator_activation: Activation = None,
         sampling_temperature: float = 1.0,
+        uniform_generator: bool = False,
         name: str | None = None,
     ):
         # Keras would cast the float features, whose float32 digits count, to the compute dtype.
         super().__init__(name=name, autocast=False)
-        table_rows = generator_network.get_embedding_table().shape[0]
-        if table_rows != vocab_size:
-            raise ValueError(f"vocab_size={vocab_size} but the generator's word table has {table_rows} rows")
+        if (generator_network is None) != uniform_generator or (uniform_generator and num_classes):
+            raise ValueError("uniform_generator takes the place of generator_network and its sentence head")
+        for role, network in (("generator", generator_network), ("discriminator", discriminator_network)):
+            table_rows = vocab_size if network is None else network.get_embedding_table().shape[0]
+            if table_rows != vocab_size:
+                raise ValueError(f"vocab_size={vocab_size} but the {role}'s word table has {table_rows} rows")
         if output_type not in ("logits", "predictions"):
             raise ValueError(f"output_type={output_type!r}: is 'logits' or 'predictions'")
         self.generator_network = generator_network
@@ -77,16 +82,19 @@ class ElectraPretrainer(tf_keras.Model):
         self.output_type = output_type
         self.disallow_correct = disallow_correct
         self.sampling_temperature = sampling_temperature
+        self.uniform_generator = uniform_generator
         self.discriminator_activation = tf_keras.activations.get(discriminator_activation or mlm_activation)
 
-        self.masked_lm = MaskedLM(
-            embedding_table=generator_network.get_embedding_table(),
-            activation=self.mlm_activation,
-            initializer=self._new_initializer(),
-            name="generator_masked_lm",
-        )
+        self.masked_lm = None
+        if generator_network is not None:
+            self.masked_lm = MaskedLM(
+                embedding_table=generator_network.get_embedding_table(),
+                activation=self.mlm_activation,
+                initializer=self._new_initializer(),
+                name="generator_masked_lm",
+            )
         self.classification = None
-        if num_classes:
+        if generator_network is not None and num_classes:
             self.classification = ClassificationHead(
                 inner_dim=generator_network.get_config()["hidden_size"],
                 num_classes=num_classes,
@@ -100,8 +108,9 @@ class ElectraPretrainer(tf_keras.Model):
             name="discriminator_projection_head",
         )
         # The original starts this one kernel, unlike all others, from Glorot's uniform distribution.
+        # Float32 in every precision: one logit a token costs nothing, and is compared with others to many digits.
         self.discriminator_head = tf_keras.layers.Dense(
-            units=1, kernel_initializer="glorot_uniform", name="discriminator_head"
+            units=1, kernel_initializer="glorot_uniform", dtype=tf.float32, name="discriminator_head"
         )
 
     def call(self, inputs, training=None, seed=None):
@@ -121,9 +130,7 @@ class ElectraPretrainer(tf_keras.Model):
           (1 where the token that the discriminator saw differs from the original).
         """
         inputs = {name: value if name in _FLOATS else tf.cast(value, tf.int32) for name, value in inputs.items()}
-        generated = self._encode(self.generator_network, inputs, training, sub_seed(seed, 0))
-        lm_logits = tf.cast(self.masked_lm(generated, inputs[features.MASKED_LM_POSITIONS]), tf.float32)
-
+        lm_logits, sentence_outputs = self._generate(inputs, training, sub_seed(seed, 0))
         sampled_ids = sample_tokens(
             lm_logits,
             self._sampling_uniform(inputs, sub_seed(seed, 1)),
@@ -131,34 +138,32 @@ class ElectraPretrainer(tf_keras.Model):
             self.sampling_temperature,
         )
         corrupted, labels = corrupt(inputs, sampled_ids)
-        encoded = self._encode(self.discriminator_network, corrupted, training, sub_seed(seed, 2))
+        encoded = encode(self.discriminator_network, corrupted, training, sub_seed(seed, 2))
         disc_logits = self.discriminator_head(self.discriminator_projection(encoded))
         return {
             "lm_outputs": lm_logits if self.output_type == "logits" else tf.nn.log_softmax(lm_logits),
-            "sentence_outputs": self._sentence_outputs(generated),
-            "disc_logits": tf.cast(tf.squeeze(disc_logits, axis=-1), tf.float32),
+            "sentence_outputs": sentence_outputs,
+            "disc_logits": tf.squeeze(disc_logits, axis=-1),
             "disc_label": labels,
         }
 
-    def _encode(self, network, inputs, training, seed):
-        encoder_inputs = {name: inputs[name] for name in features.UNMASKED}
-        if "seed" in inspect.signature(network.call).parameters:
-            output = network(encoder_inputs, training=training, seed=seed)["sequence_output"]
-        else:
-            output = network(encoder_inputs, training=training)["sequence_output"]
-        # Encoders of tf-models-official may return the outputs of all layers.
-        return output[-1] if isinstance(output, list) else output
+    def _generate(self, inputs, training, seed):
+        """Returns (logits of the masked slots, outputs of the sentence head), float32."""
+        positions = inputs[features.MASKED_LM_POSITIONS]
+        no_classes = tf.zeros([tf.shape(positions)[0], 0], tf.float32)
+        if self.masked_lm is None:
+            return tf.zeros([*tf.unstack(tf.shape(positions)), self.vocab_size], tf.float32), no_classes
+        encoded = encode(self.generator_network, inputs, training, seed)
+        lm_logits = tf.cast(self.masked_lm(encoded, positions), tf.float32)
+        if self.classification is None:
+            return lm_logits, no_classes
+        return lm_logits, tf.cast(self.classification(encoded), tf.float32)
 
     def _sampling_uniform(self, inputs, seed):
         if features.SAMPLING_UNIFORM in inputs:
             return inputs[features.SAMPLING_UNIFORM]
         shape = tf.shape(inputs[features.MASKED_LM_IDS])
         return tf.random.uniform(shape) if seed is None else tf.random.stateless_uniform(shape, seed)
-
-    def _sentence_outputs(self, generated):
-        if self.classification is None:
-            return tf.zeros([tf.shape(generated)[0], 0], tf.float32)
-        return tf.cast(self.classification(generated), tf.float32)
 
     def _new_initializer(self) -> tf_keras.initializers.Initializer:
         return self.mlm_initializer.__class__.from_config(self.mlm_initializer.get_config())
@@ -171,7 +176,7 @@ class ElectraPretrainer(tf_keras.Model):
     def get_config(self):
         """Returns the constructor's arguments; JSON can hold them. A copy's networks share no embeddings."""
         return {
-            "generator_network": tf_keras.layers.serialize(self.generator_network),
+            "generator_network": None if self.uniform_generator else tf_keras.layers.serialize(self.generator_network),
             "discriminator_network": tf_keras.layers.serialize(self.discriminator_network),
             "vocab_size": self.vocab_size,
             "num_classes": self.num_classes,
@@ -182,6 +187,7 @@ class ElectraPretrainer(tf_keras.Model):
             "disallow_correct": self.disallow_correct,
             "discriminator_activation": tf_keras.activations.serialize(self.discriminator_activation),
             "sampling_temperature": self.sampling_temperature,
+            "uniform_generator": self.uniform_generator,
             "name": self.name,
         }
 
@@ -189,41 +195,10 @@ class ElectraPretrainer(tf_keras.Model):
     def from_config(cls, config, custom_objects=None):
         """Builds the model anew from `get_config()`."""
         networks = {
-            name: tf_keras.layers.deserialize(config[name], custom_objects)
+            name: config[name] and tf_keras.layers.deserialize(config[name], custom_objects)
             for name in ("generator_network", "discriminator_network")
         }
         return cls(**{**config, **networks})
-
-
-def build_pretrainer(config: ml_collections.FrozenConfigDict) -> ElectraPretrainer:
-    """Builds the model of a resolved config (`config.resolve`), with all weights created.
-
-    Must be called in the scope of the strategy that trains it.
-    """
-    generator, discriminator = build_encoders(config)
-    model = ElectraPretrainer(
-        generator,
-        discriminator,
-        vocab_size=config.derived.vocab_size,
-        num_classes=0,
-        num_token_predictions=config.derived.max_predictions_per_seq,
-        mlm_activation=gelu,
-        mlm_initializer=truncated_normal(config.model.initializer_range),
-        sampling_temperature=config.objective.sampling_temperature,
-        name="electra_pretrainer",
-    )
-    tokens = tf.zeros([1, config.data.max_seq_length], tf.int32)
-    slots = tf.zeros([1, config.derived.max_predictions_per_seq], tf.int32)
-    model(
-        {
-            **dict.fromkeys(features.UNMASKED, tokens),
-            features.MASKED_LM_POSITIONS: slots,
-            features.MASKED_LM_IDS: slots,
-            features.MASKED_LM_WEIGHTS: tf.cast(slots, tf.float32),
-            features.SAMPLING_UNIFORM: tf.cast(slots, tf.float32),
-        }
-    )
-    return model
 
 
 _FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM)

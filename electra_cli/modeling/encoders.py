@@ -1,5 +1,7 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
+import inspect
+
 import ml_collections
 import tensorflow as tf
 import tf_keras
@@ -104,48 +106,88 @@ class ElectraEncoder(tf_keras.layers.Layer):
 
     def get_embedding_table(self) -> tf.Variable:
         """Returns the word table, float32 [vocab_size, embedding_size]."""
-        return self.embeddings.word_embeddings
+        return self.embeddings.word_table()
 
     def get_config(self):
         """Returns the constructor's arguments; JSON can hold them."""
         return {**super().get_config(), **self._settings, "embeddings": tf_keras.layers.serialize(self.embeddings)}
 
 
-def build_encoders(config: ml_collections.FrozenConfigDict) -> tuple[ElectraEncoder, ElectraEncoder]:
-    """Builds the networks of a resolved config (`config.resolve`).
+def encode(
+    network: tf_keras.layers.Layer, inputs: dict[str, tf.Tensor], training: bool | None, seed: tf.Tensor | None
+) -> tf.Tensor:
+    """Returns the last layer's output [batch, seq_length, hidden_size] of an encoder of ours or tf-models-official's.
 
-    Returns:
-      (generator, discriminator), which share word, position and type embeddings and their LayerNorm.
+    Args:
+      network: called on a dict of `features.UNMASKED`; returns a dict with `sequence_output`.
+      inputs: a batch; what is not in `features.UNMASKED` is left out.
+      training: whether to drop out.
+      seed: int32 [2] that dropout follows from, where the network takes a seed.
     """
-    model, derived = config.model, config.derived
-    embeddings = ElectraEmbeddings(
-        vocab_size=derived.vocab_size,
-        embedding_size=model.embedding_size,
-        max_position_embeddings=model.max_position_embeddings,
-        type_vocab_size=model.type_vocab_size,
-        initializer_range=model.initializer_range,
-        name="embeddings",
-    )
-    common = {
-        "embeddings": embeddings,
-        "hidden_dropout": model.hidden_dropout,
-        "attention_dropout": model.attention_dropout,
-        "initializer_range": model.initializer_range,
-    }
-    generator = ElectraEncoder(
+    encoder_inputs = {name: inputs[name] for name in features.UNMASKED}
+    if "seed" in inspect.signature(network.call).parameters:
+        output = network(encoder_inputs, training=training, seed=seed)["sequence_output"]
+    else:
+        output = network(encoder_inputs, training=training)["sequence_output"]
+    # Encoders of tf-models-official may return the outputs of all layers.
+    return output[-1] if isinstance(output, list) else output
+
+
+def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
+    """Builds the generator of a resolved config (`config.resolve`)."""
+    derived = config.derived
+    return ElectraEncoder(
+        embeddings=_build_embeddings(config, "generator_embeddings"),
         hidden_size=derived.generator_hidden_size,
         num_layers=derived.generator_num_layers,
         num_attention_heads=derived.generator_num_attention_heads,
         intermediate_size=derived.generator_intermediate_size,
         name="generator",
-        **common,
+        **_rates(config),
     )
-    discriminator = ElectraEncoder(
+
+
+def build_discriminator(
+    config: ml_collections.FrozenConfigDict, generator_embeddings: ElectraEmbeddings | None = None
+) -> ElectraEncoder:
+    """Builds the discriminator of a resolved config, with the generator's embeddings as `model.embedding_sharing` says.
+
+    Without them it has embeddings of its own.
+    """
+    model = config.model
+    if generator_embeddings is not None and model.embedding_sharing == "all":
+        embeddings = generator_embeddings
+    elif generator_embeddings is not None and model.embedding_sharing == "word":
+        embeddings = _build_embeddings(config, "embeddings", word_embeddings_of=generator_embeddings)
+    elif generator_embeddings is not None and model.embedding_sharing == "gradient_disentangled":
+        embeddings = _build_embeddings(config, "embeddings", added_to=generator_embeddings)
+    else:
+        embeddings = _build_embeddings(config, "embeddings")
+    return ElectraEncoder(
+        embeddings=embeddings,
         hidden_size=model.hidden_size,
         num_layers=model.num_layers,
         num_attention_heads=model.num_attention_heads,
         intermediate_size=model.intermediate_size,
         name="discriminator",
-        **common,
+        **_rates(config),
     )
-    return generator, discriminator
+
+
+def _build_embeddings(
+    config: ml_collections.FrozenConfigDict, name: str, **sharing: ElectraEmbeddings
+) -> ElectraEmbeddings:
+    return ElectraEmbeddings(
+        vocab_size=config.derived.vocab_size,
+        embedding_size=config.model.embedding_size,
+        max_position_embeddings=config.model.max_position_embeddings,
+        type_vocab_size=config.model.type_vocab_size,
+        initializer_range=config.model.initializer_range,
+        name=name,
+        **sharing,
+    )
+
+
+def _rates(config: ml_collections.FrozenConfigDict) -> dict[str, float]:
+    names = ("hidden_dropout", "attention_dropout", "initializer_range")
+    return {name: config.model[name] for name in names}

@@ -65,7 +65,7 @@ class LayerNorm(tf_keras.layers.Layer):
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
 class ElectraEmbeddings(tf_keras.layers.Layer):
-    """Sum of word, position and type embeddings, then LayerNorm: the part that both networks share.
+    """Sum of word, position and type embeddings, then LayerNorm.
 
     Args:
       vocab_size: entries of the word table.
@@ -73,6 +73,9 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
       max_position_embeddings: longest sequence.
       type_vocab_size: segment types.
       initializer_range: standard deviation of the initial weights.
+      word_embeddings_of: embeddings whose word table this layer uses as its own.
+      added_to: embeddings to whose three sums this layer adds its own, which start at 0, without changing them: the
+        gradient-disentangled sharing of DeBERTaV3 (arXiv 2111.09543, section 3.3, equation 5).
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         max_position_embeddings: int = 512,
         type_vocab_size: int = 2,
         initializer_range: float = 0.02,
+        word_embeddings_of: "ElectraEmbeddings | None" = None,
+        added_to: "ElectraEmbeddings | None" = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -91,27 +96,46 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         self.type_vocab_size = type_vocab_size
         self.initializer_range = initializer_range
 
-        def table(name: str, rows: int) -> tf.Variable:
-            return self.add_weight(name, [rows, embedding_size], tf.float32, truncated_normal(initializer_range))
+        if isinstance(added_to, dict):  # from_config
+            added_to = tf_keras.layers.deserialize(added_to)
+        self.added_to = added_to
 
-        self.word_embeddings = table("word_embeddings", vocab_size)
+        def table(name: str, rows: int) -> tf.Variable:
+            initializer = "zeros" if added_to is not None else truncated_normal(initializer_range)
+            return self.add_weight(name, [rows, embedding_size], tf.float32, initializer)
+
+        self.word_embeddings: tf.Variable = (
+            word_embeddings_of.word_embeddings if word_embeddings_of else table("word_embeddings", vocab_size)
+        )
         self.position_embeddings = table("position_embeddings", max_position_embeddings)
         self.type_embeddings = table("type_embeddings", type_vocab_size)
         self.layer_norm = LayerNorm(name="layer_norm")
 
     def call(self, word_ids, type_ids):
         """Embeds int32 [batch, seq_length] ids and types: [batch, seq_length, embedding_size]."""
+        embedded = self._look_up(word_ids, type_ids)
+        if self.added_to is not None:
+            embedded += tf.stop_gradient(self.added_to._look_up(word_ids, type_ids))
+        return self.layer_norm(embedded)
+
+    def word_table(self) -> tf.Variable | tf.Tensor:
+        """Returns the word table, float32 [vocab_size, embedding_size], that `call` looks ids up in."""
+        if self.added_to is None:
+            return self.word_embeddings
+        return self.word_embeddings + tf.stop_gradient(self.added_to.word_table())
+
+    def _look_up(self, word_ids: tf.Tensor, type_ids: tf.Tensor) -> tf.Tensor:
         embedded = tf.gather(self.word_embeddings, word_ids)
         embedded += self.position_embeddings[: tf.shape(word_ids)[1]]
         # A product with one-hot rows has a dense gradient; the table has two rows.
         one_hot = tf.one_hot(type_ids, self.type_vocab_size, dtype=embedded.dtype)
-        embedded += tf.matmul(one_hot, self.type_embeddings)
-        return self.layer_norm(embedded)
+        return embedded + tf.matmul(one_hot, self.type_embeddings)
 
     def get_config(self):
-        """Returns the constructor's arguments."""
+        """Returns the constructor's arguments; a word table of another layer's becomes one of its own."""
         names = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "initializer_range")
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        added_to = self.added_to and tf_keras.layers.serialize(self.added_to)
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}, "added_to": added_to}
 
 
 class TransformerBlock(tf_keras.layers.Layer):

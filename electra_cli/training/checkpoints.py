@@ -4,8 +4,8 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.training.optimization import AdamWeightDecay
+from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.training.optimization import Optimizer
 
 
 class IntervalSums(tf.Module):
@@ -43,8 +43,8 @@ class Checkpoints:
     def __init__(
         self,
         directory: str,
-        model: ElectraPretrainer,
-        optimizer: AdamWeightDecay,
+        model: Pretrainer,
+        optimizer: Optimizer,
         interval_sums: IntervalSums | None = None,
         num_kept: int = 1,
     ):

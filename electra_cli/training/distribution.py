@@ -9,8 +9,6 @@ from official.common import distribute_utils
 
 from electra_cli.errors import UserError
 
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
-
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
@@ -44,7 +42,7 @@ def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
     settings = config.runtime
     if settings.logical_cpus:
         _split_cpu(settings.logical_cpus)
-    tf_keras.mixed_precision.set_global_policy(_POLICIES[settings.precision])
+    tf_keras.mixed_precision.set_global_policy(settings.precision)
 
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     name = settings.strategy

@@ -9,9 +9,10 @@ from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, reading
 from electra_cli.errors import UserError
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.training import metrics
 from electra_cli.training.distribution import Runtime
+from electra_cli.training.optimization import Optimizer, averaged_weights
 from electra_cli.training.step import build_eval_step
 
 
@@ -33,8 +34,11 @@ def check_validation(source: DataSource, config: ml_collections.FrozenConfigDict
 class Evaluator:
     """Evaluates a model on the validation split: the same examples with the same masks every time.
 
+    With `optimizer.ema_decay` it is the moving average of the weights that is evaluated.
+
     Args:
       model: the pretrainer.
+      optimizer: its optimizer, which holds the average.
       runtime: strategy and compilation.
       config: a resolved config.
       source: the data; must have passed `check_validation`.
@@ -43,14 +47,16 @@ class Evaluator:
 
     def __init__(
         self,
-        model: ElectraPretrainer,
+        model: Pretrainer,
+        optimizer: Optimizer,
         runtime: Runtime,
         config: ml_collections.FrozenConfigDict,
         source: DataSource,
         masking: MaskingSettings,
     ):
         assert source.validation is not None
-        self._objective, self._data_dir = config.objective, source.data_dir
+        self._data_dir = source.data_dir
+        self._model, self._optimizer, self._objective = model, optimizer, config.objective
         baseline = (
             None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
         )
@@ -79,13 +85,13 @@ class Evaluator:
           guessing every masked token by its frequency in the training data, in nats; and `num_examples`.
         """
         totals: dict[str, np.ndarray] = {}
-        with reading(self._data_dir, "in evaluation"):
+        averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
+        with reading(self._data_dir, "in evaluation"), averaged:
             for batch in self._dataset:
                 before_batch()
                 for name, value in self._step(batch).items():
                     totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
-        weights = self._objective.generator_loss_weight, self._objective.discriminator_loss_weight
-        result = metrics.summarize(totals, *weights)
+        result = metrics.summarize(totals, self._objective)
         if "unigram_loss" in totals:
             result["unigram_masked_lm_loss"] = float(totals["unigram_loss"] / totals["masked_lm_weight"])
         result["num_examples"] = self.num_examples
@@ -112,12 +118,13 @@ def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ..
 def format_table(result: dict[str, float], step: int) -> str:
     """Returns a table of held-out metrics beside their baselines, for people."""
     unigram = result.get("unigram_masked_lm_loss")
-    all_original = 1.0 - result["replaced_fraction"]
     baselines = {
-        "masked_lm_loss": f"{unigram:.4f}  unigram distribution of the training data" if unigram is not None else "",
-        "rtd_auc": "0.5000  chance",
-        "rtd_accuracy": f"{all_original:.4f}  calling every token original",
+        "masked_lm_loss": f"{unigram:.4f}  unigram distribution of the training data" if unigram is not None else ""
     }
+    if "replaced_fraction" in result:
+        all_original = 1.0 - result["replaced_fraction"]
+        baselines["rtd_auc"] = "0.5000  chance"
+        baselines["rtd_accuracy"] = f"{all_original:.4f}  calling every token original"
     lines = [
         f"Held-out evaluation at step {step:,} on {result['num_examples']:,} examples:",
         f"  {'metric':<28}{'value':>9}   baseline",

@@ -12,15 +12,15 @@ from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, open_data, reading
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
+from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics
 from electra_cli.training.checkpoints import Checkpoints, IntervalSums
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
-from electra_cli.training.optimization import AdamWeightDecay, build_optimizer
+from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
 from electra_cli.training.progress import Progress
 from electra_cli.training.signals import StopRequest
-from electra_cli.training.step import TRAIN_SUM_SHAPES, build_train_steps
+from electra_cli.training.step import build_train_steps, train_sum_shapes
 from electra_cli.training.workdir import Workdir, check_config
 
 Print = Callable[[str], None]
@@ -48,7 +48,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
     step = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer).restore_newest()
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
-    evaluator = Evaluator(model, runtime, resolved, source, masking_settings(resolved, source))
+    evaluator = Evaluator(model, optimizer, runtime, resolved, source, masking_settings(resolved, source))
     result = evaluator.run()
     say(format_table(result, step))
     return result
@@ -97,13 +97,13 @@ class _Run:
         self._directory, self._stop, self._say = directory, stop, say
         self._masking = masking_settings(config, source)
         self._model, self._optimizer = _build(config, runtime)
-        self._sums = IntervalSums(TRAIN_SUM_SHAPES)
+        self._sums = IntervalSums(train_sum_shapes(config.objective.name))
         self._checkpoints = Checkpoints(
             directory.checkpoint_dir, self._model, self._optimizer, self._sums, config.train.keep_checkpoints
         )
         self._evaluator = None
         if with_evaluation:
-            self._evaluator = Evaluator(self._model, runtime, config, source, self._masking)
+            self._evaluator = Evaluator(self._model, self._optimizer, runtime, config, source, self._masking)
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
 
@@ -123,7 +123,7 @@ class _Run:
                 self._check_finite(sums, step, target)
                 step = target
                 self._sums.add(sums)
-                progress.add(float(sums["rtd_weight"]))
+                progress.add(float(sums["real_tokens"]))
                 if step % train.log_interval == 0 or step == num_steps:
                     self._log(step, progress)
                 if step % train.checkpoint_interval == 0 or step == num_steps or self._stop.requested:
@@ -174,7 +174,7 @@ class _Run:
     def _check_finite(self, sums: dict[str, tf.Tensor], first: int, last: int) -> None:
         # After every call, so that weights that are not finite are never saved.
         for name in ("masked_lm_loss", "rtd_loss", "gradient_norm"):
-            if not math.isfinite(float(sums[name])):
+            if name in sums and not math.isfinite(float(sums[name])):
                 raise UserError(
                     f"{name} became {float(sums[name])} between steps {first:,} and {last:,}: begin a run with a lower "
                     f"config.optimizer.learning_rate or more config.optimizer.warmup_steps in another --workdir "
@@ -183,9 +183,11 @@ class _Run:
 
     def _log(self, step: int, progress: Progress) -> None:
         sums = self._sums.take()
-        objective = self._config.objective
-        values = metrics.summarize(sums, objective.generator_loss_weight, objective.discriminator_loss_weight)
-        values["gradient_norm"] = float(sums["gradient_norm"] / sums["num_steps"])
+        values = metrics.summarize(sums, self._config.objective)
+        values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
+        if uses_loss_scaling(self._optimizer):
+            values["loss_scale"] = float(self._optimizer.loss_scale.numpy())
+            values["skipped_updates"] = float(sums["num_steps"] - sums["num_updates"])
         # The rate that the last update was made with.
         values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
         values["tokens_per_second"] = progress.tokens_per_second()
@@ -212,20 +214,21 @@ class _Run:
     def _evaluate(self, step: int) -> None:
         def end_if_asked() -> None:
             if self._stop.requested:
-                self._save(step)
                 raise Interrupted(
                     f"stopped by {self._stop.name} while evaluating step {step:,}; saved: "
                     f"the same command goes on from there"
                 )
 
         assert self._evaluator is not None
-        result = self._evaluator.run(before_batch=end_if_asked)
+        try:
+            result = self._evaluator.run(before_batch=end_if_asked)
+        except Interrupted:
+            self._save(step)  # here, where the weights are the trained ones again and not their average
+            raise
         self._directory.write_metrics("validation", step, result)
         self._last_result = result
-        self._say(
-            f"step {step:,} held-out  masked_lm_loss {result['masked_lm_loss']:.4f}  "
-            f"rtd_loss {result['rtd_loss']:.4f}  rtd_auc {result['rtd_auc']:.4f}"
-        )
+        shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
+        self._say("  ".join([f"step {step:,} held-out", *shown]))
 
     def _show_result(self, step: int) -> None:
         if self._last_result is None:
@@ -264,7 +267,7 @@ def _prepare(config: ml_collections.ConfigDict) -> tuple[DataSource, ml_collecti
     return source, resolved, build_runtime(resolved)
 
 
-def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[ElectraPretrainer, AdamWeightDecay]:
+def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:
     with runtime.strategy.scope():
         # The one use of the global generator: initial weights, which follow from the seed too.
         tf_keras.utils.set_random_seed(config.train.seed)

@@ -1,4 +1,4 @@
-"""ELECTRA's two losses as (sum, weight) in float32, so that means can be taken over replicas and steps."""
+"""ELECTRA's two losses as sums in float32, so that means can be taken over replicas and steps."""
 
 import tensorflow as tf
 
@@ -18,7 +18,7 @@ def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tup
     return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
 
 
-def rtd_loss(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def rtd_loss(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """Binary cross entropy of the discriminator, in nats (paper, section 2: L_Disc).
 
     Args:
@@ -27,8 +27,7 @@ def rtd_loss(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tuple[tf.
       mask: int32 [batch, seq_length], 1 for a real token.
 
     Returns:
-      (sum over real tokens, number of real tokens), float32 scalars.
+      Sum over real tokens, a float32 scalar.
     """
     losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
-    weights = tf.cast(mask, tf.float32)
-    return tf.reduce_sum(losses * weights), tf.reduce_sum(weights)
+    return tf.reduce_sum(losses * tf.cast(mask, tf.float32))

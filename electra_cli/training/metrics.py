@@ -1,5 +1,7 @@
 """Metrics as sums that add up over replicas, batches and steps, and their ratios at the end of an interval."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
 
@@ -10,28 +12,56 @@ from electra_cli import features
 _LOGIT_RANGE = 16.0
 NUM_BINS = 16_384
 
+# The sums of a batch and their shapes: of every objective, and those that only electra has.
+_MASKED_LM_SUMS = ("masked_lm_loss", "masked_lm_weight", "masked_lm_correct", "real_tokens")
+_RTD_SUMS = ("rtd_loss", "rtd_correct", "sampled_correct", "true_positives", "predicted_positives", "positives")
+_RTD_HISTOGRAMS = ("positive_logits", "negative_logits")
 
-def batch_sums(inputs: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Counts what happened in a batch (losses apart).
+
+def sum_shapes(objective: str) -> dict[str, list[int]]:
+    """Returns the names and shapes of the sums, all float32, that a batch of an objective has."""
+    shapes: dict[str, list[int]] = {name: [] for name in _MASKED_LM_SUMS}
+    if objective == "electra":
+        shapes |= {name: [] for name in _RTD_SUMS}
+        shapes |= {name: [NUM_BINS] for name in _RTD_HISTOGRAMS}
+    return shapes
+
+
+def masked_lm_sums(inputs: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Counts what the masked language model did in a batch (its loss apart).
 
     Args:
       inputs: `features.MASKED`.
-      outputs: what `ElectraPretrainer` returns.
+      outputs: `lm_outputs` [batch, num_token_predictions, vocab_size].
 
     Returns:
-      float32 scalars: `masked_lm_correct`, `sampled_correct` (slots), `true_positives`, `predicted_positives`,
-      `positives`, `rtd_correct` (tokens); and float32 [NUM_BINS] `positive_logits`, `negative_logits`, histograms.
+      float32 scalars: `masked_lm_correct` (slots), `real_tokens`.
     """
-    slots = inputs[features.MASKED_LM_WEIGHTS]
     predicted_ids = tf.argmax(outputs["lm_outputs"], axis=-1, output_type=tf.int32)
     is_correct = tf.cast(tf.equal(predicted_ids, inputs[features.MASKED_LM_IDS]), tf.float32)
-    replaced_slots = tf.gather(outputs["disc_label"], inputs[features.MASKED_LM_POSITIONS], batch_dims=1)
+    return {
+        "masked_lm_correct": tf.reduce_sum(is_correct * inputs[features.MASKED_LM_WEIGHTS]),
+        "real_tokens": tf.reduce_sum(tf.cast(inputs[features.INPUT_MASK], tf.float32)),
+    }
 
+
+def rtd_sums(inputs: dict[str, tf.Tensor], outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Counts what the discriminator did in a batch (its loss apart).
+
+    Args:
+      inputs: `features.MASKED`.
+      outputs: `disc_logits` and `disc_label`, [batch, seq_length].
+
+    Returns:
+      float32 scalars: `sampled_correct` (slots), `true_positives`, `predicted_positives`, `positives`, `rtd_correct`
+      (tokens); and float32 [NUM_BINS] `positive_logits`, `negative_logits`, histograms.
+    """
+    slots = inputs[features.MASKED_LM_WEIGHTS]
+    replaced_slots = tf.gather(outputs["disc_label"], inputs[features.MASKED_LM_POSITIONS], batch_dims=1)
     tokens = tf.cast(inputs[features.INPUT_MASK], tf.float32)
     labels = tf.cast(outputs["disc_label"], tf.float32)
     predicted = tf.cast(outputs["disc_logits"] > 0, tf.float32)
     return {
-        "masked_lm_correct": tf.reduce_sum(is_correct * slots),
         "sampled_correct": tf.reduce_sum((1.0 - tf.cast(replaced_slots, tf.float32)) * slots),
         "true_positives": tf.reduce_sum(predicted * labels * tokens),
         "predicted_positives": tf.reduce_sum(predicted * tokens),
@@ -48,32 +78,37 @@ def _histogram(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     return tf.math.unsorted_segment_sum(tf.reshape(weights, [-1]), tf.reshape(bins, [-1]), NUM_BINS)
 
 
-def summarize(
-    sums: dict[str, np.ndarray], generator_loss_weight: float, discriminator_loss_weight: float
-) -> dict[str, float]:
+def summarize(sums: dict[str, np.ndarray], objective: Any) -> dict[str, float]:
     """Turns sums over an interval into metrics.
 
     Args:
-      sums: those of `batch_sums` and `masked_lm_loss`, `masked_lm_weight`, `rtd_loss`, `rtd_weight`, as numpy values.
-      generator_loss_weight: weight of the masked-LM loss in the total.
-      discriminator_loss_weight: weight of the RTD loss in the total.
+      sums: those of `sum_shapes`, as numpy values.
+      objective: the section `objective` of a config: name and loss weights.
 
     Returns:
       Metrics under their names in TensorBoard. Losses are in nats; the rest are fractions. A ratio of nothing is 0.
+      The objective mlm has only the first three.
     """
     masked_lm_loss = _ratio(sums["masked_lm_loss"], sums["masked_lm_weight"])
-    rtd_loss = _ratio(sums["rtd_loss"], sums["rtd_weight"])
+    masked_lm_accuracy = _ratio(sums["masked_lm_correct"], sums["masked_lm_weight"])
+    if objective.name == "mlm":
+        return {
+            "total_loss": masked_lm_loss,
+            "masked_lm_loss": masked_lm_loss,
+            "masked_lm_accuracy": masked_lm_accuracy,
+        }
+    rtd_loss = _ratio(sums["rtd_loss"], sums["real_tokens"])
     return {
-        "total_loss": generator_loss_weight * masked_lm_loss + discriminator_loss_weight * rtd_loss,
+        "total_loss": objective.generator_loss_weight * masked_lm_loss + objective.discriminator_loss_weight * rtd_loss,
         "masked_lm_loss": masked_lm_loss,
-        "masked_lm_accuracy": _ratio(sums["masked_lm_correct"], sums["masked_lm_weight"]),
+        "masked_lm_accuracy": masked_lm_accuracy,
         "sampled_masked_lm_accuracy": _ratio(sums["sampled_correct"], sums["masked_lm_weight"]),
         "rtd_loss": rtd_loss,
-        "rtd_accuracy": _ratio(sums["rtd_correct"], sums["rtd_weight"]),
+        "rtd_accuracy": _ratio(sums["rtd_correct"], sums["real_tokens"]),
         "rtd_auc": area_under_curve(sums["positive_logits"], sums["negative_logits"]),
         "rtd_precision": _ratio(sums["true_positives"], sums["predicted_positives"]),
         "rtd_recall": _ratio(sums["true_positives"], sums["positives"]),
-        "replaced_fraction": _ratio(sums["positives"], sums["rtd_weight"]),
+        "replaced_fraction": _ratio(sums["positives"], sums["real_tokens"]),
     }
 
 

@@ -3,6 +3,9 @@
 import time
 from collections.abc import Callable
 
+# Metrics of the progress line and their digits.
+_SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+
 
 class Progress:
     """Measures tokens a second and time left; evaluation is not counted.
@@ -35,11 +38,9 @@ class Progress:
         seconds_per_step = (self._clock() - self._start) / max(step - self._start_step, 1)
         left = format_duration(seconds_per_step * (self._num_steps - step))
         self.restart(step)
-        return (
-            f"step {step:,}/{self._num_steps:,}  total_loss {values['total_loss']:.3f}  "
-            f"masked_lm_loss {values['masked_lm_loss']:.3f}  rtd_loss {values['rtd_loss']:.4f}  "
-            f"rtd_auc {values['rtd_auc']:.3f}  {values['tokens_per_second']:,.0f} tokens/s  {left} left"
-        )
+        shown = [f"{name} {values[name]:.{digits}f}" for name, digits in _SHOWN.items() if name in values]
+        rate = f"{values['tokens_per_second']:,.0f} tokens/s"
+        return "  ".join([f"step {step:,}/{self._num_steps:,}", *shown, rate, f"{left} left"])
 
 
 def format_duration(seconds: float) -> str:

@@ -12,29 +12,26 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli import features, randomness
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.training import losses, metrics
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.optimization import AdamWeightDecay
+from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 
 Sums = dict[str, tf.Tensor]
 
-# Sums that every train step returns, and their shapes; `num_steps` and `gradient_norm` are sums over steps.
-_SCALAR_SUMS = (
-    *("masked_lm_loss", "masked_lm_weight", "masked_lm_correct", "sampled_correct"),
-    *("rtd_loss", "rtd_weight", "rtd_correct", "true_positives", "predicted_positives", "positives"),
-    *("gradient_norm", "num_steps"),
-)
-TRAIN_SUM_SHAPES: dict[str, list[int]] = {
-    **{name: [] for name in _SCALAR_SUMS},
-    "positive_logits": [metrics.NUM_BINS],
-    "negative_logits": [metrics.NUM_BINS],
-}
+
+def train_sum_shapes(objective: str) -> dict[str, list[int]]:
+    """Returns the names and shapes of what train steps of an objective return, all float32.
+
+    Beside the sums of `metrics.sum_shapes`: `num_steps`, `num_updates` (steps that were not left out because a gradient
+    was not finite, which loss scaling makes happen), and `gradient_norm`, a sum over updates.
+    """
+    return {**metrics.sum_shapes(objective), "gradient_norm": [], "num_updates": [], "num_steps": []}
 
 
 def build_train_steps(
-    model: ElectraPretrainer,
-    optimizer: AdamWeightDecay,
+    model: Pretrainer,
+    optimizer: Optimizer,
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
 ) -> Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]:
@@ -48,48 +45,71 @@ def build_train_steps(
 
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
-      makes the steps and returns the sums `TRAIN_SUM_SHAPES` over all of them and all replicas.
+      makes the steps and returns the sums `train_sum_shapes` over all of them and all replicas.
     """
     strategy, num_replicas = runtime.strategy, runtime.num_replicas
     variables = model.trainable_variables
-    seed = config.train.seed
+    num_parts = config.train.gradient_accumulation_steps
 
-    def compute_gradients(inputs, global_weights, step, replica):
-        dropout_seed = randomness.fold_in(randomness.stream_seed(seed, randomness.Stream.DROPOUT, step), replica)
+    def compute_part(inputs, global_weights, dropout_seed):
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True, seed=dropout_seed)
             loss, sums = _loss_and_sums(inputs, outputs, global_weights, config.objective)
+            if uses_loss_scaling(optimizer):
+                loss = optimizer.get_scaled_loss(loss)
         # The word table is used densely by the masked-LM head, so its gradient is dense anyhow.
         return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
 
+    def compute_gradients(inputs, global_weights, step, replica):
+        step_seed = randomness.stream_seed(config.train.seed, randomness.Stream.DROPOUT, step)
+        dropout_seed = randomness.fold_in(step_seed, replica)
+        if num_parts == 1:
+            return compute_part(inputs, global_weights, dropout_seed)
+        parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in inputs.items()}
+        total = [tf.zeros(variable.shape, tf.float32) for variable in variables]
+        total_sums = {name: tf.zeros(shape) for name, shape in metrics.sum_shapes(config.objective.name).items()}
+        for index in tf.range(num_parts):
+            part = {name: x[index] for name, x in parts.items()}
+            gradients, sums = compute_part(part, global_weights, randomness.fold_in(dropout_seed, index))
+            total = [first + second for first, second in zip(total, gradients, strict=True)]
+            total_sums = {name: total_sums[name] + sums[name] for name in total_sums}
+        return total, total_sums
+
     def apply_gradients(gradients):
+        if uses_loss_scaling(optimizer):
+            gradients = optimizer.get_unscaled_gradients(gradients)
         clipped, norm = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
         optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
-        return norm
+        is_update = tf.math.is_finite(norm) if uses_loss_scaling(optimizer) else tf.constant(True)
+        return {
+            "gradient_norm": tf.where(is_update, norm, 0.0),
+            "num_updates": tf.cast(is_update, tf.float32),
+            "num_steps": tf.constant(1.0),
+        }
 
     if num_replicas == 1:
 
         @tf.function(jit_compile=runtime.jit_compile)
         def replica_step(inputs, step):
             gradients, sums = compute_gradients(inputs, _weights(inputs), step, 0)
-            return {**sums, "gradient_norm": apply_gradients(gradients), "num_steps": tf.constant(1.0)}
+            return {**sums, **apply_gradients(gradients)}
 
     else:
         # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
-        compute_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
+        compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
 
         def replica_step(inputs, step):
             context = tf.distribute.get_replica_context()
             global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, _weights(inputs))
             replica = context.replica_id_in_sync_group
-            gradients, sums = compute_gradients(inputs, global_weights, step, replica)
+            gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            norm = apply_gradients(gradients)
-            return {**sums, "gradient_norm": norm / num_replicas, "num_steps": tf.constant(1.0 / num_replicas)}
+            # Every replica applies the same sum.
+            return {**sums, **{name: x / num_replicas for name, x in apply_gradients(gradients).items()}}
 
     @tf.function
     def train_steps(iterator, first_step, num_steps):
-        totals = {name: tf.zeros(shape) for name, shape in TRAIN_SUM_SHAPES.items()}
+        totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
         for index in tf.range(num_steps):
             per_replica = strategy.run(replica_step, args=(next(iterator), first_step + index))
             totals = {name: totals[name] + _add_up(strategy, per_replica[name]) for name in totals}
@@ -99,7 +119,7 @@ def build_train_steps(
 
 
 def build_eval_step(
-    model: ElectraPretrainer,
+    model: Pretrainer,
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
     unigram_log_probs: np.ndarray | None,
@@ -113,7 +133,7 @@ def build_eval_step(
       unigram_log_probs: float32 [vocab_size], log-probabilities of the unigram baseline; None: no baseline.
 
     Returns:
-      A function of a batch that returns the sums of `TRAIN_SUM_SHAPES` but the last two scalars, and `unigram_loss`.
+      A function of a batch that returns the sums of `metrics.sum_shapes` and, with a baseline, `unigram_loss`.
     """
 
     @tf.function(jit_compile=runtime.jit_compile)
@@ -143,18 +163,19 @@ def _loss_and_sums(inputs, outputs, global_weights, objective) -> tuple[tf.Tenso
     masked_lm_sum, masked_lm_weight = losses.masked_lm_loss(
         outputs["lm_outputs"], inputs[features.MASKED_LM_IDS], inputs[features.MASKED_LM_WEIGHTS]
     )
-    rtd_sum, rtd_weight = losses.rtd_loss(outputs["disc_logits"], outputs["disc_label"], inputs[features.INPUT_MASK])
     global_masked_lm_weight, global_rtd_weight = (tf.maximum(weight, 1.0) for weight in global_weights)
-    total = objective.generator_loss_weight * masked_lm_sum / global_masked_lm_weight
-    total += objective.discriminator_loss_weight * rtd_sum / global_rtd_weight
+    total = masked_lm_sum / global_masked_lm_weight
     sums = {
         "masked_lm_loss": masked_lm_sum,
         "masked_lm_weight": masked_lm_weight,
-        "rtd_loss": rtd_sum,
-        "rtd_weight": rtd_weight,
-        **metrics.batch_sums(inputs, outputs),
+        **metrics.masked_lm_sums(inputs, outputs),
     }
-    return total, sums
+    if objective.name == "mlm":
+        return total, sums
+    rtd_sum = losses.rtd_loss(outputs["disc_logits"], outputs["disc_label"], inputs[features.INPUT_MASK])
+    total = objective.generator_loss_weight * total
+    total += objective.discriminator_loss_weight * rtd_sum / global_rtd_weight
+    return total, {**sums, "rtd_loss": rtd_sum, **metrics.rtd_sums(inputs, outputs)}
 
 
 def _add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,8 @@ from electra_cli.config import flatten, resolve
 from electra_cli.errors import UserError
 from electra_cli.interop import google_tf1
 from electra_cli.modeling.corruption import corrupt, sample_tokens
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.pretrainers import build_pretrainer
 from electra_cli.training import metrics
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
@@ -100,7 +101,7 @@ def test_ten_steps_and_the_weights_after_them(recorded):
         assert largest(tf.sigmoid(outputs["disc_logits"]) - arrays["rtd_probs"][step]) < 1e-5
         batches = iter(tf.data.Dataset.from_tensors(recorded.inputs(step)))
         sums = train_steps(batches, tf.constant(step, tf.int64), tf.constant(1, tf.int64))
-        found = metrics.summarize({name: value.numpy() for name, value in sums.items()}, 1.0, 50.0)
+        found = metrics.summarize({name: value.numpy() for name, value in sums.items()}, config.objective)
         assert found["masked_lm_loss"] == pytest.approx(arrays["mlm_loss"][step], rel=1e-4)
         assert found["rtd_loss"] == pytest.approx(arrays["rtd_loss"][step], rel=1e-4)
         assert found["total_loss"] == pytest.approx(arrays["total_loss"][step], rel=1e-4)
@@ -159,5 +160,10 @@ def test_hyperparameters_become_ours():
     assert flat["data.mask_prob"] == 0.25
     assert flat["model.generator_layers"] == 0.5
     assert (flat["model.hidden_size"], flat["model.num_attention_heads"]) == (64, 2)
-    with pytest.raises(UserError, match="without a counterpart: untied_generator"):
-        google_tf1.config_from_hparams({"untied_generator": False})
+    assert not config.objective.tied_generator
+    assert google_tf1.config_from_hparams({"untied_generator": False}).objective.tied_generator
+    with pytest.raises(UserError, match="without a counterpart: two_tower_generator"):
+        google_tf1.config_from_hparams({"two_tower_generator": True})
+    assert google_tf1.config_from_hparams({"max_predictions_per_seq": 19}).data.mask_prob == 0.15
+    with pytest.raises(UserError, match=r"max_predictions_per_seq=20: .* give 19"):
+        google_tf1.config_from_hparams({"max_predictions_per_seq": 20})

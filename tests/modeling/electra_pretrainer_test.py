@@ -7,8 +7,9 @@ import tf_keras
 from official.nlp.modeling import models, networks
 
 from electra_cli.config import resolve
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer, build_pretrainer
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.layers import gelu
+from electra_cli.modeling.pretrainers import build_pretrainer
 
 VOCAB_SIZE, LENGTH, SLOTS = 50, 12, 3
 

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import roc_auc_score
 
+from electra_cli.config import default_config
 from electra_cli.training import losses, metrics
 
 
@@ -15,9 +16,8 @@ def test_masked_lm_loss_is_cross_entropy_over_used_slots():
 
 def test_rtd_loss_is_binary_cross_entropy_over_real_tokens():
     logits = np.log(np.array([[0.9 / 0.1, 0.2 / 0.8, 5.0]])).astype(np.float32)
-    total, weight = losses.rtd_loss(tf.constant(logits), tf.constant([[1, 0, 1]]), tf.constant([[1, 1, 0]]))
+    total = losses.rtd_loss(tf.constant(logits), tf.constant([[1, 0, 1]]), tf.constant([[1, 1, 0]]))
     assert float(total) == pytest.approx(-np.log(0.9) - np.log(0.8), rel=1e-6)
-    assert float(weight) == 2.0
 
 
 def test_metrics_by_hand():
@@ -32,9 +32,11 @@ def test_metrics_by_hand():
         "disc_label": tf.constant([[0, 0, 1, 1, 0, 0]]),  # one of three samples was right
         "disc_logits": tf.constant([[-2.0, 1.0, 3.0, -1.0, -3.0, 9.0]]),
     }
-    sums = metrics.batch_sums(inputs, outputs)
-    sums |= {"masked_lm_loss": 6.0, "masked_lm_weight": 3.0, "rtd_loss": 2.0, "rtd_weight": 5.0}
-    result = metrics.summarize({name: np.asarray(value) for name, value in sums.items()}, 1.0, 50.0)
+    sums = metrics.masked_lm_sums(inputs, outputs) | {"masked_lm_loss": 6.0, "masked_lm_weight": 3.0}
+    sums |= metrics.rtd_sums(inputs, outputs) | {"rtd_loss": 2.0}
+    assert sums.keys() == metrics.sum_shapes("electra").keys()
+    sums = {name: np.asarray(value) for name, value in sums.items()}
+    result = metrics.summarize(sums, default_config().objective)
     assert result == pytest.approx(
         {
             "masked_lm_loss": 2.0,
@@ -49,6 +51,10 @@ def test_metrics_by_hand():
             "rtd_auc": 5 / 6,
         }
     )
+    objective = default_config().objective
+    objective.name = "mlm"
+    expected = {"total_loss": 2.0, "masked_lm_loss": 2.0, "masked_lm_accuracy": 2 / 3}
+    assert metrics.summarize({name: sums[name] for name in metrics.sum_shapes("mlm")}, objective) == expected
 
 
 def test_area_under_curve_agrees_with_sklearn():
@@ -66,7 +72,7 @@ def test_area_under_curve_agrees_with_sklearn():
         "masked_lm_ids": tf.zeros([1, 1], tf.int32),
         "masked_lm_weights": tf.zeros([1, 1]),
     }
-    sums = metrics.batch_sums(inputs, outputs)
+    sums = metrics.rtd_sums(inputs, outputs)
     area = metrics.area_under_curve(sums["positive_logits"].numpy(), sums["negative_logits"].numpy())
     assert area == pytest.approx(roc_auc_score(labels, logits), abs=1e-3)
 
@@ -76,8 +82,6 @@ def test_area_without_a_class_is_chance():
 
 
 def test_ratio_of_nothing_is_zero():
-    names = ("masked_lm_loss", "masked_lm_weight", "rtd_loss", "rtd_weight", "masked_lm_correct", "sampled_correct",
-             "rtd_correct", "true_positives", "predicted_positives", "positives")  # fmt: skip
-    sums = dict.fromkeys(names, np.zeros([])) | dict.fromkeys(("positive_logits", "negative_logits"), np.zeros(4))
-    result = metrics.summarize(sums, 1.0, 50.0)
+    sums = {name: np.zeros(shape) for name, shape in metrics.sum_shapes("electra").items()}
+    result = metrics.summarize(sums, default_config().objective)
     assert {value for name, value in result.items() if name != "rtd_auc"} == {0.0}

@@ -2,20 +2,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.training.optimization import AdamWeightDecay, LinearWarmupDecay
+from electra_cli.training.optimizers import AdamWeightDecay
+from electra_cli.training.schedules import WarmupDecay
 
 
 @pytest.mark.parametrize(
     ("step", "factor"), [(0, 0.99 * 0.1), (4, 0.95 * 0.5), (9, 0.9), (49, 0.5), (99, 0.0), (500, 0.0)]
 )
 def test_schedule(step, factor):
-    schedule = LinearWarmupDecay(peak=2.0, num_steps=100, warmup_steps=10)
+    schedule = WarmupDecay(peak=2.0, num_steps=100, warmup_steps=10)
     assert float(schedule(tf.constant(step, tf.int64))) == pytest.approx(2.0 * factor, rel=1e-6, abs=1e-9)
-    assert LinearWarmupDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    assert WarmupDecay.from_config(schedule.get_config()).get_config() == schedule.get_config()
 
 
 def test_schedule_without_warmup():
-    assert float(LinearWarmupDecay(1.0, 10, 0)(0)) == pytest.approx(0.9)
+    assert float(WarmupDecay(1.0, 10, 0)(0)) == pytest.approx(0.9)
 
 
 def test_updates_equal_a_computation_by_hand():
@@ -23,7 +24,7 @@ def test_updates_equal_a_computation_by_hand():
     kernel, bias, gamma = (rng.normal(size=size).astype(np.float32) for size in ((3, 2), (2,), (2,)))
     names = ("dense/kernel", "dense/bias", "layer_norm/gamma")
     variables = [tf.Variable(value, name=name) for value, name in zip((kernel, bias, gamma), names, strict=True)]
-    optimizer = AdamWeightDecay(LinearWarmupDecay(0.1, 10, 3), beta_1=0.9, beta_2=0.99, epsilon=1e-6, weight_decay=0.2)
+    optimizer = AdamWeightDecay(WarmupDecay(0.1, 10, 3), beta_1=0.9, beta_2=0.99, epsilon=1e-6, weight_decay=0.2)
     optimizer.build(variables)
     expected = [value.astype(np.float64) for value in (kernel, bias, gamma)]
     m, v = ([np.zeros_like(value) for value in expected] for _ in range(2))
@@ -42,6 +43,6 @@ def test_updates_equal_a_computation_by_hand():
 
 
 def test_config_round_trip():
-    optimizer = AdamWeightDecay(LinearWarmupDecay(0.1, 10, 3), weight_decay=0.2, beta_2=0.98)
+    optimizer = AdamWeightDecay(WarmupDecay(0.1, 10, 3), weight_decay=0.2, beta_2=0.98)
     copy = AdamWeightDecay.from_config(optimizer.get_config())
     assert (copy.beta_2, copy.weight_decay, copy.get_config()) == (0.98, 0.2, optimizer.get_config())

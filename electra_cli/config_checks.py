@@ -1,0 +1,151 @@
+"""Which values of a config can be trained with. TensorFlow is not imported here."""
+
+from typing import Any
+
+import ml_collections
+
+from electra_cli.errors import UserError
+
+OBJECTIVES = ("electra", "mlm")
+MASK_UNITS = ("token", "word")
+EMBEDDING_SHARING = ("all", "word", "none", "gradient_disentangled")
+OPTIMIZERS = ("adam_weight_decay", "adamw", "lamb")
+SCHEDULES = ("linear", "cosine", "warmup_stable_decay")
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("auto", "one_device", "mirrored")
+JIT_CHOICES = ("auto", "true", "false")
+_CHOICES = {
+    "data.mask_unit": MASK_UNITS,
+    "model.embedding_sharing": EMBEDDING_SHARING,
+    "objective.name": OBJECTIVES,
+    "optimizer.name": OPTIMIZERS,
+    "optimizer.schedule": SCHEDULES,
+    "runtime.strategy": STRATEGIES,
+    "runtime.precision": PRECISIONS,
+    "runtime.jit_compile": JIT_CHOICES,
+}
+
+
+def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator: dict[str, int]) -> None:
+    """Raises a `UserError` that names key, value and remedy for the first value that cannot be trained with.
+
+    Args:
+      config: the config.
+      flat: the same as {'section.key': value}.
+      generator: the generator's sizes that follow from it.
+    """
+
+    def require(key: str, is_valid: bool, remedy: str) -> None:
+        if not is_valid:
+            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
+
+    require("data.dir", bool(config.data.dir), "give the directory that electra-prepare wrote, --config.data.dir=DIR")
+    for key in _OPTIONAL_KEYS:
+        require(key, flat[key] is None or flat[key] > 0, "must be greater than 0, or left unset")
+    for key in _POSITIVE_KEYS:
+        require(key, flat[key] > 0, "must be greater than 0")
+    for key in _NON_NEGATIVE_KEYS:
+        require(key, flat[key] >= 0, "must not be negative")
+    for key in _FRACTION_KEYS:
+        require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
+    for key in ("data.mask_token_prob", "data.random_token_prob"):
+        require(key, 0 <= flat[key] <= 1, "is a fraction from 0 to 1")
+    require("data.random_token_prob", config.data.mask_token_prob + config.data.random_token_prob <= 1 + 1e-9,
+            f"and config.data.mask_token_prob={config.data.mask_token_prob} are shares of the same slots: "
+            f"together at most 1")  # fmt: skip
+    for key in ("model.generator_size", "model.generator_layers"):
+        require(key, 0 < flat[key] <= 1, "is a fraction of the discriminator's: greater than 0, at most 1")
+    for key, choices in _CHOICES.items():
+        require(key, flat[key] in choices, f"is one of {', '.join(choices)}")
+    _validate_sizes(config, generator, require)
+    _validate_objective(config, require)
+    _validate_schedule(config, require)
+
+
+def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], require: Any) -> None:
+    model = config.model
+    require("model.hidden_size", model.hidden_size % model.num_attention_heads == 0,
+            f"must be a multiple of config.model.num_attention_heads={model.num_attention_heads}")  # fmt: skip
+    width, heads = generator["hidden_size"], generator["num_attention_heads"]
+    key = "model.generator_size" if model.generator_hidden_size is None else "model.generator_hidden_size"
+    require(key, width > 0 and width % heads == 0,
+            f"makes a generator of width {width}, which {heads} attention heads do not divide")  # fmt: skip
+    require("data.max_seq_length", config.data.max_seq_length >= 8, "must be at least 8 tokens")
+    require("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
+            f"is longer than config.model.max_position_embeddings={model.max_position_embeddings}")  # fmt: skip
+    require("model.type_vocab_size", model.type_vocab_size >= 2, "must be at least 2: examples have two segments")
+    if model.vocab_size is not None:
+        require("model.vocab_size", model.vocab_size > 5, "must be greater than the 5 special tokens")
+
+
+def _validate_objective(config: ml_collections.ConfigDict, require: Any) -> None:
+    objective = config.objective
+    for key in ("tied_generator", "uniform_generator"):
+        if objective[key]:
+            require(f"objective.{key}", objective.name == "electra", "the objective mlm has no generator")
+            require("model.embedding_sharing", config.model.embedding_sharing == "all",
+                    f"must be all with config.objective.{key}: there is one network only")  # fmt: skip
+    require("objective.tied_generator", not (objective.tied_generator and objective.uniform_generator),
+            "a uniform generator has no network to tie; set only one of the two")  # fmt: skip
+
+
+def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
+    train = config.train
+    require("optimizer.decay_fraction", config.optimizer.decay_fraction <= 1, "is a fraction of the run: at most 1")
+    require("train.gradient_accumulation_steps", train.global_batch_size % train.gradient_accumulation_steps == 0,
+            f"must divide config.train.global_batch_size={train.global_batch_size}")  # fmt: skip
+    require("train.seed", 0 <= train.seed < 2**31, "must be at least 0 and less than 2**31")
+    for key, interval in (
+        ("train.log_interval", train.log_interval),
+        ("train.checkpoint_interval", train.checkpoint_interval),
+        ("eval.interval", config.eval.interval),
+    ):
+        require(key, interval % train.steps_per_loop == 0,
+                f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
+
+
+_OPTIONAL_KEYS = (
+    "model.generator_num_layers",
+    "model.generator_hidden_size",
+    "model.generator_num_attention_heads",
+    "model.generator_intermediate_size",
+)
+_POSITIVE_KEYS = (
+    "data.max_ngram",
+    "model.embedding_size",
+    "model.num_layers",
+    "model.hidden_size",
+    "model.num_attention_heads",
+    "model.intermediate_size",
+    "model.initializer_range",
+    "objective.sampling_temperature",
+    "optimizer.learning_rate",
+    "optimizer.epsilon",
+    "optimizer.clip_norm",
+    "optimizer.decay_fraction",
+    "data.mask_prob",
+    "train.num_steps",
+    "train.global_batch_size",
+    "train.gradient_accumulation_steps",
+    "train.steps_per_loop",
+    "train.log_interval",
+    "train.checkpoint_interval",
+    "train.keep_checkpoints",
+)
+_NON_NEGATIVE_KEYS = (
+    "objective.generator_loss_weight",
+    "objective.discriminator_loss_weight",
+    "optimizer.warmup_steps",
+    "optimizer.weight_decay_rate",
+    "eval.interval",
+    "eval.num_examples",
+    "runtime.logical_cpus",
+)
+_FRACTION_KEYS = (
+    "data.mask_prob",
+    "model.hidden_dropout",
+    "model.attention_dropout",
+    "optimizer.beta_1",
+    "optimizer.beta_2",
+    "optimizer.ema_decay",
+)
