@@ -22,6 +22,11 @@ flags.DEFINE_integer(
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("lower_case", True, "Lower-case text and strip accents.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "word_boundaries", "wordpiece", ["wordpiece", "whitespace"],
+    "What a word is to whole-word masking: a token and the '##' tokens behind it, or what stands between two spaces of "
+    "the text (give segmented text, for Chinese).", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer("max_seq_length", 128, "Tokens of an example, special tokens included.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "document_separator", "blank_line", ["blank_line", "file", "line"], "What ends a document.", flag_values=FLAGS
@@ -62,6 +67,7 @@ def _main(values: flags.FlagValues) -> None:
         encoding_errors=values.encoding_errors,
         lower_case=values.lower_case,
         shard_size_mb=values.shard_size_mb,
+        word_boundaries=values.word_boundaries,
     )
     report = _Report()
     manifest = prepare.prepare(

@@ -56,7 +56,7 @@ def training_dataset(
     batches = records.batch(global_batch_size, drop_remainder=True).enumerate(start_step)
 
     def prepare(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id)
+        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id, has_words=split.has_words)
         masking_seed = randomness.stream_seed(seed, Stream.MASKING, step)
         sampling_seed = randomness.stream_seed(seed, Stream.SAMPLING, step)
         return mask_batch(batch, masking, masking_seed, sampling_seed)
@@ -93,7 +93,7 @@ def evaluation_dataset(
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
 
     def prepare(group: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id)
+        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id, has_words=split.has_words)
         masking_seed = randomness.stream_seed(0, Stream.EVAL_MASKING, group)
         return mask_batch(batch, masking, masking_seed, randomness.stream_seed(0, Stream.EVAL_SAMPLING, group))
 

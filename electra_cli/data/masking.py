@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 from electra_cli import features, randomness
@@ -14,10 +15,16 @@ class MaskingSettings:
     Attributes:
       mask_prob: fraction of an example's real tokens that is masked (paper, section 3.1: 0.15; 0.25 for Large).
       max_predictions_per_seq: slots of an example, the most tokens that are masked.
-      mask_token_prob: fraction of the masked tokens that is shown as [MASK]; the others keep their token
-        (0.85 in google-research/electra, `pretrain_helpers.mask`).
+      mask_token_prob: fraction of the masked tokens that is shown as [MASK] (0.85 in google-research/electra,
+        `pretrain_helpers.mask`; 0.8 in BERT, section 3.1).
+      random_token_prob: fraction that is shown as a random token; the others keep their token (0; 0.1 in BERT).
       mask_token_id: id of [MASK].
-      special_token_ids: ids that are never masked: [CLS], [SEP], [PAD], [MASK].
+      special_token_ids: ids that are never masked and never drawn: [CLS], [SEP], [PAD], [MASK].
+      vocab_size: entries of the vocabulary, from which random tokens are drawn.
+      max_ngram: longest span that is masked as one, in units.
+      continues_word: bool [vocab_size], tokens that belong to the unit of the token before them; None: every token is
+        a unit, unless the data says otherwise.
+      uses_segmentation: whether `features.CONTINUES_WORD` decides the units instead.
     """
 
     mask_prob: float
@@ -25,6 +32,11 @@ class MaskingSettings:
     mask_token_prob: float
     mask_token_id: int
     special_token_ids: tuple[int, ...]
+    vocab_size: int
+    random_token_prob: float = 0.0
+    max_ngram: int = 1
+    continues_word: np.ndarray | None = None
+    uses_segmentation: bool = False
 
 
 def mask_batch(
@@ -32,18 +44,19 @@ def mask_batch(
 ) -> dict[str, tf.Tensor]:
     """Masks a batch.
 
-    Positions are drawn without replacement and uniformly over the tokens that may be masked. google-research/electra
-    draws with replacement: of its 19 draws at length 128 only about 17.7 are distinct.
+    Positions are drawn without replacement. google-research/electra draws with replacement: of its 19 draws at length
+    128 only about 17.7 are distinct.
 
     Args:
-      batch: `features.UNMASKED`, int32 [batch, seq_length].
+      batch: `features.UNMASKED`, int32 [batch, seq_length], and with `uses_segmentation` `features.CONTINUES_WORD`.
       settings: how to mask.
-      masking_seed: int32 [2], decides positions and which of them show [MASK].
+      masking_seed: int32 [2], decides positions and what they show.
       sampling_seed: int32 [2], decides `features.SAMPLING_UNIFORM`.
 
     Returns:
       `features.MASKED`. An example of n real tokens gets round(n x mask_prob) masked slots, at least 1 and at most
-      `max_predictions_per_seq`, but never more than it has tokens that may be masked.
+      `max_predictions_per_seq`, but never more than it has tokens that may be masked. Units of several tokens may
+      leave slots empty: a unit that does not fit into what is left is not masked.
     """
     ids, mask = batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK]
     batch_size, length = tf.shape(ids)[0], ids.shape[1]
@@ -53,25 +66,104 @@ def mask_batch(
     for token_id in settings.special_token_ids:
         is_candidate &= tf.not_equal(ids, token_id)
     num_tokens = tf.cast(tf.reduce_sum(mask, axis=1), tf.float32)
-    num_masked = tf.clip_by_value(tf.cast(tf.round(num_tokens * settings.mask_prob), tf.int32), 1, slots)
-    num_masked = tf.minimum(num_masked, tf.reduce_sum(tf.cast(is_candidate, tf.int32), axis=1))
+    budget = tf.clip_by_value(tf.cast(tf.round(num_tokens * settings.mask_prob), tf.int32), 1, slots)
 
-    position_seed, token_seed = randomness.fold_in(masking_seed, 0), randomness.fold_in(masking_seed, 1)
-    scores = randomness.uniform((batch_size, length), position_seed)
-    _, drawn = tf.math.top_k(tf.where(is_candidate, scores, -1.0), slots, sorted=True)
-    is_used = tf.range(slots)[tf.newaxis, :] < num_masked[:, tf.newaxis]
-    positions = tf.sort(tf.where(is_used, drawn, length), axis=1)  # unused slots go last
+    unit_seed, span_seed, token_seed, random_seed = (randomness.fold_in(masking_seed, part) for part in range(4))
+    starts = _unit_starts(batch, settings, is_candidate)
+    if settings.max_ngram > 1:
+        starts = _span_starts(starts, is_candidate, settings.max_ngram, span_seed)
+    is_chosen = _choose_units(starts, is_candidate, budget, unit_seed)
+
+    places = tf.where(is_chosen, tf.range(length)[tf.newaxis, :], length)
+    positions = tf.sort(places, axis=1)[:, :slots]  # unused slots go last
+    is_used = positions < length
     positions = tf.where(is_used, positions, 0)
     masked_lm_ids = tf.where(is_used, tf.gather(ids, positions, batch_dims=1), 0)
 
-    shows_mask = is_used & (randomness.uniform((batch_size, slots), token_seed) < settings.mask_token_prob)
-    rows = tf.broadcast_to(tf.range(batch_size)[:, tf.newaxis], (batch_size, slots))
-    hits = tf.scatter_nd(tf.stack([rows, positions], -1), tf.cast(shows_mask, tf.int32), (batch_size, length))
+    draws = randomness.uniform((batch_size, length), token_seed)
+    shows_random = is_chosen & (draws >= settings.mask_token_prob)
+    shows_random &= draws < settings.mask_token_prob + settings.random_token_prob
+    shown = tf.where(is_chosen & (draws < settings.mask_token_prob), settings.mask_token_id, ids)
+    if settings.random_token_prob:
+        shown = tf.where(shows_random, _random_tokens((batch_size, length), settings, random_seed), shown)
     return {
-        **batch,
-        features.INPUT_WORD_IDS: tf.where(hits > 0, settings.mask_token_id, ids),
+        **{name: batch[name] for name in features.UNMASKED},
+        features.INPUT_WORD_IDS: shown,
         features.MASKED_LM_POSITIONS: positions,
         features.MASKED_LM_IDS: masked_lm_ids,
         features.MASKED_LM_WEIGHTS: tf.cast(is_used, tf.float32),
         features.SAMPLING_UNIFORM: randomness.uniform((batch_size, slots), sampling_seed),
     }
+
+
+def _unit_starts(batch: dict[str, tf.Tensor], settings: MaskingSettings, is_candidate: tf.Tensor) -> tf.Tensor:
+    """Returns bool [batch, seq_length], where the first token of a unit that may be masked stands."""
+    if settings.uses_segmentation:
+        continues = tf.cast(batch[features.CONTINUES_WORD], tf.bool)
+    elif settings.continues_word is not None:
+        continues = tf.gather(tf.constant(settings.continues_word), batch[features.INPUT_WORD_IDS])
+    else:
+        return is_candidate
+    # No unit reaches over a special token.
+    follows_candidate = tf.pad(is_candidate[:, :-1], [[0, 0], [1, 0]])
+    return is_candidate & ~(continues & follows_candidate)
+
+
+def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, seed: tf.Tensor) -> tf.Tensor:
+    """Joins units, from the first to the last, to spans of 1 to `max_ngram`; a length n is as likely as 1/n.
+
+    The distribution is ALBERT's (arXiv 1909.11942, section 4.1). Spans end before special tokens.
+    """
+    shape = tf.shape(starts)
+    weights = 1.0 / np.arange(1, max_ngram + 1)
+    ends = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)
+    lengths = 1 + tf.searchsorted(ends, tf.reshape(randomness.uniform(shape, seed), [-1]), side="right")
+    span_begins = tf.cumsum(tf.reshape(lengths, shape), axis=1, exclusive=True)
+    unit = tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1  # of each token, counted from 0
+    # A unit begins a span when it is the first of one, or when a special token stands before it.
+    span = tf.searchsorted(span_begins, unit, side="right")
+    begins_span = tf.equal(tf.gather(span_begins, tf.maximum(span - 1, 0), batch_dims=1), unit)
+    follows_candidate = tf.pad(is_candidate[:, :-1], [[0, 0], [1, 0]])
+    return starts & (begins_span | ~follows_candidate)
+
+
+def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Takes whole units in a random order, each that still fits into the budget.
+
+    Args:
+      starts: bool [batch, seq_length], first tokens of units.
+      is_candidate: bool [batch, seq_length], tokens of units.
+      budget: int32 [batch], tokens to take at most.
+      seed: int32 [2].
+
+    Returns:
+      bool [batch, seq_length], the tokens of the units taken.
+    """
+    shape = tf.shape(starts)
+    length = starts.shape[1]
+    unit = tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1
+    unit = tf.where(is_candidate, unit, length)  # a bin of its own for all that belongs to no unit
+    sizes = tf.math.bincount(unit, minlength=length + 1, maxlength=length + 1, axis=-1)[:, :length]
+    order = tf.argsort(tf.where(sizes > 0, randomness.uniform(shape, seed), 2.0), axis=1)
+    ordered_sizes = tf.gather(sizes, order, batch_dims=1)
+
+    # The units up to the first that does not fit are taken at once; a pass for each such obstacle.
+    def take_more(is_taken, left, _):
+        fits = ~is_taken & (ordered_sizes > 0) & (ordered_sizes <= left[:, tf.newaxis])
+        total = tf.cumsum(tf.where(fits, ordered_sizes, 0), axis=1)
+        is_new = fits & (total <= left[:, tf.newaxis])
+        left -= tf.reduce_sum(tf.where(is_new, ordered_sizes, 0), axis=1)
+        return is_taken | is_new, left, tf.reduce_any(is_new)
+
+    nothing = tf.zeros_like(starts)
+    is_taken, _, _ = tf.while_loop(lambda *state: state[2], take_more, (nothing, budget, tf.constant(True)))
+    rank = tf.argsort(order, axis=1)  # of each unit in the order
+    is_taken = tf.gather(is_taken, rank, batch_dims=1)
+    return is_candidate & tf.gather(is_taken, tf.minimum(unit, length - 1), batch_dims=1)
+
+
+def _random_tokens(shape: tuple[tf.Tensor, int], settings: MaskingSettings, seed: tf.Tensor) -> tf.Tensor:
+    """Draws ids, int32, uniformly from the vocabulary without the special tokens."""
+    allowed = np.setdiff1d(np.arange(settings.vocab_size, dtype=np.int32), settings.special_token_ids)
+    place = tf.cast(randomness.uniform(shape, seed) * len(allowed), tf.int32)
+    return tf.gather(tf.constant(allowed), tf.minimum(place, len(allowed) - 1))

@@ -27,7 +27,7 @@ from electra_cli.data.corpus import Corpus, Document
 from electra_cli.data.examples import add_special_tokens, pack_document
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.tfrecords import MANIFEST_FILE, TOKEN_COUNTS_FILE, VOCAB_FILE, Manifest, Shard, write_shard
-from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.tokenization import CONTINUES_WORD, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary, learn_vocabulary
 from electra_cli.errors import UserError
 
@@ -47,6 +47,7 @@ class PrepareSettings:
     encoding_errors: str = "strict"
     lower_case: bool = True
     shard_size_mb: float = 64.0
+    word_boundaries: str = "wordpiece"
 
 
 class PackedDocument(collections.namedtuple("PackedDocument", ["held_out_hash", "examples"])):
@@ -193,7 +194,9 @@ def _pack_task(task: _Task) -> list[PackedDocument]:
         _tokenizers[tokenizer_key] = Tokenizer(vocabulary, lower_case=settings.lower_case)
     cls_id, sep_id = vocabulary.cls_id, vocabulary.sep_id
     # One call for the whole chunk: the tokenizer works on its lines in bulk.
-    sentences = iter(_tokenizers[tokenizer_key].encode_lines([line for doc in task.documents for line in doc.lines]))
+    tokenizer = _tokenizers[tokenizer_key]
+    encode = tokenizer.encode_segmented_lines if settings.word_boundaries == "whitespace" else tokenizer.encode_lines
+    sentences = iter(encode([line for doc in task.documents for line in doc.lines]))
     packed = []
     for document in task.documents:
         place = f"{settings.seed}/{document.file_index}/{document.index}"
@@ -303,7 +306,7 @@ def _write(
 
     def count(records: Iterable[tuple[np.ndarray, int]]) -> Iterator[tuple[np.ndarray, int]]:
         for ids, first_segment_length in records:
-            counts[:] += np.bincount(ids, minlength=vocabulary.size)
+            counts[:] += np.bincount(ids & ~np.uint32(CONTINUES_WORD), minlength=vocabulary.size)
             yield ids, first_segment_length
 
     splits = {}
@@ -343,7 +346,8 @@ def _write_shards(
     for index in range(num_shards):
         size = total * (index + 1) // num_shards - total * index // num_shards
         path = os.path.join(directory, f"{split}-{index:05}-of-{num_shards:05}.tfrecord")
-        shards.append(write_shard(path, (next(records) for _ in range(size))))
+        has_words = settings.word_boundaries == "whitespace"
+        shards.append(write_shard(path, (next(records) for _ in range(size)), has_words=has_words))
     return tuple(shards)
 
 

@@ -31,7 +31,12 @@ def detect_format(serialized: bytes) -> tuple[RecordFormat | None, int]:
 
 
 def parse_records(
-    serialized: tf.Tensor, record_format: RecordFormat, max_seq_length: int, pad_id: int
+    serialized: tf.Tensor,
+    record_format: RecordFormat,
+    max_seq_length: int,
+    pad_id: int,
+    *,
+    has_words: bool = False,
 ) -> dict[str, tf.Tensor]:
     """Parses serialized examples.
 
@@ -40,12 +45,13 @@ def parse_records(
       record_format: who wrote them.
       max_seq_length: length to pad to.
       pad_id: id to pad with.
+      has_words: whether records of electra-prepare hold `features.CONTINUES_WORD`.
 
     Returns:
-      `features.UNMASKED`, int32 [batch, max_seq_length].
+      `features.UNMASKED` and, with `has_words`, `features.CONTINUES_WORD`; int32 [batch, max_seq_length].
     """
     if record_format is RecordFormat.ELECTRA_PRETRAIN:
-        return _parse_electra_pretrain(serialized, max_seq_length, pad_id)
+        return _parse_electra_pretrain(serialized, max_seq_length, pad_id, has_words)
     names = record_format.value[:3]
     is_masked = record_format is not RecordFormat.GOOGLE_ELECTRA
     spec: dict[str, object] = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in names}
@@ -59,17 +65,25 @@ def parse_records(
     return batch
 
 
-def _parse_electra_pretrain(serialized: tf.Tensor, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
+def _parse_electra_pretrain(
+    serialized: tf.Tensor, max_seq_length: int, pad_id: int, has_words: bool
+) -> dict[str, tf.Tensor]:
     ids_name, first_name = RecordFormat.ELECTRA_PRETRAIN.value
-    parsed = tf.io.parse_example(
-        serialized, {ids_name: tf.io.RaggedFeature(tf.int64), first_name: tf.io.FixedLenFeature([], tf.int64)}
-    )
+    spec = {ids_name: tf.io.RaggedFeature(tf.int64), first_name: tf.io.FixedLenFeature([], tf.int64)}
+    if has_words:
+        spec[features.CONTINUES_WORD] = tf.io.RaggedFeature(tf.int64)
+    parsed = tf.io.parse_example(serialized, spec)
     ids = parsed[ids_name]
     padded = ids.to_tensor(default_value=tf.cast(pad_id, tf.int64), shape=[None, max_seq_length])
     lengths, first = tf.cast(ids.row_lengths(), tf.int64), parsed[first_name]
     places = tf.range(max_seq_length, dtype=tf.int64)[tf.newaxis, :]
     is_real = places < lengths[:, tf.newaxis]
+    words = {}
+    if has_words:
+        flags = parsed[features.CONTINUES_WORD].to_tensor(shape=[None, max_seq_length])
+        words[features.CONTINUES_WORD] = tf.cast(flags, tf.int32)
     return {
+        **words,
         features.INPUT_WORD_IDS: tf.cast(padded, tf.int32),
         features.INPUT_MASK: tf.cast(is_real, tf.int32),
         features.INPUT_TYPE_IDS: tf.cast(is_real & (places >= first[:, tf.newaxis]), tf.int32),

@@ -24,12 +24,14 @@ class Split:
       examples: examples of each.
       compression: '' or 'GZIP'.
       record_format: who wrote them.
+      has_words: whether they say where words are continued.
     """
 
     files: tuple[str, ...]
     examples: tuple[int, ...]
     compression: str
     record_format: RecordFormat
+    has_words: bool = False
 
     @property
     def num_examples(self) -> int:
@@ -107,6 +109,7 @@ def _prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | Non
         examples=tuple(shard.examples for shard in shards),
         compression=manifest.compression,
         record_format=RecordFormat.ELECTRA_PRETRAIN,
+        has_words=manifest.settings.get("word_boundaries") == "whitespace",
     )
 
 

@@ -3,6 +3,8 @@
 A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
 often it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
 `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP].
+Data whose words were given (`--word_boundaries=whitespace`) has `continues_word` as well: 1 for a token that belongs to
+the word of the token before it.
 """
 
 import dataclasses
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
+from electra_cli.data.tokenization import CONTINUES_WORD
 from electra_cli.errors import UserError
 
 FORMAT_VERSION = 1
@@ -127,25 +130,34 @@ def read_token_counts(data_dir: str) -> np.ndarray:
         raise UserError(f"{path} is missing or damaged ({error}): prepare the data anew") from error
 
 
-def serialize_example(ids: list[int] | np.ndarray, first_segment_length: int) -> bytes:
-    """Returns a record: `[CLS] a [SEP] b [SEP]` and the length of the part of type 0."""
+def serialize_example(ids: np.ndarray, first_segment_length: int, continues_word: np.ndarray | None = None) -> bytes:
+    """Returns a record: `[CLS] a [SEP] b [SEP]`, the length of the part of type 0, and where words are continued."""
     import tensorflow as tf  # noqa: PLC0415  (takes seconds; the reading of manifests can do without)
 
     def int64s(values: Iterable[int]) -> tf.train.Feature:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
     feature = {"input_word_ids": int64s(ids), "first_segment_length": int64s([first_segment_length])}
+    if continues_word is not None:
+        feature["continues_word"] = int64s(continues_word)
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
-def write_shard(path: str, records: Iterable[tuple[np.ndarray, int]]) -> Shard:
-    """Writes examples, as (ids, first_segment_length), to a new TFRecord file and describes it."""
+def write_shard(path: str, records: Iterable[tuple[np.ndarray, int]], *, has_words: bool) -> Shard:
+    """Writes examples, as (ids, first_segment_length), to a new TFRecord file and describes it.
+
+    Args:
+      path: the file.
+      records: the examples; ids are uint32 and may carry `CONTINUES_WORD`.
+      has_words: whether to write where words are continued.
+    """
     import tensorflow as tf  # noqa: PLC0415
 
     examples = real_tokens = 0
     with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type=COMPRESSION)) as writer:
         for ids, first_segment_length in records:
-            writer.write(serialize_example(ids, first_segment_length))
+            continues_word = (ids & CONTINUES_WORD > 0).astype(np.int64) if has_words else None
+            writer.write(serialize_example(ids & ~np.uint32(CONTINUES_WORD), first_segment_length, continues_word))
             examples += 1
             real_tokens += len(ids)
     content_size = files.size(path) or 0

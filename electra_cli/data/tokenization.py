@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from electra_cli.data.vocabulary import Vocabulary
 
+# Added to an id, while data is prepared, of a token that belongs to the word of the token before it.
+CONTINUES_WORD = 1 << 30
+
 
 class Tokenizer:
     """Tokenizes as BERT does: clean, lower-case and strip accents when asked, split at punctuation, then into pieces.
@@ -26,6 +29,20 @@ class Tokenizer:
         )
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    def encode_segmented_lines(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each line; all but the first of what stands between two spaces carry `CONTINUES_WORD`."""
+        words = [line.split() for line in lines]
+        encodings = self._tokenizer.encode_batch(words, is_pretokenized=True, add_special_tokens=False)
+        return [
+            [
+                token_id if word != before else token_id | CONTINUES_WORD
+                for token_id, word, before in zip(
+                    encoding.ids, encoding.word_ids, [None, *encoding.word_ids], strict=False
+                )
+            ]
+            for encoding in encodings
+        ]
 
     def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each line, without special tokens."""

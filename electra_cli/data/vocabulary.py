@@ -5,6 +5,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+
 from electra_cli import files
 from electra_cli.errors import UserError
 
@@ -48,6 +50,11 @@ class Vocabulary:
     def mask_id(self) -> int:
         """Id of [MASK]."""
         return self.tokens.index("[MASK]")
+
+    @property
+    def continues_word(self) -> np.ndarray:
+        """Bool [size]: whether a token belongs to the word of the token before it."""
+        return np.array([token.startswith("##") for token in self.tokens])
 
     def to_bytes(self) -> bytes:
         """Returns the content of a vocabulary file: a token a line."""

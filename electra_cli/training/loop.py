@@ -250,10 +250,16 @@ class _Run:
 def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
     """Returns how examples are masked under a resolved config and a data source's vocabulary."""
     vocabulary = source.vocabulary
+    masks_words = config.data.mask_unit == "word"
     return MaskingSettings(
         mask_prob=config.data.mask_prob,
         max_predictions_per_seq=config.derived.max_predictions_per_seq,
         mask_token_prob=config.data.mask_token_prob,
+        random_token_prob=config.data.random_token_prob,
+        vocab_size=vocabulary.size,
+        max_ngram=config.data.max_ngram,
+        continues_word=vocabulary.continues_word if masks_words else None,
+        uses_segmentation=masks_words and source.train.has_words,
         mask_token_id=vocabulary.mask_id,
         special_token_ids=(vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id),
     )

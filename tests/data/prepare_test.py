@@ -8,6 +8,8 @@ import tensorflow as tf
 
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.prepare import PrepareSettings, prepare
+from electra_cli.data.records import parse_records
+from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
@@ -158,3 +160,21 @@ def test_case_of_a_given_vocabulary_is_checked(corpus_file, data_dir, tmp_path):
     with pytest.raises(UserError, match=r"is cased \(50 tokens with capitals\): add --lower_case=false"):
         prepare([str(corpus_file)], str(tmp_path / "data"), PrepareSettings(), vocab_file=str(tmp_path / "cased.txt"),
                 learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
+
+
+def test_a_given_segmentation_is_kept(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"北京大学很美", "play", "##ing"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens))
+    (tmp_path / "text.txt").write_text("北京 大学 很 美\nplaying 北 京大学\n")
+    settings = PrepareSettings(max_seq_length=32, validation_fraction=0.0, word_boundaries="whitespace")
+    prepare([str(tmp_path / "text.txt")], str(tmp_path / "data"), settings, vocab_file=str(tmp_path / "vocab.txt"),
+            learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
+    split = open_data(str(tmp_path / "data"), 32).train
+    dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(1)
+    batch = parse_records(next(iter(dataset)), split.record_format, 32, 0, has_words=split.has_words)
+    ids = [tokens[token] for token in batch["input_word_ids"][0].numpy() if token]
+    continues = batch["continues_word"][0].numpy()[: len(ids)]
+    words = "".join(("" if flag else " ") + token for token, flag in zip(ids, continues, strict=True)).split()
+    assert [word for word in words if word[0] != "["] == ["北京", "大学", "很", "美", "play##ing", "北", "京大学"]
+    counts = dict(zip(tokens, read_token_counts(str(tmp_path / "data")), strict=True))
+    assert (counts["北"], counts["大"], counts["[PAD]"]) == (2, 2, 0)
