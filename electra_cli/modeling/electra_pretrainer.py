@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 import tf_keras
+from absl import logging
 from official.nlp.modeling.layers.cls_head import ClassificationHead
 from official.nlp.modeling.layers.masked_lm import MaskedLM
 
@@ -118,8 +119,8 @@ class ElectraPretrainer(tf_keras.Model):
 
         Args:
           inputs: dict of int [batch, seq_length] `input_word_ids` (masked), `input_mask`, `input_type_ids`, and
-            [batch, num_token_predictions] `masked_lm_positions`, `masked_lm_ids`, `masked_lm_weights`; optionally
-            `sampling_uniform`, the draws to sample with.
+            [batch, num_token_predictions] `masked_lm_positions`, `masked_lm_ids`, `masked_lm_weights` (absent: slots at
+            position 0 are unused); optionally `sampling_uniform`, the draws to sample with.
           training: whether to drop out.
           seed: int32 [2] that dropout, and sampling where `sampling_uniform` is absent, follow from; None: drawn from
             TensorFlow's global generator.
@@ -130,6 +131,8 @@ class ElectraPretrainer(tf_keras.Model):
           (1 where the token that the discriminator saw differs from the original).
         """
         inputs = {name: value if name in _FLOATS else tf.cast(value, tf.int32) for name, value in inputs.items()}
+        if features.MASKED_LM_WEIGHTS not in inputs:
+            inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
         lm_logits, sentence_outputs = self._generate(inputs, training, sub_seed(seed, 0))
         sampled_ids = sample_tokens(
             lm_logits,
@@ -175,8 +178,12 @@ class ElectraPretrainer(tf_keras.Model):
 
     def get_config(self):
         """Returns the constructor's arguments; JSON can hold them. A copy's networks share no embeddings."""
+        generator = self.generator_network
+        if generator is not None:
+            is_tied = generator is self.discriminator_network
+            generator = _TIED if is_tied else tf_keras.layers.serialize(generator)
         return {
-            "generator_network": None if self.uniform_generator else tf_keras.layers.serialize(self.generator_network),
+            "generator_network": generator,
             "discriminator_network": tf_keras.layers.serialize(self.discriminator_network),
             "vocab_size": self.vocab_size,
             "num_classes": self.num_classes,
@@ -193,12 +200,25 @@ class ElectraPretrainer(tf_keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Builds the model anew from `get_config()`."""
-        networks = {
-            name: config[name] and tf_keras.layers.deserialize(config[name], custom_objects)
-            for name in ("generator_network", "discriminator_network")
-        }
-        return cls(**{**config, **networks})
+        """Builds the model anew from `get_config()`.
+
+        Encoders of tf-models-official write their default activation, the tanh form of GELU, without a name. So every
+        nameless activation is taken for it, and a warning says so.
+        """
+        if "<lambda>" in str(config):
+            logging.warning("nameless activations in the config of a network are taken for the tanh form of GELU")
+        config = dict(config)
+        nameless = {"<lambda>": lambda x: tf.nn.gelu(x, approximate=True)}
+        with tf_keras.utils.custom_object_scope({**nameless, **(custom_objects or {})}):
+            discriminator = tf_keras.layers.deserialize(config.pop("discriminator_network"))
+            generator = config.pop("generator_network")
+            if generator == _TIED:
+                generator = discriminator
+            elif generator is not None:
+                generator = tf_keras.layers.deserialize(generator)
+        return cls(generator, discriminator, **config)
 
 
+# What `get_config` has as the generator's where the discriminator is both.
+_TIED = "discriminator_network"
 _FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM)

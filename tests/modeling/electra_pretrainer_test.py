@@ -4,50 +4,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
-from official.nlp.modeling import models, networks
 
 from electra_cli.config import resolve
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.layers import gelu
 from electra_cli.modeling.pretrainers import build_pretrainer
-
-VOCAB_SIZE, LENGTH, SLOTS = 50, 12, 3
-
-
-def make_inputs(batch_size=4, seed=0):
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(5, VOCAB_SIZE, (batch_size, LENGTH)).astype(np.int32)
-    mask = np.ones_like(ids)
-    mask[-1, 8:] = 0
-    positions = np.stack([np.sort(rng.choice(np.arange(1, 8), SLOTS, replace=False)) for _ in ids]).astype(np.int32)
-    originals = np.take_along_axis(ids, positions, 1)
-    masked = ids.copy()
-    np.put_along_axis(masked, positions, 4, 1)
-    return {
-        "input_word_ids": tf.constant(masked),
-        "input_mask": tf.constant(mask),
-        "input_type_ids": tf.constant((np.arange(LENGTH) > 6).astype(np.int32) * mask),
-        "masked_lm_positions": tf.constant(positions),
-        "masked_lm_ids": tf.constant(originals),
-        "masked_lm_weights": tf.ones([batch_size, SLOTS]),
-        "sampling_uniform": tf.constant(rng.uniform(size=(batch_size, SLOTS)).astype(np.float32)),
-    }
-
-
-def tf_models_encoder(hidden_size, vocab_size=VOCAB_SIZE):
-    return networks.BertEncoder(
-        vocab_size=vocab_size,
-        hidden_size=hidden_size,
-        num_layers=2,
-        num_attention_heads=2,
-        inner_dim=2 * hidden_size,
-        max_sequence_length=LENGTH,
-        type_vocab_size=2,
-        embedding_width=8,
-        output_dropout=0.0,
-        attention_dropout=0.0,
-        dict_outputs=True,
-    )
+from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE, make_inputs, tf_models_encoder
 
 
 @pytest.fixture
@@ -162,33 +124,6 @@ def test_xla_and_bfloat16_agree_with_float32(resolved):
     outputs = mixed(inputs)
     np.testing.assert_allclose(outputs["lm_outputs"], expected["lm_outputs"], atol=0.02)
     np.testing.assert_allclose(outputs["disc_logits"], expected["disc_logits"], atol=0.05)
-
-
-def test_equals_tf_models_officials_with_its_networks_and_checkpoint(tmp_path):
-    arguments = {
-        "vocab_size": VOCAB_SIZE,
-        "num_classes": 2,
-        "num_token_predictions": SLOTS,
-        "mlm_activation": "gelu",
-        "mlm_initializer": tf_keras.initializers.TruncatedNormal(stddev=0.2, seed=3),
-    }
-    theirs = models.ElectraPretrainer(tf_models_encoder(8), tf_models_encoder(16), **arguments)
-    inputs = make_inputs()
-    expected = theirs(inputs)
-    path = tf.train.Checkpoint(model=theirs, **theirs.checkpoint_items).save(str(tmp_path / "ckpt"))
-
-    ours = ElectraPretrainer(tf_models_encoder(8), tf_models_encoder(16), **arguments)
-    outputs = ours(inputs)
-    status = tf.train.Checkpoint(model=ours, **ours.checkpoint_items).restore(path)
-    status.assert_existing_objects_matched()
-    outputs = ours(inputs)
-    for name in ("lm_outputs", "sentence_outputs"):
-        np.testing.assert_allclose(outputs[name], expected[name], atol=1e-6)
-    assert outputs["disc_logits"].shape == expected["disc_logits"].shape
-    predictions = ElectraPretrainer(tf_models_encoder(8), tf_models_encoder(16), **arguments, output_type="predictions")
-    np.testing.assert_allclose(
-        tf.reduce_sum(tf.exp(predictions(inputs)["lm_outputs"]), -1), np.ones([4, SLOTS]), rtol=1e-5
-    )
 
 
 def test_config_is_json_and_builds_the_same_model(model):
