@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
-from tests.training.loop_test import assert_same_run
+from tests.training.loop_test import assert_same_run, weights_of
 
 pytestmark = pytest.mark.slow
 
@@ -94,14 +95,15 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert table.strip() in evaluated.stdout
 
 
-def test_two_replicas_make_the_same_steps(prepared):
+def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     more = [
         "--config.train.num_steps=20",
         "--config.model.hidden_dropout=0.0",
         "--config.model.attention_dropout=0.0",
         "--config.eval.interval=0",
     ]
-    for name, flags in (("one", []), ("two", ["--config.runtime.logical_cpus=2"])):
+    two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2"]
+    for name, flags in (("one", []), ("two", two_replicas)):
         result = subprocess.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr
     assert "2 logical CPUs, strategy mirrored (auto)" in result.stdout
@@ -114,6 +116,11 @@ def test_two_replicas_make_the_same_steps(prepared):
         for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):
             assert second[name] == pytest.approx(first[name], rel=1e-5), name
     assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-4)
+    found, expected = weights_of(prepared / "two"), weights_of(prepared / "one")
+    names = [name for name in expected if name.startswith("model/")]
+    assert len(names) > 20
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
 
 
 def test_batch_that_replicas_do_not_divide(prepared):

@@ -31,11 +31,11 @@ class _WithMoments(tf_keras.optimizers.Optimizer):
     def build(self, var_list):
         """Creates two moments for each weight."""
         super().build(var_list)
-        if getattr(self, "_moments_built", False):
+        if getattr(self, "_built", False):  # Keras' name: its own build looks at it
             return
+        self._built = True
         self._m = [self.add_variable_from_reference(variable, "m") for variable in var_list]
         self._v = [self.add_variable_from_reference(variable, "v") for variable in var_list]
-        self._moments_built = True
 
     def _update_moments(self, gradient: tf.Tensor, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
         index = self._index_dict[self._var_key(variable)]
