@@ -19,6 +19,7 @@ from electra_cli.training import metrics
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.training.step import build_train_steps
+from tests.interop import original
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = [
@@ -146,6 +147,44 @@ def test_checkpoints_of_other_sizes_are_refused():
         google_tf1.load_weights(recorded.model, str(recorded.directory / "none"))
     for variable, value_before in zip(recorded.model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value_before)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_model_of_odd_shapes_computes_what_the_original_does(tmp_path, seed):
+    weights = original.random_weights(seed)
+    prefix = str(tmp_path / "model.ckpt")
+    names = sorted(weights)
+    tensors = [tf.constant(weights[name], tf.float32) for name in names]
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+    config = google_tf1.config_from_hparams(original.HPARAMS)
+    config.data.dir = "unused"
+    model = build_pretrainer(resolve(config, 60))
+    google_tf1.load_weights(model, prefix)
+
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(5, 60, (5, 16))
+    mask = (np.arange(16) < np.array([16, 12, 9, 16, 5])[:, None]).astype(np.int64)
+    types = rng.integers(0, 2, (5, 16)) * mask
+    positions = np.stack([np.sort(rng.choice(5, 4, replace=False)) for _ in range(5)])
+    inputs = {
+        features.INPUT_WORD_IDS: ids,
+        features.INPUT_MASK: mask,
+        features.INPUT_TYPE_IDS: types,
+        features.MASKED_LM_POSITIONS: positions,
+        features.MASKED_LM_IDS: rng.integers(5, 60, (5, 4)),
+        features.MASKED_LM_WEIGHTS: np.ones((5, 4), np.float32),
+        features.SAMPLING_UNIFORM: np.full((5, 4), 0.5, np.float32),
+    }
+    outputs = model({name: tf.constant(value) for name, value in inputs.items()}, training=False)
+    computed = original.Original(weights)
+    logits = computed.masked_lm_logits(ids, mask, types, positions)
+    np.testing.assert_allclose(outputs["lm_outputs"], logits, atol=1e-4)
+    corrupted = ids.copy()
+    np.put_along_axis(corrupted, positions, logits.argmax(-1), 1)
+    unmasked = ids.copy()
+    np.put_along_axis(unmasked, positions, inputs[features.MASKED_LM_IDS], 1)
+    np.testing.assert_array_equal(outputs["disc_label"], corrupted != unmasked)
+    np.testing.assert_allclose(outputs["disc_logits"], computed.rtd_logits(corrupted, mask, types), atol=1e-4)
 
 
 def test_hyperparameters_become_ours():

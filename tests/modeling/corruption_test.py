@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
 
 from electra_cli.modeling.corruption import corrupt, put_at_positions, sample_tokens
@@ -33,6 +34,18 @@ def test_samples_have_the_probabilities_of_the_softmax():
     shares = np.bincount(sample(logits, uniform)[0], minlength=5) / 20_000
     np.testing.assert_allclose(shares, probabilities, atol=0.01)
     assert shares[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [tf.float32, tf.bfloat16])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_frequencies_are_those_of_the_softmax(temperature, dtype):
+    rng = np.random.default_rng(7)
+    logits = tf.cast(rng.normal(size=40) * 1.5, dtype)
+    uniform = tf.constant(rng.uniform(size=(1, 200_000)), tf.float32)
+    samples = sample_tokens(tf.tile(logits[None, None], [1, 200_000, 1]), uniform, temperature=temperature)
+    probabilities = np.exp(tf.cast(logits, tf.float64).numpy() / temperature)
+    expected = 200_000 * probabilities / probabilities.sum()
+    assert scipy.stats.chisquare(np.bincount(samples[0], minlength=40), expected).pvalue > 1e-3
 
 
 def test_temperature_divides_the_logits():

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from electra_cli.config import default_config
@@ -75,6 +77,32 @@ def test_area_under_curve_agrees_with_sklearn():
     sums = metrics.rtd_sums(inputs, outputs)
     area = metrics.area_under_curve(sums["positive_logits"].numpy(), sums["negative_logits"].numpy())
     assert area == pytest.approx(roc_auc_score(labels, logits), abs=1e-3)
+
+
+@given(st.integers(1, 7), st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_sums_of_parts_add_up_to_those_of_the_whole(cut, seed):
+    rng = np.random.default_rng(seed)
+    batch = {
+        "input_mask": rng.integers(0, 2, (8, 6)),
+        "masked_lm_positions": rng.integers(0, 6, (8, 2)),
+        "masked_lm_ids": rng.integers(0, 3, (8, 2)),
+        "masked_lm_weights": rng.integers(0, 2, (8, 2)).astype(np.float32),
+        "lm_outputs": rng.normal(size=(8, 2, 3)).astype(np.float32),
+        "disc_label": rng.integers(0, 2, (8, 6)),
+        "disc_logits": rng.normal(size=(8, 6)).astype(np.float32),
+    }
+
+    def sums(rows):
+        part = {
+            name: tf.constant(value[rows], None if value.dtype == np.float32 else tf.int32)
+            for name, value in batch.items()
+        }
+        return {**metrics.masked_lm_sums(part, part), **metrics.rtd_sums(part, part)}
+
+    whole, first, second = sums(slice(None)), sums(slice(0, cut)), sums(slice(cut, None))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, first[name] + second[name], err_msg=name)
 
 
 def test_area_without_a_class_is_chance():
