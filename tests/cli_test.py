@@ -42,7 +42,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "--config is missing: give a file or a preset (base, large, small, small_plus_plus, tiny)"),
+        ([], "--config is missing: give a file or a preset (base, large, small, small_mlm, small_plus_plus, tiny)"),
         (["--config=small"], "--workdir is missing"),
         (["--config=smal", "--workdir=x"], "no such file and no preset of that name; presets: base"),
         (["--config=small", "--workdir=x"], "config.data.dir=''"),

@@ -60,7 +60,7 @@ def test_masked_slots_are_the_originals(length, mask_prob, slots):
 
 
 def test_every_preset_has_the_keys_of_the_default():
-    assert preset_names() == ["base", "large", "small", "small_plus_plus", "tiny"]
+    assert preset_names() == ["base", "large", "small", "small_mlm", "small_plus_plus", "tiny"]
     for name in preset_names():
         assert flatten(preset(name)).keys() == flatten(default_config()).keys()
 
@@ -86,6 +86,19 @@ def test_every_preset_has_the_keys_of_the_default():
         ("train.seed", 2**31, "less than 2"),
         ("train.log_interval", 30, "multiple of config.train.steps_per_loop=20"),
         ("eval.interval", 10, "multiple of config.train.steps_per_loop=20"),
+        ("data.random_token_prob", 0.2, "together at most 1"),
+        ("data.random_token_prob", -0.1, "fraction from 0 to 1"),
+        ("data.mask_unit", "sentence", "is one of token, word"),
+        ("data.max_ngram", 0, "greater than 0"),
+        ("model.embedding_sharing", "some", "is one of all, word, none, gradient_disentangled"),
+        ("model.generator_hidden_size", 200, "makes a generator of width 200, which 3 attention heads"),
+        ("model.generator_num_layers", 0, "greater than 0, or left unset"),
+        ("objective.name", "clm", "is one of electra, mlm"),
+        ("optimizer.name", "sgd", "is one of adam_weight_decay, adamw, lamb"),
+        ("optimizer.schedule", "step", "is one of linear, cosine, warmup_stable_decay"),
+        ("optimizer.decay_fraction", 1.5, "at most 1"),
+        ("optimizer.ema_decay", 1.0, "less than 1"),
+        ("train.gradient_accumulation_steps", 3, "must divide config.train.global_batch_size=128"),
         ("runtime.strategy", "all", "is one of auto, one_device, mirrored"),
         ("runtime.precision", "half", "is one of float32, mixed_bfloat16, mixed_float16"),
         ("runtime.jit_compile", "maybe", "is one of auto, true, false"),
@@ -97,6 +110,30 @@ def test_bad_values_are_named_with_key_and_remedy(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"^config.{key}=.*{message}"):
         resolve(config, 100)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"objective.tied_generator": True, "objective.uniform_generator": True}, "set only one of the two"),
+        ({"objective.tied_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"objective.uniform_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
+    ],
+)
+def test_objectives_that_exclude_each_other(overrides, message):
+    config = default_config()
+    config.update_from_flattened_dict({"data.dir": "data", **overrides})
+    with pytest.raises(UserError, match=message):
+        resolve(config, 100)
+
+
+def test_a_tied_generator_has_the_sizes_of_the_discriminator():
+    config = default_config()
+    config.data.dir, config.objective.tied_generator = "data", True
+    derived = resolve(config, 100).derived
+    assert (derived.generator_hidden_size, derived.generator_num_layers) == (256, 12)
+    assert (derived.generator_num_attention_heads, derived.generator_intermediate_size) == (4, 1024)
 
 
 def test_vocabulary_of_another_size():

@@ -124,10 +124,10 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
 
 
 def test_batch_that_replicas_do_not_divide(prepared):
-    flags = ["--config.runtime.logical_cpus=3"]
+    flags = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=8"]
     result = subprocess.run(pretrain(prepared, "three", *flags), capture_output=True, text=True, timeout=400)
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1 and "cannot be divided over 3 replicas" in result.stderr
+    assert result.stderr.count("\n") == 1 and "over 2 replicas, each in 8 parts" in result.stderr
     assert not (prepared / "three").exists()
 
 

@@ -13,8 +13,8 @@ def sample_tokens(
     """Samples one token a slot from softmax(logits / temperature), by inverting the cumulative distribution.
 
     One uniform number decides a slot, so that the sample belongs to the example and not to the replica that draws it.
-    The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block: no second tensor
-    of the logits' size is kept, and float32 sums stay short.
+    The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block, so that float32
+    sums stay short and nothing but the weights has the logits' size.
 
     Args:
       logits: float [batch, num_token_predictions, vocab_size].
@@ -25,17 +25,21 @@ def sample_tokens(
     Returns:
       int32 [batch, num_token_predictions]. No gradient flows through it.
     """
-    logits = tf.stop_gradient(tf.cast(logits, tf.float32)) / temperature
     vocab_size = logits.shape[-1]
-    if disallowed_ids is not None:
-        is_disallowed = tf.equal(tf.range(vocab_size), tf.cast(disallowed_ids, tf.int32)[..., tf.newaxis])
-        logits = tf.where(is_disallowed, -math.inf, logits)
     block_size = math.ceil(math.sqrt(vocab_size))
     num_blocks = math.ceil(vocab_size / block_size)
-
-    weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
+    # Padded first: what follows can work in place then, in this one copy of the logits.
     padding = [[0, 0]] * (len(logits.shape) - 1) + [[0, num_blocks * block_size - vocab_size]]
-    blocks = tf.reshape(tf.pad(weights, padding), [*tf.unstack(tf.shape(logits)[:-1]), num_blocks, block_size])
+    logits = tf.stop_gradient(tf.cast(logits, tf.float32))
+    logits = tf.pad(logits, padding, constant_values=-math.inf)
+    if temperature != 1.0:
+        logits /= temperature
+    if disallowed_ids is not None:
+        places = tf.range(num_blocks * block_size)
+        is_disallowed = tf.equal(places, tf.cast(disallowed_ids, tf.int32)[..., tf.newaxis])
+        logits = tf.where(is_disallowed, -math.inf, logits)
+    weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
+    blocks = tf.reshape(weights, [*tf.unstack(tf.shape(logits)[:-1]), num_blocks, block_size])
     block_ends = tf.cumsum(tf.reduce_sum(blocks, axis=-1), axis=-1)
     threshold = tf.cast(uniform, tf.float32) * block_ends[..., -1]
     block = _first_above(block_ends, threshold)

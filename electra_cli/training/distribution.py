@@ -58,10 +58,15 @@ def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
     # On a CPU, oneDNN's matrix products outrun those of XLA: see ARCHITECTURE.md for the ratio.
     jit_compile = num_gpus > 0 if settings.jit_compile == "auto" else settings.jit_compile == "true"
     runtime = Runtime(strategy, jit_compile, _describe(name, num_gpus, settings, jit_compile))
-    if config.train.global_batch_size % runtime.num_replicas:
+    num_parts = config.train.gradient_accumulation_steps
+    divisor = runtime.num_replicas * num_parts
+    if config.train.global_batch_size % divisor:
+        accumulation = (
+            f", each in {num_parts} parts (config.train.gradient_accumulation_steps)" if num_parts > 1 else ""
+        )
         raise UserError(
             f"config.train.global_batch_size={config.train.global_batch_size} cannot be divided over "
-            f"{runtime.num_replicas} replicas: choose a multiple of {runtime.num_replicas}"
+            f"{runtime.num_replicas} replicas{accumulation}: choose a multiple of {divisor}"
         )
     return runtime
 
