@@ -24,6 +24,8 @@ setup(
         "absl-py>=1.4",
         "ml-collections>=1.0",
         "numpy>=1.26",
+        # Parquet, and .zst without another package.
+        "pyarrow>=15",
         "tensorflow==2.20.*",
         "tensorflow-text==2.20.*",
         "tf-models-official==2.20.*",

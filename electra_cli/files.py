@@ -20,7 +20,7 @@ def read_bytes(path: str) -> bytes:
     Raises:
       FileNotFoundError, OSError: it cannot be read.
     """
-    with _open(path, "rb") as stream:
+    with open_file(path, "rb") as stream:
         return stream.read()
 
 
@@ -33,7 +33,8 @@ def size(path: str) -> int | None:
     return os.path.getsize(path) if os.path.isfile(path) else None
 
 
-def _open(path: str, mode: str) -> IO[Any]:
+def open_file(path: str, mode: str) -> IO[Any]:
+    """Opens a file; a remote one is read in pieces."""
     if is_remote(path):
         import tensorflow as tf  # noqa: PLC0415
 

@@ -12,9 +12,17 @@ from electra_cli.errors import UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
-    "input", [], "Text files and directories, comma-separated; .gz is unpacked. builtin:python-docs is English prose "
-    "from the Python installation and the packages this program needs.", flag_values=FLAGS,
+    "input", [], "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst "
+    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages this program needs.",
+    flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_list(
+    "input_weights", [], "How often to take the documents of each input, as in 1,0.5,3; a fraction takes a share of "
+    "them.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+    "text_field", "text", "Field of JSON lines and column of Parquet that hold the text.", flag_values=FLAGS
+)
 flags.DEFINE_string("output_dir", None, "Directory to be made.", flag_values=FLAGS)
 flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary, a token a line.", flag_values=FLAGS)
 flags.DEFINE_integer(
@@ -68,6 +76,8 @@ def _main(values: flags.FlagValues) -> None:
         lower_case=values.lower_case,
         shard_size_mb=values.shard_size_mb,
         word_boundaries=values.word_boundaries,
+        text_field=values.text_field,
+        input_weights=_weights(values),
     )
     report = _Report()
     manifest = prepare.prepare(
@@ -97,6 +107,23 @@ def _main(values: flags.FlagValues) -> None:
         f"{values.output_dir}"
     )
     print(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
+
+
+def _weights(values: flags.FlagValues) -> tuple[float, ...]:
+    if not values.input_weights:
+        return ()
+    try:
+        weights = tuple(float(weight) for weight in values.input_weights)
+    except ValueError as error:
+        raise UserError(
+            f"--input_weights={','.join(values.input_weights)}: {error}; give numbers, as in 1,0.5"
+        ) from error
+    if len(weights) != len(values.input) or not all(0 < weight < 1000 for weight in weights):
+        raise UserError(
+            f"--input_weights={','.join(values.input_weights)}: give a number greater than 0 and less than 1000 for "
+            f"each of the {len(values.input)} inputs"
+        )
+    return weights
 
 
 def _check(values: flags.FlagValues) -> None:

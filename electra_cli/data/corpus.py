@@ -1,12 +1,9 @@
 """Text files in, documents out, one after the other and never more than one in memory."""
 
 import dataclasses
-import gzip
-import os
-import zlib
-from collections.abc import Iterator
-from typing import IO, cast
+from collections.abc import Iterator, Sequence
 
+from electra_cli.data import text_files
 from electra_cli.errors import UserError
 
 SEPARATORS = ("blank_line", "file", "line")
@@ -21,21 +18,25 @@ class Document:
       file_index: number of its file among the input files.
       index: number of the document in the file.
       lines: its lines, stripped, none empty.
+      weight: how often it is to be taken.
     """
 
     file_index: int
     index: int
     lines: tuple[str, ...]
+    weight: float = 1.0
 
 
 class Corpus:
-    """Documents of text files, in a fixed order.
+    """Documents of files, in a fixed order.
 
     Args:
-      inputs: files and directories; of a directory all files below it that are not hidden, sorted. Files whose name
-        ends in `.gz` are unpacked while being read.
-      separator: what ends a document: 'blank_line', the 'file', or the 'line'.
+      inputs: files, directories and patterns (`text_files.list_files`). Compressed files are unpacked while being read
+        (`text_files.open_binary`). In JSON lines and Parquet each record is a document.
+      separator: what ends a document of plain text: 'blank_line', the 'file', or the 'line'.
       encoding_errors: 'strict', or 'replace' to read what is not UTF-8 as U+FFFD and count it.
+      text_field: the field of JSON lines and the column of Parquet that hold the text.
+      weights: how often documents of each input are to be taken; none: once.
 
     Attributes:
       files: the input files.
@@ -46,8 +47,21 @@ class Corpus:
       UserError: an input is missing or holds no file.
     """
 
-    def __init__(self, inputs: list[str], separator: str = "blank_line", encoding_errors: str = "strict"):
-        self.files = [file for path in inputs for file in _list_files(path)]
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        separator: str = "blank_line",
+        encoding_errors: str = "strict",
+        text_field: str = "text",
+        weights: Sequence[float] = (),
+    ):
+        self.files: list[str] = []
+        self._weights: list[float] = []
+        for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
+            found = text_files.list_files(path)
+            self.files += found
+            self._weights += [weight] * len(found)
+        self._text_field = text_field
         self._separator = separator
         self._encoding_errors = encoding_errors
         self.text_bytes = 0
@@ -63,12 +77,45 @@ class Corpus:
         for file_index, path in enumerate(self.files):
             for index, lines in enumerate(self._documents(path)):
                 is_empty = False
-                yield Document(file_index, index, lines)
+                yield Document(file_index, index, lines, self._weights[file_index])
         if is_empty:
             names = ", ".join(self.files[:3]) + (" ..." if len(self.files) > 3 else "")
             raise UserError(f"--input holds no text: {names}")
 
     def _documents(self, path: str) -> Iterator[tuple[str, ...]]:
+        name = text_files.uncompressed_name(path)
+        if name.endswith(text_files.PARQUET_SUFFIX):
+            texts = self._parquet_texts(path)
+        elif name.endswith(text_files.JSON_SUFFIXES):
+            texts = self._json_texts(path)
+        else:
+            yield from self._plain_documents(path)
+            return
+        for text in texts:
+            lines = tuple(line for line in map(str.strip, text.splitlines()) if line)
+            if lines:
+                yield lines
+
+    def _json_texts(self, path: str) -> Iterator[str]:
+        for number, line in enumerate(self._lines(path), 1):
+            if line.strip():
+                yield text_files.read_json_text(line, self._text_field, path, number)
+
+    def _parquet_texts(self, path: str) -> Iterator[str]:
+        num_rows = 0
+        try:
+            for text in text_files.read_parquet_texts(path, self._text_field):
+                yield text
+                num_rows += 1
+                self.text_bytes += len(text)
+        except text_files.DAMAGE as error:
+            raise UserError(
+                f"{path} is damaged or cut off after {num_rows:,} rows ({error}): get the file anew"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+    def _plain_documents(self, path: str) -> Iterator[tuple[str, ...]]:
         gathered: list[str] = []
         for line in self._lines(path):
             stripped = line.strip()
@@ -84,17 +131,21 @@ class Corpus:
     def _lines(self, path: str) -> Iterator[str]:
         offset = 0
         try:
-            with _open(path) as stream:
+            with text_files.open_binary(path) as stream:
                 for number, raw in enumerate(stream, 1):
                     yield self._decode(raw, path, number, offset)
                     offset += len(raw)
                     self.text_bytes += len(raw)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except text_files.DAMAGE as error:
             raise UserError(
                 f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
             ) from error
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+            if error.strerror is None:  # of bz2 and zstd
+                raise UserError(
+                    f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
+                ) from error
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
     def _decode(self, raw: bytes, path: str, number: int, offset: int) -> str:
         if number == 1:
@@ -117,21 +168,3 @@ class Corpus:
             text = raw.decode(errors="replace")
             self.replaced[path] = self.replaced.get(path, 0) + text.count("\ufffd")
             return text
-
-
-def _list_files(path: str) -> list[str]:
-    if os.path.isfile(path):
-        return [path]
-    if not os.path.isdir(path):
-        raise UserError(f"--input={path}: no such file or directory")
-    found = []
-    for directory, subdirectories, names in os.walk(path):
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        found += [os.path.join(directory, name) for name in sorted(names) if not name.startswith(".")]
-    if not found:
-        raise UserError(f"--input={path}: the directory holds no files")
-    return found
-
-
-def _open(path: str) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.endswith(".gz") else open(path, "rb")

@@ -18,7 +18,7 @@ import random
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -48,6 +48,12 @@ class PrepareSettings:
     lower_case: bool = True
     shard_size_mb: float = 64.0
     word_boundaries: str = "wordpiece"
+    text_field: str = "text"
+    input_weights: tuple[float, ...] = ()
+
+    def open_corpus(self, inputs: Sequence[str]) -> Corpus:
+        """Returns the documents of the inputs."""
+        return Corpus(inputs, self.document_separator, self.encoding_errors, self.text_field, self.input_weights)
 
 
 class PackedDocument(collections.namedtuple("PackedDocument", ["held_out_hash", "examples"])):
@@ -95,11 +101,11 @@ def prepare(
                 python_docs.extract(path, workers.map, report)
             local_inputs.append(path)
         if vocabulary is None:
-            corpus = Corpus(local_inputs, settings.document_separator, settings.encoding_errors)
+            corpus = settings.open_corpus(local_inputs)
             report("learning vocabulary", 0, 0)
             lines = (line for document in corpus for line in document.lines)
             vocabulary = learn_vocabulary(lines, learn_vocab or 0, lower_case=settings.lower_case)
-        corpus = Corpus(local_inputs, settings.document_separator, settings.encoding_errors)
+        corpus = settings.open_corpus(local_inputs)
         spool = _Spool(output.scratch)
         for document in _pack_all(corpus, vocabulary, settings, workers, report):
             spool.add(document, settings.validation_fraction)
@@ -199,18 +205,29 @@ def _pack_task(task: _Task) -> list[PackedDocument]:
     sentences = iter(encode([line for doc in task.documents for line in doc.lines]))
     packed = []
     for document in task.documents:
-        place = f"{settings.seed}/{document.file_index}/{document.index}"
-        rng = random.Random(_hash(place))
         own_sentences = [next(sentences) for _ in document.lines]
-        examples = []
-        for number, segments in enumerate(pack_document(own_sentences, settings.max_seq_length, rng)):
-            ids, first_segment_length = add_special_tokens(segments, cls_id, sep_id)
-            key = _hash(f"{place}/{number}").to_bytes(16, "big")
-            examples.append((key, np.array(ids, np.uint32).tobytes(), first_segment_length))
         # By its text: copies of a document land on the same side.
-        text_hash = _hash(f"{settings.seed}/" + "\n".join(document.lines))
-        packed.append(PackedDocument(text_hash / 2**128, examples))
+        held_out_hash = _hash(f"{settings.seed}/" + "\n".join(document.lines)) / 2**128
+        examples = []
+        place = f"{settings.seed}/{document.file_index}/{document.index}"
+        for copy in range(
+            _num_copies(document.weight, place, is_held_out=held_out_hash < settings.validation_fraction)
+        ):
+            copy_place = f"{place}/copy {copy}" if copy else place
+            rng = random.Random(_hash(copy_place))
+            for number, segments in enumerate(pack_document(own_sentences, settings.max_seq_length, rng)):
+                ids, first_segment_length = add_special_tokens(segments, cls_id, sep_id)
+                key = _hash(f"{copy_place}/{number}").to_bytes(16, "big")
+                examples.append((key, np.array(ids, np.uint32).tobytes(), first_segment_length))
+        packed.append(PackedDocument(held_out_hash, examples))
     return packed
+
+
+def _num_copies(weight: float, place: str, *, is_held_out: bool) -> int:
+    """Returns how often a document is taken: its weight, rounded up or down by chance; a held-out one at most once."""
+    whole = int(weight)
+    copies = whole + (_hash(f"{place}/weight") / 2**128 < weight - whole)
+    return min(copies, 1) if is_held_out else copies
 
 
 def _hash(text: str) -> int:

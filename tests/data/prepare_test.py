@@ -178,3 +178,27 @@ def test_a_given_segmentation_is_kept(tmp_path):
     assert [word for word in words if word[0] != "["] == ["北京", "大学", "很", "美", "play##ing", "北", "京大学"]
     counts = dict(zip(tokens, read_token_counts(str(tmp_path / "data")), strict=True))
     assert (counts["北"], counts["大"], counts["[PAD]"]) == (2, 2, 0)
+
+
+def test_weights_take_documents_more_or_less_often(tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / f"{name}.txt").write_text(make_text(200, seed=seed))
+    inputs = [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+
+    def tokens(name, **settings):
+        options = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.1, **settings)
+        manifest = prepare(
+            inputs, str(tmp_path / name), options, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1, overwrite=False, report=lambda *_: None,
+        )  # fmt: skip
+        return manifest.real_tokens("train"), manifest.real_tokens("validation")
+
+    plain, held_out = tokens("plain")
+    assert tokens("same", input_weights=(1.0, 1.0)) == (plain, held_out)
+    both, both_held_out = tokens("double", input_weights=(2.0, 2.0))
+    assert both == pytest.approx(2 * plain, rel=0.02)
+    assert both_held_out == pytest.approx(held_out, rel=0.001)
+    assert len(set(read_records(tmp_path / "double", "train"))) > 1.5 * len(
+        set(read_records(tmp_path / "plain", "train"))
+    )
+    half, _ = tokens("half", input_weights=(0.5, 1.5))
+    assert half == pytest.approx(plain, rel=0.1)

@@ -1,0 +1,115 @@
+import bz2
+import gzip
+import json
+import lzma
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from electra_cli.data import text_files
+from electra_cli.data.corpus import Corpus, Document
+from electra_cli.errors import UserError
+
+TEXT = "first line\nsecond line\n\nanother document\n" * 400
+
+
+def zstd(content):
+    return pyarrow.compress(content, "zstd", asbytes=True)
+
+
+COMPRESSORS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+
+
+def read(path, **options):
+    return [document.lines for document in Corpus([str(path)], **options)]
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+def test_compressed_files_are_unpacked(tmp_path, suffix):
+    (tmp_path / "a.txt").write_text(TEXT)
+    (tmp_path / f"b.txt{suffix}").write_bytes(COMPRESSORS[suffix](TEXT.encode()))
+    assert read(tmp_path / f"b.txt{suffix}") == read(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[: len(content) // 2], lambda content: b"nonsense" + content]
+)
+def test_damaged_files_are_named(tmp_path, suffix, damage):
+    path = tmp_path / f"a.txt{suffix}"
+    path.write_bytes(damage(COMPRESSORS[suffix](TEXT.encode())))
+    with pytest.raises(UserError, match=rf"a\.txt\{suffix} is damaged or cut off after [\d,]+ bytes of text"):
+        read(path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_each_line_of_json_is_a_document(tmp_path, suffix):
+    records = [{"text": "one\n\ntwo\n", "id": 1}, {"text": None}, {"text": "three \u2028 four"}]
+    content = "\n".join(map(json.dumps, records)).encode() + b"\n\n"
+    (tmp_path / f"a.jsonl{suffix}").write_bytes(COMPRESSORS[suffix](content) if suffix else content)
+    assert read(tmp_path / f"a.jsonl{suffix}") == [("one", "two"), ("three", "four")]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("plain text", r"a\.jsonl, line 2: no JSON .*rename it to \.txt"),
+        ('{"body": "x"}', r"a\.jsonl, line 2: no field 'text' \(it has body\); .*--text_field"),
+        ('["text"]', r"a\.jsonl, line 2: no field 'text' \(it is no object\)"),
+        ('{"text": 5}', r"a\.jsonl, line 2: field 'text' is no text but int"),
+    ],
+)
+def test_lines_that_are_no_such_json(tmp_path, line, message):
+    (tmp_path / "a.jsonl").write_text('{"text": "good"}\n' + line + "\n")
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "a.jsonl")
+
+
+def test_each_row_of_parquet_is_a_document(tmp_path):
+    texts = [f"row {index}\nof many" for index in range(2500)]
+    table = pyarrow.table({"body": [*texts, None, ""], "number": range(2502)})
+    parquet.write_table(table, tmp_path / "a.parquet", row_group_size=700)
+    assert read(tmp_path / "a.parquet", text_field="body") == [tuple(text.split("\n")) for text in texts]
+    with pytest.raises(
+        UserError, match=r"a\.parquet has no column 'text'; it has body, number: name one with --text_field"
+    ):
+        read(tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"column 'number' is no text but int64"):
+        read(tmp_path / "a.parquet", text_field="number")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"a\.parquet is damaged or cut off after 0 rows"):
+        read(tmp_path / "a.parquet", text_field="body")
+
+
+def test_patterns(tmp_path):
+    for name in ("b.txt", "a.txt", "c.md"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "e.txt").write_text("e")
+    assert read(tmp_path / "*.txt") == [("a.txt",), ("b.txt",)]
+    assert read(tmp_path / "**" / "*.txt") == [("a.txt",), ("b.txt",), ("e",)]
+    with pytest.raises(UserError, match=r"\*\.json: the pattern matches no file"):
+        read(tmp_path / "*.json")
+
+
+def test_remote_files_are_read_through_tensorflow(tmp_path):
+    import tensorflow as tf
+
+    # TensorFlow's file system in memory stands for gs://.
+    tf.io.gfile.makedirs("ram://corpus/sub")
+    for name, content in (("a.txt.gz", gzip.compress(b"zipped")), ("sub/b.txt", b"plain"), ("sub/.c", b"hidden")):
+        with tf.io.gfile.GFile(f"ram://corpus/{name}", "wb") as stream:
+            stream.write(content)
+    assert read("ram://corpus/a.txt.gz") == [("zipped",)]
+    assert read("ram://corpus/sub/*.txt") == [("plain",)]
+    with pytest.raises(UserError, match="ram://corpus/x: no such file or directory"):
+        text_files.list_files("ram://corpus/x")
+
+
+def test_documents_carry_the_weight_of_their_input(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    corpus = Corpus([str(tmp_path / "a"), str(tmp_path / "b")], weights=[1.0, 2.5])
+    assert list(corpus) == [Document(0, 0, ("a",), 1.0), Document(1, 0, ("b",), 2.5)]
