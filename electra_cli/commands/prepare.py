@@ -13,8 +13,8 @@ from electra_cli.errors import UserError
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
     "input", [], "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst "
-    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages this program needs.",
-    flag_values=FLAGS,
+    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages that this program "
+    "needs.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
     "input_weights", [], "How often to take the documents of each input, as in 1,0.5,3; a fraction takes a share of "

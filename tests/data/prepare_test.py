@@ -188,7 +188,8 @@ def test_weights_take_documents_more_or_less_often(tmp_path):
     def tokens(name, **settings):
         options = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.1, **settings)
         manifest = prepare(
-            inputs, str(tmp_path / name), options, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1, overwrite=False, report=lambda *_: None,
+            inputs, str(tmp_path / name), options, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1,
+            overwrite=False, report=lambda *_: None,
         )  # fmt: skip
         return manifest.real_tokens("train"), manifest.real_tokens("validation")
 
