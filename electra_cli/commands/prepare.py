@@ -13,7 +13,7 @@ from electra_cli.errors import UserError
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
     "input", [], "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst "
-    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages that this program "
+    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages this program "
     "needs.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
