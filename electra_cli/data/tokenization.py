@@ -1,11 +1,22 @@
-"""BERT's WordPiece tokenization: text in, ids out."""
+"""BERT's WordPiece tokenization: text in, ids out.
 
+Two libraries work together. `tokenizers` computes what BERT's own tokenizer does, on any text. FastBertTokenizer of
+tensorflow-text is several times as fast, but folds some characters otherwise (NFKC and full case folding); it takes the
+lines that hold none of these.
+"""
+
+import itertools
+import re
 from collections.abc import Sequence
+from typing import Any
 
+from electra_cli.data import bert_characters
 from electra_cli.data.vocabulary import Vocabulary
 
 # Added to an id, while data is prepared, of a token that belongs to the word of the token before it.
 CONTINUES_WORD = 1 << 30
+# Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
+_MAX_WORD_LENGTH = 100
 
 
 class Tokenizer:
@@ -15,20 +26,53 @@ class Tokenizer:
 
     Args:
       vocabulary: the pieces.
-      lower_case: whether to lower-case and strip accents (an 'uncased' vocabulary).
+      lower_case: whether to lower-case ('uncased').
+      strip_accents: whether to strip accents; None: as `lower_case` says, which is BERT's choice.
+      use_fast: whether to take tensorflow-text where it gives the same. Its import takes seconds, so it pays from some
+        tens of megabytes on.
     """
 
-    def __init__(self, vocabulary: Vocabulary, *, lower_case: bool):
+    def __init__(
+        self, vocabulary: Vocabulary, *, lower_case: bool, strip_accents: bool | None = None, use_fast: bool = False
+    ):
         import tokenizers  # noqa: PLC0415  (help must not wait for it)
         from tokenizers import models, normalizers, pre_tokenizers  # noqa: PLC0415
 
         pieces = {token: index for index, token in enumerate(vocabulary.tokens)}
         self._tokenizer = tokenizers.Tokenizer(
-            # Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
-            models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100)
+            models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=_MAX_WORD_LENGTH)
         )
-        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._fast: Any = None
+        if use_fast:
+            self._fast = _build_fast(vocabulary, lower_case)
+            # tensorflow-text lower-cases and strips accents, or neither; in ASCII there are no accents.
+            is_ascii_only = strip_accents not in (None, lower_case)
+            self._is_alike = re.compile(_ASCII if is_ascii_only else _character_class(lower_case)).fullmatch
+
+    def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
+        """Returns the ids of each line, without special tokens."""
+        if self._fast is None:
+            return self._encode_exactly(lines)
+        is_fast = [self.is_alike(line) for line in lines]
+        ids: list[list[int]] = [[]] * len(lines)
+        for choice, encode in ((True, self._encode_fast), (False, self._encode_exactly)):
+            chosen = [index for index, fast in enumerate(is_fast) if fast == choice]
+            if chosen:
+                for index, line_ids in zip(chosen, encode([lines[index] for index in chosen]), strict=True):
+                    ids[index] = line_ids
+        return ids
+
+    def is_alike(self, line: str) -> bool:
+        """Whether both libraries give the same ids for a line: it has only such characters and no word that is long.
+
+        Words are bounded before they are normalized, and accents that become characters of their own (Hangul: three)
+        lengthen them.
+        """
+        if line.isascii() and line.isprintable():
+            return len(line) <= _MAX_WORD_LENGTH or max(map(len, line.split()), default=0) <= _MAX_WORD_LENGTH
+        return self._is_alike(line) is not None and _LONG_WORD.search(line) is None
 
     def encode_segmented_lines(self, lines: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each line; all but the first of what stands between two spaces carry `CONTINUES_WORD`."""
@@ -44,6 +88,35 @@ class Tokenizer:
             for encoding in encodings
         ]
 
-    def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
-        """Returns the ids of each line, without special tokens."""
+    def _encode_exactly(self, lines: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(lines), add_special_tokens=False)]
+
+    def _encode_fast(self, lines: Sequence[str]) -> list[list[int]]:
+        ragged = self._fast.tokenize(lines)
+        ids, ends = ragged.flat_values.numpy().tolist(), ragged.row_splits.numpy().tolist()
+        return [ids[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+_ASCII = r"[\t -~]*"
+# Ideographs are words of their own, however many stand together.
+_LONG_WORD = re.compile(rf"[^\s!-/:-@\[-`{{-~\u3000-\u303f\u3400-\u9fff\uff00-\uffef]{{{_MAX_WORD_LENGTH // 3 + 1}}}")
+
+
+def _character_class(lower_case: bool) -> str:
+    """Returns a regular expression of text that both tokenizers treat alike."""
+    words = (bert_characters.UNCASED if lower_case else bert_characters.CASED).split()
+    ranges = [[chr(int(point, 16)) for point in word.split("-")] for word in words]
+    return rf"[\t{''.join('-'.join(map(re.escape, ends)) for ends in ranges)}]*"
+
+
+def _build_fast(vocabulary: Vocabulary, lower_case: bool) -> Any:
+    import tensorflow as tf  # noqa: PLC0415  (takes seconds)
+    import tensorflow_text  # noqa: PLC0415
+
+    return tensorflow_text.FastBertTokenizer(
+        list(vocabulary.tokens),
+        lower_case_nfd_strip_accents=lower_case,
+        max_bytes_per_word=4 * 3 * _MAX_WORD_LENGTH,  # `is_alike` keeps longer words away
+        support_detokenization=False,
+        token_out_type=tf.int32,
+    )

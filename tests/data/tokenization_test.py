@@ -1,0 +1,150 @@
+"""The fast tokenizer gives what the exact one gives, which is BERT's own."""
+
+import random
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import BertWordPieceTokenizer
+
+from electra_cli.data.tokenization import CONTINUES_WORD, Tokenizer
+from electra_cli.data.vocabulary import Vocabulary
+from scripts import generate_bert_characters
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+# A line or more in each of twenty scripts, and what tends to go wrong.
+SAMPLES = """
+The quick brown fox doesn't jump over 3.14 lazy dogs — isn't it “nice”?
+Čeština a příliš žluťoučký kůň; Straße, GRÖSSE, ﬁne ½ cup, 5 m², naïve café
+Жили-были дед и баба, ёлка и йод. ЩЁТКА
+Ο γρήγορος καφέ σκύλος. ΟΔΟΣ ὀδός ς Σ
+العربية: السَّلامُ عَلَيْكُم ١٢٣
+עברית: שָׁלוֹם עולם
+हिन्दी: नमस्ते दुनिया १२३
+বাংলা: আমার সোনার বাংলা
+தமிழ்: வணக்கம் உலகம்
+ไทย: สวัสดีชาวโลก ภาษาไทยไม่มีช่องว่างระหว่างคำและยาวมากกว่าหนึ่งร้อยตัวอักษร
+中文:我们在这里学习自然语言处理。繁體中文「引號」
+日本語:これはテストです。カタカナ ﾊﾝｶｸ ガギグ
+한국어: 안녕하세요 세계 각각
+ქართული: გამარჯობა მსოფლიო
+Հայերեն: Բարեւ աշխարհ և
+አማርኛ: ሰላም ልዑል
+ខ្មែរ: សួស្តី​ពិភពលោក
+မြန်မာ: မင်္ဂလာပါ
+ᏣᎳᎩ: ᎣᏏᏲ ꮳꮃꭹ
+Tiếng Việt: xin chào thế giới, Đường
+Türkçe: İstanbul'da ılık ISPARTA
+👩‍👩‍👧‍👦 🇨🇭 ☺️ 😀😃 ❤️‍🔥
+a\x00b\x01c\x7f\x85\xa0d\u200be\u2028f\ufefff\tg\ufffd
+\U0001d400\U0001d7ce \u0378 \ue000 \U0010ffff ａｂｃ１２３ ‼ ⁉ №
+[MASK] [CLS]x ##ing ##
+""".strip("\n").split("\n")
+WORDS = [
+    *SAMPLES,
+    "",
+    " ",
+    "a" * 100,
+    "b" * 101,
+    "é" * 100,
+    "é" * 101,
+    "각" * 33,
+    "각" * 34,
+    "각" * 100,
+    "x" * 99 + "." + "y" * 100,
+    "漢" * 150,
+    "ß" * 60,
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    """All characters of the samples, their normal forms, and pieces of their words."""
+    rng = random.Random(0)
+    pieces = set()
+    lower = [line.lower() for line in SAMPLES]
+    for text in (*SAMPLES, *lower, *(unicodedata.normalize("NFKD", line) for line in lower)):
+        for word in text.split():
+            for _ in range(4):
+                begin = rng.randrange(len(word))
+                piece = word[begin : begin + rng.randint(1, 4)]
+                pieces |= {piece, f"##{piece}"}
+            pieces |= {*word, *(f"##{character}" for character in word)}
+    # tensorflow-text takes no invisible or control characters as tokens.
+    visible = {piece for piece in pieces if piece.isprintable() and "\0" not in piece and piece.strip("#")}
+    return Vocabulary((*SPECIAL, *sorted(visible - set(SPECIAL))))
+
+
+MODES = [(True, None), (False, None), (True, False), (False, True)]
+
+
+@pytest.fixture(scope="module", params=MODES, ids=["uncased", "cased", "uncased-accents", "cased-no-accents"])
+def tokenizers_of_mode(request, vocabulary, tmp_path_factory):
+    lower_case, strip_accents = request.param
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(vocabulary.tokens))
+    bert = BertWordPieceTokenizer(str(path), lowercase=lower_case, strip_accents=strip_accents)
+    ours = Tokenizer(vocabulary, lower_case=lower_case, strip_accents=strip_accents, use_fast=True)
+    return bert, ours
+
+
+def expected_ids(bert, lines):
+    # That class knows special tokens in text; BERT's tokenizer splits them, as ours does.
+    bert._tokenizer.encode_special_tokens = True
+    return [encoding.ids for encoding in bert._tokenizer.encode_batch(lines, add_special_tokens=False)]
+
+
+def test_ids_are_berts_in_twenty_scripts(tokenizers_of_mode):
+    bert, ours = tokenizers_of_mode
+    assert ours.encode_lines(WORDS) == expected_ids(bert, WORDS)
+    assert any(map(ours.is_alike, WORDS))
+    assert not all(map(ours.is_alike, WORDS))
+
+
+CHARACTERS = st.one_of(
+    st.sampled_from(sorted({character for line in SAMPLES for character in line})),
+    st.characters(exclude_categories=["Cs"]),
+    st.sampled_from("  aeiou.,'-"),
+)
+
+
+@given(st.lists(st.text(CHARACTERS, max_size=150), max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_ids_are_berts_on_any_text(tokenizers_of_mode, lines):
+    bert, ours = tokenizers_of_mode
+    assert ours.encode_lines(lines) == expected_ids(bert, lines)
+
+
+@pytest.mark.slow
+def test_the_two_agree_wherever_the_fast_one_is_used(tokenizers_of_mode):
+    _, ours = tokenizers_of_mode
+    rng = random.Random(1)
+    alphabet = [chr(point) for point in range(1, 0x30000) if ours.is_alike(chr(point))]
+    lines = ["".join(rng.choices(alphabet, k=rng.randint(1, 60))) + " " for _ in range(20_000)]
+    words = ["".join(rng.choices(alphabet[:3000], k=rng.randint(1, 9))) for _ in range(100_000)]
+    lines += [" ".join(words[begin : begin + 20]) for begin in range(0, len(words), 20)]
+    alike = [line for line in lines if ours.is_alike(line)]
+    assert len(alike) > 15_000
+    assert ours._encode_fast(alike) == ours._encode_exactly(alike)
+
+
+def test_plain_english_goes_the_fast_way(tokenizers_of_mode):
+    _, ours = tokenizers_of_mode
+    assert ours.is_alike("It's plain English, isn't it? (Of 1,000 words.)")
+    assert not ours.is_alike("a\u0301 cup")
+    assert not ours.is_alike("x" * 101)
+
+
+@pytest.mark.slow
+def test_the_table_of_characters_is_that_of_the_installed_versions():
+    assert generate_bert_characters.OUTPUT.read_text() == generate_bert_characters.render()
+
+
+def test_segmented_lines(vocabulary):
+    tokenizer = Tokenizer(Vocabulary((*SPECIAL, *"北京大学", "play", "##ing")), lower_case=True)
+    ids = tokenizer.encode_segmented_lines(["北京 大学 playing 北", ""])
+    assert [[(token & ~CONTINUES_WORD, token >= CONTINUES_WORD) for token in line] for line in ids] == [
+        [(5, False), (6, True), (7, False), (8, True), (9, False), (10, True), (5, False)],
+        [],
+    ]
