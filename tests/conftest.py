@@ -10,7 +10,8 @@ import ml_collections
 import pytest
 
 from electra_cli.config import default_config
-from electra_cli.data.prepare import PrepareSettings, prepare
+from electra_cli.data.packing import PrepareSettings
+from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
 
 SEQ_LENGTH = 32

@@ -65,9 +65,9 @@ def _main(values: flags.FlagValues) -> None:
     _check(values)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half a directory is removed
 
-    from electra_cli.data import prepare  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import packing, prepare  # noqa: PLC0415  (--help must not wait for it)
 
-    settings = prepare.PrepareSettings(
+    settings = packing.PrepareSettings(
         max_seq_length=values.max_seq_length,
         validation_fraction=values.validation_fraction,
         seed=values.seed,

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+from electra_cli import files
 from electra_cli.data import text_files
 from electra_cli.errors import UserError
 
@@ -66,6 +67,12 @@ class Corpus:
         self._encoding_errors = encoding_errors
         self.text_bytes = 0
         self.replaced: dict[str, int] = {}
+
+    def estimate_bytes(self) -> int:
+        """Returns about how many bytes of text there are: sizes of files, of packed ones four times as much."""
+        return sum(
+            (files.size(path) or 0) * (1 if path == text_files.uncompressed_name(path) else 4) for path in self.files
+        )
 
     def __iter__(self) -> Iterator[Document]:
         """Reads all files.

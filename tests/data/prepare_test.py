@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.data.corpus import Corpus
-from electra_cli.data.prepare import PrepareSettings, prepare
+from electra_cli.data.packing import PrepareSettings
+from electra_cli.data.prepare import prepare
 from electra_cli.data.records import parse_records
 from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest, read_token_counts

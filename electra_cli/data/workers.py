@@ -1,0 +1,51 @@
+"""A pool of processes that gives results in the order of the tasks."""
+
+import collections
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+
+
+class Workers:
+    """A pool of processes, or this process where one is enough; results come in the order of the tasks.
+
+    Args:
+      num_workers: processes; 1 starts none.
+    """
+
+    def __init__(self, num_workers: int):
+        self._num_workers = num_workers
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        if self._num_workers > 1:
+            # Spawned, not forked: the parent may have threads.
+            context = multiprocessing.get_context("spawn")
+            self._pool = concurrent.futures.ProcessPoolExecutor(self._num_workers, context, _start_worker)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable, tasks: Iterable) -> Iterator:
+        """Yields `function(task)` in order; few tasks are read ahead of what is consumed."""
+        if self._pool is None:
+            yield from map(function, tasks)
+            return
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        for task in tasks:
+            pending.append(self._pool.submit(function, task))
+            if len(pending) > 4 * self._num_workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tokenization has no use for a GPU
