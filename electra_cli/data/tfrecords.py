@@ -24,6 +24,8 @@ MANIFEST_FILE = "manifest.json"
 VOCAB_FILE = "vocab.txt"
 TOKEN_COUNTS_FILE = "token_counts.txt"
 COMPRESSION = "GZIP"
+# The default, 6, takes twice the time and saves one byte in a hundred.
+_COMPRESSION_LEVEL = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +136,12 @@ def serialize_example(ids: np.ndarray, first_segment_length: int, continues_word
     """Returns a record: `[CLS] a [SEP] b [SEP]`, the length of the part of type 0, and where words are continued."""
     import tensorflow as tf  # noqa: PLC0415  (takes seconds; the reading of manifests can do without)
 
-    def int64s(values: Iterable[int]) -> tf.train.Feature:
+    def int64s(values: list[int]) -> tf.train.Feature:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    feature = {"input_word_ids": int64s(ids), "first_segment_length": int64s([first_segment_length])}
+    feature = {"input_word_ids": int64s(ids.tolist()), "first_segment_length": int64s([first_segment_length])}
     if continues_word is not None:
-        feature["continues_word"] = int64s(continues_word)
+        feature["continues_word"] = int64s(continues_word.tolist())
     return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
 
 
@@ -154,7 +156,8 @@ def write_shard(path: str, records: Iterable[tuple[np.ndarray, int]], *, has_wor
     import tensorflow as tf  # noqa: PLC0415
 
     examples = real_tokens = 0
-    with tf.io.TFRecordWriter(path, tf.io.TFRecordOptions(compression_type=COMPRESSION)) as writer:
+    options = tf.io.TFRecordOptions(compression_type=COMPRESSION, compression_level=_COMPRESSION_LEVEL)
+    with tf.io.TFRecordWriter(path, options) as writer:
         for ids, first_segment_length in records:
             continues_word = (ids & CONTINUES_WORD > 0).astype(np.int64) if has_words else None
             writer.write(serialize_example(ids & ~np.uint32(CONTINUES_WORD), first_segment_length, continues_word))

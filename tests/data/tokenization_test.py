@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer
 
-from electra_cli.data.tokenization import CONTINUES_WORD, Tokenizer
+from electra_cli.data.tokenization import _LINE_END, CONTINUES_WORD, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from scripts import generate_bert_characters
 
@@ -55,6 +55,8 @@ WORDS = [
     "x" * 99 + "." + "y" * 100,
     "漢" * 150,
     "ß" * 60,
+    f"a {_LINE_END} b",
+    f"x{_LINE_END}y",
 ]
 
 
