@@ -118,7 +118,7 @@ def default_config() -> ml_collections.ConfigDict:
     optimizer.epsilon = 1e-6
     # Global norm that gradients are clipped to.
     optimizer.clip_norm = 1.0
-    # Decay of the exponential moving average of the weights that evaluation and export use; 0: none is kept.
+    # Decay of the exponential moving average of the weights that evaluation uses; 0: none is kept.
     optimizer.ema_decay = 0.0
 
     config.train = train = ml_collections.ConfigDict()
@@ -287,7 +287,28 @@ def notices(config: Any) -> list[str]:
             f"config.optimizer.warmup_steps={warmup_steps:,} is longer than the run of {num_steps:,} steps: "
             f"the learning rate will never reach its peak"
         )
-    return found
+    return found + [f"config.{key} is not used: {reason}" for key, reason in _unused_keys(config)]
+
+
+def _unused_keys(config: Any) -> list[tuple[str, str]]:
+    """Returns the keys that were set and are not read, each with the reason."""
+    default, flat = flatten(default_config()), flatten(config)
+    groups: list[tuple[bool, str, tuple[str, ...]]] = [
+        (config.objective.name == "mlm", "the objective mlm has no generator and no discriminator",
+         ("model.generator_", "model.embedding_sharing", "objective.")),
+        (config.objective.uniform_generator, "a uniform generator has no network",
+         ("model.generator_", "objective.sampling_temperature")),
+        (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),
+        (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
+         "warmup_stable_decay", ("optimizer.decay_fraction",)),
+    ]  # fmt: skip
+    return [
+        (key, reason)
+        for is_so, reason, prefixes in groups
+        if is_so
+        for key in sorted(flat)
+        if key != "objective.name" and key.startswith(prefixes) and flat[key] != default.get(key, flat[key])
+    ]
 
 
 def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:

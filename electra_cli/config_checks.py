@@ -68,7 +68,8 @@ def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int]
             f"must be a multiple of config.model.num_attention_heads={model.num_attention_heads}")  # fmt: skip
     width, heads = generator["hidden_size"], generator["num_attention_heads"]
     key = "model.generator_size" if model.generator_hidden_size is None else "model.generator_hidden_size"
-    require(key, width > 0 and width % heads == 0,
+    has_generator = config.objective.name == "electra" and not config.objective.uniform_generator
+    require(key, not has_generator or (width > 0 and width % heads == 0),
             f"makes a generator of width {width}, which {heads} attention heads do not divide")  # fmt: skip
     require("data.max_seq_length", config.data.max_seq_length >= 8, "must be at least 8 tokens")
     require("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,

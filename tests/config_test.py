@@ -136,6 +136,20 @@ def test_a_tied_generator_has_the_sizes_of_the_discriminator():
     assert (derived.generator_num_attention_heads, derived.generator_intermediate_size) == (4, 1024)
 
 
+def test_keys_that_are_not_read_are_named():
+    config = default_config()
+    assert notices(config) == []
+    config.objective.name, config.model.generator_size, config.model.hidden_size = "mlm", 0.5, 800
+    config.optimizer.decay_fraction = 0.2
+    config.data.dir, config.model.num_attention_heads = "data", 10
+    assert notices(resolve(config, 100)) == [
+        "config.model.generator_size is not used: the objective mlm has no generator and no discriminator",
+        "config.optimizer.decay_fraction is not used: it belongs to config.optimizer.schedule=warmup_stable_decay",
+    ]
+    config.objective.name, config.objective.uniform_generator = "electra", True
+    assert notices(config)[0].startswith("config.model.generator_size is not used: a uniform generator")
+
+
 def test_vocabulary_of_another_size():
     config = default_config()
     config.data.dir, config.model.vocab_size = "data", 200

@@ -102,7 +102,8 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
         "--config.model.attention_dropout=0.0",
         "--config.eval.interval=0",
     ]
-    two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2"]
+    two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
+                    "--config.runtime.jit_compile=true"]  # fmt: skip
     for name, flags in (("one", []), ("two", two_replicas)):
         result = subprocess.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr

@@ -51,14 +51,19 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
     """Returns our config of a run of the original.
 
     Args:
-      hparams: the original's hyperparameters under its own names; absent ones have our defaults, which are its own.
+      hparams: the original's hyperparameters under its own names. Absent ones are those of its small model, but for
+        heads and feed-forward size, which follow from `hidden_size`.
 
     Raises:
       UserError: a hyperparameter that has no counterpart here and could change the result.
     """
     config = default_config()
     flat = dict(hparams)
-    overrides = flat.pop("model_hparam_overrides", {})
+    overrides = dict(flat.pop("model_hparam_overrides", {}))
+    if "hidden_size" in overrides:
+        # What follows from the width there (util/training_utils.get_bert_config).
+        overrides.setdefault("num_attention_heads", max(1, overrides["hidden_size"] // 64))
+        overrides.setdefault("intermediate_size", 4 * overrides["hidden_size"])
     num_slots = flat.pop("max_predictions_per_seq", None)
     config.objective.tied_generator = not flat.pop("untied_generator", True)
     for names, values in ((_HPARAMS, flat), (_MODEL_HPARAMS, overrides)):

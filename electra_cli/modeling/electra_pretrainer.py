@@ -8,7 +8,7 @@ from absl import logging
 from official.nlp.modeling.layers.cls_head import ClassificationHead
 from official.nlp.modeling.layers.masked_lm import MaskedLM
 
-from electra_cli import features
+from electra_cli import features, randomness
 from electra_cli.modeling.corruption import corrupt, sample_tokens
 from electra_cli.modeling.encoders import encode
 from electra_cli.modeling.layers import sub_seed
@@ -166,14 +166,14 @@ class ElectraPretrainer(tf_keras.Model):
         if features.SAMPLING_UNIFORM in inputs:
             return inputs[features.SAMPLING_UNIFORM]
         shape = tf.shape(inputs[features.MASKED_LM_IDS])
-        return tf.random.uniform(shape) if seed is None else tf.random.stateless_uniform(shape, seed)
+        return tf.random.uniform(shape) if seed is None else randomness.uniform(shape, seed)
 
     def _new_initializer(self) -> tf_keras.initializers.Initializer:
         return self.mlm_initializer.__class__.from_config(self.mlm_initializer.get_config())
 
     @property
     def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:
-        """What a checkpoint for fine-tuning holds: the discriminator, as 'encoder'."""
+        """What a checkpoint for fine-tuning holds: the discriminator as trained, not its average, as 'encoder'."""
         return {"encoder": self.discriminator_network}
 
     def get_config(self):

@@ -101,8 +101,9 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         self.added_to = added_to
 
         def table(name: str, rows: int) -> tf.Variable:
-            initializer = "zeros" if added_to is not None else truncated_normal(initializer_range)
-            return self.add_weight(name, [rows, embedding_size], tf.float32, initializer)
+            if added_to is not None:
+                return self.add_weight(f"{name}_difference", [rows, embedding_size], tf.float32, "zeros")
+            return self.add_weight(name, [rows, embedding_size], tf.float32, truncated_normal(initializer_range))
 
         self.word_embeddings: tf.Variable = (
             word_embeddings_of.word_embeddings if word_embeddings_of else table("word_embeddings", vocab_size)

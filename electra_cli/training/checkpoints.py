@@ -13,7 +13,7 @@ class IntervalSums(tf.Module):
 
     def __init__(self, shapes: dict[str, list[int]]):
         super().__init__()
-        # Float64 counts tokens exactly where float32 stops at 16 million.
+        # Float64: an interval may hold more tokens than the 16 million that float32 counts to.
         self.sums = {name: tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for name, shape in shapes.items()}
 
     def add(self, sums: dict[str, tf.Tensor]) -> None:

@@ -46,6 +46,11 @@ def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
 
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     name = settings.strategy
+    if settings.logical_cpus > 1 and (num_gpus or name == "one_device"):
+        reason = f"there are {num_gpus} GPUs" if num_gpus else "config.runtime.strategy=one_device uses one device"
+        raise UserError(
+            f"config.runtime.logical_cpus={settings.logical_cpus} would not be used, for {reason}: set it to 0"
+        )
     if name == "auto":
         name = "mirrored" if num_gpus > 1 or settings.logical_cpus > 1 else "one_device"
     if name == "mirrored" and not num_gpus and settings.logical_cpus:

@@ -19,7 +19,7 @@ def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
     """Builds the optimizer of a resolved config. Clipping is the training step's work.
 
     With `runtime.precision=mixed_float16` it scales losses dynamically and leaves out updates that are not finite;
-    they count as steps.
+    they count as steps, of the schedule and of bias corrections.
     """
     settings = config.optimizer
     schedule = WarmupDecay(

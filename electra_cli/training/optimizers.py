@@ -3,8 +3,10 @@
 import tensorflow as tf
 import tf_keras
 
-# Parts of names of weights that are neither decayed nor adapted to (google-research/electra, `model/optimization.py`).
+# Parts of names of weights that are not decayed (google-research/electra, `model/optimization.py`).
 NOT_DECAYED = ["layer_norm", "LayerNorm", "bias"]
+# What starts at 0 (gradient-disentangled embeddings) would hardly leave it, were its updates as small as itself.
+_NOT_ADAPTED = "_difference"
 
 
 class _WithMoments(tf_keras.optimizers.Optimizer):
@@ -80,7 +82,8 @@ class Lamb(_WithMoments):
     """LAMB (arXiv 1904.00962, algorithm 2): Adam whose update is scaled, weight by weight, to the weight's norm.
 
     tf-models-official's LAMB computes the same, but is an optimizer of Keras' legacy kind, which neither averages
-    weights nor scales losses as the others do.
+    weights nor scales losses as the others do. Weights are those of this model: query, key and value are one. An update
+    that loss scaling leaves out counts in the bias correction.
     """
 
     def __init__(self, learning_rate, weight_decay=0.01, name="lamb", **kwargs):
@@ -98,6 +101,7 @@ class Lamb(_WithMoments):
         ratio = tf.ones([], variable.dtype)
         if self._use_weight_decay(variable):
             update += self.scaled_weight_decay * variable
+        if self._use_weight_decay(variable) and _NOT_ADAPTED not in variable.name:
             weight_norm, update_norm = tf.norm(variable), tf.norm(update)
             ratio = tf.where(
                 (weight_norm > 0) & (update_norm > 0), tf.math.divide_no_nan(weight_norm, update_norm), 1.0

@@ -137,13 +137,16 @@ def build_eval_step(
     """
 
     @tf.function(jit_compile=runtime.jit_compile)
-    def replica_step(inputs):
+    def evaluate(inputs):
         outputs = model(inputs, training=False)
         _, sums = _loss_and_sums(inputs, outputs, _weights(inputs), config.objective)
         if unigram_log_probs is not None:
             log_probs = tf.gather(tf.constant(unigram_log_probs), inputs[features.MASKED_LM_IDS])
             sums["unigram_loss"] = -tf.reduce_sum(log_probs * inputs[features.MASKED_LM_WEIGHTS])
         return sums
+
+    def replica_step(inputs):
+        return evaluate(inputs)  # a compiled function itself would be called once, across replicas
 
     @tf.function
     def eval_step(inputs):

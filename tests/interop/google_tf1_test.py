@@ -200,6 +200,8 @@ def test_hyperparameters_become_ours():
     assert flat["model.generator_layers"] == 0.5
     assert (flat["model.hidden_size"], flat["model.num_attention_heads"]) == (64, 2)
     assert not config.objective.tied_generator
+    model = google_tf1.config_from_hparams({"model_hparam_overrides": {"hidden_size": 512}}).model
+    assert (model.hidden_size, model.num_attention_heads, model.intermediate_size) == (512, 8, 2048)
     assert google_tf1.config_from_hparams({"untied_generator": False}).objective.tied_generator
     with pytest.raises(UserError, match="without a counterpart: two_tower_generator"):
         google_tf1.config_from_hparams({"two_tower_generator": True})

@@ -303,9 +303,11 @@ def test_options_resume_to_the_bit(config, tmp_path, monkeypatch, overrides):
     config.update_from_flattened_dict(overrides)
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        stop_at(patch, 6)
+        stop_at(patch, 10)
         with pytest.raises(Interrupted):
             train(config, tmp_path / "run")
+    skipped = [line.get("skipped_updates", 0) for line in metrics_of(tmp_path / "run") if line["split"] == "train"]
+    assert sum(skipped) < 8  # the scale of the loss was found before the stop
     lines = train(config, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
     last = [line for line in metrics_of(tmp_path / "run") if line["split"] == "train"][-1]

@@ -99,6 +99,16 @@ def test_lamb_equals_that_of_tf_models_official():
     assert (copy.scaled_weight_decay, copy.get_config()) == (0.2, optimizer.get_config())
 
 
+def test_lamb_takes_what_starts_at_0_away_from_it():
+    table, difference = (tf.Variable(tf.zeros([2, 2]), name=f"word_embeddings{end}") for end in ("", "_difference"))
+    optimizer = Lamb(1e-2, weight_decay=0.0)
+    optimizer.build([table, difference])
+    for _ in range(10):
+        optimizer.apply_gradients([(tf.ones([2, 2]), table), (tf.ones([2, 2]), difference)])
+    np.testing.assert_allclose(difference, np.full((2, 2), -0.1), rtol=1e-3)
+    assert np.abs(table).max() < 0.02
+
+
 def build(config, **overrides):
     config.update_from_flattened_dict(overrides)
     return build_optimizer(resolve(config, 100))
