@@ -47,6 +47,14 @@ flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that 
 flags.DEFINE_integer("seed", 0, "Decides packing, held-out documents and order.", flag_values=FLAGS)
 flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result is the same.", flag_values=FLAGS)
 flags.DEFINE_float("shard_size_mb", 64.0, "Megabytes of a shard before compression, about.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "inspect", None, "Instead of preparing: check a directory that was prepared, byte by byte, and describe it.",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_enum(
+    "packing", "pairs", ["pairs", "single"], "Two segments an example, one in ten of one; or one segment always.",
+    flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
@@ -57,11 +65,17 @@ Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --
 EXAMPLES = """
 Examples:
   {program} --input=wiki/ --learn_vocab=30522 --output_dir=data
+  {program} --inspect=data
   {program} --input=books.txt.gz,news.txt --vocab_file=vocab.txt --document_separator=line --output_dir=data
 """
 
 
 def _main(values: flags.FlagValues) -> None:
+    if values.inspect:
+        from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (--help must not wait for it)
+
+        inspect_data(values.inspect)
+        return
     _check(values)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half a directory is removed
 
@@ -76,6 +90,7 @@ def _main(values: flags.FlagValues) -> None:
         lower_case=values.lower_case,
         shard_size_mb=values.shard_size_mb,
         word_boundaries=values.word_boundaries,
+        packing=values.packing,
         text_field=values.text_field,
         input_weights=_weights(values),
     )

@@ -13,6 +13,8 @@ from electra_cli.data.spool import Example
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 
+_SINGLE_SEGMENT_PROB = {"pairs": 0.1, "single": 1.0}
+
 
 @dataclasses.dataclass(frozen=True)
 class PrepareSettings:
@@ -26,6 +28,7 @@ class PrepareSettings:
     lower_case: bool = True
     shard_size_mb: float = 64.0
     word_boundaries: str = "wordpiece"
+    packing: str = "pairs"
     text_field: str = "text"
     input_weights: tuple[float, ...] = ()
 
@@ -71,7 +74,10 @@ class Packer:
         for copy in range(_num_copies(document.weight, place, is_held_out=is_held_out)):
             copy_place = f"{place}/copy {copy}" if copy else place
             rng = random.Random(_hash(copy_place))
-            for number, segments in enumerate(pack_document(sentences, settings.max_seq_length, rng)):
+            segments_of_document = pack_document(
+                sentences, settings.max_seq_length, rng, single_segment_prob=_SINGLE_SEGMENT_PROB[settings.packing]
+            )
+            for number, segments in enumerate(segments_of_document):
                 ids, first_segment_length = add_special_tokens(segments, self._cls_id, self._sep_id)
                 key = _digest(f"{copy_place}/{number}")
                 yield Example(key, np.array(ids, np.uint32).tobytes(), first_segment_length)

@@ -37,6 +37,11 @@ class Vocabulary:
         return self.tokens.index("[PAD]")
 
     @property
+    def unk_id(self) -> int:
+        """Id of [UNK], which stands for a word without pieces."""
+        return self.tokens.index("[UNK]")
+
+    @property
     def cls_id(self) -> int:
         """Id of [CLS], the first token of an example."""
         return self.tokens.index("[CLS]")

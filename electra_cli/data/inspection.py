@@ -1,0 +1,141 @@
+"""A look into prepared data: checks every byte and tells what is there."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli import features, files
+from electra_cli.data.masking import MaskingSettings, mask_batch
+from electra_cli.data.records import RecordFormat, parse_records
+from electra_cli.data.tfrecords import Manifest, Shard, file_checksum, read_manifest, read_token_counts
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+
+_BATCH_SIZE = 1024
+_NUM_BINS = 8
+_BAR_WIDTH = 40
+_NUM_SHOWN = 3
+
+
+def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
+    """Checks a directory of electra-prepare against its manifest and describes it.
+
+    Args:
+      data_dir: the directory; local.
+      say: prints a line.
+
+    Raises:
+      UserError: something is missing, damaged, or not what the manifest says.
+    """
+    manifest = read_manifest(data_dir)
+    vocabulary = Vocabulary.from_file(files.join(data_dir, "vocab.txt"))
+    if vocabulary.sha256 != manifest.vocab_sha256:
+        raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with")
+    counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
+    say(f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
+        f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}")  # fmt: skip
+    for split, shards in manifest.splits.items():
+        if not shards:
+            say(f"\n{split}: none")
+            continue
+        token_counts, lengths, num_pairs = _read_split(data_dir, manifest, shards, vocabulary)
+        if split == "train":
+            counted = token_counts
+        unknown = token_counts[vocabulary.unk_id] / max(1, token_counts.sum())
+        padding = 1 - lengths.sum() / (len(lengths) * manifest.max_seq_length)
+        say(
+            f"\n{split}: {len(lengths):,} examples in {len(shards)} shard(s) of {_megabytes(shards)} MB, "
+            f"{lengths.sum():,} tokens\n"
+            f"  padding {padding:.1%}, unknown tokens {unknown:.3%}, "
+            f"examples of two segments {num_pairs / len(lengths):.1%}\n"
+            f"  tokens of an example:"
+        )
+        for line in _histogram(lengths, manifest.max_seq_length):
+            say(line)
+    if (counted != read_token_counts(data_dir)).any():
+        raise UserError(f"{data_dir}/token_counts.txt does not count the training examples: prepare the data anew")
+    for line in _show_examples(data_dir, manifest, vocabulary):
+        say(line)
+    say("\nAll checksums and counts are those of the manifest.")
+
+
+def _read_split(
+    data_dir: str, manifest: Manifest, shards: tuple[Shard, ...], vocabulary: Vocabulary
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Returns int64 [vocab_size] counts of tokens, int64 [examples] lengths, and the examples of two segments."""
+    counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
+    lengths: list[np.ndarray] = []
+    num_pairs = 0
+    for shard in shards:
+        path = files.join(data_dir, shard.file)
+        checksum = file_checksum(path)
+        if checksum != shard.sha256:
+            raise UserError(f"{path} was altered: its SHA-256 is {checksum[:16]}..., not {shard.sha256[:16]}...: "
+                            f"copy it anew or prepare the data anew")  # fmt: skip
+        shard_lengths = []
+        for batch in _batches([path], manifest, vocabulary):
+            mask = batch[features.INPUT_MASK]
+            counts += np.bincount(batch[features.INPUT_WORD_IDS][mask > 0], minlength=vocabulary.size)
+            shard_lengths.append(mask.sum(axis=1))
+            num_pairs += int((batch[features.INPUT_TYPE_IDS].max(axis=1) > 0).sum())
+        lengths += shard_lengths
+        found = sum(map(len, shard_lengths)), sum(int(part.sum()) for part in shard_lengths)
+        if found != (shard.examples, shard.real_tokens):
+            raise UserError(f"{path} holds {found[0]:,} examples of {found[1]:,} tokens, not {shard.examples:,} of "
+                            f"{shard.real_tokens:,}: prepare the data anew")  # fmt: skip
+    return counts, np.concatenate(lengths).astype(np.int64), num_pairs
+
+
+def _batches(paths: list[str], manifest: Manifest, vocabulary: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
+    dataset = tf.data.TFRecordDataset(paths, compression_type=manifest.compression).batch(_BATCH_SIZE)
+    for serialized in dataset:
+        batch = parse_records(serialized, RecordFormat.ELECTRA_PRETRAIN, manifest.max_seq_length, vocabulary.pad_id)
+        yield {name: value.numpy() for name, value in batch.items()}
+
+
+def _histogram(lengths: np.ndarray, max_seq_length: int) -> Iterator[str]:
+    edges = np.linspace(0, max_seq_length, min(_NUM_BINS, max_seq_length) + 1).astype(int)
+    shares = np.histogram(lengths - 1, edges)[0] / len(lengths)  # a bin holds its upper end
+    for begin, end, share in zip(edges, edges[1:], shares, strict=False):
+        yield f"  {begin + 1:>6} to {end:<6}{share:>7.1%}  {'#' * round(share * _BAR_WIDTH)}".rstrip()
+
+
+def _show_examples(data_dir: str, manifest: Manifest, vocabulary: Vocabulary) -> Iterator[str]:
+    """Yields the first training examples as text, the last of them as generator and discriminator see it."""
+    path = files.join(data_dir, manifest.splits["train"][0].file)
+    batch = {name: value[:_NUM_SHOWN] for name, value in next(_batches([path], manifest, vocabulary)).items()}
+    num_shown = len(batch[features.INPUT_MASK])
+    for row, (ids, mask) in enumerate(zip(batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK], strict=True), 1):
+        yield f"\nExample {row}: {_to_text(ids, mask, vocabulary)}"
+    special = (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id)
+    slots = max(1, int(0.155 * manifest.max_seq_length))
+    settings = MaskingSettings(0.15, slots, 0.85, vocabulary.mask_id, special, vocabulary.size)
+    tensors = {name: tf.constant(value) for name, value in batch.items()}
+    masked = {
+        name: value.numpy()[num_shown - 1]
+        for name, value in mask_batch(tensors, settings, tf.constant([0, 1]), tf.constant([0, 2])).items()
+    }
+    yield f"\n  masked: {_to_text(masked[features.INPUT_WORD_IDS], masked[features.INPUT_MASK], vocabulary)}"
+    # A generator at its beginning knows how frequent tokens are and nothing else.
+    ends = np.cumsum(_replaceable_counts(data_dir, special))
+    corrupted = batch[features.INPUT_WORD_IDS][num_shown - 1].copy()
+    used = masked[features.MASKED_LM_WEIGHTS] > 0
+    draws = masked[features.SAMPLING_UNIFORM][used].astype(np.float64) * ends[-1]
+    corrupted[masked[features.MASKED_LM_POSITIONS][used]] = np.searchsorted(ends, draws, side="right")
+    yield f"\n  corrupted: {_to_text(corrupted, masked[features.INPUT_MASK], vocabulary)}"
+
+
+def _replaceable_counts(data_dir: str, special_token_ids: tuple[int, ...]) -> np.ndarray:
+    counts = read_token_counts(data_dir)
+    counts[list(special_token_ids)] = 0
+    return counts
+
+
+def _to_text(ids: np.ndarray, mask: np.ndarray, vocabulary: Vocabulary) -> str:
+    tokens = [vocabulary.tokens[token_id] for token_id in ids[mask > 0]]
+    return " ".join(tokens).replace(" ##", "")
+
+
+def _megabytes(shards: tuple[Shard, ...]) -> str:
+    return f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"
