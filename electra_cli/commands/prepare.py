@@ -47,6 +47,10 @@ flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that 
 flags.DEFINE_integer("seed", 0, "Decides packing, held-out documents and order.", flag_values=FLAGS)
 flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result is the same.", flag_values=FLAGS)
 flags.DEFINE_float("shard_size_mb", 64.0, "Megabytes of a shard before compression, about.", flag_values=FLAGS)
+flags.DEFINE_integer("min_words", 0, "Leave out documents of fewer words.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "deduplicate", "none", ["none", "exact"], "Leave out documents whose text an earlier one has.", flag_values=FLAGS
+)
 flags.DEFINE_string(
     "inspect", None, "Instead of preparing: check a directory that was prepared, byte by byte, and describe it.",
     flag_values=FLAGS,
@@ -91,6 +95,8 @@ def _main(values: flags.FlagValues) -> None:
         shard_size_mb=values.shard_size_mb,
         word_boundaries=values.word_boundaries,
         packing=values.packing,
+        min_words=values.min_words,
+        deduplicate=values.deduplicate,
         text_field=values.text_field,
         input_weights=_weights(values),
     )
@@ -114,6 +120,9 @@ def _main(values: flags.FlagValues) -> None:
             f"{split:<11}{examples:>11,} examples {tokens:>14,} tokens  mean length {mean:6.1f}  "
             f"padding {1 - mean / length if examples else 0:5.1%}  {len(manifest.splits[split])} shard(s)"
         )
+    dropped = {name: manifest.statistics[name] for name in ("short_documents_dropped", "copies_dropped")}
+    if any(dropped.values()):
+        print("Left out: {short_documents_dropped:,} short documents, {copies_dropped:,} copies.".format(**dropped))
     replaced = manifest.statistics["replaced_characters"]
     if replaced:
         print(f"Bytes that are not UTF-8 were replaced by {replaced:,} characters U+FFFD.")
@@ -158,6 +167,7 @@ def _check(values: flags.FlagValues) -> None:
         require("learn_vocab", values.learn_vocab >= 100, "must be at least 100 tokens")
     require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
     require("validation_fraction", 0 <= values.validation_fraction < 1, "is a fraction: at least 0, less than 1")
+    require("min_words", values.min_words >= 0, "must not be negative")
     require("num_workers", values.num_workers >= 1, "must be at least 1")
     require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from electra_cli.data.corpus import Corpus, Document
 from electra_cli.data.examples import add_special_tokens, pack_document
+from electra_cli.data.filters import DocumentFilter
 from electra_cli.data.spool import Example
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
@@ -29,6 +30,8 @@ class PrepareSettings:
     shard_size_mb: float = 64.0
     word_boundaries: str = "wordpiece"
     packing: str = "pairs"
+    min_words: int = 0
+    deduplicate: str = "none"
     text_field: str = "text"
     input_weights: tuple[float, ...] = ()
 
@@ -40,6 +43,10 @@ class PrepareSettings:
     def open_corpus(self, inputs: Sequence[str]) -> Corpus:
         """Returns the documents of the inputs."""
         return Corpus(inputs, self.document_separator, self.encoding_errors, self.text_field, self.input_weights)
+
+    def new_filter(self) -> DocumentFilter:
+        """Returns a filter for one pass over the documents."""
+        return DocumentFilter(min_words=self.min_words, drops_copies=self.deduplicate == "exact")
 
 
 class Packer:

@@ -10,12 +10,13 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from electra_cli.data import python_docs
 from electra_cli.data.corpus import Corpus, Document
+from electra_cli.data.filters import DocumentFilter
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import Packer, PrepareSettings
 from electra_cli.data.spool import SPLITS, PackedChunk, Slice, Spool
@@ -74,12 +75,13 @@ def prepare(
         if vocabulary is None:
             corpus = settings.open_corpus(local_inputs)
             report("learning vocabulary", 0, 0)
-            lines = (line for document in corpus for line in document.lines)
+            lines = (line for document in settings.new_filter()(corpus) for line in document.lines)
             vocabulary = learn_vocabulary(lines, learn_vocab or 0, lower_case=settings.lower_case)
         _write_file(os.path.join(output.path, VOCAB_FILE), vocabulary.to_bytes())
         corpus = settings.open_corpus(local_inputs)
         spool = Spool(output.scratch, corpus.estimate_bytes())
-        _pack_all(corpus, output.path, settings, spool, workers, report)
+        filtered = settings.new_filter()
+        _pack_all(corpus, filtered, output.path, settings, spool, workers, report)
         report("writing shards", spool.totals.num_documents, corpus.text_bytes)
         splits, token_counts = _write_all(output.path, settings, vocabulary.size, spool, workers)
         manifest = Manifest(
@@ -92,6 +94,8 @@ def prepare(
                 "files": len(corpus.files),
                 "builtin": [path for path in inputs if path == python_docs.NAME],
                 "documents": spool.totals.num_documents,
+                "short_documents_dropped": filtered.num_short,
+                "copies_dropped": filtered.num_copies,
                 "text_bytes": corpus.text_bytes,
                 "replaced_characters": sum(corpus.replaced.values()),
             },
@@ -114,15 +118,23 @@ class _PackTask:
 
 
 def _pack_all(
-    corpus: Corpus, directory: str, settings: PrepareSettings, spool: Spool, workers: Workers, report: Report
+    corpus: Corpus,
+    document_filter: DocumentFilter,
+    directory: str,
+    settings: PrepareSettings,
+    spool: Spool,
+    workers: Workers,
+    report: Report,
 ) -> None:
-    """Packs the whole corpus into the spool and makes sure that both splits hold something.
+    """Packs the documents that are kept into the spool and makes sure that both splits hold something.
 
     Raises:
       UserError: there is no example, or no document can be held out.
     """
     use_fast = corpus.estimate_bytes() >= _FAST_TEXT_BYTES
-    tasks = (_PackTask(chunk, directory, settings, spool.num_buckets, use_fast) for chunk in _chunks(corpus))
+    tasks = (
+        _PackTask(chunk, directory, settings, spool.num_buckets, use_fast) for chunk in _chunks(document_filter(corpus))
+    )
     reported = time.monotonic()
     for chunk in workers.map(_pack_task, tasks):
         spool.add(chunk)
@@ -142,10 +154,10 @@ def _pack_all(
         )
 
 
-def _chunks(corpus: Corpus) -> Iterator[list[Document]]:
+def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
     chunk: list[Document] = []
     size = 0
-    for document in corpus:
+    for document in documents:
         chunk.append(document)
         size += sum(map(len, document.lines))
         if size >= _CHUNK_CHARACTERS:
