@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake of the user's."""
+"""Exceptions that commands tell in one line."""
 
 
 class UserError(Exception):
@@ -10,6 +10,10 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class ResumableError(UserError):
+    """A mistake or mishap after which the same command goes on where it ended."""
 
 
 class Interrupted(Exception):

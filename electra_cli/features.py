@@ -1,5 +1,7 @@
 """Names, dtypes and shapes of the features of a batch."""
 
+from collections.abc import Iterable
+
 # int32 [batch, seq_length]: token ids; after masking, with [MASK] in most of the masked slots.
 INPUT_WORD_IDS = "input_word_ids"
 # int32 [batch, seq_length]: 1 for a real token, 0 for padding.
@@ -19,5 +21,21 @@ SAMPLING_UNIFORM = "sampling_uniform"
 # were given when it was prepared, and only before masking.
 CONTINUES_WORD = "continues_word"
 
+# Only in data of several documents an example (--packing=full):
+# int32 [batch, seq_length]: number of a token's document in the example, from 1; 0 for padding.
+DOCUMENT_IDS = "document_ids"
+# int32 [batch, seq_length]: place of a token in its document, from 0.
+POSITION_IDS = "position_ids"
+PACKED = (DOCUMENT_IDS, POSITION_IDS)
+
+# Of records, int64: [1], tokens up to the first [SEP]; [documents], tokens of each document.
+FIRST_SEGMENT_LENGTH = "first_segment_length"
+DOCUMENT_LENGTHS = "document_lengths"
+
 UNMASKED = (INPUT_WORD_IDS, INPUT_MASK, INPUT_TYPE_IDS)
 MASKED = (*UNMASKED, MASKED_LM_POSITIONS, MASKED_LM_IDS, MASKED_LM_WEIGHTS, SAMPLING_UNIFORM)
+
+
+def encoder_inputs(batch: Iterable[str]) -> tuple[str, ...]:
+    """Returns the features of a batch that an encoder reads."""
+    return (*UNMASKED, *PACKED) if DOCUMENT_IDS in batch else UNMASKED

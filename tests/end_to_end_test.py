@@ -132,8 +132,9 @@ def test_batch_that_replicas_do_not_divide(prepared):
     assert not (prepared / "three").exists()
 
 
-def test_interrupting_a_preparation_leaves_nothing(prepared, tmp_path):
-    (tmp_path / "text.txt").write_text(make_text(60_000))
+def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
+    text = make_text(1000)
+    (tmp_path / "text.txt").write_text("\n".join([text] * 60))
     flags = (
         f"--input={tmp_path / 'text.txt'}",
         f"--output_dir={tmp_path / 'data'}",
@@ -146,6 +147,12 @@ def test_interrupting_a_preparation_leaves_nothing(prepared, tmp_path):
             break
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 75
+    assert errors.splitlines()[-1].endswith("stopped by SIGTERM; the same command goes on where it ended")
     assert "Traceback" not in errors
-    assert os.listdir(tmp_path) == ["text.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["data.partial", "text.txt"]
+    again = subprocess.run(
+        command("electra_cli.commands.prepare", *flags), capture_output=True, text=True, check=True, timeout=300
+    )
+    assert "going on with" in again.stderr
+    assert sorted(os.listdir(tmp_path)) == ["data", "text.txt"]

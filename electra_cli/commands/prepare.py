@@ -1,5 +1,7 @@
 """`electra-prepare`: raw text to vocabulary and TFRecord shards."""
 
+import datetime
+import math
 import os
 import signal
 import sys
@@ -8,7 +10,7 @@ import time
 from absl import flags
 
 from electra_cli import cli
-from electra_cli.errors import UserError
+from electra_cli.errors import Interrupted, UserError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -49,15 +51,16 @@ flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result 
 flags.DEFINE_float("shard_size_mb", 64.0, "Megabytes of a shard before compression, about.", flag_values=FLAGS)
 flags.DEFINE_integer("min_words", 0, "Leave out documents of fewer words.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "deduplicate", "none", ["none", "exact"], "Leave out documents whose text an earlier one has.", flag_values=FLAGS
-)
+    "deduplicate", "none", ["none", "exact", "near"], "Leave out documents whose text an earlier one has, exactly or "
+    "nearly (MinHash of word 5-grams, Jaccard similarity of 0.8 or more).", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_string(
     "inspect", None, "Instead of preparing: check a directory that was prepared, byte by byte, and describe it.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "packing", "pairs", ["pairs", "single"], "Two segments an example, one in ten of one; or one segment always.",
-    flag_values=FLAGS,
+    "packing", "pairs", ["pairs", "single", "full"], "Of each document, examples of two segments, one in ten of one; "
+    "or of one segment always; or as many documents in an example as fit, for short documents.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
@@ -66,6 +69,8 @@ Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRec
 
 Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --learn_vocab=SIZE) [--FLAG=VALUE ...]
 """
+_NUM_FILES_SHOWN = 10
+
 EXAMPLES = """
 Examples:
   {program} --input=wiki/ --learn_vocab=30522 --output_dir=data
@@ -81,7 +86,8 @@ def _main(values: flags.FlagValues) -> None:
         inspect_data(values.inspect)
         return
     _check(values)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that half a directory is removed
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
 
     from electra_cli.data import packing, prepare  # noqa: PLC0415  (--help must not wait for it)
 
@@ -125,7 +131,17 @@ def _main(values: flags.FlagValues) -> None:
         print("Left out: {short_documents_dropped:,} short documents, {copies_dropped:,} copies.".format(**dropped))
     replaced = manifest.statistics["replaced_characters"]
     if replaced:
-        print(f"Bytes that are not UTF-8 were replaced by {replaced:,} characters U+FFFD.")
+        print(f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):")
+        worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
+        for path, number in worst[:_NUM_FILES_SHOWN]:
+            print(f"  {number:>9,} in {path}")
+        if len(worst) > _NUM_FILES_SHOWN:
+            print("  ... (all of them: statistics.replaced_characters in manifest.json)")
+    if manifest.statistics["long_documents_cut"]:
+        print(
+            f"Documents of more than 64 MB were cut, in {manifest.statistics['long_documents_cut']:,} places: is "
+            f"--document_separator={values.document_separator} right?"
+        )
     print(
         f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: "
         f"{values.output_dir}"
@@ -172,30 +188,41 @@ def _check(values: flags.FlagValues) -> None:
     require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
 
 
+def _interrupt(number: int, _: object) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on where it ended")
+
+
 class _Report:
     """Progress on standard error: one line that is rewritten on a terminal, else a line every 10 seconds."""
 
     def __init__(self) -> None:
         self._stage = ""
-        self._start = self._said = time.monotonic()
+        self._first = (0.0, 0.0, 0)  # time, fraction and bytes when the stage was first told of
+        self._said = 0.0
         self._is_terminal = sys.stderr.isatty()
 
-    def __call__(self, stage: str, documents: int, num_bytes: int) -> None:
+    def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
         now = time.monotonic()
         if stage != self._stage:
             self.end()
-            self._stage, self._start, self._said = stage, now, -1e9
-        if not self._is_terminal and now - self._said < 10.0:
+            self._stage, self._first, self._said = stage, (now, fraction, num_bytes), -math.inf
+        if now - self._said < (0.2 if self._is_terminal else 10.0):
             return
         self._said = now
-        rate = num_bytes / 1e6 / max(now - self._start, 1e-9)
-        counts = f": {documents:,} documents, {num_bytes / 1e6:,.1f} MB, {rate:.1f} MB/s" if now > self._start else ""
-        print(
-            f"\r{stage}{counts}\x1b[K" if self._is_terminal else f"{stage}{counts}",
-            end="" if self._is_terminal else "\n",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = stage + self._progress(now, fraction, num_bytes)
+        if self._is_terminal:
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _progress(self, now: float, fraction: float, num_bytes: int) -> str:
+        start, first_fraction, first_bytes = self._first
+        if now == start or fraction <= first_fraction:
+            return ""
+        rate = (num_bytes - first_bytes) / 1e6 / (now - start)
+        text = f", {num_bytes / 1e6:,.0f} MB, {rate:.1f} MB/s" if num_bytes else ""
+        left = round((now - start) * (1 - fraction) / (fraction - first_fraction))
+        return f": {fraction:.0%}{text}, {datetime.timedelta(seconds=left)} left"
 
     def end(self) -> None:
         """Ends the line of the current stage."""

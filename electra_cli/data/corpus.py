@@ -1,148 +1,186 @@
-"""Text files in, documents out, one after the other and never more than one in memory."""
+"""Text files in, documents out, in two steps: files to blocks of whole documents, quickly; blocks to documents.
+
+The first step reads files and looks for ends of documents only, so that one process can feed many that do the second.
+"""
 
 import dataclasses
+import functools
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from electra_cli import files
 from electra_cli.data import text_files
 from electra_cli.errors import UserError
 
-SEPARATORS = ("blank_line", "file", "line")
-ENCODING_ERRORS = ("strict", "replace")
+# Both decide where blocks end and so, through `Document.place`, what is random about a document.
+_READ_BYTES = 2**20
+_LONGEST_DOCUMENT_BYTES = 2**26
+# Files of a group lie one after another in one process; several groups can be read side by side.
+_GROUP_BYTES = 2**26
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFormat:
+    """How files are read.
+
+    Attributes:
+      separator: what ends a document of plain text: 'blank_line', the 'file', or the 'line'. In JSON lines and Parquet
+        each record is a document.
+      encoding_errors: 'strict', or 'replace' to read what is not UTF-8 as U+FFFD and count it.
+      text_field: the field of JSON lines and the column of Parquet that hold the text.
+    """
+
+    separator: str = "blank_line"
+    encoding_errors: str = "strict"
+    text_field: str = "text"
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A document and its place, which everything random about it follows from.
+    """A document.
 
     Attributes:
-      file_index: number of its file among the input files.
-      index: number of the document in the file.
+      place: where it stands: file, block and number. Everything random about it follows from that.
       lines: its lines, stripped, none empty.
       weight: how often it is to be taken.
     """
 
-    file_index: int
-    index: int
+    place: str
     lines: tuple[str, ...]
     weight: float = 1.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A part of a file that ends where a document ends.
+
+    Attributes:
+      path: the file.
+      file_index: its number among the input files.
+      number: the block's number in the file.
+      first_line: lines of the file before it.
+      offset: bytes of text (of Parquet: rows) before it.
+      content: encoded text; of Parquet the texts of its rows.
+      weight: of its documents.
+    """
+
+    path: str
+    file_index: int
+    number: int
+    first_line: int
+    offset: int
+    content: bytes | tuple[str, ...]
+    weight: float = 1.0
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """Bytes of text; of Parquet, characters."""
+        return len(self.content) if isinstance(self.content, bytes) else sum(map(len, self.content))
+
+
 class Corpus:
-    """Documents of files, in a fixed order.
+    """The text of files, in a fixed order.
 
     Args:
-      inputs: files, directories and patterns (`text_files.list_files`). Compressed files are unpacked while being read
-        (`text_files.open_binary`). In JSON lines and Parquet each record is a document.
-      separator: what ends a document of plain text: 'blank_line', the 'file', or the 'line'.
-      encoding_errors: 'strict', or 'replace' to read what is not UTF-8 as U+FFFD and count it.
-      text_field: the field of JSON lines and the column of Parquet that hold the text.
+      inputs: files, directories and patterns (`text_files.list_files`). Compressed files are unpacked while being read.
+      text_format: how to read them.
       weights: how often documents of each input are to be taken; none: once.
 
     Attributes:
       files: the input files.
-      text_bytes: UTF-8 bytes read so far.
-      replaced: by file, the characters that were replaced so far.
+      text_bytes: bytes of text read so far.
+      num_cut: places so far where a document was so long that it was cut.
 
     Raises:
       UserError: an input is missing or holds no file.
     """
 
-    def __init__(
-        self,
-        inputs: Sequence[str],
-        separator: str = "blank_line",
-        encoding_errors: str = "strict",
-        text_field: str = "text",
-        weights: Sequence[float] = (),
-    ):
+    def __init__(self, inputs: Sequence[str], text_format: TextFormat, weights: Sequence[float] = ()):
         self.files: list[str] = []
         self._weights: list[float] = []
         for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
             found = text_files.list_files(path)
             self.files += found
             self._weights += [weight] * len(found)
-        self._text_field = text_field
-        self._separator = separator
-        self._encoding_errors = encoding_errors
+        self._format = text_format
+        self._sizes = [files.size(path) or 0 for path in self.files]
+        self._bytes_read = 0  # of files as they lie on disk
         self.text_bytes = 0
-        self.replaced: dict[str, int] = {}
+        self.num_cut = 0
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each file as it lies on disk."""
+        return self._sizes
+
+    @property
+    def fraction_read(self) -> float:
+        """Fraction of all files that was read so far."""
+        return min(1.0, self._bytes_read / max(1, sum(self._sizes)))
 
     def estimate_bytes(self) -> int:
         """Returns about how many bytes of text there are: sizes of files, of packed ones four times as much."""
-        return sum(
-            (files.size(path) or 0) * (1 if path == text_files.uncompressed_name(path) else 4) for path in self.files
-        )
+        return sum(size * _unpacking(path) for path, size in zip(self.files, self._sizes, strict=True))
 
-    def __iter__(self) -> Iterator[Document]:
-        """Reads all files.
+    def groups(self) -> list[range]:
+        """Returns all files, by number, in groups of consecutive ones, which chunks do not reach over."""
+        groups, begin, total = [], 0, 0
+        for index, (path, size) in enumerate(zip(self.files, self._sizes, strict=True)):
+            total += size * _unpacking(path)
+            if total >= _GROUP_BYTES or index + 1 == len(self.files):
+                groups.append(range(begin, index + 1))
+                begin, total = index + 1, 0
+        return groups
+
+    def chunks(self) -> Iterator[list[Block]]:
+        """Yields the chunks of all groups."""
+        for group in self.groups():
+            yield from self.chunks_of(group)
+
+    def chunks_of(self, group: range) -> Iterator[list[Block]]:
+        """Yields the text of a group of files in chunks: consecutive blocks of a megabyte or more in all.
 
         Raises:
-          UserError: a file cannot be read, is damaged, binary, or not UTF-8; or there is no text at all.
+          UserError: a file cannot be read or is damaged.
         """
-        is_empty = True
-        for file_index, path in enumerate(self.files):
-            for index, lines in enumerate(self._documents(path)):
-                is_empty = False
-                yield Document(file_index, index, lines, self._weights[file_index])
-        if is_empty:
-            names = ", ".join(self.files[:3]) + (" ..." if len(self.files) > 3 else "")
-            raise UserError(f"--input holds no text: {names}")
+        chunk: list[Block] = []
+        for file_index in group:
+            for block in self._blocks(file_index):
+                chunk.append(block)
+                self.text_bytes += block.num_bytes
+                if sum(part.num_bytes for part in chunk) >= _READ_BYTES:
+                    yield chunk
+                    chunk = []
+        if chunk:
+            yield chunk
 
-    def _documents(self, path: str) -> Iterator[tuple[str, ...]]:
-        name = text_files.uncompressed_name(path)
-        if name.endswith(text_files.PARQUET_SUFFIX):
-            texts = self._parquet_texts(path)
-        elif name.endswith(text_files.JSON_SUFFIXES):
-            texts = self._json_texts(path)
+    def _blocks(self, file_index: int) -> Iterator[Block]:
+        path, weight = self.files[file_index], self._weights[file_index]
+        before = self._bytes_read
+        if text_files.is_parquet(path):
+            first_row = 0
+            for number, texts in enumerate(self._read_parquet(path)):
+                yield Block(path, file_index, number, first_row, first_row, texts, weight)
+                first_row += len(texts)
         else:
-            yield from self._plain_documents(path)
-            return
-        for text in texts:
-            lines = tuple(line for line in map(str.strip, text.splitlines()) if line)
-            if lines:
-                yield lines
+            separator = "line" if text_files.is_json(path) else self._format.separator
+            first_line = offset = 0
+            for number, (content, is_cut) in enumerate(cut_into_blocks(self._read(path), separator)):
+                self.num_cut += is_cut
+                yield Block(path, file_index, number, first_line, offset, content, weight)
+                first_line += content.count(b"\n")
+                offset += len(content)
+        self._bytes_read = before + self._sizes[file_index]
 
-    def _json_texts(self, path: str) -> Iterator[str]:
-        for number, line in enumerate(self._lines(path), 1):
-            if line.strip():
-                yield text_files.read_json_text(line, self._text_field, path, number)
-
-    def _parquet_texts(self, path: str) -> Iterator[str]:
-        num_rows = 0
+    def _read(self, path: str) -> Iterator[bytes]:
+        before, offset = self._bytes_read, 0
         try:
-            for text in text_files.read_parquet_texts(path, self._text_field):
-                yield text
-                num_rows += 1
-                self.text_bytes += len(text)
-        except text_files.DAMAGE as error:
-            raise UserError(
-                f"{path} is damaged or cut off after {num_rows:,} rows ({error}): get the file anew"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-    def _plain_documents(self, path: str) -> Iterator[tuple[str, ...]]:
-        gathered: list[str] = []
-        for line in self._lines(path):
-            stripped = line.strip()
-            if stripped:
-                gathered.append(stripped)
-            is_end = self._separator == "line" or (self._separator == "blank_line" and not stripped)
-            if is_end and gathered:
-                yield tuple(gathered)
-                gathered = []
-        if gathered:
-            yield tuple(gathered)
-
-    def _lines(self, path: str) -> Iterator[str]:
-        offset = 0
-        try:
-            with text_files.open_binary(path) as stream:
-                for number, raw in enumerate(stream, 1):
-                    yield self._decode(raw, path, number, offset)
-                    offset += len(raw)
-                    self.text_bytes += len(raw)
+            with files.open_file(path, "rb") as raw, text_files.unpack(raw, path) as stream:
+                while piece := stream.read(_READ_BYTES):
+                    offset += len(piece)
+                    self._bytes_read = before + raw.tell()
+                    yield piece
         except text_files.DAMAGE as error:
             raise UserError(
                 f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
@@ -154,24 +192,149 @@ class Corpus:
                 ) from error
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
-    def _decode(self, raw: bytes, path: str, number: int, offset: int) -> str:
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # byte order mark
-        is_strict = self._encoding_errors == "strict"
-        if is_strict and b"\0" in raw:
-            place = f"line {number}, byte {offset + raw.index(0):,}"
-            raise UserError(
-                f"{path} is no text file: it holds a zero byte ({place}); leave it out, or go on with "
-                f"--encoding_errors=replace"
-            )
+    def _read_parquet(self, path: str) -> Iterator[tuple[str, ...]]:
+        num_rows = 0
         try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            if is_strict:
-                raise UserError(
-                    f"{path}, line {number}, byte {offset + error.start:,}: 0x{raw[error.start]:02x} is not UTF-8; "
-                    f"convert the file, or go on with --encoding_errors=replace"
-                ) from error
-            text = raw.decode(errors="replace")
-            self.replaced[path] = self.replaced.get(path, 0) + text.count("\ufffd")
-            return text
+            for texts in text_files.read_parquet_texts(path, self._format.text_field):
+                num_rows += len(texts)
+                yield tuple(texts)
+        except text_files.DAMAGE as error:
+            raise UserError(
+                f"{path} is damaged or cut off after {num_rows:,} rows ({error}): get the file anew"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _unpacking(path: str) -> int:
+    """Returns about how many bytes of text a byte of the file holds."""
+    return 1 if path == text_files.uncompressed_name(path) else 4
+
+
+def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[bytes, bool]]:
+    """Joins and cuts pieces of a file where documents end.
+
+    Args:
+      pieces: consecutive parts of the file.
+      separator: as in `TextFormat`.
+
+    Yields:
+      (content, is_cut): blocks that hold whole documents; `is_cut` when the last one goes on in the next block, because
+      there is no end of a document in 64 MiB. Then it is cut at the end of a line or of a word.
+    """
+    buffer = bytearray()
+    searched = 0  # where an end of a document may still begin
+    for piece in pieces:
+        if buffer:  # and more follows
+            end, is_cut = _last_end(buffer, searched, separator), False
+            if not end and len(buffer) >= _LONGEST_DOCUMENT_BYTES:
+                end, is_cut = _last_line_or_word(buffer), True
+            if end:
+                yield bytes(buffer[:end]), is_cut
+                del buffer[:end]
+            searched = max(0, len(buffer) - 2)
+        buffer += piece
+    if buffer:
+        yield bytes(buffer), False
+
+
+def _last_end(buffer: bytearray, begin: int, separator: str) -> int:
+    """Returns where the last document ends that ends within the buffer; 0 when none does."""
+    if separator == "file":
+        return 0
+    ends = (b"\n",) if separator == "line" else (b"\n\n", b"\n\r\n")
+    return max(place + len(end) if (place := buffer.rfind(end, begin)) >= 0 else 0 for end in ends)
+
+
+def _last_line_or_word(buffer: bytearray) -> int:
+    place = max(buffer.rfind(b"\n"), buffer.rfind(b" "))
+    if place >= 0:
+        return place + 1
+    end = len(buffer) - 1
+    while end > 1 and buffer[end] & 0xC0 == 0x80:  # within a character
+        end -= 1
+    return end
+
+
+def read_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[Document]:
+    """Yields the documents of a block.
+
+    Args:
+      block: the block.
+      text_format: how to read it.
+      replaced: by file, characters that were put in place of bytes that are not UTF-8; added to.
+
+    Raises:
+      UserError: it is binary, or not UTF-8, or no JSON with such a field.
+    """
+    for index, lines in enumerate(_lines_of_documents(block, text_format, replaced)):
+        yield Document(f"{block.file_index}/{block.number}/{index}", lines, block.weight)
+
+
+def _lines_of_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[tuple[str, ...]]:
+    if isinstance(block.content, bytes):
+        text = _decode(block, block.content, text_format.encoding_errors == "strict", replaced)
+        if not text_files.is_json(block.path):
+            yield from _split_documents(text, text_format.separator)
+            return
+        texts: Iterator[str] = (
+            _without_surrogates(text_files.read_json_text(line, text_format.text_field, block.path, number))
+            for number, line in enumerate(text.split("\n"), block.first_line + 1)
+            if line and not line.isspace()
+        )
+    else:
+        texts = iter(block.content)
+    for text in texts:
+        lines = tuple(line for line in map(str.strip, text.splitlines()) if line)
+        if lines:
+            yield lines
+
+
+def _split_documents(text: str, separator: str) -> Iterator[tuple[str, ...]]:
+    lines = map(str.strip, text.split("\n"))
+    if separator == "line":
+        yield from ((line,) for line in lines if line)
+        return
+    gathered: list[str] = []
+    for line in lines:
+        if line:
+            gathered.append(line)
+        elif gathered and separator == "blank_line":
+            yield tuple(gathered)
+            gathered = []
+    if gathered:
+        yield tuple(gathered)
+
+
+_REPLACEMENT = "\ufffd"
+
+
+def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str]) -> str:
+    if block.offset == 0:
+        content = content.removeprefix(b"\xef\xbb\xbf")  # byte order mark
+    if is_strict and b"\0" in content:
+        raise UserError(
+            f"{block.path} is no text file: it holds a zero byte ({_place(block, content, content.index(0))}); leave "
+            f"it out, or go on with --encoding_errors=replace"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        if is_strict:
+            raise UserError(
+                f"{block.path}, {_place(block, content, error.start)}: 0x{content[error.start]:02x} is not UTF-8; "
+                f"convert the file, or go on with --encoding_errors=replace"
+            ) from error
+    text = content.decode(errors="replace")
+    replaced[block.path] += text.count(_REPLACEMENT) - len(re.findall(_REPLACEMENT.encode(), content))
+    return text
+
+
+def _without_surrogates(text: str) -> str:
+    """Puts U+FFFD in place of halves of UTF-16 pairs, which JSON can name and no text can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _place(block: Block, content: bytes, offset: int) -> str:
+    line = block.first_line + content.count(b"\n", 0, offset) + 1
+    return f"line {line:,}, byte {block.offset + offset:,}"

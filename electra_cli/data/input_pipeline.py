@@ -56,7 +56,7 @@ def training_dataset(
     batches = records.batch(global_batch_size, drop_remainder=True).enumerate(start_step)
 
     def prepare(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id, has_words=split.has_words)
+        batch = parse_split(serialized, split, max_seq_length, pad_id)
         masking_seed = randomness.stream_seed(seed, Stream.MASKING, step)
         sampling_seed = randomness.stream_seed(seed, Stream.SAMPLING, step)
         return mask_batch(batch, masking, masking_seed, sampling_seed)
@@ -93,7 +93,7 @@ def evaluation_dataset(
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
 
     def prepare(group: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = parse_records(serialized, split.record_format, max_seq_length, pad_id, has_words=split.has_words)
+        batch = parse_split(serialized, split, max_seq_length, pad_id)
         masking_seed = randomness.stream_seed(0, Stream.EVAL_MASKING, group)
         return mask_batch(batch, masking, masking_seed, randomness.stream_seed(0, Stream.EVAL_SAMPLING, group))
 
@@ -108,6 +108,18 @@ def evaluation_dataset(
 
     batches = groups.map(prepare).rebatch(global_batch_size).map(fill_up)
     return batches.with_options(_options()).prefetch(1)
+
+
+def parse_split(serialized: tf.Tensor, split: Split, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
+    """Parses examples, string [batch], of a split (`records.parse_records`)."""
+    return parse_records(
+        serialized,
+        split.record_format,
+        max_seq_length,
+        pad_id,
+        has_words=split.has_words,
+        has_documents=split.has_documents,
+    )
 
 
 def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tuple[int, int]:

@@ -1,13 +1,15 @@
 """A look into prepared data: checks every byte and tells what is there."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from electra_cli import features, files
+from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.masking import MaskingSettings, mask_batch
-from electra_cli.data.records import RecordFormat, parse_records
+from electra_cli.data.source import Split, prepared_split
 from electra_cli.data.tfrecords import Manifest, Shard, file_checksum, read_manifest, read_token_counts
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
@@ -35,11 +37,12 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
     say(f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
         f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}")  # fmt: skip
+    unit = "documents" if manifest.settings.get("packing") == "full" else "segments"
     for split, shards in manifest.splits.items():
         if not shards:
             say(f"\n{split}: none")
             continue
-        token_counts, lengths, num_pairs = _read_split(data_dir, manifest, shards, vocabulary)
+        token_counts, lengths, num_segments = _read_split(data_dir, manifest, split, vocabulary)
         if split == "train":
             counted = token_counts
         unknown = token_counts[vocabulary.unk_id] / max(1, token_counts.sum())
@@ -48,7 +51,7 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
             f"\n{split}: {len(lengths):,} examples in {len(shards)} shard(s) of {_megabytes(shards)} MB, "
             f"{lengths.sum():,} tokens\n"
             f"  padding {padding:.1%}, unknown tokens {unknown:.3%}, "
-            f"examples of two segments {num_pairs / len(lengths):.1%}\n"
+            f"{unit} an example {num_segments / len(lengths):.2f}\n"
             f"  tokens of an example:"
         )
         for line in _histogram(lengths, manifest.max_seq_length):
@@ -61,36 +64,44 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
 
 
 def _read_split(
-    data_dir: str, manifest: Manifest, shards: tuple[Shard, ...], vocabulary: Vocabulary
+    data_dir: str, manifest: Manifest, split: str, vocabulary: Vocabulary
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns int64 [vocab_size] counts of tokens, int64 [examples] lengths, and the examples of two segments."""
+    """Returns int64 [vocab_size] counts of tokens, int64 [examples] lengths, and the number of segments in all."""
     counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
     lengths: list[np.ndarray] = []
-    num_pairs = 0
-    for shard in shards:
+    num_segments = 0
+    for shard in manifest.splits[split]:
         path = files.join(data_dir, shard.file)
         checksum = file_checksum(path)
         if checksum != shard.sha256:
             raise UserError(f"{path} was altered: its SHA-256 is {checksum[:16]}..., not {shard.sha256[:16]}...: "
                             f"copy it anew or prepare the data anew")  # fmt: skip
         shard_lengths = []
-        for batch in _batches([path], manifest, vocabulary):
+        for batch in _batches(_part(data_dir, manifest, split, shard), manifest, vocabulary):
             mask = batch[features.INPUT_MASK]
             counts += np.bincount(batch[features.INPUT_WORD_IDS][mask > 0], minlength=vocabulary.size)
             shard_lengths.append(mask.sum(axis=1))
-            num_pairs += int((batch[features.INPUT_TYPE_IDS].max(axis=1) > 0).sum())
+            segment_ids = batch.get(features.DOCUMENT_IDS, batch[features.INPUT_TYPE_IDS] + 1)
+            num_segments += int(segment_ids.max(axis=1).sum())
         lengths += shard_lengths
         found = sum(map(len, shard_lengths)), sum(int(part.sum()) for part in shard_lengths)
         if found != (shard.examples, shard.real_tokens):
             raise UserError(f"{path} holds {found[0]:,} examples of {found[1]:,} tokens, not {shard.examples:,} of "
                             f"{shard.real_tokens:,}: prepare the data anew")  # fmt: skip
-    return counts, np.concatenate(lengths).astype(np.int64), num_pairs
+    return counts, np.concatenate(lengths).astype(np.int64), num_segments
 
 
-def _batches(paths: list[str], manifest: Manifest, vocabulary: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
-    dataset = tf.data.TFRecordDataset(paths, compression_type=manifest.compression).batch(_BATCH_SIZE)
+def _part(data_dir: str, manifest: Manifest, name: str, shard: Shard) -> Split:
+    """Returns the split that one shard makes."""
+    split = prepared_split(data_dir, dataclasses.replace(manifest, splits={name: (shard,)}), name)
+    assert split is not None
+    return split
+
+
+def _batches(split: Split, manifest: Manifest, vocabulary: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
+    dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(_BATCH_SIZE)
     for serialized in dataset:
-        batch = parse_records(serialized, RecordFormat.ELECTRA_PRETRAIN, manifest.max_seq_length, vocabulary.pad_id)
+        batch = parse_split(serialized, split, manifest.max_seq_length, vocabulary.pad_id)
         yield {name: value.numpy() for name, value in batch.items()}
 
 
@@ -103,8 +114,8 @@ def _histogram(lengths: np.ndarray, max_seq_length: int) -> Iterator[str]:
 
 def _show_examples(data_dir: str, manifest: Manifest, vocabulary: Vocabulary) -> Iterator[str]:
     """Yields the first training examples as text, the last of them as generator and discriminator see it."""
-    path = files.join(data_dir, manifest.splits["train"][0].file)
-    batch = {name: value[:_NUM_SHOWN] for name, value in next(_batches([path], manifest, vocabulary)).items()}
+    split = _part(data_dir, manifest, "train", manifest.splits["train"][0])
+    batch = {name: value[:_NUM_SHOWN] for name, value in next(_batches(split, manifest, vocabulary)).items()}
     num_shown = len(batch[features.INPUT_MASK])
     for row, (ids, mask) in enumerate(zip(batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK], strict=True), 1):
         yield f"\nExample {row}: {_to_text(ids, mask, vocabulary)}"

@@ -54,9 +54,10 @@ def mask_batch(
       sampling_seed: int32 [2], decides `features.SAMPLING_UNIFORM`.
 
     Returns:
-      `features.MASKED`. An example of n real tokens gets round(n x mask_prob) masked slots, at least 1 and at most
-      `max_predictions_per_seq`, but never more than it has tokens that may be masked. Units of several tokens may
-      leave slots empty: a unit that does not fit into what is left is not masked.
+      `features.MASKED`, and `features.PACKED` if they are in the batch. An example of n real tokens gets
+      round(n x mask_prob) masked slots, at least 1 and at most `max_predictions_per_seq`, but never more than it has
+      tokens that may be masked. Units of several tokens may leave slots empty: a unit that does not fit into what is
+      left is not masked.
     """
     ids, mask = batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK]
     batch_size, length = tf.shape(ids)[0], ids.shape[1]
@@ -87,7 +88,7 @@ def mask_batch(
     if settings.random_token_prob:
         shown = tf.where(shows_random, _random_tokens((batch_size, length), settings, random_seed), shown)
     return {
-        **{name: batch[name] for name in features.UNMASKED},
+        **{name: batch[name] for name in features.encoder_inputs(batch)},
         features.INPUT_WORD_IDS: shown,
         features.MASKED_LM_POSITIONS: positions,
         features.MASKED_LM_IDS: masked_lm_ids,

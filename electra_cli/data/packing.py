@@ -1,16 +1,16 @@
-"""The pure step of preparation: documents in, packed examples with their keys out. The same in every process."""
+"""The pure step: blocks of text in, packed examples with their keys out. The same in every process and runner."""
 
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-import numpy as np
-
-from electra_cli.data.corpus import Corpus, Document
-from electra_cli.data.examples import add_special_tokens, pack_document
-from electra_cli.data.filters import DocumentFilter
-from electra_cli.data.spool import Example
+from electra_cli import features
+from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
+from electra_cli.data.examples import add_special_tokens, pack_document, pack_full
+from electra_cli.data.spool import Example, PackedChunk
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 
@@ -40,13 +40,49 @@ class PrepareSettings:
         """Whether records say where words are continued."""
         return self.word_boundaries == "whitespace"
 
-    def open_corpus(self, inputs: Sequence[str]) -> Corpus:
-        """Returns the documents of the inputs."""
-        return Corpus(inputs, self.document_separator, self.encoding_errors, self.text_field, self.input_weights)
+    @property
+    def lengths_name(self) -> str:
+        """The feature of records that `Example.lengths` becomes."""
+        return features.DOCUMENT_LENGTHS if self.packing == "full" else features.FIRST_SEGMENT_LENGTH
 
-    def new_filter(self) -> DocumentFilter:
-        """Returns a filter for one pass over the documents."""
-        return DocumentFilter(min_words=self.min_words, drops_copies=self.deduplicate == "exact")
+    @property
+    def text_format(self) -> TextFormat:
+        """How files are read."""
+        return TextFormat(self.document_separator, self.encoding_errors, self.text_field)
+
+    def open_corpus(self, inputs: Sequence[str]) -> Corpus:
+        """Returns the text of the inputs."""
+        return Corpus(inputs, self.text_format, self.input_weights)
+
+
+@dataclasses.dataclass
+class ChunkReader:
+    """Reads the documents of a chunk.
+
+    Attributes:
+      settings: how.
+      num_documents: documents read so far.
+      num_short: those left out because they have fewer words than `min_words`.
+      replaced: by file, characters that were put in place of bytes that are not UTF-8.
+    """
+
+    settings: PrepareSettings
+    num_documents: int = 0
+    num_short: int = 0
+    replaced: Counter[str] = dataclasses.field(default_factory=Counter)
+
+    def read(self, blocks: Iterable[Block], dropped: Collection[int] = ()) -> Iterator[tuple[int, Document]]:
+        """Yields number (in the chunk) and document, those left out that are short or whose number is dropped."""
+        number = 0
+        min_words = self.settings.min_words
+        for block in blocks:
+            for document in read_documents(block, self.settings.text_format, self.replaced):
+                self.num_documents += 1
+                if min_words and sum(len(line.split()) for line in document.lines) < min_words:
+                    self.num_short += 1
+                elif number not in dropped:
+                    yield number, document
+                number += 1
 
 
 class Packer:
@@ -55,43 +91,87 @@ class Packer:
     Args:
       vocabulary: the vocabulary.
       settings: how.
-      use_fast: see `Tokenizer`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, *, use_fast: bool):
+    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings):
         self._settings = settings
-        tokenizer = Tokenizer(vocabulary, lower_case=settings.lower_case, use_fast=use_fast and not settings.has_words)
-        self._encode = tokenizer.encode_segmented_lines if settings.has_words else tokenizer.encode_lines
+        self._tokenizer = Tokenizer(vocabulary, lower_case=settings.lower_case, keeps_words=settings.has_words)
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
 
-    def pack(self, documents: Sequence[Document]) -> Iterator[tuple[list[Example], float]]:
-        """Yields, for each document, its examples and its place in [0, 1) for the choice of held-out documents."""
-        # One call for all of them: the tokenizer works on lines in bulk.
-        sentences = iter(self._encode([line for document in documents for line in document.lines]))
-        for document in documents:
-            own_sentences = [next(sentences) for _ in document.lines]
+    def pack(
+        self, blocks: Sequence[Block], dropped: Collection[int], held_out_below: float, num_buckets: int
+    ) -> PackedChunk:
+        """Packs a chunk.
+
+        Args:
+          blocks: its text.
+          dropped: numbers of documents that are copies.
+          held_out_below: documents whose place in [0, 1) lies below are held out.
+          num_buckets: buckets of the spool.
+
+        Raises:
+          UserError: the text cannot be read.
+        """
+        packed = PackedChunk(num_buckets)
+        reader = ChunkReader(self._settings)
+        gathered: dict[tuple[str, int], list[tuple[str, array]]] = {}
+        for _, document in reader.read(blocks, dropped):
+            sentences = self._tokenizer.encode_lines(document.lines)
+            if not any(sentences):
+                continue
             # By its text: copies of a document land on the same side.
             held_out_hash = _hash(f"{self._settings.seed}/" + "\n".join(document.lines)) / 2**128
-            yield list(self._pack_copies(document, own_sentences, held_out_hash)), held_out_hash
+            packed.totals.least_hash = min(packed.totals.least_hash, held_out_hash)
+            split = "validation" if held_out_hash < held_out_below else "train"
+            place = f"{self._settings.seed}/{document.place}"
+            for copy in range(_num_copies(document.weight, place, is_held_out=split == "validation")):
+                copy_place = f"{place}/copy {copy}" if copy else place
+                if self._settings.packing == "full":
+                    ids = array("I", b"".join(sentence.tobytes() for sentence in sentences))
+                    gathered.setdefault((split, copy), []).append((copy_place, ids))
+                else:
+                    for example in self._pack_document(sentences, copy_place):
+                        packed.add(split, example)
+        for (split, _), documents in gathered.items():
+            for example in self._pack_full(documents):
+                packed.add(split, example)
+        totals = packed.totals
+        totals.num_documents, totals.num_short, totals.replaced = (
+            reader.num_documents,
+            reader.num_short,
+            reader.replaced,
+        )
+        return packed
 
-    def _pack_copies(self, document: Document, sentences: list[list[int]], held_out_hash: float) -> Iterator[Example]:
+    def _pack_document(self, sentences: list[array], place: str) -> Iterator[Example]:
         settings = self._settings
-        place = f"{settings.seed}/{document.file_index}/{document.index}"
-        is_held_out = held_out_hash < settings.validation_fraction
-        for copy in range(_num_copies(document.weight, place, is_held_out=is_held_out)):
-            copy_place = f"{place}/copy {copy}" if copy else place
-            rng = random.Random(_hash(copy_place))
-            segments_of_document = pack_document(
-                sentences, settings.max_seq_length, rng, single_segment_prob=_SINGLE_SEGMENT_PROB[settings.packing]
-            )
-            for number, segments in enumerate(segments_of_document):
-                ids, first_segment_length = add_special_tokens(segments, self._cls_id, self._sep_id)
-                key = _digest(f"{copy_place}/{number}")
-                yield Example(key, np.array(ids, np.uint32).tobytes(), first_segment_length)
+        segments_of_document = pack_document(
+            sentences,
+            settings.max_seq_length,
+            random.Random(_hash(place)),
+            single_segment_prob=_SINGLE_SEGMENT_PROB[settings.packing],
+        )
+        for number, segments in enumerate(segments_of_document):
+            ids, first_segment_length = add_special_tokens(segments, self._cls_id, self._sep_id)
+            yield Example(_digest(f"{place}/{number}"), array("I", [first_segment_length]).tobytes(), ids.tobytes())
+
+    def _pack_full(self, documents: list[tuple[str, array]]) -> Iterator[Example]:
+        first_place = documents[0][0]
+        examples = pack_full((ids for _, ids in documents), self._settings.max_seq_length)
+        for number, pieces in enumerate(examples):
+            ids = array("I")
+            for piece in pieces:
+                ids.append(self._cls_id)
+                ids += piece
+                ids.append(self._sep_id)
+            lengths = array("I", [len(piece) + 2 for piece in pieces])
+            yield Example(_digest(f"{first_place}/full {number}"), lengths.tobytes(), ids.tobytes())
 
 
 def _num_copies(weight: float, place: str, *, is_held_out: bool) -> int:
     """Returns how often a document is taken: its weight, rounded up or down by chance; a held-out one at most once."""
+    if weight == 1.0:
+        return 1
     whole = int(weight)
     copies = whole + (_hash(f"{place}/weight") / 2**128 < weight - whole)
     return min(copies, 1) if is_held_out else copies
@@ -102,4 +182,4 @@ def _hash(text: str) -> int:
 
 
 def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

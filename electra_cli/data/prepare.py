@@ -1,36 +1,42 @@
 """Raw text to shards: read, tokenize and pack in parallel, shuffle over all, write in parallel, whole or not at all.
 
-The parent reads documents; workers tokenize and pack them (`packing.py`); the spool brings the examples into one order
-that follows from the seed (`spool.py`); workers write a shard each. The bytes that come out do not depend on the number
-of workers.
+The parent reads blocks of text; workers tokenize and pack them (`packing.py`); the spool brings the examples into one
+order that follows from the seed (`spool.py`); workers write a shard each. The bytes that come out do not depend on the
+number of workers. A preparation that was stopped goes on: each stage notes on disk what of it is done.
 """
 
+import contextlib
 import dataclasses
 import functools
+import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
-from electra_cli.data import python_docs
-from electra_cli.data.corpus import Corpus, Document
-from electra_cli.data.filters import DocumentFilter
-from electra_cli.data.output_directory import OutputDirectory
-from electra_cli.data.packing import Packer, PrepareSettings
+import electra_cli
+from electra_cli import files
+from electra_cli.data import duplicates, python_docs
+from electra_cli.data.corpus import Block, Corpus
+from electra_cli.data.output_directory import OutputDirectory, write_whole
+from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
 from electra_cli.data.spool import SPLITS, PackedChunk, Slice, Spool
 from electra_cli.data.tfrecords import MANIFEST_FILE, TOKEN_COUNTS_FILE, VOCAB_FILE, Manifest, Shard, write_shard
-from electra_cli.data.tokenization import CONTINUES_WORD
 from electra_cli.data.vocabulary import Vocabulary, learn_vocabulary
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 
-Report = Callable[[str, int, int], None]
+_SAVE_SECONDS = 10.0
 
-_CHUNK_CHARACTERS = 2**20
-# From here on the fast tokenizer's import, some seconds a process, pays.
-_FAST_TEXT_BYTES = 40 * 2**20
+
+class Report(Protocol):
+    """Is told now and then how far a stage is."""
+
+    def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
+        """Tells the fraction of the stage that is done, and the bytes of text read by this process."""
 
 
 def prepare(
@@ -54,184 +60,303 @@ def prepare(
       learn_vocab: number of tokens to learn, or None.
       num_workers: processes.
       overwrite: whether to replace what `output_dir` holds, once the new data is whole.
-      report: called with (stage, documents, bytes of text) now and then.
+      report: see there.
 
     Returns:
       The manifest that was written.
 
     Raises:
       UserError: input, vocabulary or output directory will not do. What `output_dir` held is intact.
+      ResumableError: no space is left, or a worker was killed. The same call goes on.
     """
     vocabulary = Vocabulary.from_file(vocab_file) if vocab_file else None
     if vocabulary is not None:
         _check_case(vocabulary, settings.lower_case, vocab_file or "")
-    with OutputDirectory(output_dir, overwrite=overwrite) as output, Workers(num_workers) as workers:
-        local_inputs = []
-        for path in inputs:
-            if path == python_docs.NAME:
-                path = os.path.join(output.scratch, "python-docs.txt")
-                python_docs.extract(path, workers.map, report)
-            local_inputs.append(path)
-        if vocabulary is None:
-            corpus = settings.open_corpus(local_inputs)
-            report("learning vocabulary", 0, 0)
-            lines = (line for document in settings.new_filter()(corpus) for line in document.lines)
-            vocabulary = learn_vocabulary(lines, learn_vocab or 0, lower_case=settings.lower_case)
-        _write_file(os.path.join(output.path, VOCAB_FILE), vocabulary.to_bytes())
-        corpus = settings.open_corpus(local_inputs)
-        spool = Spool(output.scratch, corpus.estimate_bytes())
-        filtered = settings.new_filter()
-        _pack_all(corpus, filtered, output.path, settings, spool, workers, report)
-        report("writing shards", spool.totals.num_documents, corpus.text_bytes)
-        splits, token_counts = _write_all(output.path, settings, vocabulary.size, spool, workers)
-        manifest = Manifest(
-            max_seq_length=settings.max_seq_length,
-            vocab_size=vocabulary.size,
-            lower_case=settings.lower_case,
-            vocab_sha256=vocabulary.sha256,
-            settings=dataclasses.asdict(settings),
-            statistics={
-                "files": len(corpus.files),
-                "builtin": [path for path in inputs if path == python_docs.NAME],
-                "documents": spool.totals.num_documents,
-                "short_documents_dropped": filtered.num_short,
-                "copies_dropped": filtered.num_copies,
-                "text_bytes": corpus.text_bytes,
-                "replaced_characters": sum(corpus.replaced.values()),
-            },
-            splits=splits,
-        )
-        counts = b"".join(b"%d\n" % number for number in token_counts)
-        _write_file(os.path.join(output.path, TOKEN_COUNTS_FILE), counts)
-        _write_file(os.path.join(output.path, MANIFEST_FILE), manifest.to_json().encode())
+    job = {
+        "version": electra_cli.__version__,
+        "settings": dataclasses.asdict(settings),
+        "inputs": [python_docs.NAME if path == python_docs.NAME else _identify(path, settings) for path in inputs],
+        "vocabulary": vocabulary.sha256 if vocabulary else learn_vocab,
+    }
+    with OutputDirectory(output_dir, overwrite=overwrite, job=job) as output, Workers(num_workers) as workers:
+        if output.is_resumed:
+            report(f"going on with {output.path}", 1.0)
+        with contextlib.closing(_Preparation(inputs, settings, output, workers, report)) as preparation:
+            preparation.find_copies()
+            vocabulary = preparation.provide_vocabulary(vocabulary, learn_vocab or 0)
+            spool = preparation.pack(vocabulary)
+            manifest = preparation.write(spool, vocabulary)
         output.commit()
     return manifest
 
 
+def _identify(path: str, settings: PrepareSettings) -> list:
+    """Returns what tells the content of an input from another: names, sizes and times of its files."""
+    found = Corpus([path], settings.text_format).files
+    return [[file, files.size(file), None if files.is_remote(file) else os.stat(file).st_mtime_ns] for file in found]
+
+
 @dataclasses.dataclass(frozen=True)
-class _PackTask:
-    documents: list[Document]
-    directory: str
+class _ChunkTask:
+    """A chunk for a worker."""
+
+    blocks: list[Block]
     settings: PrepareSettings
-    num_buckets: int
-    use_fast: bool
+    dropped: frozenset[int] = frozenset()
+    vocab_file: str = ""
+    vocab_sha256: str = ""
+    held_out_below: float = 0.0
+    num_buckets: int = 0
 
 
-def _pack_all(
-    corpus: Corpus,
-    document_filter: DocumentFilter,
-    directory: str,
-    settings: PrepareSettings,
-    spool: Spool,
-    workers: Workers,
-    report: Report,
-) -> None:
-    """Packs the documents that are kept into the spool and makes sure that both splits hold something.
+class _Preparation:
+    """The stages of one preparation, each of which goes on with what it finds done."""
 
-    Raises:
-      UserError: there is no example, or no document can be held out.
-    """
-    use_fast = corpus.estimate_bytes() >= _FAST_TEXT_BYTES
-    tasks = (
-        _PackTask(chunk, directory, settings, spool.num_buckets, use_fast) for chunk in _chunks(document_filter(corpus))
-    )
-    reported = time.monotonic()
-    for chunk in workers.map(_pack_task, tasks):
-        spool.add(chunk)
-        if time.monotonic() - reported > 1.0:
-            report("tokenizing", spool.totals.num_documents, corpus.text_bytes)
-            reported = time.monotonic()
-    spool.flush()
-    totals = spool.totals
-    if not totals.least_keys:
-        raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
-    if settings.validation_fraction > 0 and not totals.num_examples["validation"]:
-        spool.hold_out_least()
-    if not totals.num_examples["train"]:
-        raise UserError(
-            f"--input has {totals.num_documents} document(s), and all of them would be held out: separate documents "
-            f"by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate nothing"
+    def __init__(
+        self, inputs: list[str], settings: PrepareSettings, output: OutputDirectory, workers: Workers, report: Report
+    ):
+        self._settings = settings
+        self._output = output
+        self._workers = workers
+        self._report = report
+        self._builtin = [path for path in inputs if path == python_docs.NAME]
+        self._inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
+        self._copies: duplicates.CopyIndex | None = None
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._copies is not None:
+            self._copies.close()
+
+    def _scratch_file(self, name: str) -> str:
+        return os.path.join(self._output.scratch, name)
+
+    def _extract_builtin(self) -> str:
+        path = self._scratch_file("python-docs.txt")
+        if not os.path.exists(path):
+            python_docs.extract(f"{path}.new", self._workers.map, self._report)
+            os.rename(f"{path}.new", path)
+        return path
+
+    def _open_corpus(self) -> Corpus:
+        return self._settings.open_corpus(self._inputs)
+
+    def _dropped(self, chunk: int) -> frozenset[int]:
+        return self._copies.copies_in(chunk) if self._copies else frozenset()
+
+    def find_copies(self) -> None:
+        """Finds the documents that are copies, when they are to be left out."""
+        if self._settings.deduplicate == "none":
+            return
+        is_near = self._settings.deduplicate == "near"
+        self._copies = index = duplicates.CopyIndex(self._scratch_file("copies.sqlite"), is_near=is_near)
+        if index.is_complete:
+            return
+        corpus = self._open_corpus()
+        first = index.num_chunks
+        tasks = (_ChunkTask(blocks, self._settings) for number, blocks in enumerate(corpus.chunks()) if number >= first)
+        saved = time.monotonic()
+        for signatures in self._workers.map(_sign_task, tasks):
+            index.add_chunk(signatures)
+            self._report("looking for copies", corpus.fraction_read, corpus.text_bytes)
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                index.save(is_complete=False)
+                saved = time.monotonic()
+        index.save(is_complete=True)
+
+    def provide_vocabulary(self, vocabulary: Vocabulary | None, learn_vocab: int) -> Vocabulary:
+        """Writes the vocabulary, which is learned when none is given, and returns it."""
+        path = os.path.join(self._output.path, VOCAB_FILE)
+        if os.path.exists(path):
+            return Vocabulary.from_file(path)
+        if vocabulary is None:
+            corpus = self._open_corpus()
+            reader = ChunkReader(self._settings)
+            lines = [
+                line
+                for number, blocks in enumerate(corpus.chunks())
+                for _, document in reader.read(blocks, self._dropped(number))
+                for line in document.lines
+            ]
+            self._check_documents(reader.num_documents, reader.num_short)
+            vocabulary = learn_vocabulary(lines, learn_vocab, lower_case=self._settings.lower_case)
+        write_whole(path, vocabulary.to_bytes())
+        return vocabulary
+
+    def pack(self, vocabulary: Vocabulary) -> Spool:
+        """Returns all packed examples; both splits hold some, unless none are to be held out.
+
+        Raises:
+          UserError: there is no text, no example, or no document can be held out.
+        """
+        settings = self._settings
+        spool = Spool(self._output.scratch, self._open_corpus().estimate_bytes())
+        held_out_file = self._scratch_file("held_out_below.json")
+        held_out_below = settings.validation_fraction
+        if os.path.exists(held_out_file):
+            with open(held_out_file, encoding="utf-8") as stream:
+                held_out_below = json.load(stream)
+        self._pack_below(spool, vocabulary, held_out_below)
+        self._check_documents(spool.totals.num_documents, spool.totals.num_short)
+        if not spool.totals.num_records:
+            raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
+        if settings.validation_fraction > 0 and not spool.totals.num_examples("validation"):
+            # Too few documents for the fraction: hold out the one that comes first, and its copies.
+            held_out_below = math.nextafter(spool.totals.least_hash, 1.0)
+            write_whole(held_out_file, json.dumps(held_out_below).encode())
+            spool.discard()
+            self._pack_below(spool, vocabulary, held_out_below)
+        if not spool.totals.num_examples("train"):
+            raise UserError(
+                f"--input has {spool.totals.num_documents} document(s), and all of them would be held out: separate "
+                f"documents by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate "
+                f"nothing"
+            )
+        return spool
+
+    def _pack_below(self, spool: Spool, vocabulary: Vocabulary, held_out_below: float) -> None:
+        if spool.is_complete:
+            return
+        corpus = self._open_corpus()
+        first = spool.num_chunks
+        tasks = (
+            _ChunkTask(
+                blocks,
+                self._settings,
+                self._dropped(number),
+                os.path.join(self._output.path, VOCAB_FILE),
+                vocabulary.sha256,
+                held_out_below,
+                spool.num_buckets,
+            )
+            for number, blocks in enumerate(corpus.chunks())
+            if number >= first
+        )
+        for chunk in self._workers.map(_pack_task, tasks):
+            spool.add(chunk)
+            self._report("tokenizing", corpus.fraction_read, corpus.text_bytes)
+        spool.finish()
+        write_whole(
+            self._scratch_file("corpus.json"),
+            json.dumps(
+                {
+                    "files": len(corpus.files),
+                    "text_bytes": corpus.text_bytes,
+                    "long_documents_cut": corpus.num_cut,
+                }
+            ).encode(),
         )
 
+    def _check_documents(self, num_documents: int, num_short: int) -> None:
+        if not num_documents:
+            names = self._open_corpus().files
+            raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
+        if num_short == num_documents:
+            raise UserError(
+                f"no document of --input is left: all {num_documents:,} have fewer words than "
+                f"--min_words={self._settings.min_words}"
+            )
 
-def _chunks(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    chunk: list[Document] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += sum(map(len, document.lines))
-        if size >= _CHUNK_CHARACTERS:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+    def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
+        """Writes shards, counts and manifest; returns the manifest."""
+        splits: dict[str, tuple[Shard, ...]] = {}
+        token_counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
+        for split in SPLITS:
+            tasks = list(self._shard_tasks(split, spool, vocabulary.size))
+            shards = []
+            for shard, counts in self._workers.map(_shard_task, tasks):
+                shards.append(shard)
+                if split == "train":
+                    token_counts += counts
+                self._report(f"writing {split} shards", len(shards) / len(tasks))
+            splits[split] = tuple(shards)
+        with open(self._scratch_file("corpus.json"), encoding="utf-8") as stream:
+            statistics: dict[str, Any] = json.load(stream)
+        totals = spool.totals
+        manifest = Manifest(
+            max_seq_length=self._settings.max_seq_length,
+            vocab_size=vocabulary.size,
+            lower_case=self._settings.lower_case,
+            vocab_sha256=vocabulary.sha256,
+            settings=dataclasses.asdict(self._settings),
+            statistics={
+                **statistics,
+                "builtin": self._builtin,
+                "documents": totals.num_documents,
+                "short_documents_dropped": totals.num_short,
+                "copies_dropped": self._copies.num_copies if self._copies else 0,
+                "replaced_characters": dict(sorted(totals.replaced.items())),
+            },
+            splits=splits,
+        )
+        counts = b"".join(b"%d\n" % number for number in token_counts)
+        write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), counts)
+        write_whole(os.path.join(self._output.path, MANIFEST_FILE), manifest.to_json().encode())
+        return manifest
+
+    def _shard_tasks(self, split: str, spool: Spool, vocab_size: int) -> Iterator["_ShardTask"]:
+        total = spool.totals.num_examples(split)
+        # A record takes about half of what its ids take as uint32; never more shards than examples.
+        size = spool.totals.num_bytes[split] / 2
+        num_shards = min(total, max(1, math.ceil(size / (self._settings.shard_size_mb * 1e6))))
+        for index, part in enumerate(spool.slices(split, num_shards)):
+            name = f"{split}-{index:05}-of-{num_shards:05}.tfrecord"
+            yield _ShardTask(
+                os.path.join(self._output.path, name),
+                self._scratch_file(f"{name}.json"),
+                part,
+                self._settings.lengths_name,
+                self._settings.has_words,
+                vocab_size,
+            )
+
+
+def _sign_task(task: _ChunkTask) -> list[tuple[int, bytes]]:
+    is_near = task.settings.deduplicate == "near"
+    sign = duplicates.near_signature if is_near else duplicates.exact_signature
+    return [(number, sign(document)) for number, document in ChunkReader(task.settings).read(task.blocks)]
 
 
 @functools.lru_cache(maxsize=1)
-def _packer(directory: str, settings: PrepareSettings, use_fast: bool) -> Packer:
-    """Returns the packer of this process; to build one takes longer than to pack a chunk."""
-    return Packer(Vocabulary.from_file(os.path.join(directory, VOCAB_FILE)), settings, use_fast=use_fast)
+def _packer(vocab_file: str, vocab_sha256: str, settings: PrepareSettings) -> Packer:
+    """Returns the packer of this process, which remembers the tokens of words."""
+    vocabulary = Vocabulary.from_file(vocab_file)
+    assert vocabulary.sha256 == vocab_sha256
+    return Packer(vocabulary, settings)
 
 
-def _pack_task(task: _PackTask) -> PackedChunk:
-    packed = PackedChunk()
-    packer = _packer(task.directory, task.settings, task.use_fast)
-    for examples, held_out_hash in packer.pack(task.documents):
-        packed.add_document(examples, held_out_hash, task.settings.validation_fraction, task.num_buckets)
-    return packed
+def _pack_task(task: _ChunkTask) -> PackedChunk:
+    packer = _packer(task.vocab_file, task.vocab_sha256, task.settings)
+    return packer.pack(task.blocks, task.dropped, task.held_out_below, task.num_buckets)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ShardTask:
+    """A shard to write to `path`; what it holds is noted in `note` once it is whole."""
+
     path: str
+    note: str
     slice: Slice
-    vocab_size: int
+    lengths_name: str
     has_words: bool
-
-
-def _write_all(
-    directory: str, settings: PrepareSettings, vocab_size: int, spool: Spool, workers: Workers
-) -> tuple[dict[str, tuple[Shard, ...]], np.ndarray]:
-    """Writes all shards; returns them by split, and int64 [vocab_size], the tokens of the training split."""
-    splits: dict[str, tuple[Shard, ...]] = {}
-    token_counts: np.ndarray = np.zeros(vocab_size, np.int64)
-    for split in SPLITS:
-        total = spool.totals.num_examples[split]
-        # A record takes about half of what its ids take as uint32; never more shards than examples.
-        size = spool.totals.num_bytes[split] / 2
-        num_shards = min(total, max(1, math.ceil(size / (settings.shard_size_mb * 1e6))))
-        tasks = (
-            _ShardTask(
-                os.path.join(directory, f"{split}-{index:05}-of-{num_shards:05}.tfrecord"),
-                part,
-                vocab_size,
-                settings.has_words,
-            )
-            for index, part in enumerate(spool.slices(split, num_shards))
-        )
-        shards = []
-        for shard, counts in workers.map(_shard_task, tasks):
-            shards.append(shard)
-            if split == "train":
-                token_counts += counts
-        splits[split] = tuple(shards)
-    return splits, token_counts
+    vocab_size: int
 
 
 def _shard_task(task: _ShardTask) -> tuple[Shard, np.ndarray]:
-    counts: np.ndarray = np.zeros(task.vocab_size, np.int64)
-
-    def counted() -> Iterator[tuple[np.ndarray, int]]:
-        for ids, first_segment_length in task.slice.read():
-            np.add.at(counts, ids & ~np.uint32(CONTINUES_WORD), 1)
-            yield ids, first_segment_length
-
-    return write_shard(task.path, counted(), has_words=task.has_words), counts
-
-
-def _write_file(path: str, content: bytes) -> None:
-    with open(path, "wb") as stream:
-        stream.write(content)
+    if os.path.exists(task.note):
+        with open(task.note, encoding="utf-8") as stream:
+            record = json.load(stream)
+        return Shard(**record["shard"]), np.array(record["token_counts"], np.int64)
+    shard, counts = write_shard(
+        task.path,
+        task.slice.read(),
+        lengths_name=task.lengths_name,
+        has_words=task.has_words,
+        vocab_size=task.vocab_size,
+    )
+    record = {"shard": dataclasses.asdict(shard), "token_counts": counts.tolist()}
+    write_whole(task.note, json.dumps(record).encode())
+    return shard, counts
 
 
 def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:

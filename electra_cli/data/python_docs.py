@@ -32,18 +32,18 @@ _NO_PROSE = re.compile(
 _MARKUP = re.compile(r"``?|\*\*|:[a-z:]+:(?=`)|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)")
 
 
-def extract(output_file: str, map_tasks: Callable[..., Iterator], report: Callable[[str, int, int], None]) -> None:
+def extract(output_file: str, map_tasks: Callable[..., Iterator], report: Callable[..., None]) -> None:
     """Writes the corpus to a text file: a paragraph a line, documents separated by blank lines.
 
     Args:
       output_file: the file to write.
       map_tasks: an ordered `map`, over processes or not.
-      report: called with (stage, documents, bytes) now and then.
+      report: called with (stage, fraction done, bytes) now and then.
     """
     files = [*_stdlib_files(), *_package_files()]
     tasks = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
     seen: set[bytes] = set()
-    num_documents = num_bytes = 0
+    num_bytes = 0
     with open(output_file, "w", encoding="utf-8") as output:
         for number, paragraphs_of_files in enumerate(map_tasks(extract_prose, tasks)):
             for paragraphs in paragraphs_of_files:
@@ -52,10 +52,8 @@ def extract(output_file: str, map_tasks: Callable[..., Iterator], report: Callab
                     continue
                 text = "\n".join(new) + "\n\n"
                 output.write(text)
-                num_documents += 1
                 num_bytes += len(text)
-            if number % 20 == 0:
-                report("reading Python documentation", num_documents, num_bytes)
+            report("reading Python documentation", (number + 1) / len(tasks), num_bytes)
 
 
 def _unseen(paragraphs: Iterable[str], seen: set[bytes]) -> Iterator[str]:

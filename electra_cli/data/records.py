@@ -37,6 +37,7 @@ def parse_records(
     pad_id: int,
     *,
     has_words: bool = False,
+    has_documents: bool = False,
 ) -> dict[str, tf.Tensor]:
     """Parses serialized examples.
 
@@ -46,12 +47,14 @@ def parse_records(
       max_seq_length: length to pad to.
       pad_id: id to pad with.
       has_words: whether records of electra-prepare hold `features.CONTINUES_WORD`.
+      has_documents: whether they hold `features.DOCUMENT_LENGTHS`.
 
     Returns:
-      `features.UNMASKED` and, with `has_words`, `features.CONTINUES_WORD`; int32 [batch, max_seq_length].
+      `features.UNMASKED`; with `has_words` also `features.CONTINUES_WORD`, with `has_documents` also `features.PACKED`;
+      int32 [batch, max_seq_length].
     """
     if record_format is RecordFormat.ELECTRA_PRETRAIN:
-        return _parse_electra_pretrain(serialized, max_seq_length, pad_id, has_words)
+        return _parse_electra_pretrain(serialized, max_seq_length, pad_id, has_words, has_documents)
     names = record_format.value[:3]
     is_masked = record_format is not RecordFormat.GOOGLE_ELECTRA
     spec: dict[str, object] = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in names}
@@ -66,27 +69,42 @@ def parse_records(
 
 
 def _parse_electra_pretrain(
-    serialized: tf.Tensor, max_seq_length: int, pad_id: int, has_words: bool
+    serialized: tf.Tensor, max_seq_length: int, pad_id: int, has_words: bool, has_documents: bool
 ) -> dict[str, tf.Tensor]:
-    ids_name, first_name = RecordFormat.ELECTRA_PRETRAIN.value
-    spec = {ids_name: tf.io.RaggedFeature(tf.int64), first_name: tf.io.FixedLenFeature([], tf.int64)}
-    if has_words:
-        spec[features.CONTINUES_WORD] = tf.io.RaggedFeature(tf.int64)
-    parsed = tf.io.parse_example(serialized, spec)
-    ids = parsed[ids_name]
+    lengths_name = features.DOCUMENT_LENGTHS if has_documents else features.FIRST_SEGMENT_LENGTH
+    names = [features.INPUT_WORD_IDS, lengths_name, *([features.CONTINUES_WORD] if has_words else [])]
+    parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in names})
+    ids = parsed[features.INPUT_WORD_IDS]
     padded = ids.to_tensor(default_value=tf.cast(pad_id, tf.int64), shape=[None, max_seq_length])
-    lengths, first = tf.cast(ids.row_lengths(), tf.int64), parsed[first_name]
+    lengths = tf.cast(ids.row_lengths(), tf.int64)
     places = tf.range(max_seq_length, dtype=tf.int64)[tf.newaxis, :]
     is_real = places < lengths[:, tf.newaxis]
-    words = {}
+    batch = {features.INPUT_WORD_IDS: padded, features.INPUT_MASK: is_real}
+    if has_documents:
+        batch[features.INPUT_TYPE_IDS] = tf.zeros_like(padded)
+        batch |= _locate_documents(parsed[lengths_name], is_real)
+    else:
+        batch[features.INPUT_TYPE_IDS] = is_real & (places >= parsed[lengths_name].to_tensor(shape=[None, 1]))
     if has_words:
-        flags = parsed[features.CONTINUES_WORD].to_tensor(shape=[None, max_seq_length])
-        words[features.CONTINUES_WORD] = tf.cast(flags, tf.int32)
+        batch[features.CONTINUES_WORD] = parsed[features.CONTINUES_WORD].to_tensor(shape=[None, max_seq_length])
+    return {name: tf.cast(value, tf.int32) for name, value in batch.items()}
+
+
+def _locate_documents(document_lengths: tf.RaggedTensor, is_real: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns `features.PACKED`, int64 [batch, seq_length].
+
+    Args:
+      document_lengths: int64 [batch, (documents)].
+      is_real: bool [batch, seq_length].
+    """
+    lengths = document_lengths.to_tensor()
+    ends = tf.cumsum(lengths, axis=1)
+    places = tf.zeros_like(is_real, tf.int64) + tf.range(is_real.shape[1], dtype=tf.int64)
+    index = tf.searchsorted(ends, places, side="right", out_type=tf.int64)
+    starts = tf.gather(tf.pad(ends, [[0, 0], [1, 0]]), index, batch_dims=1)
     return {
-        **words,
-        features.INPUT_WORD_IDS: tf.cast(padded, tf.int32),
-        features.INPUT_MASK: tf.cast(is_real, tf.int32),
-        features.INPUT_TYPE_IDS: tf.cast(is_real & (places >= first[:, tf.newaxis]), tf.int32),
+        features.DOCUMENT_IDS: tf.where(is_real, index + 1, 0),
+        features.POSITION_IDS: tf.where(is_real, places - starts, 0),
     }
 
 

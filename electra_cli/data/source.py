@@ -25,6 +25,7 @@ class Split:
       compression: '' or 'GZIP'.
       record_format: who wrote them.
       has_words: whether they say where words are continued.
+      has_documents: whether an example holds several documents.
     """
 
     files: tuple[str, ...]
@@ -32,6 +33,7 @@ class Split:
     compression: str
     record_format: RecordFormat
     has_words: bool = False
+    has_documents: bool = False
 
     @property
     def num_examples(self) -> int:
@@ -87,20 +89,21 @@ def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
         raise UserError(
             f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with; prepare the data anew"
         )
-    train = _prepared_split(data_dir, manifest, "train")
+    train = prepared_split(data_dir, manifest, "train")
     if train is None:
         raise UserError(f"{data_dir} has no training examples; prepare the data anew")
     return DataSource(
         data_dir=data_dir,
         vocabulary=vocabulary,
         train=train,
-        validation=_prepared_split(data_dir, manifest, "validation"),
+        validation=prepared_split(data_dir, manifest, "validation"),
         token_counts=read_token_counts(data_dir),
         fingerprint=manifest.fingerprint,
     )
 
 
-def _prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | None:
+def prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | None:
+    """Returns a split of a directory of electra-prepare; None when it has no shard."""
     shards = manifest.splits.get(name, ())
     if not shards:
         return None
@@ -110,6 +113,7 @@ def _prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | Non
         compression=manifest.compression,
         record_format=RecordFormat.ELECTRA_PRETRAIN,
         has_words=manifest.settings.get("word_boundaries") == "whitespace",
+        has_documents=manifest.settings.get("packing") == "full",
     )
 
 

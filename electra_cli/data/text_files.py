@@ -78,13 +78,21 @@ def uncompressed_name(path: str) -> str:
     return stem if suffix in COMPRESSION_SUFFIXES else path
 
 
-def open_binary(path: str) -> IO[bytes]:
-    """Opens a file for reading and unpacks it as its name says: `.gz`, `.bz2`, `.xz` or `.zst`.
+def is_json(path: str) -> bool:
+    """Whether a file holds JSON lines, by its name."""
+    return uncompressed_name(path).endswith(JSON_SUFFIXES)
 
-    Raises:
-      OSError, or while reading one of `DAMAGE`: it cannot be read, or is damaged.
+
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return uncompressed_name(path).endswith(PARQUET_SUFFIX)
+
+
+def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
+    """Returns a stream that unpacks an open file as its name says: `.gz`, `.bz2`, `.xz` or `.zst`.
+
+    Reading it raises OSError or one of `DAMAGE` when the file cannot be read or is damaged.
     """
-    raw = files.open_file(path, "rb")
     suffix = os.path.splitext(path)[1]
     if suffix == ".gz":
         return cast(IO[bytes], gzip.open(raw))
@@ -135,8 +143,8 @@ def _text_of(record: Any, field: str, place: str) -> str:
     return text
 
 
-def read_parquet_texts(path: str, field: str) -> Iterator[str]:
-    """Yields a column of a Parquet file, row by row, empty for null.
+def read_parquet_texts(path: str, field: str) -> Iterator[list[str]]:
+    """Yields a column of a Parquet file, some rows at a time, empty for null.
 
     Raises:
       UserError: there is no such column, or it is no text.
@@ -156,5 +164,4 @@ def read_parquet_texts(path: str, field: str) -> Iterator[str]:
         if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
             raise UserError(f"{path}: column {field!r} is no text but {kind}; name another with --text_field")
         for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=[field]):
-            for text in batch.column(0).to_pylist():
-                yield text or ""
+            yield [text or "" for text in batch.column(0).to_pylist()]

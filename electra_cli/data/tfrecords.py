@@ -3,19 +3,23 @@
 A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
 often it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
 `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP].
-Data whose words were given (`--word_boundaries=whitespace`) has `continues_word` as well: 1 for a token that belongs to
-the word of the token before it.
+Data of `--packing=full` holds `[CLS] a [SEP] [CLS] b [SEP] ...` and instead of the latter `document_lengths`, the
+tokens of each document with its [CLS] and [SEP]. Data whose words were given (`--word_boundaries=whitespace`) has
+`continues_word` as well: 1 for a token that belongs to the word of the token before it.
 """
 
 import dataclasses
+import gzip
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from electra_cli import files
+from electra_cli import features, files
+from electra_cli.data.serialization import frame_record, serialize_examples
+from electra_cli.data.spool import Example
 from electra_cli.data.tokenization import CONTINUES_WORD
 from electra_cli.errors import UserError
 
@@ -26,6 +30,7 @@ TOKEN_COUNTS_FILE = "token_counts.txt"
 COMPRESSION = "GZIP"
 # The default, 6, takes twice the time and saves one byte in a hundred.
 _COMPRESSION_LEVEL = 4
+_EXAMPLES_AT_ONCE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,39 +137,42 @@ def read_token_counts(data_dir: str) -> np.ndarray:
         raise UserError(f"{path} is missing or damaged ({error}): prepare the data anew") from error
 
 
-def serialize_example(ids: np.ndarray, first_segment_length: int, continues_word: np.ndarray | None = None) -> bytes:
-    """Returns a record: `[CLS] a [SEP] b [SEP]`, the length of the part of type 0, and where words are continued."""
-    import tensorflow as tf  # noqa: PLC0415  (takes seconds; the reading of manifests can do without)
-
-    def int64s(values: list[int]) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-
-    feature = {"input_word_ids": int64s(ids.tolist()), "first_segment_length": int64s([first_segment_length])}
-    if continues_word is not None:
-        feature["continues_word"] = int64s(continues_word.tolist())
-    return tf.train.Example(features=tf.train.Features(feature=feature)).SerializeToString(deterministic=True)
-
-
-def write_shard(path: str, records: Iterable[tuple[np.ndarray, int]], *, has_words: bool) -> Shard:
-    """Writes examples, as (ids, first_segment_length), to a new TFRecord file and describes it.
+def write_shard(
+    path: str, parts: Iterable[Sequence[Example]], *, lengths_name: str, has_words: bool, vocab_size: int
+) -> tuple[Shard, np.ndarray]:
+    """Writes a new TFRecord file.
 
     Args:
-      path: the file.
-      records: the examples; ids are uint32 and may carry `CONTINUES_WORD`.
+      path: the file; local.
+      parts: its examples.
+      lengths_name: the feature that their lengths become, `FIRST_SEGMENT_LENGTH` or `DOCUMENT_LENGTHS`.
       has_words: whether to write where words are continued.
-    """
-    import tensorflow as tf  # noqa: PLC0415
+      vocab_size: entries of the vocabulary.
 
-    examples = real_tokens = 0
-    options = tf.io.TFRecordOptions(compression_type=COMPRESSION, compression_level=_COMPRESSION_LEVEL)
-    with tf.io.TFRecordWriter(path, options) as writer:
-        for ids, first_segment_length in records:
-            continues_word = (ids & CONTINUES_WORD > 0).astype(np.int64) if has_words else None
-            writer.write(serialize_example(ids & ~np.uint32(CONTINUES_WORD), first_segment_length, continues_word))
-            examples += 1
-            real_tokens += len(ids)
-    content_size = files.size(path) or 0
-    return Shard(path.rsplit("/", 1)[-1], examples, real_tokens, content_size, file_checksum(path))
+    Returns:
+      Its description, and int64 [vocab_size], how often each token stands in it.
+    """
+    num_examples = real_tokens = 0
+    counts: np.ndarray = np.zeros(vocab_size, np.int64)
+    # Neither name nor time go into the header, so that equal content makes equal files.
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", _COMPRESSION_LEVEL, raw, mtime=0) as stream:
+        for part in parts:
+            for begin in range(0, len(part), _EXAMPLES_AT_ONCE):
+                examples = part[begin : begin + _EXAMPLES_AT_ONCE]
+                rows = [np.frombuffer(example.ids, np.uint32) for example in examples]
+                columns = {
+                    features.INPUT_WORD_IDS: [row & ~np.uint32(CONTINUES_WORD) for row in rows] if has_words else rows,
+                    lengths_name: [np.frombuffer(example.lengths, np.uint32) for example in examples],
+                }
+                if has_words:
+                    columns[features.CONTINUES_WORD] = [row // CONTINUES_WORD for row in rows]
+                stream.write(b"".join(map(frame_record, serialize_examples(columns))))
+                ids = np.concatenate(columns[features.INPUT_WORD_IDS])
+                counts += np.bincount(ids, minlength=vocab_size)
+                num_examples += len(examples)
+                real_tokens += len(ids)
+    name = path.rsplit("/", 1)[-1]
+    return Shard(name, num_examples, real_tokens, files.size(path) or 0, file_checksum(path)), counts
 
 
 def file_checksum(path: str) -> str:

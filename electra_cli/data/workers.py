@@ -2,10 +2,14 @@
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
+
+from electra_cli.errors import ResumableError
 
 
 class Workers:
@@ -31,21 +35,37 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable, tasks: Iterable) -> Iterator:
-        """Yields `function(task)` in order; few tasks are read ahead of what is consumed."""
+        """Yields `function(task)` in order; few tasks are read ahead of what is consumed.
+
+        Raises:
+          ResumableError: a process was killed.
+        """
         if self._pool is None:
             yield from map(function, tasks)
             return
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
-        for task in tasks:
-            pending.append(self._pool.submit(function, task))
-            if len(pending) > 4 * self._num_workers:
+        try:
+            for task in tasks:
+                pending.append(self._pool.submit(function, task))
+                if len(pending) > 2 * self._num_workers:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise ResumableError(
+                "a worker process was killed, most likely because the memory ran out: the same command goes on where "
+                "it ended, with fewer --num_workers if need be"
+            ) from error
 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # tokenization has no use for a GPU
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the parent is killed; otherwise it would wait for tasks forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

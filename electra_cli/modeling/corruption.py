@@ -82,17 +82,17 @@ def corrupt(inputs: dict[str, tf.Tensor], sampled_ids: tf.Tensor) -> tuple[dict[
     """Replaces the masked tokens of a batch by sampled ones.
 
     Args:
-      inputs: dict with `features.UNMASKED` and `masked_lm_{positions,ids,weights}`.
+      inputs: dict with `features.UNMASKED`, `features.PACKED` or not, and `masked_lm_{positions,ids,weights}`.
       sampled_ids: int32 [batch, num_token_predictions].
 
     Returns:
-      (`features.UNMASKED` of the corrupted batch, labels int32 [batch, seq_length]: 1 where a token differs from the
+      (what an encoder needs of the corrupted batch, labels int32 [batch, seq_length]: 1 where a token differs from the
       original).
     """
     positions, weights = inputs[features.MASKED_LM_POSITIONS], inputs[features.MASKED_LM_WEIGHTS]
     masked_ids = tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32)
     original_ids = put_at_positions(masked_ids, positions, inputs[features.MASKED_LM_IDS], weights)
     corrupted_ids = put_at_positions(original_ids, positions, sampled_ids, weights)
-    corrupted = {name: inputs[name] for name in features.UNMASKED}
+    corrupted = {name: inputs[name] for name in features.encoder_inputs(inputs)}
     corrupted[features.INPUT_WORD_IDS] = corrupted_ids
     return corrupted, tf.cast(tf.not_equal(corrupted_ids, original_ids), tf.int32)

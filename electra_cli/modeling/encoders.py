@@ -80,7 +80,8 @@ class ElectraEncoder(tf_keras.layers.Layer):
         """Encodes a batch.
 
         Args:
-          inputs: dict of `features.UNMASKED`, int32 [batch, seq_length].
+          inputs: dict of `features.UNMASKED` and, where an example holds several documents, `features.PACKED`; int32
+            [batch, seq_length]. Documents of an example do not attend to each other.
           training: whether to drop out.
           seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
 
@@ -92,12 +93,12 @@ class ElectraEncoder(tf_keras.layers.Layer):
             seed = None
         elif seed is None:
             seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
-        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS])
+        position_ids = inputs.get(features.POSITION_IDS)
+        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
         x = dropout(x, self.hidden_dropout, sub_seed(seed, 0))
         if self.embedding_projection is not None:
             x = self.embedding_projection(x)
-        is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
-        padding_scores = PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+        padding_scores = _padding_scores(inputs)
         outputs = []
         for index, layer in enumerate(self.transformer_layers):
             x = layer(x, padding_scores, seed=sub_seed(seed, index + 1))
@@ -113,18 +114,29 @@ class ElectraEncoder(tf_keras.layers.Layer):
         return {**super().get_config(), **self._settings, "embeddings": tf_keras.layers.serialize(self.embeddings)}
 
 
+def _padding_scores(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns float32 [batch, 1, 1 or seq_length, seq_length], what keys that a query must not see are scored down."""
+    is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
+    if features.DOCUMENT_IDS not in inputs:
+        return PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+    documents = inputs[features.DOCUMENT_IDS]
+    is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
+    return PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
+
+
 def encode(
     network: tf_keras.layers.Layer, inputs: dict[str, tf.Tensor], training: bool | None, seed: tf.Tensor | None
 ) -> tf.Tensor:
     """Returns the last layer's output [batch, seq_length, hidden_size] of an encoder of ours or tf-models-official's.
 
     Args:
-      network: called on a dict of `features.UNMASKED`; returns a dict with `sequence_output`.
-      inputs: a batch; what is not in `features.UNMASKED` is left out.
+      network: called on a dict of `features.UNMASKED` and, if given, `features.PACKED`; returns a dict with
+        `sequence_output`.
+      inputs: a batch; other features are left out.
       training: whether to drop out.
       seed: int32 [2] that dropout follows from, where the network takes a seed.
     """
-    encoder_inputs = {name: inputs[name] for name in features.UNMASKED}
+    encoder_inputs = {name: inputs[name] for name in features.encoder_inputs(inputs)}
     if "seed" in inspect.signature(network.call).parameters:
         output = network(encoder_inputs, training=training, seed=seed)["sequence_output"]
     else:

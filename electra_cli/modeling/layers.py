@@ -112,11 +112,14 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         self.type_embeddings = table("type_embeddings", type_vocab_size)
         self.layer_norm = LayerNorm(name="layer_norm")
 
-    def call(self, word_ids, type_ids):
-        """Embeds int32 [batch, seq_length] ids and types: [batch, seq_length, embedding_size]."""
-        embedded = self._look_up(word_ids, type_ids)
+    def call(self, word_ids, type_ids, position_ids=None):
+        """Embeds int32 [batch, seq_length] ids, types and positions: [batch, seq_length, embedding_size].
+
+        Without positions they are 0, 1, 2, ...
+        """
+        embedded = self._look_up(word_ids, type_ids, position_ids)
         if self.added_to is not None:
-            embedded += tf.stop_gradient(self.added_to._look_up(word_ids, type_ids))
+            embedded += tf.stop_gradient(self.added_to._look_up(word_ids, type_ids, position_ids))
         return self.layer_norm(embedded)
 
     def word_table(self) -> tf.Variable | tf.Tensor:
@@ -125,9 +128,12 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
             return self.word_embeddings
         return self.word_embeddings + tf.stop_gradient(self.added_to.word_table())
 
-    def _look_up(self, word_ids: tf.Tensor, type_ids: tf.Tensor) -> tf.Tensor:
+    def _look_up(self, word_ids: tf.Tensor, type_ids: tf.Tensor, position_ids: tf.Tensor | None) -> tf.Tensor:
         embedded = tf.gather(self.word_embeddings, word_ids)
-        embedded += self.position_embeddings[: tf.shape(word_ids)[1]]
+        if position_ids is None:
+            embedded += self.position_embeddings[: tf.shape(word_ids)[1]]
+        else:
+            embedded += tf.gather(self.position_embeddings, position_ids)
         # A product with one-hot rows has a dense gradient; the table has two rows.
         one_hot = tf.one_hot(type_ids, self.type_vocab_size, dtype=embedded.dtype)
         return embedded + tf.matmul(one_hot, self.type_embeddings)
@@ -184,7 +190,7 @@ class TransformerBlock(tf_keras.layers.Layer):
 
         Args:
           x: input.
-          padding_scores: float32 [batch, 1, 1, seq_length], added to the attention scores.
+          padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
           seed: int32 [2] for dropout, None for none.
 
         Returns:

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 
 from electra_cli.data.inspection import inspect_data
-from electra_cli.data.tfrecords import read_manifest
+from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.errors import UserError
 from tests.conftest import prepare_small
+from tests.data.prepare_test import read_records
 
 
 @pytest.fixture
@@ -22,7 +23,8 @@ def test_what_is_told_is_what_the_manifest_says(data_dir):
     for split in ("train", "validation"):
         assert f"{split}: {manifest.num_examples(split):,} examples in" in text
         assert f"{manifest.real_tokens(split):,} tokens" in text
-    assert "examples of two segments" in text
+    num_segments = sum(1 + (first < len(ids)) for ids, first in read_records(data_dir, "train"))
+    assert f"segments an example {num_segments / manifest.num_examples('train'):.2f}" in text
     assert "unknown tokens 0.000%" in text
     assert "     29 to 32" in text
     shares = [float(line.split("%")[0].split()[-1]) for line in lines if " to " in line]
@@ -66,4 +68,13 @@ def test_single_segments(corpus_file, tmp_path):
     directory, _ = prepare_small(corpus_file, tmp_path / "single", packing="single")
     lines = []
     inspect_data(str(directory), lines.append)
-    assert sum("examples of two segments 0.0%" in line for line in lines) == 2
+    assert sum("segments an example 1.00" in line for line in lines) == 2
+
+
+def test_full_examples(corpus_file, tmp_path):
+    directory, manifest = prepare_small(corpus_file, tmp_path / "full", packing="full", document_separator="line")
+    lines = []
+    inspect_data(str(directory), lines.append)
+    cls_id = 2
+    num_documents = int(read_token_counts(str(directory))[cls_id])
+    assert f"documents an example {num_documents / manifest.num_examples('train'):.2f}" in "\n".join(lines)

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.data.corpus import Corpus
+from electra_cli.data import prepare as prepare_module
+from electra_cli.data import spool as spool_module
+from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
-from electra_cli.data.records import parse_records
 from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.errors import UserError
+from electra_cli.errors import Interrupted, ResumableError, UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text, prepare_small
+from tests.data import corpus_test
 
 
 def read_records(directory, split):
@@ -36,8 +38,8 @@ def test_every_token_of_the_corpus_is_in_the_records(data_dir, corpus_file):
     vocabulary = Vocabulary.from_file(str(data_dir / "vocab.txt"))
     assert vocabulary.size == VOCAB_SIZE
     tokenizer = Tokenizer(vocabulary, lower_case=True)
-    lines = [line for document in Corpus([str(corpus_file)]) for line in document.lines]
-    expected = np.bincount(np.concatenate(tokenizer.encode_lines(lines)), minlength=VOCAB_SIZE)
+    lines = [line for document in corpus_test.read(corpus_file) for line in document.lines]
+    expected = np.bincount([token for ids in tokenizer.encode_lines(lines) for token in ids], minlength=VOCAB_SIZE)
     records = [*read_records(data_dir, "train"), *read_records(data_dir, "validation")]
     found = np.bincount([token for ids, _ in records for token in ids], minlength=VOCAB_SIZE)
     is_special = np.isin(np.arange(VOCAB_SIZE), [vocabulary.cls_id, vocabulary.sep_id])
@@ -172,7 +174,7 @@ def test_a_given_segmentation_is_kept(tmp_path):
             learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
     split = open_data(str(tmp_path / "data"), 32).train
     dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(1)
-    batch = parse_records(next(iter(dataset)), split.record_format, 32, 0, has_words=split.has_words)
+    batch = parse_split(next(iter(dataset)), split, 32, 0)
     ids = [tokens[token] for token in batch["input_word_ids"][0].numpy() if token]
     continues = batch["continues_word"][0].numpy()[: len(ids)]
     words = "".join(("" if flag else " ") + token for token, flag in zip(ids, continues, strict=True)).split()
@@ -204,3 +206,127 @@ def test_weights_take_documents_more_or_less_often(tmp_path):
     )
     half, _ = tokens("half", input_weights=(0.5, 1.5))
     assert half == pytest.approx(plain, rel=0.1)
+
+
+def test_full_examples_hold_several_documents(corpus_file, tmp_path):
+    directory, manifest = prepare_small(corpus_file, tmp_path / "full", packing="full", document_separator="line")
+    _, single = prepare_small(corpus_file, tmp_path / "single", packing="single", document_separator="line")
+    vocabulary = Vocabulary.from_file(str(directory / "vocab.txt"))
+    assert manifest.num_examples("train") < 0.75 * single.num_examples("train")
+    split = open_data(str(directory), SEQ_LENGTH).train
+    dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(10_000)
+    batch = {name: value.numpy() for name, value in parse_split(next(iter(dataset)), split, SEQ_LENGTH, 0).items()}
+    ids, mask = batch["input_word_ids"], batch["input_mask"]
+    assert (mask.sum(axis=1) > SEQ_LENGTH - 8).mean() > 0.95
+    # A document begins with [CLS], wherever the number of the document changes, and with position 0.
+    begins = np.diff(batch["document_ids"], axis=1, prepend=0) == 1
+    np.testing.assert_array_equal(begins, ids == vocabulary.cls_id)
+    np.testing.assert_array_equal(begins, (batch["position_ids"] == 0) & (mask == 1))
+    follows = (np.diff(batch["position_ids"], axis=1, prepend=-1) == 1) | begins | (mask == 0)
+    assert follows.all()
+    assert not batch["document_ids"][mask == 0].any()
+    assert (batch["document_ids"].max(axis=1) > 1).mean() > 0.5
+    assert not batch["input_type_ids"].any()
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the program runs after it."""
+
+
+def interrupted_at(monkeypatch, module, name, call, error):
+    """Makes the function raise at its n-th call."""
+    original = getattr(module, name)
+    calls = []
+
+    def wrapper(*arguments, **options):
+        calls.append(name)
+        if len(calls) == call:
+            raise error
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(module, name, wrapper)
+    return original
+
+
+PLACES = [
+    (prepare_module, "learn_vocabulary", 1),
+    (prepare_module, "_sign_task", 3),
+    (prepare_module, "_pack_task", 1),
+    (prepare_module, "_pack_task", 5),
+    (prepare_module, "write_shard", 1),
+    (prepare_module, "write_shard", 3),
+    (spool_module.os, "fsync", 5),
+    (spool_module.os, "fsync", 6),
+]
+
+
+@pytest.mark.parametrize(("module", "name", "call"), PLACES, ids=[f"{name}-{call}" for _, name, call in PLACES])
+def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call):
+    # Blocks of 500 bytes, and a flush of the spool every few of them.
+    monkeypatch.setattr(corpus_test.corpus_module, "_READ_BYTES", 500)
+    monkeypatch.setattr(spool_module, "_BUFFER_BYTES", 3000)
+    (tmp_path / "text.txt").write_text(make_text(60) + "\n" + make_text(10))
+    options = {"shard_size_mb": 0.003, "deduplicate": "exact"}
+    whole, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "whole", **options)
+    assert len(manifest.splits["train"]) > 3
+    original = interrupted_at(monkeypatch, module, name, call, Killed())
+    with pytest.raises(Killed):
+        prepare_small(tmp_path / "text.txt", tmp_path / "stopped", **options)
+    assert not (tmp_path / "stopped").exists()
+    monkeypatch.setattr(module, name, original)
+    num_packed = []
+    monkeypatch.setattr(
+        prepare_module, "_pack_task", lambda task, do=prepare_module._pack_task: num_packed.append(1) or do(task)
+    )
+    resumed, _ = prepare_small(tmp_path / "text.txt", tmp_path / "stopped", **options)
+    assert_same_files(whole, resumed)
+    if name == "write_shard":
+        assert not num_packed  # nothing was tokenized twice
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "text.txt", "whole"]
+
+
+def test_what_another_job_left_is_not_used(tmp_path, monkeypatch, corpus_file, data_dir):
+    original = interrupted_at(monkeypatch, prepare_module, "write_shard", 1, Killed())
+    with pytest.raises(Killed):
+        prepare_small(corpus_file, tmp_path / "data", seed=5)
+    monkeypatch.setattr(prepare_module, "write_shard", original)
+    prepare_small(corpus_file, tmp_path / "data")
+    assert_same_files(data_dir, tmp_path / "data")
+
+
+def test_a_signal_leaves_what_is_needed_to_go_on(tmp_path, monkeypatch, corpus_file):
+    interrupted_at(monkeypatch, prepare_module, "write_shard", 1, Interrupted("stopped"))
+    with pytest.raises(Interrupted):
+        prepare_small(corpus_file, tmp_path / "data")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path, monkeypatch, corpus_file, data_dir):
+    full = OSError(28, "No space left on device")
+    original = interrupted_at(monkeypatch, prepare_module, "write_shard", 1, full)
+    with pytest.raises(ResumableError, match=r"no space is left on the disk of .*data\.partial: make room"):
+        prepare_small(corpus_file, tmp_path / "data")
+    monkeypatch.setattr(prepare_module, "write_shard", original)
+    prepare_small(corpus_file, tmp_path / "data")
+    assert_same_files(data_dir, tmp_path / "data")
+
+
+def test_two_preparations_do_not_share_a_directory(tmp_path, monkeypatch, corpus_file):
+    def meet(*_, **__):
+        with pytest.raises(UserError, match="another process is writing it"):
+            prepare_small(corpus_file, tmp_path / "data")
+        raise Killed
+
+    monkeypatch.setattr(prepare_module, "write_shard", meet)
+    with pytest.raises(Killed):
+        prepare_small(corpus_file, tmp_path / "data")
+
+
+def test_bytes_that_are_no_text_are_counted_by_file(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "good.txt").write_text(make_text(60))
+    (tmp_path / "in" / "bad.txt").write_bytes(make_text(30, seed=1).replace("the", "th\xe9").encode("latin-1"))
+    _, manifest = prepare_small(tmp_path / "in", tmp_path / "data", encoding_errors="replace")
+    ((path, number),) = manifest.statistics["replaced_characters"].items()
+    assert path == str(tmp_path / "in" / "bad.txt")
+    assert number == (tmp_path / "in" / "bad.txt").read_bytes().count(b"\xe9")

@@ -8,8 +8,8 @@ import pytest
 from pyarrow import parquet
 
 from electra_cli.data import text_files
-from electra_cli.data.corpus import Corpus, Document
 from electra_cli.errors import UserError
+from tests.data import corpus_test
 
 TEXT = "first line\nsecond line\n\nanother document\n" * 400
 
@@ -21,8 +21,8 @@ def zstd(content):
 COMPRESSORS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
 
 
-def read(path, **options):
-    return [document.lines for document in Corpus([str(path)], **options)]
+def read(path, text_field="text"):
+    return [document.lines for document in corpus_test.read(path, "blank_line", "strict", text_field)]
 
 
 @pytest.mark.parametrize("suffix", COMPRESSORS)
@@ -108,8 +108,11 @@ def test_remote_files_are_read_through_tensorflow(tmp_path):
         text_files.list_files("ram://corpus/x")
 
 
+def test_halves_of_utf16_pairs_in_json_are_replaced(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b \\ud83d\\ude00"}')
+    assert read(tmp_path / "a.jsonl") == [("a \ufffd b \U0001f600",)]
+
+
 def test_documents_carry_the_weight_of_their_input(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).write_text(name)
-    corpus = Corpus([str(tmp_path / "a"), str(tmp_path / "b")], weights=[1.0, 2.5])
-    assert list(corpus) == [Document(0, 0, ("a",), 1.0), Document(1, 0, ("b",), 2.5)]
+    (tmp_path / "a").write_text("a")
+    assert [document.weight for document in corpus_test.read(tmp_path / "a", weights=[2.5])] == [2.5]
