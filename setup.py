@@ -28,6 +28,7 @@ setup(
         "google-crc32c>=1.5",
         "ml-collections>=1.0",
         "numpy>=1.26",
+        "sentencepiece>=0.1.99",
         # Parquet, and .zst without another package.
         "pyarrow>=15",
         "tensorflow==2.20.*",
