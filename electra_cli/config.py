@@ -24,6 +24,9 @@ CHANGEABLE_KEYS = (
     "train.keep_checkpoints",
     "eval.",
     "runtime.strategy",
+    "runtime.worker_addresses",
+    "runtime.worker_index",
+    "runtime.tpu",
     "runtime.logical_cpus",
     "runtime.jit_compile",
 )
@@ -146,8 +149,15 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.num_examples = 10_000
 
     config.runtime = runtime = ml_collections.ConfigDict()
-    # auto (all local GPUs, or the CPU), one_device, or mirrored (all local GPUs or logical CPUs).
+    # auto (TPUs if there are any; several workers where TF_CONFIG, Slurm or runtime.worker_addresses name them; all
+    # local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), multi_worker_mirrored, or tpu.
     runtime.strategy = "auto"
+    # Of several workers (processes, with all their GPUs each): host:port of each, comma-separated, the same everywhere;
+    # and which of them this process is, from 0. Not needed under Slurm (srun) or with TF_CONFIG.
+    runtime.worker_addresses = ""
+    runtime.worker_index = -1
+    # The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.
+    runtime.tpu = ""
     # float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): what matrix products are computed in.
     # Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.
     runtime.precision = "float32"

@@ -12,7 +12,7 @@ EMBEDDING_SHARING = ("all", "word", "none", "gradient_disentangled")
 OPTIMIZERS = ("adam_weight_decay", "adamw", "lamb")
 SCHEDULES = ("linear", "cosine", "warmup_stable_decay")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-STRATEGIES = ("auto", "one_device", "mirrored")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 JIT_CHOICES = ("auto", "true", "false")
 _CHOICES = {
     "data.mask_unit": MASK_UNITS,

@@ -107,7 +107,7 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     for name, flags in (("one", []), ("two", two_replicas)):
         result = subprocess.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr
-    assert "2 logical CPUs, strategy mirrored (auto)" in result.stdout
+    assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
     one, two = (
         [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

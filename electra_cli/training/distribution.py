@@ -1,13 +1,23 @@
 """Which devices a run computes on: from settings to a `tf.distribute` strategy."""
 
+import contextlib
 import dataclasses
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator
 
 import ml_collections
 import tensorflow as tf
 import tf_keras
 from official.common import distribute_utils
 
-from electra_cli.errors import UserError
+from electra_cli.data.input_pipeline import Part
+from electra_cli.errors import Interrupted, UserError
+from electra_cli.training.cluster import Cluster, find_cluster
+
+# Where the driver shows chips of a TPU machine.
+_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,53 +26,183 @@ class Runtime:
 
     Attributes:
       strategy: the strategy; model and optimizer are made in its scope.
-      jit_compile: whether steps are compiled with XLA.
+      jit_compile: whether steps are compiled with XLA by us (a TPU's always are).
       description: what was picked and why, in one line.
+      num_workers: processes that train together.
+      worker_index: which of them this is; 0, the chief, alone writes to the workdir.
     """
 
     strategy: tf.distribute.Strategy
     jit_compile: bool
     description: str
+    num_workers: int = 1
+    worker_index: int = 0
 
     @property
     def num_replicas(self) -> int:
         """Replicas that a batch is divided over."""
         return self.strategy.num_replicas_in_sync
 
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes to the workdir."""
+        return self.worker_index == 0
+
+    def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
+        """Returns distributed batches.
+
+        Args:
+          make_dataset: makes the batches of a part, one for each of its replicas after the other.
+        """
+
+        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            num_parts = context.num_input_pipelines
+            return make_dataset(Part(context.input_pipeline_id, num_parts, self.num_replicas // num_parts))
+
+        return self.strategy.distribute_datasets_from_function(make)
+
+    def total(self, value: float) -> float:
+        """Returns the sum over workers of their values, the same number in each; all must call it."""
+        if self.num_workers == 1:
+            return value
+        share = tf.constant(value * self.num_workers / self.num_replicas, tf.float32)
+        return float(_sum_over_replicas(self.strategy, share))
+
+    def wait_for_all(self) -> None:
+        """Returns when all workers have called it."""
+        self.total(0.0)
+
+
+@contextlib.contextmanager
+def reporting_lost_workers(runtime: Runtime) -> Iterator[None]:
+    """Turns the errors that the end of another worker makes within it into an `Interrupted` that says so."""
+    try:
+        yield
+    except (
+        tf.errors.UnavailableError,
+        tf.errors.AbortedError,
+        tf.errors.CancelledError,
+        tf.errors.InternalError,
+        tf.errors.DeadlineExceededError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
+        named = {int(task) for task in re.findall(r"/job:worker/(?:replica:0/)?task:(\d+)", str(error))}
+        lost = sorted(named - {runtime.worker_index})
+        if runtime.num_workers == 1 or not lost:
+            raise
+        raise Interrupted(
+            f"worker {runtime.worker_index} lost worker {', '.join(map(str, lost))}, which was killed or cannot be "
+            f"reached; start all {runtime.num_workers} again: they go on from the newest checkpoint"
+        ) from error
+
+
+@tf.function(reduce_retracing=True)
+def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    per_replica = strategy.run(lambda share: tf.identity(share), args=(value,))
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+
 
 def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
-    """Picks devices and sets the global precision policy. Must run before TensorFlow makes its first tensor.
+    """Picks devices and sets the global precision policy. Must run before TensorFlow computes anything.
 
     Args:
-      config: a resolved config; reads `runtime` and `train.global_batch_size`.
+      config: a resolved config; reads `runtime` and of `train` the batch.
 
     Raises:
-      UserError: logical CPUs come too late, or the replicas do not divide the global batch.
+      UserError: devices are missing or come too late, or the replicas do not divide the global batch.
     """
     settings = config.runtime
-    if settings.logical_cpus:
-        _split_cpu(settings.logical_cpus)
     tf_keras.mixed_precision.set_global_policy(settings.precision)
-
+    cluster = find_cluster(settings, os.environ)
     num_gpus = len(tf.config.list_physical_devices("GPU"))
-    name = settings.strategy
-    if settings.logical_cpus > 1 and (num_gpus or name == "one_device"):
-        reason = f"there are {num_gpus} GPUs" if num_gpus else "config.runtime.strategy=one_device uses one device"
-        raise UserError(
-            f"config.runtime.logical_cpus={settings.logical_cpus} would not be used, for {reason}: set it to 0"
-        )
-    if name == "auto":
-        name = "mirrored" if num_gpus > 1 or settings.logical_cpus > 1 else "one_device"
-    if name == "mirrored" and not num_gpus and settings.logical_cpus:
-        strategy = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(settings.logical_cpus)])
-    else:
-        strategy = distribute_utils.get_distribution_strategy(
-            name, num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus
-        )
+    name, reason = _choose(settings, cluster, num_gpus)
+    _check_logical_cpus(settings, name, num_gpus)
+    strategy = _build_strategy(name, settings, cluster, num_gpus)
 
     # On a CPU, oneDNN's matrix products outrun those of XLA: see ARCHITECTURE.md for the ratio.
     jit_compile = num_gpus > 0 if settings.jit_compile == "auto" else settings.jit_compile == "true"
-    runtime = Runtime(strategy, jit_compile, _describe(name, num_gpus, settings, jit_compile))
+    jit_compile = jit_compile and name != "tpu"
+    devices = _describe_devices(name, settings, num_gpus, strategy)
+    how = f"{devices}, strategy {name} ({reason}), {settings.precision}"
+    runtime = Runtime(
+        strategy,
+        jit_compile,
+        how if name == "tpu" else f"{how}, XLA {'on' if jit_compile else 'off'}",
+        num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
+        worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,
+    )
+    _check_batch(config, runtime)
+    return runtime
+
+
+def _choose(settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int) -> tuple[str, str]:
+    """Returns the name of the strategy, and why it is that."""
+    name = settings.strategy
+    if name == "multi_worker_mirrored" and cluster is None:
+        raise UserError(
+            "config.runtime.strategy=multi_worker_mirrored, but nothing names several workers: start with srun under "
+            "Slurm, set TF_CONFIG, or give config.runtime.worker_addresses and config.runtime.worker_index"
+        )
+    if name not in ("auto", "multi_worker_mirrored") and cluster is not None:
+        raise UserError(
+            f"config.runtime.strategy={name} uses one process, but {cluster.source} names {len(cluster.addresses)}: "
+            f"set the key to auto"
+        )
+    if name != "auto":
+        return name, "as asked"
+    if cluster is not None:
+        return "multi_worker_mirrored", f"{cluster.source} names {len(cluster.addresses)} workers"
+    if settings.tpu:
+        return "tpu", "config.runtime.tpu names one"
+    if os.environ.get("TPU_NAME"):
+        return "tpu", "TPU_NAME names one"
+    if any(glob.glob(pattern) for pattern in _TPU_DEVICES) and not num_gpus:
+        return "tpu", "one is attached"
+    if num_gpus > 1:
+        return "mirrored", "several GPUs are there"
+    if settings.logical_cpus > 1:
+        return "mirrored", "config.runtime.logical_cpus asks for several"
+    return "one_device", "there is one"
+
+
+def _check_logical_cpus(settings: ml_collections.FrozenConfigDict, name: str, num_gpus: int) -> None:
+    if settings.logical_cpus < 2 or (name == "mirrored" and not num_gpus):
+        return
+    reason = f"there are {num_gpus} GPUs" if num_gpus else f"strategy {name} does not use them"
+    raise UserError(f"config.runtime.logical_cpus={settings.logical_cpus} would not be used, for {reason}: set it to 0")
+
+
+def _build_strategy(
+    name: str, settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int
+) -> tf.distribute.Strategy:
+    if settings.logical_cpus:
+        _split_cpu(settings.logical_cpus)
+    if name == "multi_worker_mirrored":
+        assert cluster is not None
+        os.environ["TF_CONFIG"] = cluster.to_tf_config()
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "tpu":
+        try:
+            return distribute_utils.get_distribution_strategy(name, tpu_address=settings.tpu or _default_tpu())
+        except (ValueError, tf.errors.OpError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"no TPU could be used ({reason}); on a TPU VM install the extra 'tpu', elsewhere give its name as "
+                f"config.runtime.tpu, or set config.runtime.strategy to another"
+            ) from error
+    if name == "mirrored" and not num_gpus and settings.logical_cpus:
+        return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(settings.logical_cpus)])
+    return distribute_utils.get_distribution_strategy(
+        name, num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus
+    )
+
+
+def _default_tpu() -> str:
+    return os.environ.get("TPU_NAME", "local")
+
+
+def _check_batch(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> None:
+    """Global batch = examples a replica and part x replicas x parts."""
     num_parts = config.train.gradient_accumulation_steps
     divisor = runtime.num_replicas * num_parts
     if config.train.global_batch_size % divisor:
@@ -73,7 +213,6 @@ def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
             f"config.train.global_batch_size={config.train.global_batch_size} cannot be divided over "
             f"{runtime.num_replicas} replicas{accumulation}: choose a multiple of {divisor}"
         )
-    return runtime
 
 
 def _split_cpu(number: int) -> None:
@@ -87,10 +226,13 @@ def _split_cpu(number: int) -> None:
             ) from error
 
 
-def _describe(name: str, num_gpus: int, settings: ml_collections.FrozenConfigDict, jit_compile: bool) -> str:
+def _describe_devices(
+    name: str, settings: ml_collections.FrozenConfigDict, num_gpus: int, strategy: tf.distribute.Strategy
+) -> str:
+    if name == "tpu":
+        return f"{strategy.num_replicas_in_sync} TPU cores"
     if name == "mirrored":
-        devices = f"{num_gpus} GPUs" if num_gpus else f"{max(settings.logical_cpus, 1)} logical CPUs"
-    else:
-        devices = "1 GPU" if num_gpus else "CPU"
-    how = f"{name}{' (auto)' if settings.strategy == 'auto' else ''}"
-    return f"{devices}, strategy {how}, {settings.precision}, XLA {'on' if jit_compile else 'off'}"
+        return f"{num_gpus} GPUs" if num_gpus else f"{max(settings.logical_cpus, 1)} logical CPUs"
+    if name == "multi_worker_mirrored":
+        return f"{strategy.num_replicas_in_sync} {'GPUs' if num_gpus else 'CPUs'}"
+    return "1 GPU" if num_gpus else "CPU"

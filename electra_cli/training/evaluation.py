@@ -1,5 +1,6 @@
 """Held-out evaluation, and the baselines that give its numbers a scale."""
 
+import functools
 from collections.abc import Callable
 
 import ml_collections
@@ -64,7 +65,8 @@ class Evaluator:
         self.num_examples = min(
             source.validation.num_examples, config.eval.num_examples or source.validation.num_examples
         )
-        dataset = evaluation_dataset(
+        make_dataset = functools.partial(
+            evaluation_dataset,
             source.validation,
             masking,
             pad_id=source.vocabulary.pad_id,
@@ -72,7 +74,7 @@ class Evaluator:
             global_batch_size=config.train.global_batch_size,
             num_examples=self.num_examples,
         )
-        self._dataset = runtime.strategy.experimental_distribute_dataset(dataset)
+        self._dataset = runtime.distribute(lambda part: make_dataset(part=part))
 
     def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Evaluates.

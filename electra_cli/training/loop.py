@@ -8,14 +8,14 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config import notices, resolve
-from electra_cli.data.input_pipeline import training_dataset
+from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, open_data, reading
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics
 from electra_cli.training.checkpoints import Checkpoints, IntervalSums
-from electra_cli.training.distribution import Runtime, build_runtime
+from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
 from electra_cli.training.progress import Progress
@@ -70,14 +70,20 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: b
     source, resolved, runtime = _prepare(config)
     if with_evaluation:
         check_validation(source, resolved)
-    with Workdir(workdir) as directory, StopRequest() as stop:
+    if not runtime.is_chief:
+        say = _say_nothing
+    with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop:
         for difference in directory.adopt_config(resolved, source.fingerprint):
             say(f"Changed since the run began: {difference}")
         for notice in notices(resolved):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
-        run = _Run(resolved, source, runtime, directory, stop, with_evaluation, say)
-        run.go_on()
+        with reporting_lost_workers(runtime):
+            _Run(resolved, source, runtime, directory, stop, with_evaluation, say).go_on()
+
+
+def _say_nothing(_: str) -> None:
+    """What workers other than the chief say."""
 
 
 class _Run:
@@ -126,9 +132,11 @@ class _Run:
                 progress.add(float(sums["real_tokens"]))
                 if step % train.log_interval == 0 or step == num_steps:
                     self._log(step, progress)
-                if step % train.checkpoint_interval == 0 or step == num_steps or self._stop.requested:
+                is_asked = self._is_stop_asked()
+                if step % train.checkpoint_interval == 0 or step == num_steps or is_asked:
                     self._save(step)
-                self._end_if_asked(step)
+                if is_asked and step < num_steps:
+                    raise self._interruption(f"at step {step:,}")
                 if self._is_evaluation_due(step):
                     self._evaluate(step)
                     progress.restart(step)
@@ -160,16 +168,19 @@ class _Run:
         return step
 
     def _batches(self, step: int) -> Iterator:
-        dataset = training_dataset(
-            self._source.train,
-            self._masking,
-            pad_id=self._source.vocabulary.pad_id,
-            max_seq_length=self._config.data.max_seq_length,
-            global_batch_size=self._config.train.global_batch_size,
-            seed=self._config.train.seed,
-            start_step=step,
-        )
-        return iter(self._runtime.strategy.experimental_distribute_dataset(dataset))
+        def make(part: Part) -> tf.data.Dataset:
+            return training_dataset(
+                self._source.train,
+                self._masking,
+                pad_id=self._source.vocabulary.pad_id,
+                max_seq_length=self._config.data.max_seq_length,
+                global_batch_size=self._config.train.global_batch_size,
+                seed=self._config.train.seed,
+                start_step=step,
+                part=part,
+            )
+
+        return iter(self._runtime.distribute(make))
 
     def _check_finite(self, sums: dict[str, tf.Tensor], first: int, last: int) -> None:
         # After every call, so that weights that are not finite are never saved.
@@ -195,16 +206,20 @@ class _Run:
         self._say(progress.line(step, values))
 
     def _save(self, step: int) -> None:
-        if step != self._saved_step:
+        if step == self._saved_step:
+            return
+        if self._runtime.is_chief:
             self._checkpoints.save()
-            self._saved_step = step
+        self._runtime.wait_for_all()
+        self._saved_step = step
 
-    def _end_if_asked(self, step: int) -> None:
-        if self._stop.requested and step < self._config.train.num_steps:
-            self._save(step)
-            raise Interrupted(
-                f"stopped by {self._stop.name} at step {step:,}; saved: the same command goes on from there"
-            )
+    def _is_stop_asked(self) -> bool:
+        """Whether any worker was asked to stop: all of them stop behind the same step."""
+        return self._runtime.total(self._stop.requested) > 0
+
+    def _interruption(self, where: str) -> Interrupted:
+        name = self._stop.name or "another worker's signal"
+        return Interrupted(f"stopped by {name} {where}; saved: the same command goes on from there")
 
     def _is_evaluation_due(self, step: int) -> bool:
         interval = self._config.eval.interval
@@ -213,11 +228,8 @@ class _Run:
 
     def _evaluate(self, step: int) -> None:
         def end_if_asked() -> None:
-            if self._stop.requested:
-                raise Interrupted(
-                    f"stopped by {self._stop.name} while evaluating step {step:,}; saved: "
-                    f"the same command goes on from there"
-                )
+            if self._is_stop_asked():
+                raise self._interruption(f"while evaluating step {step:,}")
 
         assert self._evaluator is not None
         try:
@@ -267,10 +279,9 @@ def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource
 
 def _prepare(config: ml_collections.ConfigDict) -> tuple[DataSource, ml_collections.FrozenConfigDict, Runtime]:
     # Checked first without the data, so that a wrong value is named before a missing directory.
-    resolve(config, config.model.vocab_size or 6)
+    runtime = build_runtime(resolve(config, config.model.vocab_size or 6))
     source = open_data(config.data.dir, config.data.max_seq_length)
-    resolved = resolve(config, source.vocabulary.size)
-    return source, resolved, build_runtime(resolved)
+    return source, resolve(config, source.vocabulary.size), runtime
 
 
 def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:

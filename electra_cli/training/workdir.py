@@ -20,10 +20,12 @@ class Workdir:
 
     Args:
       path: the directory; made when missing. May be remote (`gs://`), where there is no lock.
+      is_writer: False for one of several workers that only reads there.
     """
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, *, is_writer: bool = True):
         self.path = path
+        self._is_writer = is_writer
         self.checkpoint_dir = tf.io.gfile.join(path, "checkpoints")
         self._lock: IO[str] | None = None
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
@@ -34,6 +36,8 @@ class Workdir:
         Raises:
           UserError: it cannot be written, or another process trains in it.
         """
+        if not self._is_writer:
+            return self
         try:
             tf.io.gfile.makedirs(self.path)
             if "://" not in self.path:
@@ -67,6 +71,8 @@ class Workdir:
           UserError: a difference that makes it another run.
         """
         allowed = check_config(self.path, config, data_fingerprint)
+        if not self._is_writer:
+            return allowed
         record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint}
         write_atomically(tf.io.gfile.join(self.path, _CONFIG_FILE), json.dumps(record, indent=1, sort_keys=True) + "\n")
         return allowed
@@ -75,11 +81,14 @@ class Workdir:
         """Drops lines of steps after `step` (they are computed again) and returns the others."""
         path = tf.io.gfile.join(self.path, _METRICS_FILE)
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+        if self._is_writer:
+            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
     def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`."""
+        if not self._is_writer:
+            return
         with tf.io.gfile.GFile(tf.io.gfile.join(self.path, _METRICS_FILE), "a") as stream:
             stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if split not in self._writers:
