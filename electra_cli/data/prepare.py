@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,9 +21,18 @@ from electra_cli import files
 from electra_cli.data import duplicates, python_docs
 from electra_cli.data.corpus import Block, Corpus
 from electra_cli.data.output_directory import OutputDirectory, write_whole
-from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
-from electra_cli.data.spool import SPLITS, PackedChunk, Slice, Spool
-from electra_cli.data.tfrecords import MANIFEST_FILE, TOKEN_COUNTS_FILE, VOCAB_FILE, Manifest, Shard, write_shard
+from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings, check_documents, check_totals, sign_documents
+from electra_cli.data.spool import SPLITS, PackedChunk, Slice, Spool, Totals
+from electra_cli.data.tfrecords import (
+    MANIFEST_FILE,
+    TOKEN_COUNTS_FILE,
+    VOCAB_FILE,
+    Manifest,
+    Shard,
+    shard_name,
+    token_counts_to_bytes,
+    write_shard,
+)
 from electra_cli.data.vocabulary import Vocabulary, learn_vocabulary
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
@@ -69,9 +77,7 @@ def prepare(
       UserError: input, vocabulary or output directory will not do. What `output_dir` held is intact.
       ResumableError: no space is left, or a worker was killed. The same call goes on.
     """
-    vocabulary = Vocabulary.from_file(vocab_file) if vocab_file else None
-    if vocabulary is not None:
-        _check_case(vocabulary, settings.lower_case, vocab_file or "")
+    vocabulary = given_vocabulary(vocab_file, settings)
     job = {
         "version": electra_cli.__version__,
         "settings": dataclasses.asdict(settings),
@@ -81,7 +87,7 @@ def prepare(
     with OutputDirectory(output_dir, overwrite=overwrite, job=job) as output, Workers(num_workers) as workers:
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
-        with contextlib.closing(_Preparation(inputs, settings, output, workers, report)) as preparation:
+        with contextlib.closing(Preparation(inputs, settings, output, workers, report)) as preparation:
             preparation.find_copies()
             vocabulary = preparation.provide_vocabulary(vocabulary, learn_vocab or 0)
             spool = preparation.pack(vocabulary)
@@ -109,8 +115,12 @@ class _ChunkTask:
     num_buckets: int = 0
 
 
-class _Preparation:
-    """The stages of one preparation, each of which goes on with what it finds done."""
+class Preparation:
+    """The stages of one preparation, each of which goes on with what it finds done.
+
+    Attributes:
+      inputs: files, directories and patterns; what is built in is a file by now.
+    """
 
     def __init__(
         self, inputs: list[str], settings: PrepareSettings, output: OutputDirectory, workers: Workers, report: Report
@@ -120,7 +130,7 @@ class _Preparation:
         self._workers = workers
         self._report = report
         self._builtin = [path for path in inputs if path == python_docs.NAME]
-        self._inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
+        self.inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
         self._copies: duplicates.CopyIndex | None = None
 
     def close(self) -> None:
@@ -139,7 +149,7 @@ class _Preparation:
         return path
 
     def _open_corpus(self) -> Corpus:
-        return self._settings.open_corpus(self._inputs)
+        return self._settings.open_corpus(self.inputs)
 
     def _dropped(self, chunk: int) -> frozenset[int]:
         return self._copies.copies_in(chunk) if self._copies else frozenset()
@@ -178,7 +188,7 @@ class _Preparation:
                 for _, document in reader.read(blocks, self._dropped(number))
                 for line in document.lines
             ]
-            self._check_documents(reader.num_documents, reader.num_short)
+            check_documents(reader.num_documents, reader.num_short, corpus.files, self._settings)
             vocabulary = learn_vocabulary(lines, learn_vocab, lower_case=self._settings.lower_case)
         write_whole(path, vocabulary.to_bytes())
         return vocabulary
@@ -197,21 +207,12 @@ class _Preparation:
             with open(held_out_file, encoding="utf-8") as stream:
                 held_out_below = json.load(stream)
         self._pack_below(spool, vocabulary, held_out_below)
-        self._check_documents(spool.totals.num_documents, spool.totals.num_short)
-        if not spool.totals.num_records:
-            raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
-        if settings.validation_fraction > 0 and not spool.totals.num_examples("validation"):
-            # Too few documents for the fraction: hold out the one that comes first, and its copies.
-            held_out_below = math.nextafter(spool.totals.least_hash, 1.0)
-            write_whole(held_out_file, json.dumps(held_out_below).encode())
+        other_place = check_totals(spool.totals, self._open_corpus().files, settings)
+        if other_place is not None:
+            write_whole(held_out_file, json.dumps(other_place).encode())
             spool.discard()
-            self._pack_below(spool, vocabulary, held_out_below)
-        if not spool.totals.num_examples("train"):
-            raise UserError(
-                f"--input has {spool.totals.num_documents} document(s), and all of them would be held out: separate "
-                f"documents by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate "
-                f"nothing"
-            )
+            self._pack_below(spool, vocabulary, other_place)
+            check_totals(spool.totals, self._open_corpus().files, settings)
         return spool
 
     def _pack_below(self, spool: Spool, vocabulary: Vocabulary, held_out_below: float) -> None:
@@ -247,16 +248,6 @@ class _Preparation:
             ).encode(),
         )
 
-    def _check_documents(self, num_documents: int, num_short: int) -> None:
-        if not num_documents:
-            names = self._open_corpus().files
-            raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-        if num_short == num_documents:
-            raise UserError(
-                f"no document of --input is left: all {num_documents:,} have fewer words than "
-                f"--min_words={self._settings.min_words}"
-            )
-
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
         """Writes shards, counts and manifest; returns the manifest."""
         splits: dict[str, tuple[Shard, ...]] = {}
@@ -272,35 +263,17 @@ class _Preparation:
             splits[split] = tuple(shards)
         with open(self._scratch_file("corpus.json"), encoding="utf-8") as stream:
             statistics: dict[str, Any] = json.load(stream)
-        totals = spool.totals
-        manifest = Manifest(
-            max_seq_length=self._settings.max_seq_length,
-            vocab_size=vocabulary.size,
-            lower_case=self._settings.lower_case,
-            vocab_sha256=vocabulary.sha256,
-            settings=dataclasses.asdict(self._settings),
-            statistics={
-                **statistics,
-                "builtin": self._builtin,
-                "documents": totals.num_documents,
-                "short_documents_dropped": totals.num_short,
-                "copies_dropped": self._copies.num_copies if self._copies else 0,
-                "replaced_characters": dict(sorted(totals.replaced.items())),
-            },
-            splits=splits,
-        )
-        counts = b"".join(b"%d\n" % number for number in token_counts)
-        write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), counts)
+        statistics["builtin"] = self._builtin
+        statistics["copies_dropped"] = self._copies.num_copies if self._copies else 0
+        manifest = build_manifest(self._settings, vocabulary, spool.totals, statistics, splits)
+        write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), token_counts_to_bytes(token_counts))
         write_whole(os.path.join(self._output.path, MANIFEST_FILE), manifest.to_json().encode())
         return manifest
 
     def _shard_tasks(self, split: str, spool: Spool, vocab_size: int) -> Iterator["_ShardTask"]:
-        total = spool.totals.num_examples(split)
-        # A record takes about half of what its ids take as uint32; never more shards than examples.
-        size = spool.totals.num_bytes[split] / 2
-        num_shards = min(total, max(1, math.ceil(size / (self._settings.shard_size_mb * 1e6))))
+        num_shards = spool.totals.num_shards(split, self._settings.shard_size_mb)
         for index, part in enumerate(spool.slices(split, num_shards)):
-            name = f"{split}-{index:05}-of-{num_shards:05}.tfrecord"
+            name = shard_name(split, index, num_shards)
             yield _ShardTask(
                 os.path.join(self._output.path, name),
                 self._scratch_file(f"{name}.json"),
@@ -312,9 +285,7 @@ class _Preparation:
 
 
 def _sign_task(task: _ChunkTask) -> list[tuple[int, bytes]]:
-    is_near = task.settings.deduplicate == "near"
-    sign = duplicates.near_signature if is_near else duplicates.exact_signature
-    return [(number, sign(document)) for number, document in ChunkReader(task.settings).read(task.blocks)]
+    return sign_documents(task.blocks, task.settings)
 
 
 @functools.lru_cache(maxsize=1)
@@ -357,6 +328,51 @@ def _shard_task(task: _ShardTask) -> tuple[Shard, np.ndarray]:
     record = {"shard": dataclasses.asdict(shard), "token_counts": counts.tolist()}
     write_whole(task.note, json.dumps(record).encode())
     return shard, counts
+
+
+def given_vocabulary(vocab_file: str | None, settings: PrepareSettings) -> Vocabulary | None:
+    """Returns the vocabulary of the file; None without one.
+
+    Raises:
+      UserError: it cannot be read, or its case is not that of the settings.
+    """
+    if not vocab_file:
+        return None
+    vocabulary = Vocabulary.from_file(vocab_file)
+    _check_case(vocabulary, settings.lower_case, vocab_file)
+    return vocabulary
+
+
+def build_manifest(
+    settings: PrepareSettings,
+    vocabulary: Vocabulary,
+    totals: Totals,
+    statistics: dict[str, Any],
+    splits: dict[str, tuple[Shard, ...]],
+) -> Manifest:
+    """Returns the manifest of shards.
+
+    Args:
+      settings: how they were made.
+      vocabulary: of which tokens.
+      totals: what was packed.
+      statistics: what else was seen: `files`, `text_bytes`, `long_documents_cut`, `builtin`, `copies_dropped`.
+      splits: the shards.
+    """
+    return Manifest(
+        max_seq_length=settings.max_seq_length,
+        vocab_size=vocabulary.size,
+        lower_case=settings.lower_case,
+        vocab_sha256=vocabulary.sha256,
+        settings=dataclasses.asdict(settings),
+        statistics={
+            **statistics,
+            "documents": totals.num_documents,
+            "short_documents_dropped": totals.num_short,
+            "replaced_characters": dict(sorted(totals.replaced.items())),
+        },
+        splits=splits,
+    )
 
 
 def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:
