@@ -36,8 +36,6 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 
-# Not DirectRunner, which downloads a program to run pipelines with.
-_LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 _STAGE = "running the pipeline"
 
 
@@ -139,7 +137,9 @@ def _parse_options(text: str, num_workers: int) -> PipelineOptions:
     if not any(argument.split("=")[0] == "--runner" for argument in arguments):
         mode = "in_memory" if num_workers == 1 else "multi_processing"
         arguments = [
-            f"--runner={_LOCAL_RUNNER}",
+            "--runner=DirectRunner",
+            # Else DirectRunner first tries one in Go, which it downloads; the pipeline has no triggers.
+            "--allow_unsafe_triggers",
             f"--direct_num_workers={num_workers}",
             f"--direct_running_mode={mode}",
             "--default_sdk_harness_log_level=ERROR",

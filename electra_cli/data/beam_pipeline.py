@@ -4,6 +4,7 @@ A mistake of the user's that a worker finds, as a damaged file, travels through 
 what raises, and each tells exceptions in its own words. A worker's memory holds a chunk or a shard at a time.
 """
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -165,10 +166,9 @@ class _ReadChunks(beam.DoFn):
 def _sign(element, settings: PrepareSettings):
     """Yields, by signature or band of it, chunk, number and signature of each document."""
     chunk, (blocks, _) = element
-    try:
+    signed: list[tuple[int, bytes]] = []
+    with contextlib.suppress(UserError):  # told when it is packed
         signed = sign_documents(blocks, settings)
-    except UserError:
-        return  # told when it is packed
     for number, signature in signed:
         for key in duplicates.bands(signature) if settings.deduplicate == "near" else (signature,):
             yield key, (chunk, number, signature)
@@ -201,20 +201,18 @@ class _Pack(beam.DoFn):
             packed = self._packer.pack(blocks, copies, self._held_out_below, 1)
         except UserError as error:
             yield pvalue.TaggedOutput(_COUNTS, Counts(error=(chunk, str(error))))
-            return
-        for (split, _), records in packed.records.items():
-            yield split, bytes(records)
-        text_bytes = sum(block.num_bytes for block in blocks)
-        yield pvalue.TaggedOutput(_COUNTS, Counts(packed.totals, text_bytes, num_cut, len(copies)))
+        else:
+            for (split, _), records in packed.records.items():
+                yield split, bytes(records)
+            text_bytes = sum(block.num_bytes for block in blocks)
+            yield pvalue.TaggedOutput(_COUNTS, Counts(packed.totals, text_bytes, num_cut, len(copies)))
 
 
 def _divide(element, settings: PrepareSettings, counts: Counts):
     """Yields split and shard, and serialized examples: a shard is a range of keys."""
-    if counts.error:
-        return
     split, records = element
     shards = PackedChunk(counts.totals.num_shards(split, settings.shard_size_mb))
-    for example in split_records(records):
+    for example in split_records(records) if not counts.error else ():
         shards.add(split, example)
     for shard, part in shards.records.items():
         yield shard, bytes(part)
