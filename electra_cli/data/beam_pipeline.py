@@ -89,7 +89,18 @@ def run_pipeline(
     held_out_below: float,
     scratch: str,
 ) -> tuple[Counts, Written]:
-    """Runs the pipeline.
+    """Runs the pipeline and waits for its end.
+
+    Args:
+      options: of Beam.
+      corpus: the text; its files are read by workers.
+      vocabulary: the vocabulary.
+      settings: how to pack.
+      held_out_below: documents whose place in [0, 1) lies below are held out.
+      scratch: directory for shards and what else comes back; of any file system.
+
+    Returns:
+      What was packed, and the shards that lie in `scratch`.
 
     Raises:
       UserError: a file cannot be read, or nothing came back.
@@ -131,7 +142,7 @@ def run_pipeline(
     try:
         state = result.wait_until_finish()
     except (Interrupted, KeyboardInterrupt):
-        result.cancel()
+        result.cancel()  # it runs elsewhere
         raise
     if not FileSystems.exists(result_file):
         raise UserError(

@@ -12,7 +12,7 @@ pytest.importorskip("apache_beam")
 from apache_beam.io.filesystem import FileMetadata, MatchResult
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from electra_cli.data import beam, prepare
+from electra_cli.data import beam, beam_pipeline, prepare
 from electra_cli.data import corpus as corpus_module
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.tfrecords import read_manifest
@@ -304,6 +304,26 @@ def test_wrong_options(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         run(beam, [tmp_path / "text.txt"], tmp_path / "data", beam_options=options)
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_runner_whose_job_service_gets_the_pipeline(tmp_path, data_dir):
+    """As of Flink and Spark; here it lies in this process, as do the workers."""
+    (tmp_path / "text.txt").write_text(make_text(30))
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    options = {"vocab_file": str(data_dir / "vocab.txt"), "deduplicate": "exact"}
+    portable = "--runner=PortableRunner --job_endpoint=embed --environment_type=LOOPBACK"
+    run(prepare, [tmp_path / "text.txt"], tmp_path / "local", **options)
+    run(beam, [tmp_path / "text.txt"], tmp_path / "piped", beam_options=portable, **options)
+    assert_same_data(tmp_path / "local", tmp_path / "piped")
+    with pytest.raises(UserError, match=r"bad\.txt, line 1, byte 0: 0xff is not UTF-8"):
+        run(beam, [tmp_path / "bad.txt"], tmp_path / "other", beam_options=portable, **options)
+
+
+def test_workers_that_do_not_see_the_output(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(make_text(30))
+    monkeypatch.setattr(beam_pipeline, "_tell", lambda *_: None)
+    with pytest.raises(UserError, match=r"left nothing in .*: give an --output_dir that all its machines write to"):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "data")
 
 
 @pytest.mark.slow
