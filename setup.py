@@ -22,8 +22,13 @@ setup(
     package_dir={"electra_cli.configs": "configs"},
     install_requires=[
         "absl-py>=1.4",
+        # MinHash signatures of documents (--deduplicate=near).
+        "datasketch>=1.6",
+        # Checksums of TFRecord files, without TensorFlow.
+        "google-crc32c>=1.5",
         "ml-collections>=1.0",
         "numpy>=1.26",
+        "sentencepiece>=0.1.99",
         # Parquet, and .zst without another package.
         "pyarrow>=15",
         "tensorflow==2.20.*",

@@ -13,6 +13,7 @@ from electra_cli.config import default_config
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
+from electra_cli.data.vocabulary_learning import LearningSettings
 
 SEQ_LENGTH = 32
 VOCAB_SIZE = 160
@@ -57,8 +58,7 @@ def prepare_small(corpus_file: pathlib.Path, output: pathlib.Path, **changes) ->
         [str(corpus_file)],
         str(output),
         settings,
-        vocab_file=None,
-        learn_vocab=VOCAB_SIZE,
+        learning=LearningSettings(VOCAB_SIZE, min_frequency=1),
         num_workers=num_workers,
         overwrite=False,
         report=lambda *_: None,

@@ -14,6 +14,7 @@ from typing import Any
 from absl import flags
 
 from electra_cli import cli
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, UserError
 
 FLAGS = flags.FlagValues()
@@ -30,9 +31,27 @@ flags.DEFINE_string(
     "text_field", "text", "Field of JSON lines and column of Parquet that hold the text.", flag_values=FLAGS
 )
 flags.DEFINE_string("output_dir", None, "Directory to be made.", flag_values=FLAGS)
-flags.DEFINE_string("vocab_file", None, "WordPiece vocabulary, a token a line.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "vocab_file", None, "WordPiece vocabulary, a token a line; or a SentencePiece model, NAME.model.", flag_values=FLAGS
+)
 flags.DEFINE_integer(
-    "learn_vocab", None, "Learn a vocabulary of that many tokens from the text instead (from its first 256 MiB).",
+    "learn_vocab", None, "Learn a vocabulary of that many tokens from the text instead.", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "vocab_type", "wordpiece", ["wordpiece", "character"], "What to learn: pieces of words; or characters only, as for "
+    "Chinese, --learn_vocab of them at most.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+    "vocab_min_frequency", 2, "Learn characters, and joins of pieces, that stand in the text so often or more.",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_float(
+    "vocab_character_coverage", 0.9999, "Fraction of the text's characters that must be learned.", flag_values=FLAGS
+)
+flags.DEFINE_integer("vocab_reserved", 0, "Learn so many tokens [unused0], [unused1], ... too.", flag_values=FLAGS)
+flags.DEFINE_list("vocab_user_tokens", [], "Words that must be tokens, comma-separated.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "vocab_sample_mb", 1024.0, "Megabytes of text to learn from at most, spread evenly over all of it.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("lower_case", True, "Lower-case text and strip accents.", flag_values=FLAGS)
@@ -82,6 +101,14 @@ Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRec
 Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --learn_vocab=SIZE) [--FLAG=VALUE ...]
 """
 _NUM_FILES_SHOWN = 10
+_LEARNING_FLAGS = (
+    "vocab_type",
+    "vocab_min_frequency",
+    "vocab_character_coverage",
+    "vocab_reserved",
+    "vocab_user_tokens",
+    "vocab_sample_mb",
+)
 
 EXAMPLES = """
 Examples:
@@ -125,7 +152,7 @@ def _main(values: flags.FlagValues) -> None:
         values.output_dir,
         settings,
         vocab_file=values.vocab_file,
-        learn_vocab=values.learn_vocab,
+        learning=_learning(values),
         num_workers=values.num_workers,
         overwrite=values.overwrite,
         report=report,
@@ -155,6 +182,11 @@ def _main(values: flags.FlagValues) -> None:
             f"Documents of more than 64 MB were cut, in {manifest.statistics['long_documents_cut']:,} places: is "
             f"--document_separator={values.document_separator} right?"
         )
+    if manifest.statistics.get("rare_words_forgotten"):
+        print(
+            f"While words were counted, {manifest.statistics['rare_words_forgotten']:,} occurrences of rare ones were "
+            f"forgotten to bound memory."
+        )
     print(
         f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: "
         f"{values.output_dir}"
@@ -181,6 +213,20 @@ def _runner(values: flags.FlagValues) -> Callable[..., Any]:
     finally:
         logging.disable(logging.NOTSET)
     return functools.partial(beam.prepare, beam_options=values.beam_options)
+
+
+def _learning(values: flags.FlagValues) -> LearningSettings | None:
+    if values.learn_vocab is None:
+        return None
+    return LearningSettings(
+        size=values.learn_vocab,
+        type=values.vocab_type,
+        min_frequency=values.vocab_min_frequency,
+        character_coverage=values.vocab_character_coverage,
+        num_reserved=values.vocab_reserved,
+        user_tokens=tuple(values.vocab_user_tokens),
+        sample_mb=values.vocab_sample_mb,
+    )
 
 
 def _weights(values: flags.FlagValues) -> tuple[float, ...]:
@@ -219,6 +265,16 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError("give either --vocab_file=FILE or --learn_vocab=SIZE")
     if values.learn_vocab is not None:
         require("learn_vocab", values.learn_vocab >= 100, "must be at least 100 tokens")
+    else:
+        unread = [name for name in _LEARNING_FLAGS if values[name].present]
+        if unread:
+            raise UserError(f"--{unread[0]} says how to learn a vocabulary: it does not go with --vocab_file")
+    require("vocab_min_frequency", values.vocab_min_frequency >= 1, "must be at least 1")
+    require("vocab_character_coverage", 0 < values.vocab_character_coverage <= 1, "is a fraction greater than 0")
+    require("vocab_reserved", values.vocab_reserved >= 0, "must not be negative")
+    require("vocab_sample_mb", values.vocab_sample_mb > 0, "must be greater than 0")
+    if (values.vocab_file or "").endswith(".model"):
+        require("lower_case", not values["lower_case"].present, "a SentencePiece model treats case in its own way")
     require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
     require("validation_fraction", 0 <= values.validation_fraction < 1, "is a fraction: at least 0, less than 1")
     require("min_words", values.min_words >= 0, "must not be negative")

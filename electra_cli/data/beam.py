@@ -7,24 +7,29 @@ temporary until the launching process has heard of all of it (`beam_output.py`).
 
 import contextlib
 import dataclasses
+import functools
+import hashlib
 import io
 import os
 import shlex
 import tempfile
 from collections.abc import Iterable
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from electra_cli.data import python_docs
+from electra_cli import files
+from electra_cli.data import python_docs, sentencepiece_model
 from electra_cli.data.beam_output import open_output
 from electra_cli.data.beam_pipeline import run_pipeline
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_totals
-from electra_cli.data.prepare import Preparation, Report, build_manifest, given_vocabulary
+from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
 from electra_cli.data.spool import SPLITS
 from electra_cli.data.tfrecords import (
     MANIFEST_FILE,
+    SENTENCEPIECE_FILE,
     TOKEN_COUNTS_FILE,
     VOCAB_FILE,
     Manifest,
@@ -33,6 +38,7 @@ from electra_cli.data.tfrecords import (
     token_counts_to_bytes,
 )
 from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 
@@ -44,8 +50,8 @@ def prepare(
     output_dir: str,
     settings: PrepareSettings,
     *,
-    vocab_file: str | None,
-    learn_vocab: int | None,
+    vocab_file: str | None = None,
+    learning: LearningSettings | None = None,
     num_workers: int,
     overwrite: bool,
     report: Report,
@@ -57,8 +63,8 @@ def prepare(
       inputs: files, directories and patterns that workers can read, and `builtin:python-docs`.
       output_dir: directory to be made, local or of a file system that Beam knows; workers must be able to write it.
       settings: how.
-      vocab_file: the vocabulary, or None to learn one.
-      learn_vocab: number of tokens to learn, or None.
+      vocab_file: a vocabulary, a token a line, or a SentencePiece model; None to learn one.
+      learning: how to learn it.
       num_workers: processes of this machine: of the vocabulary, and of the pipeline when no runner is given.
       overwrite: whether to replace what `output_dir` holds, once the new data is written.
       report: see there.
@@ -68,36 +74,49 @@ def prepare(
       The manifest that was written.
 
     Raises:
-      UserError: input, vocabulary, output directory or options will not do. What `output_dir` held is intact.
+      UserError: input, vocabulary, output directory or options will not do, or the runner fails. What `output_dir`
+        held is intact.
     """
     options = _parse_options(beam_options, num_workers)
-    vocabulary = given_vocabulary(vocab_file, settings)
+    given = load_vocabulary(vocab_file, settings) if vocab_file else None
+    model = files.read_bytes(vocab_file) if vocab_file and vocab_file.endswith(sentencepiece_model.SUFFIX) else b""
     with open_output(output_dir, overwrite=overwrite) as output:
         with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
-            vocabulary, sources = _prepare_here(inputs, settings, vocabulary, learn_vocab, local, workers, report)
+            vocabulary, sources, learned = _prepare_here(inputs, settings, given, learning, local, workers, report)
             sources = [
                 output.add_scratch_file(source) if path == python_docs.NAME else source
                 for path, source in zip(inputs, sources, strict=True)
             ]
         corpus = settings.open_corpus(sources)
         report(_STAGE, 0.0)
-        counts, written = run_pipeline(
-            options, corpus, vocabulary, settings, settings.validation_fraction, output.scratch
+        run = functools.partial(
+            run_pipeline, options, corpus, vocabulary, settings, sentencepiece=model, scratch=output.scratch
         )
+        counts, written = run(held_out_below=settings.validation_fraction)
         held_out_below = check_totals(counts.totals, corpus.files, settings)
         if held_out_below is not None:
-            counts, written = run_pipeline(options, corpus, vocabulary, settings, held_out_below, output.scratch)
+            counts, written = run(held_out_below=held_out_below)
             check_totals(counts.totals, corpus.files, settings)
         moves, splits = _name_shards(written.shards)
         statistics = {
+            **learned[1],
             "files": len(corpus.files),
             "text_bytes": counts.text_bytes,
             "long_documents_cut": counts.num_cut,
             "builtin": [path for path in inputs if path == python_docs.NAME],
             "copies_dropped": counts.num_copies,
         }
-        manifest = build_manifest(settings, vocabulary, counts.totals, statistics, splits)
+        manifest = build_manifest(
+            settings,
+            vocabulary,
+            counts.totals,
+            splits,
+            learning=learned[0],
+            statistics=statistics,
+            sentencepiece_sha256=hashlib.sha256(model).hexdigest() if model else "",
+        )
         contents = {
+            **({SENTENCEPIECE_FILE: model} if model else {}),
             VOCAB_FILE: vocabulary.to_bytes(),
             TOKEN_COUNTS_FILE: token_counts_to_bytes(written.token_counts),
             MANIFEST_FILE: manifest.to_json().encode(),
@@ -109,24 +128,26 @@ def prepare(
 def _prepare_here(
     inputs: list[str],
     settings: PrepareSettings,
-    vocabulary: Vocabulary | None,
-    learn_vocab: int | None,
+    given: Vocabulary | None,
+    learning: LearningSettings | None,
     directory: str,
     workers: Workers,
     report: Report,
-) -> tuple[Vocabulary, list[str]]:
+) -> tuple[Vocabulary, list[str], tuple[dict[str, Any], dict[str, Any]]]:
     """Does in this process, in a local directory, what the local path does before packing.
 
     Returns:
-      The vocabulary, which is learned when none is given, and the inputs, where files stand for what is built in.
+      The vocabulary, which is learned when none is given; the inputs, where files stand for what is built in; and what
+      `Preparation.read_learned` returns.
     """
     with (
         OutputDirectory(os.path.join(directory, "data"), overwrite=False, job=None) as local,
         contextlib.closing(Preparation(inputs, settings, local, workers, report)) as preparation,
     ):
-        if vocabulary is None:
+        if given is None:
             preparation.find_copies()
-        return preparation.provide_vocabulary(vocabulary, learn_vocab or 0), preparation.inputs
+        vocabulary = preparation.provide_vocabulary(given, learning)
+        return vocabulary, preparation.inputs, preparation.read_learned()
 
 
 def _parse_options(text: str, num_workers: int) -> PipelineOptions:

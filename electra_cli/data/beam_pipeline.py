@@ -21,7 +21,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from electra_cli import files
-from electra_cli.data import duplicates
+from electra_cli.data import duplicates, sentencepiece_model
 from electra_cli.data.beam_output import copy_to
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.packing import Packer, PrepareSettings, sign_documents
@@ -86,6 +86,8 @@ def run_pipeline(
     corpus: Corpus,
     vocabulary: Vocabulary,
     settings: PrepareSettings,
+    *,
+    sentencepiece: bytes,
     held_out_below: float,
     scratch: str,
 ) -> tuple[Counts, Written]:
@@ -96,6 +98,7 @@ def run_pipeline(
       corpus: the text; its files are read by workers.
       vocabulary: the vocabulary.
       settings: how to pack.
+      sentencepiece: the SentencePiece model to tokenize with; nothing with a WordPiece vocabulary.
       held_out_below: documents whose place in [0, 1) lies below are held out.
       scratch: directory for shards and what else comes back; of any file system.
 
@@ -125,7 +128,8 @@ def run_pipeline(
     records, pack_counts = (
         {"chunk": chunks, "copies": copies}
         | "Join" >> beam.CoGroupByKey()
-        | "Pack" >> beam.ParDo(_Pack(vocabulary, settings, held_out_below)).with_outputs(_COUNTS, main="records")
+        | "Pack"
+        >> beam.ParDo(_Pack(vocabulary, settings, sentencepiece, held_out_below)).with_outputs(_COUNTS, main="records")
     )
     counts = pvalue.AsSingleton(
         (read_counts, pack_counts) | beam.Flatten() | "Count" >> beam.CombineGlobally(_add_counts)
@@ -197,12 +201,16 @@ def _copies_among(element):
 class _Pack(beam.DoFn):
     """Chunks and their copies to split and serialized examples."""
 
-    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, held_out_below: float):
+    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece: bytes, held_out_below: float):
         self._arguments = vocabulary, settings
+        self._sentencepiece = sentencepiece
         self._held_out_below = held_out_below
 
     def setup(self):
-        self._packer = Packer(*self._arguments)
+        with tempfile.NamedTemporaryFile(suffix=sentencepiece_model.SUFFIX) as file:
+            file.write(self._sentencepiece)
+            file.flush()
+            self._packer = Packer(*self._arguments, file.name if self._sentencepiece else None)
 
     def process(self, element):
         chunk, joined = element

@@ -6,6 +6,7 @@ s x global_batch_size to (s + 1) x global_batch_size of that stream and is maske
 start at step s costs reading one shard, whatever s.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,42 @@ from electra_cli.randomness import Stream
 _EVAL_MASKING_GROUP = 64
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """The part of a batch that one host computes, for its replicas.
+
+    Attributes:
+      index: number of the host.
+      num_parts: hosts.
+      num_replicas: replicas of a host; each gets an equal, consecutive share, a batch of its own.
+    """
+
+    index: int = 0
+    num_parts: int = 1
+    num_replicas: int = 1
+
+    def size(self, global_batch_size: int) -> int:
+        """Returns the examples of the part."""
+        return global_batch_size // self.num_parts
+
+    def divide(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Divides batches of the part's size into one for each replica."""
+        if self.num_replicas == 1:
+            return batches
+
+        def split(batch: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            shares = {
+                name: tf.reshape(value, [self.num_replicas, value.shape[0] // self.num_replicas, *value.shape[1:]])
+                for name, value in batch.items()
+            }
+            return tf.data.Dataset.from_tensor_slices(shares)
+
+        return batches.flat_map(split)
+
+
+WHOLE = Part()
+
+
 def training_dataset(
     split: Split,
     masking: MaskingSettings,
@@ -30,6 +67,7 @@ def training_dataset(
     global_batch_size: int,
     seed: int,
     start_step: int,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Returns the endless dataset of masked training batches `start_step`, `start_step` + 1, ...
 
@@ -41,9 +79,11 @@ def training_dataset(
       global_batch_size: examples of a batch, over all replicas.
       seed: `train.seed`.
       start_step: optimizer updates already made.
+      part: which part of each batch is wanted. Only that is parsed and masked; what it holds does not depend on how
+        many parts there are.
 
     Returns:
-      Dicts of `features.MASKED`, each with leading dimension `global_batch_size`.
+      Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
 
     Raises:
       tf.errors.DataLossError, tf.errors.InvalidArgumentError: (while iterating) a shard is damaged.
@@ -55,13 +95,19 @@ def training_dataset(
     records = shards.flat_map(tf.data.Dataset.from_tensor_slices).skip(num_skipped)
     batches = records.batch(global_batch_size, drop_remainder=True).enumerate(start_step)
 
+    size = part.size(global_batch_size)
+    first = part.index * size
+
     def prepare(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        serialized = tf.ensure_shape(serialized[first : first + size], [size])
         batch = parse_split(serialized, split, max_seq_length, pad_id)
+        batch = {name: tf.ensure_shape(value, [size, max_seq_length]) for name, value in batch.items()}
         masking_seed = randomness.stream_seed(seed, Stream.MASKING, step)
         sampling_seed = randomness.stream_seed(seed, Stream.SAMPLING, step)
-        return mask_batch(batch, masking, masking_seed, sampling_seed)
+        return mask_batch(batch, masking, masking_seed, sampling_seed, (first, global_batch_size))
 
-    return batches.map(prepare, num_parallel_calls=2).with_options(_options()).prefetch(tf.data.AUTOTUNE)
+    prepared = batches.map(prepare, num_parallel_calls=2)
+    return part.divide(prepared).with_options(_options()).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_dataset(
@@ -72,6 +118,7 @@ def evaluation_dataset(
     max_seq_length: int,
     global_batch_size: int,
     num_examples: int,
+    part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Returns the dataset of the first `num_examples` examples of a split, with masks that are always the same.
 
@@ -85,9 +132,10 @@ def evaluation_dataset(
       max_seq_length: tokens of an example, padding included.
       global_batch_size: examples of a batch, over all replicas.
       num_examples: examples in all; 0: the whole split.
+      part: which part of each batch is wanted.
 
     Returns:
-      Dicts of `features.MASKED`, each with leading dimension `global_batch_size`.
+      Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
     """
     records = tf.data.TFRecordDataset(list(split.files), compression_type=split.compression)
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
@@ -97,17 +145,21 @@ def evaluation_dataset(
         masking_seed = randomness.stream_seed(0, Stream.EVAL_MASKING, group)
         return mask_batch(batch, masking, masking_seed, randomness.stream_seed(0, Stream.EVAL_SAMPLING, group))
 
+    size = part.size(global_batch_size)
+    first = part.index * size
+
     def fill_up(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         missing = global_batch_size - tf.shape(batch[features.INPUT_MASK])[0]
         filled = {}
         for name, value in batch.items():
             pad_value = tf.cast(pad_id if name in PAD_FOR else 0, value.dtype)
             filled[name] = tf.pad(value, [[0, missing], [0, 0]], constant_values=pad_value)
-            filled[name].set_shape([global_batch_size, value.shape[1]])
+            filled[name] = filled[name][first : first + size]
+            filled[name].set_shape([size, value.shape[1]])
         return filled
 
     batches = groups.map(prepare).rebatch(global_batch_size).map(fill_up)
-    return batches.with_options(_options()).prefetch(1)
+    return part.divide(batches).with_options(_options()).prefetch(1)
 
 
 def parse_split(serialized: tf.Tensor, split: Split, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:

@@ -10,7 +10,14 @@ from electra_cli import features, files
 from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.masking import MaskingSettings, mask_batch
 from electra_cli.data.source import Split, prepared_split
-from electra_cli.data.tfrecords import Manifest, Shard, file_checksum, read_manifest, read_token_counts
+from electra_cli.data.tfrecords import (
+    SENTENCEPIECE_FILE,
+    Manifest,
+    Shard,
+    file_checksum,
+    read_manifest,
+    read_token_counts,
+)
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 
@@ -34,6 +41,9 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
     vocabulary = Vocabulary.from_file(files.join(data_dir, "vocab.txt"))
     if vocabulary.sha256 != manifest.vocab_sha256:
         raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with")
+    model_file = files.join(data_dir, SENTENCEPIECE_FILE)
+    if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
+        raise UserError(f"{model_file} is not the model that the shards were made with: copy it anew")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
     say(f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
         f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}")  # fmt: skip
@@ -144,8 +154,7 @@ def _replaceable_counts(data_dir: str, special_token_ids: tuple[int, ...]) -> np
 
 
 def _to_text(ids: np.ndarray, mask: np.ndarray, vocabulary: Vocabulary) -> str:
-    tokens = [vocabulary.tokens[token_id] for token_id in ids[mask > 0]]
-    return " ".join(tokens).replace(" ##", "")
+    return " ".join(vocabulary.to_text(ids[mask > 0]).split())
 
 
 def _megabytes(shards: tuple[Shard, ...]) -> str:

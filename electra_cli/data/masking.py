@@ -40,7 +40,11 @@ class MaskingSettings:
 
 
 def mask_batch(
-    batch: dict[str, tf.Tensor], settings: MaskingSettings, masking_seed: tf.Tensor, sampling_seed: tf.Tensor
+    batch: dict[str, tf.Tensor],
+    settings: MaskingSettings,
+    masking_seed: tf.Tensor,
+    sampling_seed: tf.Tensor,
+    rows: tuple[int, int] | None = None,
 ) -> dict[str, tf.Tensor]:
     """Masks a batch.
 
@@ -52,6 +56,8 @@ def mask_batch(
       settings: how to mask.
       masking_seed: int32 [2], decides positions and what they show.
       sampling_seed: int32 [2], decides `features.SAMPLING_UNIFORM`.
+      rows: (first, total): these are the rows from `first` on of a batch of `total` rows, and are masked as in that.
+        None: they are all.
 
     Returns:
       `features.MASKED`, and `features.PACKED` if they are in the batch. An example of n real tokens gets
@@ -60,8 +66,13 @@ def mask_batch(
       left is not masked.
     """
     ids, mask = batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK]
-    batch_size, length = tf.shape(ids)[0], ids.shape[1]
+    num_rows = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
+    length = ids.shape[1]
     slots = settings.max_predictions_per_seq
+    first, total = rows or (0, num_rows)
+
+    def draw(width: int, seed: tf.Tensor) -> tf.Tensor:
+        return randomness.uniform((total, width), seed)[first : first + num_rows]
 
     is_candidate = tf.equal(mask, 1)
     for token_id in settings.special_token_ids:
@@ -72,8 +83,8 @@ def mask_batch(
     unit_seed, span_seed, token_seed, random_seed = (randomness.fold_in(masking_seed, part) for part in range(4))
     starts = _unit_starts(batch, settings, is_candidate)
     if settings.max_ngram > 1:
-        starts = _span_starts(starts, is_candidate, settings.max_ngram, span_seed)
-    is_chosen = _choose_units(starts, is_candidate, budget, unit_seed)
+        starts = _span_starts(starts, is_candidate, settings.max_ngram, draw(length, span_seed))
+    is_chosen = _choose_units(starts, is_candidate, budget, draw(length, unit_seed))
 
     places = tf.where(is_chosen, tf.range(length)[tf.newaxis, :], length)
     positions = tf.sort(places, axis=1)[:, :slots]  # unused slots go last
@@ -81,19 +92,19 @@ def mask_batch(
     positions = tf.where(is_used, positions, 0)
     masked_lm_ids = tf.where(is_used, tf.gather(ids, positions, batch_dims=1), 0)
 
-    draws = randomness.uniform((batch_size, length), token_seed)
+    draws = draw(length, token_seed)
     shows_random = is_chosen & (draws >= settings.mask_token_prob)
     shows_random &= draws < settings.mask_token_prob + settings.random_token_prob
     shown = tf.where(is_chosen & (draws < settings.mask_token_prob), settings.mask_token_id, ids)
     if settings.random_token_prob:
-        shown = tf.where(shows_random, _random_tokens((batch_size, length), settings, random_seed), shown)
+        shown = tf.where(shows_random, _random_tokens(settings, draw(length, random_seed)), shown)
     return {
         **{name: batch[name] for name in features.encoder_inputs(batch)},
         features.INPUT_WORD_IDS: shown,
         features.MASKED_LM_POSITIONS: positions,
         features.MASKED_LM_IDS: masked_lm_ids,
         features.MASKED_LM_WEIGHTS: tf.cast(is_used, tf.float32),
-        features.SAMPLING_UNIFORM: randomness.uniform((batch_size, slots), sampling_seed),
+        features.SAMPLING_UNIFORM: draw(slots, sampling_seed),
     }
 
 
@@ -110,7 +121,7 @@ def _unit_starts(batch: dict[str, tf.Tensor], settings: MaskingSettings, is_cand
     return is_candidate & ~(continues & follows_candidate)
 
 
-def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, seed: tf.Tensor) -> tf.Tensor:
+def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, draws: tf.Tensor) -> tf.Tensor:
     """Joins units, from the first to the last, to spans of 1 to `max_ngram`; a length n is as likely as 1/n.
 
     The distribution is ALBERT's (arXiv 1909.11942, section 4.1). Spans end before special tokens.
@@ -118,7 +129,7 @@ def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, see
     shape = tf.shape(starts)
     weights = 1.0 / np.arange(1, max_ngram + 1)
     ends = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)
-    lengths = 1 + tf.searchsorted(ends, tf.reshape(randomness.uniform(shape, seed), [-1]), side="right")
+    lengths = 1 + tf.searchsorted(ends, tf.reshape(draws, [-1]), side="right")
     span_begins = tf.cumsum(tf.reshape(lengths, shape), axis=1, exclusive=True)
     unit = tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1  # of each token, counted from 0
     # A unit begins a span when it is the first of one, or when a special token stands before it.
@@ -128,24 +139,24 @@ def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, see
     return starts & (begins_span | ~follows_candidate)
 
 
-def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Takes whole units in a random order, each that still fits into the budget.
 
     Args:
       starts: bool [batch, seq_length], first tokens of units.
       is_candidate: bool [batch, seq_length], tokens of units.
       budget: int32 [batch], tokens to take at most.
-      seed: int32 [2].
+      draws: float32 [batch, seq_length] in [0, 1).
 
     Returns:
       bool [batch, seq_length], the tokens of the units taken.
     """
-    shape = tf.shape(starts)
     length = starts.shape[1]
     unit = tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1
     unit = tf.where(is_candidate, unit, length)  # a bin of its own for all that belongs to no unit
     sizes = tf.math.bincount(unit, minlength=length + 1, maxlength=length + 1, axis=-1)[:, :length]
-    order = tf.argsort(tf.where(sizes > 0, randomness.uniform(shape, seed), 2.0), axis=1)
+    sizes = tf.ensure_shape(sizes, starts.shape)  # which that operation forgets
+    order = tf.argsort(tf.where(sizes > 0, draws, 2.0), axis=1)
     ordered_sizes = tf.gather(sizes, order, batch_dims=1)
 
     # The units up to the first that does not fit are taken at once; a pass for each such obstacle.
@@ -163,8 +174,8 @@ def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor,
     return is_candidate & tf.gather(is_taken, tf.minimum(unit, length - 1), batch_dims=1)
 
 
-def _random_tokens(shape: tuple[tf.Tensor, int], settings: MaskingSettings, seed: tf.Tensor) -> tf.Tensor:
-    """Draws ids, int32, uniformly from the vocabulary without the special tokens."""
+def _random_tokens(settings: MaskingSettings, draws: tf.Tensor) -> tf.Tensor:
+    """Turns draws in [0, 1) into ids, int32, uniformly from the vocabulary without the special tokens."""
     allowed = np.setdiff1d(np.arange(settings.vocab_size, dtype=np.int32), settings.special_token_ids)
-    place = tf.cast(randomness.uniform(shape, seed) * len(allowed), tf.int32)
+    place = tf.cast(draws * len(allowed), tf.int32)
     return tf.gather(tf.constant(allowed), tf.minimum(place, len(allowed) - 1))

@@ -12,6 +12,7 @@ from electra_cli import features
 from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.examples import add_special_tokens, pack_document, pack_full
+from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.spool import Example, PackedChunk, Totals
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
@@ -104,11 +105,16 @@ class Packer:
     Args:
       vocabulary: the vocabulary.
       settings: how.
+      sentencepiece_file: a SentencePiece model to tokenize with, or None.
     """
 
-    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings):
+    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece_file: str | None = None):
         self._settings = settings
-        self._tokenizer = Tokenizer(vocabulary, lower_case=settings.lower_case, keeps_words=settings.has_words)
+        self._tokenizer: Tokenizer | SentencePieceTokenizer
+        if sentencepiece_file:
+            self._tokenizer = SentencePieceTokenizer(sentencepiece_file)
+        else:
+            self._tokenizer = Tokenizer(vocabulary, lower_case=settings.lower_case, keeps_words=settings.has_words)
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
 
     def pack(

@@ -7,7 +7,7 @@ number of workers. A preparation that was stopped goes on: each stage notes on d
 
 import contextlib
 import dataclasses
-import functools
+import hashlib
 import json
 import os
 import time
@@ -18,22 +18,25 @@ import numpy as np
 
 import electra_cli
 from electra_cli import files
-from electra_cli.data import duplicates, python_docs
-from electra_cli.data.corpus import Block, Corpus
+from electra_cli.data import duplicates, python_docs, sentencepiece_model, worker_tasks
+from electra_cli.data.corpus import Corpus
 from electra_cli.data.output_directory import OutputDirectory, write_whole
-from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings, check_documents, check_totals, sign_documents
-from electra_cli.data.spool import SPLITS, PackedChunk, Slice, Spool, Totals
+from electra_cli.data.packing import PrepareSettings, check_documents, check_totals
+from electra_cli.data.spool import SPLITS, Spool, Totals
 from electra_cli.data.tfrecords import (
     MANIFEST_FILE,
+    SENTENCEPIECE_FILE,
     TOKEN_COUNTS_FILE,
     VOCAB_FILE,
     Manifest,
     Shard,
+    file_checksum,
     shard_name,
     token_counts_to_bytes,
-    write_shard,
 )
-from electra_cli.data.vocabulary import Vocabulary, learn_vocabulary
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
+from electra_cli.data.worker_tasks import ChunkTask, PackTask, ShardTask
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 
@@ -52,8 +55,8 @@ def prepare(
     output_dir: str,
     settings: PrepareSettings,
     *,
-    vocab_file: str | None,
-    learn_vocab: int | None,
+    vocab_file: str | None = None,
+    learning: LearningSettings | None = None,
     num_workers: int,
     overwrite: bool,
     report: Report,
@@ -64,8 +67,8 @@ def prepare(
       inputs: files, directories and `builtin:python-docs`.
       output_dir: local directory to be made.
       settings: how.
-      vocab_file: the vocabulary, or None to learn one.
-      learn_vocab: number of tokens to learn, or None.
+      vocab_file: a vocabulary, a token a line, or a SentencePiece model; None to learn one.
+      learning: how to learn it.
       num_workers: processes.
       overwrite: whether to replace what `output_dir` holds, once the new data is whole.
       report: see there.
@@ -77,42 +80,50 @@ def prepare(
       UserError: input, vocabulary or output directory will not do. What `output_dir` held is intact.
       ResumableError: no space is left, or a worker was killed. The same call goes on.
     """
-    vocabulary = given_vocabulary(vocab_file, settings)
+    given = load_vocabulary(vocab_file, settings) if vocab_file else None
     job = {
         "version": electra_cli.__version__,
         "settings": dataclasses.asdict(settings),
         "inputs": [python_docs.NAME if path == python_docs.NAME else _identify(path, settings) for path in inputs],
-        "vocabulary": vocabulary.sha256 if vocabulary else learn_vocab,
+        "vocabulary": hashlib.sha256(files.read_bytes(vocab_file)).hexdigest() if vocab_file else None,
+        "learning": dataclasses.asdict(learning) if learning else None,
     }
     with OutputDirectory(output_dir, overwrite=overwrite, job=job) as output, Workers(num_workers) as workers:
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
+        if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):
+            write_whole(os.path.join(output.path, SENTENCEPIECE_FILE), files.read_bytes(vocab_file))
         with contextlib.closing(Preparation(inputs, settings, output, workers, report)) as preparation:
             preparation.find_copies()
-            vocabulary = preparation.provide_vocabulary(vocabulary, learn_vocab or 0)
+            vocabulary = preparation.provide_vocabulary(given, learning)
             spool = preparation.pack(vocabulary)
             manifest = preparation.write(spool, vocabulary)
         output.commit()
     return manifest
 
 
+def load_vocabulary(path: str, settings: PrepareSettings) -> Vocabulary:
+    """Returns the vocabulary of a file of tokens or a SentencePiece model.
+
+    Raises:
+      UserError: it cannot be read, or does not fit the settings.
+    """
+    if path.endswith(sentencepiece_model.SUFFIX):
+        if settings.has_words:
+            raise UserError(
+                f"--word_boundaries=whitespace does not go with the SentencePiece model {path}, which splits text in "
+                f"its own way"
+            )
+        return sentencepiece_model.SentencePieceTokenizer(path).vocabulary
+    vocabulary = Vocabulary.from_file(path)
+    _check_case(vocabulary, settings.lower_case, path)
+    return vocabulary
+
+
 def _identify(path: str, settings: PrepareSettings) -> list:
     """Returns what tells the content of an input from another: names, sizes and times of its files."""
     found = Corpus([path], settings.text_format).files
     return [[file, files.size(file), None if files.is_remote(file) else os.stat(file).st_mtime_ns] for file in found]
-
-
-@dataclasses.dataclass(frozen=True)
-class _ChunkTask:
-    """A chunk for a worker."""
-
-    blocks: list[Block]
-    settings: PrepareSettings
-    dropped: frozenset[int] = frozenset()
-    vocab_file: str = ""
-    vocab_sha256: str = ""
-    held_out_below: float = 0.0
-    num_buckets: int = 0
 
 
 class Preparation:
@@ -164,9 +175,9 @@ class Preparation:
             return
         corpus = self._open_corpus()
         first = index.num_chunks
-        tasks = (_ChunkTask(blocks, self._settings) for number, blocks in enumerate(corpus.chunks()) if number >= first)
+        tasks = (ChunkTask(blocks, self._settings) for number, blocks in enumerate(corpus.chunks()) if number >= first)
         saved = time.monotonic()
-        for signatures in self._workers.map(_sign_task, tasks):
+        for signatures in self._workers.map(worker_tasks.sign_documents, tasks):
             index.add_chunk(signatures)
             self._report("looking for copies", corpus.fraction_read, corpus.text_bytes)
             if time.monotonic() - saved > _SAVE_SECONDS:
@@ -174,24 +185,49 @@ class Preparation:
                 saved = time.monotonic()
         index.save(is_complete=True)
 
-    def provide_vocabulary(self, vocabulary: Vocabulary | None, learn_vocab: int) -> Vocabulary:
+    def provide_vocabulary(self, given: Vocabulary | None, learning: LearningSettings | None) -> Vocabulary:
         """Writes the vocabulary, which is learned when none is given, and returns it."""
         path = os.path.join(self._output.path, VOCAB_FILE)
         if os.path.exists(path):
             return Vocabulary.from_file(path)
-        if vocabulary is None:
-            corpus = self._open_corpus()
-            reader = ChunkReader(self._settings)
-            lines = [
-                line
-                for number, blocks in enumerate(corpus.chunks())
-                for _, document in reader.read(blocks, self._dropped(number))
-                for line in document.lines
-            ]
-            check_documents(reader.num_documents, reader.num_short, corpus.files, self._settings)
-            vocabulary = learn_vocabulary(lines, learn_vocab, lower_case=self._settings.lower_case)
-        write_whole(path, vocabulary.to_bytes())
-        return vocabulary
+        if given is None:
+            assert learning is not None
+            given = self._learn_vocabulary(learning)
+        write_whole(path, given.to_bytes())
+        return given
+
+    def _learn_vocabulary(self, learning: LearningSettings) -> Vocabulary:
+        corpus = self._open_corpus()
+        fraction = min(1.0, learning.sample_mb * 1e6 / max(1, corpus.estimate_bytes()))
+        sampled_bytes = 0
+
+        def tasks() -> Iterator[ChunkTask]:
+            nonlocal sampled_bytes
+            for number, blocks in enumerate(corpus.chunks()):
+                if int((number + 1) * fraction) > int(number * fraction):
+                    sampled_bytes += sum(block.num_bytes for block in blocks)
+                    yield ChunkTask(blocks, self._settings, self._dropped(number))
+
+        self._write_note("learning.json", dataclasses.asdict(learning))
+        words = WordCounts()
+        num_documents = num_short = 0
+        for counts, *numbers in self._workers.map(worker_tasks.count_words, tasks()):
+            words.add(counts)
+            num_documents, num_short = num_documents + numbers[0], num_short + numbers[1]
+            self._report("counting words", corpus.fraction_read, corpus.text_bytes)
+        check_documents(num_documents, num_short, corpus.files, self._settings)
+        self._report(f"learning a vocabulary from {sampled_bytes / 1e6:,.1f} of {corpus.text_bytes / 1e6:,.1f} MB", 0.0)
+        learned = {
+            "vocabulary_text_bytes": sampled_bytes,
+            "different_words": len(words.counts),
+            "rare_words_forgotten": words.num_forgotten,
+        }
+        self._write_note("learned.json", learned)
+        return learn_vocabulary(words.counts, learning, WordSplitter(lower_case=self._settings.lower_case))
+
+    def read_learned(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns how the vocabulary was learned, and statistics of it; nothing when it was given."""
+        return self._read_note("learning.json"), self._read_note("learned.json")
 
     def pack(self, vocabulary: Vocabulary) -> Spool:
         """Returns all packed examples; both splits hold some, unless none are to be held out.
@@ -201,17 +237,13 @@ class Preparation:
         """
         settings = self._settings
         spool = Spool(self._output.scratch, self._open_corpus().estimate_bytes())
-        held_out_file = self._scratch_file("held_out_below.json")
-        held_out_below = settings.validation_fraction
-        if os.path.exists(held_out_file):
-            with open(held_out_file, encoding="utf-8") as stream:
-                held_out_below = json.load(stream)
-        self._pack_below(spool, vocabulary, held_out_below)
-        other_place = check_totals(spool.totals, self._open_corpus().files, settings)
-        if other_place is not None:
-            write_whole(held_out_file, json.dumps(other_place).encode())
+        note = self._read_note("held_out.json")
+        self._pack_below(spool, vocabulary, note.get("held_out_below", settings.validation_fraction))
+        held_out_below = check_totals(spool.totals, self._open_corpus().files, settings)
+        if held_out_below is not None:
+            self._write_note("held_out.json", {"held_out_below": held_out_below})
             spool.discard()
-            self._pack_below(spool, vocabulary, other_place)
+            self._pack_below(spool, vocabulary, held_out_below)
             check_totals(spool.totals, self._open_corpus().files, settings)
         return spool
 
@@ -221,11 +253,9 @@ class Preparation:
         corpus = self._open_corpus()
         first = spool.num_chunks
         tasks = (
-            _ChunkTask(
-                blocks,
-                self._settings,
-                self._dropped(number),
-                os.path.join(self._output.path, VOCAB_FILE),
+            PackTask(
+                ChunkTask(blocks, self._settings, self._dropped(number)),
+                self._output.path,
                 vocabulary.sha256,
                 held_out_below,
                 spool.num_buckets,
@@ -233,19 +263,13 @@ class Preparation:
             for number, blocks in enumerate(corpus.chunks())
             if number >= first
         )
-        for chunk in self._workers.map(_pack_task, tasks):
+        for chunk in self._workers.map(worker_tasks.pack_chunk, tasks):
             spool.add(chunk)
             self._report("tokenizing", corpus.fraction_read, corpus.text_bytes)
         spool.finish()
-        write_whole(
-            self._scratch_file("corpus.json"),
-            json.dumps(
-                {
-                    "files": len(corpus.files),
-                    "text_bytes": corpus.text_bytes,
-                    "long_documents_cut": corpus.num_cut,
-                }
-            ).encode(),
+        self._write_note(
+            "corpus.json",
+            {"files": len(corpus.files), "text_bytes": corpus.text_bytes, "long_documents_cut": corpus.num_cut},
         )
 
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
@@ -255,26 +279,48 @@ class Preparation:
         for split in SPLITS:
             tasks = list(self._shard_tasks(split, spool, vocabulary.size))
             shards = []
-            for shard, counts in self._workers.map(_shard_task, tasks):
+            for shard, counts in self._workers.map(worker_tasks.make_shard, tasks):
                 shards.append(shard)
                 if split == "train":
                     token_counts += counts
                 self._report(f"writing {split} shards", len(shards) / len(tasks))
             splits[split] = tuple(shards)
-        with open(self._scratch_file("corpus.json"), encoding="utf-8") as stream:
-            statistics: dict[str, Any] = json.load(stream)
-        statistics["builtin"] = self._builtin
-        statistics["copies_dropped"] = self._copies.num_copies if self._copies else 0
-        manifest = build_manifest(self._settings, vocabulary, spool.totals, statistics, splits)
+        learning, learned = self.read_learned()
+        statistics = {
+            **self._read_note("corpus.json"),
+            **learned,
+            "builtin": self._builtin,
+            "copies_dropped": self._copies.num_copies if self._copies else 0,
+        }
+        model_file = os.path.join(self._output.path, SENTENCEPIECE_FILE)
+        manifest = build_manifest(
+            self._settings,
+            vocabulary,
+            spool.totals,
+            splits,
+            learning=learning,
+            statistics=statistics,
+            sentencepiece_sha256=file_checksum(model_file) if os.path.exists(model_file) else "",
+        )
         write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), token_counts_to_bytes(token_counts))
         write_whole(os.path.join(self._output.path, MANIFEST_FILE), manifest.to_json().encode())
         return manifest
 
-    def _shard_tasks(self, split: str, spool: Spool, vocab_size: int) -> Iterator["_ShardTask"]:
+    def _write_note(self, name: str, content: dict[str, Any]) -> None:
+        write_whole(self._scratch_file(name), json.dumps(content).encode())
+
+    def _read_note(self, name: str) -> dict[str, Any]:
+        path = self._scratch_file(name)
+        if not os.path.exists(path):
+            return {}
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+
+    def _shard_tasks(self, split: str, spool: Spool, vocab_size: int) -> Iterator[ShardTask]:
         num_shards = spool.totals.num_shards(split, self._settings.shard_size_mb)
         for index, part in enumerate(spool.slices(split, num_shards)):
             name = shard_name(split, index, num_shards)
-            yield _ShardTask(
+            yield ShardTask(
                 os.path.join(self._output.path, name),
                 self._scratch_file(f"{name}.json"),
                 part,
@@ -284,71 +330,15 @@ class Preparation:
             )
 
 
-def _sign_task(task: _ChunkTask) -> list[tuple[int, bytes]]:
-    return sign_documents(task.blocks, task.settings)
-
-
-@functools.lru_cache(maxsize=1)
-def _packer(vocab_file: str, vocab_sha256: str, settings: PrepareSettings) -> Packer:
-    """Returns the packer of this process, which remembers the tokens of words."""
-    vocabulary = Vocabulary.from_file(vocab_file)
-    assert vocabulary.sha256 == vocab_sha256
-    return Packer(vocabulary, settings)
-
-
-def _pack_task(task: _ChunkTask) -> PackedChunk:
-    packer = _packer(task.vocab_file, task.vocab_sha256, task.settings)
-    return packer.pack(task.blocks, task.dropped, task.held_out_below, task.num_buckets)
-
-
-@dataclasses.dataclass(frozen=True)
-class _ShardTask:
-    """A shard to write to `path`; what it holds is noted in `note` once it is whole."""
-
-    path: str
-    note: str
-    slice: Slice
-    lengths_name: str
-    has_words: bool
-    vocab_size: int
-
-
-def _shard_task(task: _ShardTask) -> tuple[Shard, np.ndarray]:
-    if os.path.exists(task.note):
-        with open(task.note, encoding="utf-8") as stream:
-            record = json.load(stream)
-        return Shard(**record["shard"]), np.array(record["token_counts"], np.int64)
-    shard, counts = write_shard(
-        task.path,
-        task.slice.read(),
-        lengths_name=task.lengths_name,
-        has_words=task.has_words,
-        vocab_size=task.vocab_size,
-    )
-    record = {"shard": dataclasses.asdict(shard), "token_counts": counts.tolist()}
-    write_whole(task.note, json.dumps(record).encode())
-    return shard, counts
-
-
-def given_vocabulary(vocab_file: str | None, settings: PrepareSettings) -> Vocabulary | None:
-    """Returns the vocabulary of the file; None without one.
-
-    Raises:
-      UserError: it cannot be read, or its case is not that of the settings.
-    """
-    if not vocab_file:
-        return None
-    vocabulary = Vocabulary.from_file(vocab_file)
-    _check_case(vocabulary, settings.lower_case, vocab_file)
-    return vocabulary
-
-
 def build_manifest(
     settings: PrepareSettings,
     vocabulary: Vocabulary,
     totals: Totals,
-    statistics: dict[str, Any],
     splits: dict[str, tuple[Shard, ...]],
+    *,
+    learning: dict[str, Any],
+    statistics: dict[str, Any],
+    sentencepiece_sha256: str,
 ) -> Manifest:
     """Returns the manifest of shards.
 
@@ -356,15 +346,18 @@ def build_manifest(
       settings: how they were made.
       vocabulary: of which tokens.
       totals: what was packed.
-      statistics: what else was seen: `files`, `text_bytes`, `long_documents_cut`, `builtin`, `copies_dropped`.
       splits: the shards.
+      learning: how the vocabulary was learned; nothing when it was given.
+      statistics: what else was seen: `files`, `text_bytes`, `long_documents_cut`, `builtin`, `copies_dropped`, and what
+        was seen while the vocabulary was learned.
+      sentencepiece_sha256: the checksum of the SentencePiece model; '' with a WordPiece vocabulary.
     """
     return Manifest(
         max_seq_length=settings.max_seq_length,
         vocab_size=vocabulary.size,
-        lower_case=settings.lower_case,
+        lower_case=settings.lower_case and not sentencepiece_sha256,
         vocab_sha256=vocabulary.sha256,
-        settings=dataclasses.asdict(settings),
+        settings={**dataclasses.asdict(settings), "learning": learning},
         statistics={
             **statistics,
             "documents": totals.num_documents,
@@ -372,6 +365,7 @@ def build_manifest(
             "replaced_characters": dict(sorted(totals.replaced.items())),
         },
         splits=splits,
+        sentencepiece_sha256=sentencepiece_sha256,
     )
 
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import struct
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +23,7 @@ SPLITS = ("train", "validation")
 _BUCKET_TEXT_BYTES = 16 * 2**20
 _MIN_BUCKETS, _MAX_BUCKETS = 16, 4096
 # What the parent gathers before it writes.
-_BUFFER_BYTES = 64 * 2**20
+_BUFFER_BYTES, _BUFFER_SECONDS = 64 * 2**20, 10.0
 _HEADER = struct.Struct("<16sII")  # key, bytes of lengths, bytes of ids
 
 Bucket = tuple[str, int]  # split and number
@@ -195,6 +196,7 @@ class Spool:
         self._size = 0
         self._buffers: dict[Bucket, list[bytearray]] = defaultdict(list)
         self._buffered = 0
+        self._flushed = time.monotonic()
         self._read_journal()
 
     def _read_journal(self) -> None:
@@ -224,7 +226,7 @@ class Spool:
         for bucket, record in chunk.records.items():
             self._buffers[bucket].append(record)
             self._buffered += len(record)
-        if self._buffered > _BUFFER_BYTES:
+        if self._buffered > _BUFFER_BYTES or time.monotonic() - self._flushed > _BUFFER_SECONDS:
             self._flush(is_complete=False)
 
     def finish(self) -> None:
@@ -241,6 +243,7 @@ class Spool:
             os.fsync(stream.fileno())
         self._buffers.clear()
         self._buffered = 0
+        self._flushed = time.monotonic()
         entry = {
             "num_chunks": self.num_chunks,
             "is_complete": is_complete,

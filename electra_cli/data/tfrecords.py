@@ -1,11 +1,12 @@
 """Prepared data on disk: TFRecord shards, and the manifest that describes them.
 
 A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
-often it stands in the training examples) and `manifest.json`. A record is a `tf.train.Example` with the int64 features
-`input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP].
-Data of `--packing=full` holds `[CLS] a [SEP] [CLS] b [SEP] ...` and instead of the latter `document_lengths`, the
-tokens of each document with its [CLS] and [SEP]. Data whose words were given (`--word_boundaries=whitespace`) has
-`continues_word` as well: 1 for a token that belongs to the word of the token before it.
+often it stands in the training examples), `manifest.json`, and `sentencepiece.model` when one was given. A record is a
+`tf.train.Example` with the int64 features `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and
+`first_segment_length`, the tokens up to the first [SEP]. Data of `--packing=full` holds `[CLS] a [SEP] [CLS] b [SEP]
+...` and instead of the latter `document_lengths`, the tokens of each document with its [CLS] and [SEP]. Data whose
+words were given (`--word_boundaries=whitespace`) has `continues_word` as well: 1 for a token that belongs to the word
+of the token before it.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from electra_cli.errors import UserError
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 VOCAB_FILE = "vocab.txt"
+SENTENCEPIECE_FILE = "sentencepiece.model"
 TOKEN_COUNTS_FILE = "token_counts.txt"
 COMPRESSION = "GZIP"
 # The default, 6, takes twice the time and saves one byte in a hundred.
@@ -51,11 +53,12 @@ class Manifest:
     Attributes:
       max_seq_length: tokens of an example, padding included.
       vocab_size: entries of the vocabulary.
-      lower_case: whether text was lower-cased and accents stripped.
+      lower_case: whether text was lower-cased and accents stripped before WordPiece.
       vocab_sha256: the vocabulary's checksum.
       settings: how the data was prepared.
       statistics: what was seen meanwhile.
       splits: shards by split, 'train' and 'validation'.
+      sentencepiece_sha256: the checksum of the SentencePiece model; '' with a WordPiece vocabulary.
       compression: of the shards, as TFRecord readers name it.
       format_version: of the directory.
     """
@@ -67,6 +70,7 @@ class Manifest:
     settings: dict[str, Any]
     statistics: dict[str, Any]
     splits: dict[str, tuple[Shard, ...]]
+    sentencepiece_sha256: str = ""
     compression: str = COMPRESSION
     format_version: int = FORMAT_VERSION
 

@@ -1,27 +1,26 @@
-"""WordPiece vocabularies: loaded and checked, or learned from text."""
+"""Vocabularies: loaded and checked."""
 
 import dataclasses
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from electra_cli import files
 from electra_cli.errors import UserError
 
+# What SentencePiece has before a piece that begins a word: U+2581, lower one eighth block.
+WORD_BEGIN = "\u2581"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-
-# Bytes of text that a vocabulary is learned from at most. Counts of words change little beyond; time and memory do.
-LEARNING_BYTES = 256 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A WordPiece vocabulary; a token's id is its place.
+    """A vocabulary; a token's id is its place.
 
     Attributes:
-      tokens: all tokens; pieces that continue a word begin with '##'.
+      tokens: all tokens. Of WordPiece those that continue a word begin with '##', of SentencePiece those that begin one
+        with '\u2581'.
     """
 
     tokens: tuple[str, ...]
@@ -59,7 +58,26 @@ class Vocabulary:
     @property
     def continues_word(self) -> np.ndarray:
         """Bool [size]: whether a token belongs to the word of the token before it."""
+        if self.is_sentencepiece:
+            special = {*SPECIAL_TOKENS, "<s>", "</s>"}
+            return np.array([not token.startswith(WORD_BEGIN) and token not in special for token in self.tokens])
         return np.array([token.startswith("##") for token in self.tokens])
+
+    @property
+    def is_sentencepiece(self) -> bool:
+        """Whether the tokens are a SentencePiece model's."""
+        return any(token.startswith(WORD_BEGIN) for token in self.tokens) and not any(
+            token.startswith("##") for token in self.tokens
+        )
+
+    def to_text(self, ids: Iterable[int]) -> str:
+        """Returns tokens as readable text."""
+        tokens = [self.tokens[index] for index in ids]
+        if self.is_sentencepiece:
+            return "".join(f" {token} " if token in SPECIAL_TOKENS else token for token in tokens).replace(
+                WORD_BEGIN, " "
+            )
+        return " ".join(tokens).replace(" ##", "")
 
     def to_bytes(self) -> bytes:
         """Returns the content of a vocabulary file: a token a line."""
@@ -102,75 +120,3 @@ class Vocabulary:
         if missing:
             raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each token that is missing")
         return cls(tuple(lines))
-
-
-def learn_vocabulary(lines: Iterable[str], size: int, *, lower_case: bool) -> Vocabulary:
-    """Learns a WordPiece vocabulary with the trainer of the `tokenizers` package.
-
-    Args:
-      lines: text; read until `LEARNING_BYTES` have been seen.
-      size: number of tokens, [PAD], [UNK], [CLS], [SEP], [MASK] (ids 0 to 4) included.
-      lower_case: whether the tokenizer lower-cases and strips accents.
-
-    Returns:
-      The vocabulary: special tokens, then characters, then pieces in the order learned. The same lines give the same
-      vocabulary.
-
-    Raises:
-      UserError: the text has not enough different words for so many tokens.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415  (import time)
-
-    normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    splitter = pre_tokenizers.BertPreTokenizer()
-    counts: Counter[str] = Counter()
-    num_bytes = 0
-    for line in lines:
-        counts.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line)))
-        num_bytes += len(line)
-        if num_bytes >= LEARNING_BYTES:
-            break
-    words, alphabet, continuing = _words_and_alphabet(counts, max_characters=max(size // 4, 100))
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # The trainer numbers characters as it meets them, in a random order, and breaks ties by these numbers. Characters
-    # that are special to it are numbered first, in the order given.
-    characters = alphabet + [f"##{character}" for character in continuing]
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=size, special_tokens=[*SPECIAL_TOKENS, *characters], show_progress=False
-    )
-    tokenizer.train_from_iterator(_repeated(words), trainer)
-    by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if len(by_id) != size:
-        raise UserError(
-            f"the text supports {len(by_id)} tokens, not --learn_vocab={size}: ask for {len(by_id)} or give more text"
-        )
-    return Vocabulary(tuple(token for token, _ in by_id))
-
-
-def _words_and_alphabet(
-    counts: Counter[str], max_characters: int
-) -> tuple[list[tuple[str, int]], list[str], list[str]]:
-    """Returns the words, most frequent first, without those of rare characters; and the characters that words have
-    anywhere and after their first, each sorted."""
-    frequency: Counter[str] = Counter()
-    for word, count in counts.items():
-        for character in word:
-            frequency[character] += count
-    ranked = sorted(frequency, key=lambda character: (-frequency[character], character))
-    alphabet = set(ranked[:max_characters])
-    words = sorted(
-        ((word, count) for word, count in counts.items() if alphabet.issuperset(word)),
-        key=lambda item: (-item[1], item[0]),
-    )
-    continuing = {character for word, _ in words for character in word[1:]}
-    return words, sorted(alphabet), sorted(continuing)
-
-
-def _repeated(words: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Yields text in which each word stands as often as counted, in pieces of bounded size."""
-    for word, count in words:
-        while count > 0:
-            piece = min(count, 10_000)
-            yield (word + " ") * piece
-            count -= piece

@@ -15,9 +15,11 @@ from apache_beam.io.localfilesystem import LocalFileSystem
 from electra_cli.data import beam, beam_pipeline, prepare
 from electra_cli.data import corpus as corpus_module
 from electra_cli.data.packing import PrepareSettings
-from electra_cli.data.tfrecords import read_manifest
+from electra_cli.data.tfrecords import file_checksum, read_manifest
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
+from tests.data.sentencepiece_model_test import train_model
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def run(module, inputs, output, *, vocab_file=None, num_workers=1, overwrite=Fal
         str(output),
         PrepareSettings(**{"max_seq_length": SEQ_LENGTH, "validation_fraction": 0.15, **changes}),
         vocab_file=vocab_file,
-        learn_vocab=None if vocab_file else VOCAB_SIZE,
+        learning=None if vocab_file else LearningSettings(VOCAB_SIZE, min_frequency=1),
         num_workers=num_workers,
         overwrite=overwrite,
         report=lambda *_: None,
@@ -55,13 +57,14 @@ def read(directory, split):
 
 def assert_same_data(first, second):
     """The same but for where shards end."""
+    manifest = read_manifest(str(second))
+    names = ["token_counts.txt", "vocab.txt", *(["sentencepiece.model"] if manifest.sentencepiece_sha256 else [])]
     assert sorted(path.name for path in second.iterdir()) == sorted(
-        ["manifest.json", "token_counts.txt", "vocab.txt"]
-        + [shard.file for shards in read_manifest(str(second)).splits.values() for shard in shards]
+        ["manifest.json", *names] + [shard.file for shards in manifest.splits.values() for shard in shards]
     )
     for split in ("train", "validation"):
         assert read(first, split) == read(second, split)
-    for name in ("vocab.txt", "token_counts.txt"):
+    for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
     one, other = (json.loads((directory / "manifest.json").read_text()) for directory in (first, second))
     one_shards, other_shards = one.pop("splits"), other.pop("splits")
@@ -123,6 +126,26 @@ def test_given_words_and_lengths_without_a_validation_split(tmp_path):
         word_boundaries="whitespace",
         validation_fraction=0.0,
     )
+
+
+@pytest.mark.parametrize("packing", ["pairs", "full"])
+def test_a_sentencepiece_model(tmp_path, small_chunks, packing):
+    (tmp_path / "text.txt").write_text(make_text(40))
+    train_model(tmp_path / "spm.model")
+    model = str(tmp_path / "spm.model")
+    _, piped = assert_both_paths_agree(tmp_path, [tmp_path / "text.txt"], vocab_file=model, packing=packing)
+    assert piped.sentencepiece_sha256 == file_checksum(model)
+    assert not piped.lower_case
+    (tmp_path / "spm.model").write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"spm\.model is no SentencePiece model"):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "other", vocab_file=model)
+
+
+def test_how_the_vocabulary_was_learned_is_noted(tmp_path, small_chunks):
+    (tmp_path / "text.txt").write_text(make_text(40))
+    local, piped = assert_both_paths_agree(tmp_path, [tmp_path / "text.txt"])
+    assert piped.settings["learning"] == local.settings["learning"] != {}
+    assert piped.statistics["different_words"] > 10
 
 
 def test_short_documents_and_bytes_that_are_no_text(tmp_path, small_chunks):

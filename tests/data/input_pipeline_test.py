@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.config import resolve
-from electra_cli.data.input_pipeline import evaluation_dataset, locate_example, training_dataset
+from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, locate_example, training_dataset
 from electra_cli.data.source import count_records, open_data
 from electra_cli.errors import UserError
 from electra_cli.training.loop import masking_settings
@@ -21,7 +21,7 @@ def sharded(corpus_file, tmp_path_factory):
     return directory, source, masking_settings(resolve(small_config(directory), source.vocabulary.size), source)
 
 
-def batches(sharded, start_step, number, batch_size=8, seed=0):
+def batches(sharded, start_step, number, batch_size=8, seed=0, part=WHOLE):
     _, source, masking = sharded
     dataset = training_dataset(
         source.train,
@@ -31,6 +31,7 @@ def batches(sharded, start_step, number, batch_size=8, seed=0):
         global_batch_size=batch_size,
         seed=seed,
         start_step=start_step,
+        part=part,
     )
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(number)]
 
@@ -67,6 +68,41 @@ def test_batches_from_any_step_are_those_of_the_whole_run(sharded):
     whole = batches(sharded, 0, steps)
     for start in (1, 7, per_epoch, per_epoch + 3, 2 * per_epoch):
         assert_equal(batches(sharded, start, 3), whole[start : start + 3])
+
+
+@pytest.mark.parametrize(("num_parts", "num_replicas"), [(2, 1), (1, 4), (2, 2), (8, 1)])
+def test_parts_of_a_batch_are_those_of_the_whole(sharded, num_parts, num_replicas):
+    whole = batches(sharded, 3, 4)
+    parts = [
+        batches(sharded, 3, 4 * num_replicas, part=Part(index, num_parts, num_replicas)) for index in range(num_parts)
+    ]
+    for step, batch in enumerate(whole):
+        shares = [part[step * num_replicas + replica] for part in parts for replica in range(num_replicas)]
+        assert all(len(share["input_mask"]) == 8 // (num_parts * num_replicas) for share in shares)
+        assert_equal([{name: np.concatenate([share[name] for share in shares]) for name in batch}], [batch])
+
+
+def test_parts_of_evaluation_are_those_of_the_whole(sharded):
+    _, source, masking = sharded
+
+    def evaluate(part):
+        dataset = evaluation_dataset(
+            source.validation,
+            masking,
+            pad_id=0,
+            max_seq_length=SEQ_LENGTH,
+            global_batch_size=8,
+            num_examples=21,
+            part=part,
+        )
+        return [{name: value.numpy() for name, value in batch.items()} for batch in dataset]
+
+    whole = evaluate(WHOLE)
+    assert len(whole) == 3
+    parts = [evaluate(Part(index, 2, 2)) for index in range(2)]
+    for step, batch in enumerate(whole):
+        shares = [part[2 * step + replica] for part in parts for replica in range(2)]
+        assert_equal([{name: np.concatenate([share[name] for share in shares]) for name in batch}], [batch])
 
 
 def test_an_example_is_masked_anew_in_each_epoch(sharded):

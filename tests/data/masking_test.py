@@ -166,13 +166,12 @@ def test_units_are_taken_greedily_in_a_random_order(data):
     candidates = np.array(data.draw(st.lists(st.booleans(), min_size=length, max_size=length)))
     starts = candidates & (starts | ~np.concatenate([[False], candidates[:-1]]))
     budget = data.draw(st.integers(1, length))
-    seed = tf.constant([7, data.draw(st.integers(0, 50))])
+    draws = np.random.default_rng(data.draw(st.integers(0, 50))).uniform(size=length).astype(np.float32)
     chosen = masking._choose_units(
-        tf.constant(starts[None]), tf.constant(candidates[None]), tf.constant([budget]), seed
+        tf.constant(starts[None]), tf.constant(candidates[None]), tf.constant([budget]), tf.constant(draws[None])
     ).numpy()[0]
 
     unit = np.where(candidates, np.cumsum(starts) - 1, -1)
-    draws = masking.randomness.uniform((1, length), seed).numpy()[0]
     left, expected = budget, np.zeros(length, bool)
     for index in np.argsort(draws[: starts.sum()], kind="stable"):
         tokens = unit == index
@@ -186,7 +185,7 @@ def test_units_are_taken_greedily_in_a_random_order(data):
 def test_lengths_of_spans_are_as_likely_as_their_inverse(max_ngram):
     candidates = np.ones((400, 200), bool)
     starts = masking._span_starts(
-        tf.constant(candidates), tf.constant(candidates), max_ngram, tf.constant([5, 6])
+        tf.constant(candidates), tf.constant(candidates), max_ngram, masking.randomness.uniform((400, 200), [5, 6])
     ).numpy()
     lengths = np.concatenate([np.diff(np.flatnonzero(row)) for row in starts])  # the last, which is cut, left out
     counts = np.bincount(lengths, minlength=max_ngram + 1)[1:]
@@ -202,7 +201,8 @@ def test_spans_end_before_special_tokens_and_hold_whole_words():
     words = np.zeros_like(candidates)
     for row, ids in enumerate(batch["input_word_ids"]):
         words[row, [word[0] for word in words_of(ids)]] = True
-    starts = masking._span_starts(tf.constant(words), tf.constant(candidates), 3, tf.constant([5, 6])).numpy()
+    draws = masking.randomness.uniform(words.shape, [5, 6])
+    starts = masking._span_starts(tf.constant(words), tf.constant(candidates), 3, draws).numpy()
     assert starts[:, 1].all()
     assert starts[:, 21].all()
     assert not (starts & ~words).any()

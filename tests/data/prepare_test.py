@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from electra_cli.data import prepare as prepare_module
 from electra_cli.data import spool as spool_module
+from electra_cli.data import worker_tasks
 from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
@@ -15,6 +16,7 @@ from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text, prepare_small
 from tests.data import corpus_test
@@ -130,8 +132,7 @@ def prepare_to(directory, file, settings, num_workers):
         [str(file)],
         str(directory),
         settings,
-        vocab_file=None,
-        learn_vocab=VOCAB_SIZE,
+        learning=LearningSettings(VOCAB_SIZE, min_frequency=1),
         num_workers=num_workers,
         overwrite=True,
         report=lambda *_: None,
@@ -162,7 +163,7 @@ def test_case_of_a_given_vocabulary_is_checked(corpus_file, data_dir, tmp_path):
     (tmp_path / "cased.txt").write_text("\n".join([*tokens, *(f"Word{index}" for index in range(50))]))
     with pytest.raises(UserError, match=r"is cased \(50 tokens with capitals\): add --lower_case=false"):
         prepare([str(corpus_file)], str(tmp_path / "data"), PrepareSettings(), vocab_file=str(tmp_path / "cased.txt"),
-                learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
+                num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
 
 
 def test_a_given_segmentation_is_kept(tmp_path):
@@ -171,7 +172,7 @@ def test_a_given_segmentation_is_kept(tmp_path):
     (tmp_path / "text.txt").write_text("北京 大学 很 美\nplaying 北 京大学\n")
     settings = PrepareSettings(max_seq_length=32, validation_fraction=0.0, word_boundaries="whitespace")
     prepare([str(tmp_path / "text.txt")], str(tmp_path / "data"), settings, vocab_file=str(tmp_path / "vocab.txt"),
-            learn_vocab=None, num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
+            num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
     split = open_data(str(tmp_path / "data"), 32).train
     dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(1)
     batch = parse_split(next(iter(dataset)), split, 32, 0)
@@ -191,9 +192,14 @@ def test_weights_take_documents_more_or_less_often(tmp_path):
     def tokens(name, **settings):
         options = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.1, **settings)
         manifest = prepare(
-            inputs, str(tmp_path / name), options, vocab_file=None, learn_vocab=VOCAB_SIZE, num_workers=1,
-            overwrite=False, report=lambda *_: None,
-        )  # fmt: skip
+            inputs,
+            str(tmp_path / name),
+            options,
+            learning=LearningSettings(VOCAB_SIZE, min_frequency=1),
+            num_workers=1,
+            overwrite=False,
+            report=lambda *_: None,
+        )
         return manifest.real_tokens("train"), manifest.real_tokens("validation")
 
     plain, held_out = tokens("plain")
@@ -250,11 +256,11 @@ def interrupted_at(monkeypatch, module, name, call, error):
 
 PLACES = [
     (prepare_module, "learn_vocabulary", 1),
-    (prepare_module, "_sign_task", 3),
-    (prepare_module, "_pack_task", 1),
-    (prepare_module, "_pack_task", 5),
-    (prepare_module, "write_shard", 1),
-    (prepare_module, "write_shard", 3),
+    (worker_tasks, "sign_documents", 3),
+    (worker_tasks, "pack_chunk", 1),
+    (worker_tasks, "pack_chunk", 5),
+    (worker_tasks, "write_shard", 1),
+    (worker_tasks, "write_shard", 3),
     (spool_module.os, "fsync", 5),
     (spool_module.os, "fsync", 6),
 ]
@@ -276,7 +282,7 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
     monkeypatch.setattr(module, name, original)
     num_packed = []
     monkeypatch.setattr(
-        prepare_module, "_pack_task", lambda task, do=prepare_module._pack_task: num_packed.append(1) or do(task)
+        worker_tasks, "pack_chunk", lambda task, do=worker_tasks.pack_chunk: num_packed.append(1) or do(task)
     )
     resumed, _ = prepare_small(tmp_path / "text.txt", tmp_path / "stopped", **options)
     assert_same_files(whole, resumed)
@@ -286,16 +292,16 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
 
 
 def test_what_another_job_left_is_not_used(tmp_path, monkeypatch, corpus_file, data_dir):
-    original = interrupted_at(monkeypatch, prepare_module, "write_shard", 1, Killed())
+    original = interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, Killed())
     with pytest.raises(Killed):
         prepare_small(corpus_file, tmp_path / "data", seed=5)
-    monkeypatch.setattr(prepare_module, "write_shard", original)
+    monkeypatch.setattr(worker_tasks, "write_shard", original)
     prepare_small(corpus_file, tmp_path / "data")
     assert_same_files(data_dir, tmp_path / "data")
 
 
 def test_a_signal_leaves_what_is_needed_to_go_on(tmp_path, monkeypatch, corpus_file):
-    interrupted_at(monkeypatch, prepare_module, "write_shard", 1, Interrupted("stopped"))
+    interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, Interrupted("stopped"))
     with pytest.raises(Interrupted):
         prepare_small(corpus_file, tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
@@ -303,10 +309,10 @@ def test_a_signal_leaves_what_is_needed_to_go_on(tmp_path, monkeypatch, corpus_f
 
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path, monkeypatch, corpus_file, data_dir):
     full = OSError(28, "No space left on device")
-    original = interrupted_at(monkeypatch, prepare_module, "write_shard", 1, full)
+    original = interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, full)
     with pytest.raises(ResumableError, match=r"no space is left on the disk of .*data\.partial: make room"):
         prepare_small(corpus_file, tmp_path / "data")
-    monkeypatch.setattr(prepare_module, "write_shard", original)
+    monkeypatch.setattr(worker_tasks, "write_shard", original)
     prepare_small(corpus_file, tmp_path / "data")
     assert_same_files(data_dir, tmp_path / "data")
 
@@ -317,7 +323,7 @@ def test_two_preparations_do_not_share_a_directory(tmp_path, monkeypatch, corpus
             prepare_small(corpus_file, tmp_path / "data")
         raise Killed
 
-    monkeypatch.setattr(prepare_module, "write_shard", meet)
+    monkeypatch.setattr(worker_tasks, "write_shard", meet)
     with pytest.raises(Killed):
         prepare_small(corpus_file, tmp_path / "data")
 

@@ -1,7 +1,7 @@
 import pytest
 
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, learn_vocabulary
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
 
 PIECES = ["the", "cat", "##s", "un", "##aff", "##able", "cafe", "[", "]", "mask", ".", "中", "Cat"]
@@ -64,15 +64,8 @@ def test_cased_tokenization():
     assert pieces("Cat cat", lower_case=False) == ["Cat", "cat"]
 
 
-def test_learned_vocabulary_is_reproducible_and_of_the_size_asked_for():
-    lines = ["the cat sat on the mat", "the dog sat on the log", "Cats and dogs"] * 3
-    learned = learn_vocabulary(lines, 40, lower_case=True)
-    assert learned.size == 40
-    assert learned.tokens[:5] == SPECIAL_TOKENS
-    assert {"the", "sat"} <= set(learned.tokens)
-    assert learned == learn_vocabulary(reversed(lines), 40, lower_case=True)
-
-
-def test_too_large_vocabulary_is_refused_with_the_possible_size():
-    with pytest.raises(UserError, match=r"supports (\d+) tokens, not --learn_vocab=5000"):
-        learn_vocabulary(["the cat sat"], 5000, lower_case=True)
+def test_words_of_sentencepiece_begin_with_a_bar():
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "<s>", "\u2581the", "\u2581", "cat", "."))
+    assert vocabulary.continues_word.tolist() == [False] * 8 + [True, True]
+    assert vocabulary.to_text([2, 6, 7, 8, 9, 3]).split() == ["[CLS]", "the", "cat.", "[SEP]"]
+    assert VOCABULARY.to_text([2, 5, 6, 7, 3]) == "[CLS] the cats [SEP]"

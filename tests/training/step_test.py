@@ -11,6 +11,7 @@ from electra_cli.data.source import open_data
 from electra_cli.training import loop, metrics
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.step import build_eval_step, build_train_steps
+from tests.conftest import prepare_small
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +91,17 @@ def test_steps_compile_with_xla_and_agree(config, overrides):
     for name in (name for name in sums[0] if name.endswith("loss")):
         assert float(sums[0][name]) == pytest.approx(float(sums[1][name]), rel=1e-3)
     assert float(sums[0]["unigram_loss"]) == pytest.approx(3.0 * float(sums[0]["masked_lm_weight"]), rel=1e-6)
+
+
+def test_examples_of_several_documents_train(config, corpus_file, tmp_path):
+    config.data.dir = str(prepare_small(corpus_file, tmp_path / "data", packing="full", document_separator="line")[0])
+    config.train.num_steps = 3
+    config.data.mask_unit = "word"
+    plain, compiled = Steps(config), Steps(config, **{"runtime.jit_compile": "true"})
+    assert "document_ids" in next(iter(plain.dataset()))
+    found, expected = losses(compiled, compiled.run(3)), losses(plain, plain.run(3))
+    for name in (name for name in expected if name.endswith("loss")):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
 
 
 def test_four_parts_of_8_equal_32(config):
