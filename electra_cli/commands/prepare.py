@@ -287,6 +287,7 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _interrupt_beam(number: int, _: object) -> None:
+    logging.disable(logging.CRITICAL)  # Beam logs what ends its steps, with a traceback
     raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
 
 

@@ -16,9 +16,10 @@ from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
+import grpc
 from apache_beam import pvalue
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from electra_cli import files
 from electra_cli.data import duplicates, sentencepiece_model
@@ -31,6 +32,8 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 
 _COUNTS = "counts"
+# What runners raise, beside exceptions of their own, when they fail.
+_FAILURES = (RuntimeError, ValueError, OSError, grpc.RpcError, grpc.FutureTimeoutError)
 
 ChunkId = tuple[int, int]  # group of files, and number in it; in this order chunks make up the corpus
 
@@ -106,7 +109,8 @@ def run_pipeline(
       What was packed, and the shards that lie in `scratch`.
 
     Raises:
-      UserError: a file cannot be read, or nothing came back.
+      UserError: a file cannot be read, the runner failed, or nothing came back.
+      Interrupted: a signal came.
     """
     result_file = files.join(scratch, f"{uuid.uuid4().hex}.pickle")
     pipeline = beam.Pipeline(options=options)
@@ -142,12 +146,7 @@ def run_pipeline(
         | "Collect" >> beam.CombineGlobally(_add_written)
     )
     _ = written | "Tell" >> beam.Map(_tell, counts, result_file)
-    result = pipeline.run()
-    try:
-        state = result.wait_until_finish()
-    except (Interrupted, KeyboardInterrupt):
-        result.cancel()  # it runs elsewhere
-        raise
+    state = _run(pipeline)
     if not FileSystems.exists(result_file):
         raise UserError(
             f"the pipeline ended ({state}) and left nothing in {scratch}: give an --output_dir that all its machines "
@@ -158,6 +157,28 @@ def run_pipeline(
     if found[0].error:
         raise UserError(found[0].error[1])
     return found
+
+
+def _run(pipeline: beam.Pipeline) -> str:
+    """Runs a pipeline and returns how it ended."""
+    runner = pipeline.options.view_as(StandardOptions).runner
+    try:
+        result = pipeline.run()
+        try:
+            return result.wait_until_finish()
+        except (Interrupted, KeyboardInterrupt):
+            result.cancel()  # it runs elsewhere
+            raise
+    except Interrupted as stop:
+        # DirectRunner adds to the message of what is raised in its steps.
+        raise Interrupted(str(stop).split(" [while running", 1)[0]) from None
+    except Exception as error:
+        is_known = isinstance(error, _FAILURES) or type(error).__module__.startswith("apache_beam.")
+        if runner == "DirectRunner" or not is_known:  # DirectRunner lets through what our steps raise
+            raise
+        told = error.details() if isinstance(error, grpc.Call) else str(error)
+        lines = (told or "").strip().splitlines() or [type(error).__name__]
+        raise UserError(f"{runner} failed: {lines[0]} (what it logs may say more; see --beam_options, too)") from error
 
 
 class _ReadChunks(beam.DoFn):

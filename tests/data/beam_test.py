@@ -17,7 +17,7 @@ from electra_cli.data import corpus as corpus_module
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.tfrecords import file_checksum, read_manifest
 from electra_cli.data.vocabulary_learning import LearningSettings
-from electra_cli.errors import UserError
+from electra_cli.errors import Interrupted, UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 from tests.data.sentencepiece_model_test import train_model
 
@@ -340,6 +340,38 @@ def test_a_runner_whose_job_service_gets_the_pipeline(tmp_path, data_dir):
     assert_same_data(tmp_path / "local", tmp_path / "piped")
     with pytest.raises(UserError, match=r"bad\.txt, line 1, byte 0: 0xff is not UTF-8"):
         run(beam, [tmp_path / "bad.txt"], tmp_path / "other", beam_options=portable, **options)
+
+
+def test_a_stop_is_told_as_it_came(tmp_path, data_dir, monkeypatch):
+    """In this process a signal comes while a step runs."""
+    (tmp_path / "text.txt").write_text(make_text(30))
+
+    def stop(*_):
+        raise Interrupted("stopped by a signal")
+
+    monkeypatch.setattr(beam_pipeline.Packer, "pack", stop)
+    with pytest.raises(Interrupted, match=r"^stopped by a signal$"):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "data", vocab_file=str(data_dir / "vocab.txt"))
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+def test_a_runner_that_fails_is_named(tmp_path, data_dir, monkeypatch):
+    (tmp_path / "text.txt").write_text(make_text(30))
+    vocab_file = str(data_dir / "vocab.txt")
+    flink = f"--runner=FlinkRunner --flink_master=localhost:1 --flink_job_server_jar={tmp_path}/none"
+    with pytest.raises(UserError, match=r"^FlinkRunner failed: Unable to parse jar URL"):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "data", vocab_file=vocab_file, beam_options=flink)
+
+    def fail(*_):
+        raise AssertionError("a defect")
+
+    monkeypatch.setattr(beam_pipeline, "_tell", fail)
+    portable = "--runner=PortableRunner --job_endpoint=embed --environment_type=LOOPBACK"
+    with pytest.raises(UserError, match=r"^PortableRunner failed: Pipeline job-.* failed in state FAILED: "):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "data", vocab_file=vocab_file, beam_options=portable)
+    with pytest.raises(AssertionError, match="a defect"):
+        run(beam, [tmp_path / "text.txt"], tmp_path / "data", vocab_file=vocab_file)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
 def test_workers_that_do_not_see_the_output(tmp_path, monkeypatch):
