@@ -45,6 +45,8 @@ setup(
         "beam": ["apache-beam>=2.60"],
         "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
         "test": [
+            # So that the tests of --runner=beam run.
+            "apache-beam>=2.60",
             "hypothesis",
             "mypy",
             "pytest",

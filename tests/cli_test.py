@@ -112,3 +112,16 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
 )
 def test_mistakes_in_preparing(arguments, part):
     assert_user_error(call(PREPARE, *arguments), part)
+
+
+def test_beam_that_is_not_installed(tmp_path):
+    (tmp_path / "text.txt").write_text("text")
+    code = f"import sys, runpy; sys.modules['apache_beam'] = None; runpy.run_module({PREPARE!r}, run_name='__main__')"
+    flags = [f"--input={tmp_path}/text.txt", "--learn_vocab=100", f"--output_dir={tmp_path}/data", "--runner=beam"]
+    result = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=300)
+    assert_user_error(result, "--runner=beam needs Apache Beam", "pip install 'electra-pretrain[beam]'")
+
+
+def test_beam_options_need_beam(tmp_path):
+    flags = ["--input=x", "--learn_vocab=100", f"--output_dir={tmp_path}/data", "--beam_options=--runner=FlinkRunner"]
+    assert_user_error(call(PREPARE, *flags), "--beam_options=--runner=FlinkRunner needs --runner=beam")

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -130,6 +131,29 @@ def test_batch_that_replicas_do_not_divide(prepared):
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "over 2 replicas, each in 8 parts" in result.stderr
     assert not (prepared / "three").exists()
+
+
+def test_a_pipeline_stopped_by_sigterm_leaves_nothing(tmp_path):
+    pytest.importorskip("apache_beam")
+    (tmp_path / "text.txt").write_text("\n".join([make_text(1000)] * 60))
+    flags = (
+        f"--input={tmp_path / 'text.txt'}",
+        f"--output_dir={tmp_path / 'data'}",
+        "--learn_vocab=160",
+        "--num_workers=1",
+        "--runner=beam",
+    )
+    process = subprocess.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("running the pipeline"):
+            break
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.count("\n") == 1
+    assert errors.endswith("stopped by SIGTERM; nothing was written, the same command starts anew\n")
+    assert os.listdir(tmp_path) == ["text.txt"]
 
 
 def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):

@@ -1,11 +1,15 @@
 """`electra-prepare`: raw text to vocabulary and TFRecord shards."""
 
 import datetime
+import functools
+import logging
 import math
 import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -81,6 +85,14 @@ flags.DEFINE_enum(
     "packing", "pairs", ["pairs", "single", "full"], "Of each document, examples of two segments, one in ten of one; "
     "or of one segment always; or as many documents in an example as fit, for short documents.", flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_enum(
+    "runner", "local", ["local", "beam"], "What does the work: processes of this machine, or Apache Beam, which runs "
+    "on many; the examples are the same. For beam: pip install 'electra-pretrain[beam]'.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+    "beam_options", "", "Options of Apache Beam, as in \"--runner=FlinkRunner --flink_master=HOST:8081\"; without "
+    "--runner, the pipeline runs in processes of this machine.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
@@ -113,10 +125,11 @@ def _main(values: flags.FlagValues) -> None:
         inspect_data(values.inspect)
         return
     _check(values)
+    prepare = _runner(values)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
+        signal.signal(number, _interrupt_beam if values.runner == "beam" else _interrupt)
 
-    from electra_cli.data import packing, prepare  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import packing  # noqa: PLC0415  (--help must not wait for it)
 
     settings = packing.PrepareSettings(
         max_seq_length=values.max_seq_length,
@@ -134,7 +147,7 @@ def _main(values: flags.FlagValues) -> None:
         input_weights=_weights(values),
     )
     report = _Report()
-    manifest = prepare.prepare(
+    manifest = prepare(
         values.input,
         values.output_dir,
         settings,
@@ -181,6 +194,27 @@ def _main(values: flags.FlagValues) -> None:
     print(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
 
 
+def _runner(values: flags.FlagValues) -> Callable[..., Any]:
+    """Returns the function that prepares."""
+    if values.runner == "local":
+        from electra_cli.data.prepare import prepare  # noqa: PLC0415
+
+        return prepare
+    # Beam warns of every file system and service for which nothing is installed.
+    logging.disable(logging.WARNING)
+    try:
+        from electra_cli.data import beam  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "apache_beam":
+            raise
+        raise UserError(
+            "--runner=beam needs Apache Beam, which is not installed: pip install 'electra-pretrain[beam]'"
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return functools.partial(beam.prepare, beam_options=values.beam_options)
+
+
 def _learning(values: flags.FlagValues) -> LearningSettings | None:
     if values.learn_vocab is None:
         return None
@@ -221,8 +255,12 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError("--input is missing: give text files or directories, or builtin:python-docs")
     if not values.output_dir:
         raise UserError("--output_dir is missing: give the directory to be made")
-    if "://" in values.output_dir:
-        raise UserError(f"--output_dir={values.output_dir}: give a local directory, and copy it when it is done")
+    if "://" in values.output_dir and values.runner == "local":
+        raise UserError(
+            f"--output_dir={values.output_dir}: give a local directory, and copy it when it is done (or --runner=beam)"
+        )
+    if values.beam_options and values.runner != "beam":
+        raise UserError(f"--beam_options={values.beam_options} needs --runner=beam")
     if (values.vocab_file is None) == (values.learn_vocab is None):
         raise UserError("give either --vocab_file=FILE or --learn_vocab=SIZE")
     if values.learn_vocab is not None:
@@ -246,6 +284,11 @@ def _check(values: flags.FlagValues) -> None:
 
 def _interrupt(number: int, _: object) -> None:
     raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on where it ended")
+
+
+def _interrupt_beam(number: int, _: object) -> None:
+    logging.disable(logging.CRITICAL)  # Beam logs what ends its steps, with a traceback
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
 
 
 class _Report:

@@ -100,7 +100,7 @@ class CopyIndex:
 
     def _is_near_copy(self, signature: bytes) -> bool:
         execute = self._database.execute
-        keys = list(_bands(signature))
+        keys = list(bands(signature))
         found = execute(
             f"SELECT key, signature FROM seen JOIN signatures USING (document) "
             f"WHERE key IN ({', '.join('?' * len(keys))})",
@@ -123,7 +123,8 @@ def estimate_similarity(first: bytes, second: bytes) -> float:
     return float(np.mean(np.frombuffer(first, np.uint32) == np.frombuffer(second, np.uint32)))
 
 
-def _bands(signature: bytes) -> Iterator[bytes]:
+def bands(signature: bytes) -> Iterator[bytes]:
+    """Yields the bands of a near signature: 16 bytes each, of which near copies most likely share one."""
     for band in range(_NUM_BANDS):
         part = signature[4 * band * _BAND_HASHES : 4 * (band + 1) * _BAND_HASHES]
         yield bytes([band]) + hashlib.blake2b(part, digest_size=15).digest()

@@ -2,18 +2,21 @@
 
 import dataclasses
 import hashlib
+import math
 import random
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from electra_cli import features
+from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.examples import add_special_tokens, pack_document, pack_full
 from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
-from electra_cli.data.spool import Example, PackedChunk
+from electra_cli.data.spool import Example, PackedChunk, Totals
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
 
 _SINGLE_SEGMENT_PROB = {"pairs": 0.1, "single": 1.0}
 
@@ -84,6 +87,16 @@ class ChunkReader:
                 elif number not in dropped:
                     yield number, document
                 number += 1
+
+
+def sign_documents(blocks: Iterable[Block], settings: PrepareSettings) -> list[tuple[int, bytes]]:
+    """Returns number (in the chunk) and signature, by which `settings.deduplicate` finds copies, of each document.
+
+    Raises:
+      UserError: the text cannot be read.
+    """
+    sign = duplicates.near_signature if settings.deduplicate == "near" else duplicates.exact_signature
+    return [(number, sign(document)) for number, document in ChunkReader(settings).read(blocks)]
 
 
 class Packer:
@@ -172,6 +185,45 @@ class Packer:
                 ids.append(self._sep_id)
             lengths = array("I", [len(piece) + 2 for piece in pieces])
             yield Example(_digest(f"{first_place}/full {number}"), lengths.tobytes(), ids.tobytes())
+
+
+def check_documents(num_documents: int, num_short: int, names: Sequence[str], settings: PrepareSettings) -> None:
+    """Checks that documents were read from the files of these names and that not all of them were short.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not num_documents:
+        raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
+    if num_short == num_documents:
+        raise UserError(
+            f"no document of --input is left: all {num_documents:,} have fewer words than "
+            f"--min_words={settings.min_words}"
+        )
+
+
+def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings) -> float | None:
+    """Checks what was packed of the files of these names.
+
+    Returns:
+      None; or, where chance held out no document but some are to be, the place in [0, 1) below which to hold out
+      instead.
+
+    Raises:
+      UserError: there is no text, no example, or nothing is left to train on.
+    """
+    check_documents(totals.num_documents, totals.num_short, names, settings)
+    if not totals.num_records:
+        raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
+    if settings.validation_fraction > 0 and not totals.num_examples("validation"):
+        # Too few documents for the fraction: hold out the one that comes first, and its copies.
+        return math.nextafter(totals.least_hash, 1.0)
+    if not totals.num_examples("train"):
+        raise UserError(
+            f"--input has {totals.num_documents} document(s), and all of them would be held out: separate documents "
+            f"by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate nothing"
+        )
+    return None
 
 
 def _num_copies(weight: float, place: str, *, is_held_out: bool) -> int:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from electra_cli import files
 from electra_cli.data import duplicates, python_docs, sentencepiece_model, worker_tasks
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.output_directory import OutputDirectory, write_whole
-from electra_cli.data.packing import PrepareSettings
-from electra_cli.data.spool import SPLITS, Spool
+from electra_cli.data.packing import PrepareSettings, check_documents, check_totals
+from electra_cli.data.spool import SPLITS, Spool, Totals
 from electra_cli.data.tfrecords import (
     MANIFEST_FILE,
     SENTENCEPIECE_FILE,
@@ -32,6 +31,8 @@ from electra_cli.data.tfrecords import (
     Manifest,
     Shard,
     file_checksum,
+    shard_name,
+    token_counts_to_bytes,
 )
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
@@ -92,7 +93,7 @@ def prepare(
             report(f"going on with {output.path}", 1.0)
         if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):
             write_whole(os.path.join(output.path, SENTENCEPIECE_FILE), files.read_bytes(vocab_file))
-        with contextlib.closing(_Preparation(inputs, settings, output, workers, report)) as preparation:
+        with contextlib.closing(Preparation(inputs, settings, output, workers, report)) as preparation:
             preparation.find_copies()
             vocabulary = preparation.provide_vocabulary(given, learning)
             spool = preparation.pack(vocabulary)
@@ -125,8 +126,12 @@ def _identify(path: str, settings: PrepareSettings) -> list:
     return [[file, files.size(file), None if files.is_remote(file) else os.stat(file).st_mtime_ns] for file in found]
 
 
-class _Preparation:
-    """The stages of one preparation, each of which goes on with what it finds done."""
+class Preparation:
+    """The stages of one preparation, each of which goes on with what it finds done.
+
+    Attributes:
+      inputs: files, directories and patterns; what is built in is a file by now.
+    """
 
     def __init__(
         self, inputs: list[str], settings: PrepareSettings, output: OutputDirectory, workers: Workers, report: Report
@@ -136,7 +141,7 @@ class _Preparation:
         self._workers = workers
         self._report = report
         self._builtin = [path for path in inputs if path == python_docs.NAME]
-        self._inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
+        self.inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
         self._copies: duplicates.CopyIndex | None = None
 
     def close(self) -> None:
@@ -155,7 +160,7 @@ class _Preparation:
         return path
 
     def _open_corpus(self) -> Corpus:
-        return self._settings.open_corpus(self._inputs)
+        return self._settings.open_corpus(self.inputs)
 
     def _dropped(self, chunk: int) -> frozenset[int]:
         return self._copies.copies_in(chunk) if self._copies else frozenset()
@@ -210,7 +215,7 @@ class _Preparation:
             words.add(counts)
             num_documents, num_short = num_documents + numbers[0], num_short + numbers[1]
             self._report("counting words", corpus.fraction_read, corpus.text_bytes)
-        self._check_documents(num_documents, num_short)
+        check_documents(num_documents, num_short, corpus.files, self._settings)
         self._report(f"learning a vocabulary from {sampled_bytes / 1e6:,.1f} of {corpus.text_bytes / 1e6:,.1f} MB", 0.0)
         learned = {
             "vocabulary_text_bytes": sampled_bytes,
@@ -219,6 +224,10 @@ class _Preparation:
         }
         self._write_note("learned.json", learned)
         return learn_vocabulary(words.counts, learning, WordSplitter(lower_case=self._settings.lower_case))
+
+    def read_learned(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns how the vocabulary was learned, and statistics of it; nothing when it was given."""
+        return self._read_note("learning.json"), self._read_note("learned.json")
 
     def pack(self, vocabulary: Vocabulary) -> Spool:
         """Returns all packed examples; both splits hold some, unless none are to be held out.
@@ -229,23 +238,13 @@ class _Preparation:
         settings = self._settings
         spool = Spool(self._output.scratch, self._open_corpus().estimate_bytes())
         note = self._read_note("held_out.json")
-        held_out_below = note.get("held_out_below", settings.validation_fraction)
-        self._pack_below(spool, vocabulary, held_out_below)
-        self._check_documents(spool.totals.num_documents, spool.totals.num_short)
-        if not spool.totals.num_records:
-            raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
-        if settings.validation_fraction > 0 and not spool.totals.num_examples("validation"):
-            # Too few documents for the fraction: hold out the one that comes first, and its copies.
-            held_out_below = math.nextafter(spool.totals.least_hash, 1.0)
+        self._pack_below(spool, vocabulary, note.get("held_out_below", settings.validation_fraction))
+        held_out_below = check_totals(spool.totals, self._open_corpus().files, settings)
+        if held_out_below is not None:
             self._write_note("held_out.json", {"held_out_below": held_out_below})
             spool.discard()
             self._pack_below(spool, vocabulary, held_out_below)
-        if not spool.totals.num_examples("train"):
-            raise UserError(
-                f"--input has {spool.totals.num_documents} document(s), and all of them would be held out: separate "
-                f"documents by blank lines (see --document_separator), or give --validation_fraction=0 to evaluate "
-                f"nothing"
-            )
+            check_totals(spool.totals, self._open_corpus().files, settings)
         return spool
 
     def _pack_below(self, spool: Spool, vocabulary: Vocabulary, held_out_below: float) -> None:
@@ -273,16 +272,6 @@ class _Preparation:
             {"files": len(corpus.files), "text_bytes": corpus.text_bytes, "long_documents_cut": corpus.num_cut},
         )
 
-    def _check_documents(self, num_documents: int, num_short: int) -> None:
-        if not num_documents:
-            names = self._open_corpus().files
-            raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-        if num_short == num_documents:
-            raise UserError(
-                f"no document of --input is left: all {num_documents:,} have fewer words than "
-                f"--min_words={self._settings.min_words}"
-            )
-
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
         """Writes shards, counts and manifest; returns the manifest."""
         splits: dict[str, tuple[Shard, ...]] = {}
@@ -296,28 +285,24 @@ class _Preparation:
                     token_counts += counts
                 self._report(f"writing {split} shards", len(shards) / len(tasks))
             splits[split] = tuple(shards)
-        statistics = self._read_note("corpus.json") | self._read_note("learned.json")
-        totals = spool.totals
+        learning, learned = self.read_learned()
+        statistics = {
+            **self._read_note("corpus.json"),
+            **learned,
+            "builtin": self._builtin,
+            "copies_dropped": self._copies.num_copies if self._copies else 0,
+        }
         model_file = os.path.join(self._output.path, SENTENCEPIECE_FILE)
-        manifest = Manifest(
-            max_seq_length=self._settings.max_seq_length,
-            vocab_size=vocabulary.size,
-            lower_case=self._settings.lower_case and not os.path.exists(model_file),
-            vocab_sha256=vocabulary.sha256,
-            settings={**dataclasses.asdict(self._settings), "learning": self._read_note("learning.json")},
-            statistics={
-                **statistics,
-                "builtin": self._builtin,
-                "documents": totals.num_documents,
-                "short_documents_dropped": totals.num_short,
-                "copies_dropped": self._copies.num_copies if self._copies else 0,
-                "replaced_characters": dict(sorted(totals.replaced.items())),
-            },
-            splits=splits,
+        manifest = build_manifest(
+            self._settings,
+            vocabulary,
+            spool.totals,
+            splits,
+            learning=learning,
+            statistics=statistics,
             sentencepiece_sha256=file_checksum(model_file) if os.path.exists(model_file) else "",
         )
-        counts = b"".join(b"%d\n" % number for number in token_counts)
-        write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), counts)
+        write_whole(os.path.join(self._output.path, TOKEN_COUNTS_FILE), token_counts_to_bytes(token_counts))
         write_whole(os.path.join(self._output.path, MANIFEST_FILE), manifest.to_json().encode())
         return manifest
 
@@ -332,12 +317,9 @@ class _Preparation:
             return json.load(stream)
 
     def _shard_tasks(self, split: str, spool: Spool, vocab_size: int) -> Iterator[ShardTask]:
-        total = spool.totals.num_examples(split)
-        # A record takes about half of what its ids take as uint32; never more shards than examples.
-        size = spool.totals.num_bytes[split] / 2
-        num_shards = min(total, max(1, math.ceil(size / (self._settings.shard_size_mb * 1e6))))
+        num_shards = spool.totals.num_shards(split, self._settings.shard_size_mb)
         for index, part in enumerate(spool.slices(split, num_shards)):
-            name = f"{split}-{index:05}-of-{num_shards:05}.tfrecord"
+            name = shard_name(split, index, num_shards)
             yield ShardTask(
                 os.path.join(self._output.path, name),
                 self._scratch_file(f"{name}.json"),
@@ -346,6 +328,45 @@ class _Preparation:
                 self._settings.has_words,
                 vocab_size,
             )
+
+
+def build_manifest(
+    settings: PrepareSettings,
+    vocabulary: Vocabulary,
+    totals: Totals,
+    splits: dict[str, tuple[Shard, ...]],
+    *,
+    learning: dict[str, Any],
+    statistics: dict[str, Any],
+    sentencepiece_sha256: str,
+) -> Manifest:
+    """Returns the manifest of shards.
+
+    Args:
+      settings: how they were made.
+      vocabulary: of which tokens.
+      totals: what was packed.
+      splits: the shards.
+      learning: how the vocabulary was learned; nothing when it was given.
+      statistics: what else was seen: `files`, `text_bytes`, `long_documents_cut`, `builtin`, `copies_dropped`, and what
+        was seen while the vocabulary was learned.
+      sentencepiece_sha256: the checksum of the SentencePiece model; '' with a WordPiece vocabulary.
+    """
+    return Manifest(
+        max_seq_length=settings.max_seq_length,
+        vocab_size=vocabulary.size,
+        lower_case=settings.lower_case and not sentencepiece_sha256,
+        vocab_sha256=vocabulary.sha256,
+        settings={**dataclasses.asdict(settings), "learning": learning},
+        statistics={
+            **statistics,
+            "documents": totals.num_documents,
+            "short_documents_dropped": totals.num_short,
+            "replaced_characters": dict(sorted(totals.replaced.items())),
+        },
+        splits=splits,
+        sentencepiece_sha256=sentencepiece_sha256,
+    )
 
 
 def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:

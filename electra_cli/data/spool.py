@@ -8,6 +8,7 @@ after a kill what of the file is whole.
 
 import dataclasses
 import json
+import math
 import os
 import struct
 import time
@@ -65,6 +66,12 @@ class Totals:
     def num_examples(self, split: str) -> int:
         """Returns the examples of a split."""
         return sum(number for (name, _), number in self.num_records.items() if name == split)
+
+    def num_shards(self, split: str, shard_size_mb: float) -> int:
+        """Returns the shards of about so many megabytes that the examples of a split fill."""
+        # A record takes about half of what its ids take as uint32; never more shards than examples.
+        size = self.num_bytes[split] / 2
+        return min(self.num_examples(split), max(1, math.ceil(size / (shard_size_mb * 1e6))))
 
     def add(self, other: "Totals") -> None:
         """Adds what another holds."""
@@ -143,13 +150,14 @@ class Slice:
                 examples = []
                 for offset, length in pieces:
                     stream.seek(offset)
-                    examples += _split_records(stream.read(length))
+                    examples += split_records(stream.read(length))
                 examples.sort()
                 yield examples[max(0, self.begin - place) : max(0, self.end - place)]
                 place += len(examples)
 
 
-def _split_records(content: bytes) -> list[Example]:
+def split_records(content: bytes) -> list[Example]:
+    """Returns the examples that a `PackedChunk` serialized."""
     examples = []
     place = 0
     while place < len(content):

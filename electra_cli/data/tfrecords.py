@@ -141,6 +141,16 @@ def read_token_counts(data_dir: str) -> np.ndarray:
         raise UserError(f"{path} is missing or damaged ({error}): prepare the data anew") from error
 
 
+def shard_name(split: str, index: int, num_shards: int) -> str:
+    """Returns the name of a shard."""
+    return f"{split}-{index:05}-of-{num_shards:05}.tfrecord"
+
+
+def token_counts_to_bytes(counts: np.ndarray) -> bytes:
+    """Returns the content of `token_counts.txt` for int64 [vocab_size]."""
+    return b"".join(b"%d\n" % number for number in counts)
+
+
 def write_shard(
     path: str, parts: Iterable[Sequence[Example]], *, lengths_name: str, has_words: bool, vocab_size: int
 ) -> tuple[Shard, np.ndarray]:

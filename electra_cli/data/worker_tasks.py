@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 
-from electra_cli.data import duplicates
+from electra_cli.data import packing
 from electra_cli.data.corpus import Block
 from electra_cli.data.output_directory import write_whole
 from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
@@ -29,9 +29,7 @@ class ChunkTask:
 
 def sign_documents(task: ChunkTask) -> list[tuple[int, bytes]]:
     """Returns number and signature of each document that is long enough."""
-    is_near = task.settings.deduplicate == "near"
-    sign = duplicates.near_signature if is_near else duplicates.exact_signature
-    return [(number, sign(document)) for number, document in ChunkReader(task.settings).read(task.blocks)]
+    return packing.sign_documents(task.blocks, task.settings)
 
 
 @functools.lru_cache(maxsize=1)
