@@ -1,0 +1,142 @@
+"""Two processes on this machine stand for two hosts."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.training.loop_test import assert_same_run
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 50
+FLAGS = [
+    "--config=tiny",
+    "--config.data.max_seq_length=32",
+    "--config.model.embedding_size=8",
+    "--config.model.hidden_size=16",
+    "--config.model.num_attention_heads=2",
+    "--config.model.intermediate_size=32",
+    "--config.model.generator_size=0.5",
+    f"--config.train.num_steps={NUM_STEPS}",
+    "--config.train.global_batch_size=8",
+    "--config.train.steps_per_loop=2",
+    "--config.train.log_interval=2",
+    "--config.train.checkpoint_interval=10",
+    "--config.eval.interval=20",
+    "--config.eval.num_examples=20",
+    "--config.optimizer.warmup_steps=5",
+]
+NO_DROPOUT = ["--config.model.hidden_dropout=0.0", "--config.model.attention_dropout=0.0"]
+
+
+def free_ports(number):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(number)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+class Workers:
+    """Processes that train together in a workdir."""
+
+    def __init__(self, data_dir, workdir, *flags, number=2):
+        addresses = [f"localhost:{port}" for port in free_ports(number)]
+        self.logs = [workdir.parent / f"{workdir.name}-{time.time_ns()}-{index}.log" for index in range(number)]
+        self.processes = []
+        for index, log in enumerate(self.logs):
+            cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            self.processes.append(
+                subprocess.Popen(
+                    [
+                        *(sys.executable, "-m", "electra_cli.main", *FLAGS, *flags),
+                        *(f"--config.data.dir={data_dir}", f"--workdir={workdir}"),
+                    ],
+                    stdout=log.open("w"),
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "TF_CONFIG": json.dumps(cluster)} if number > 1 else None,
+                )
+            )
+
+    def wait(self, timeout=400):
+        try:
+            return [process.wait(timeout) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+
+    def wait_for_step(self, step):
+        """Waits until the chief has logged a step or a later one."""
+        end = time.monotonic() + 400
+        while time.monotonic() < end:
+            steps = [int(found) for found in re.findall(r"^step (\d+)/", self.output(0), re.M)]
+            if steps and steps[-1] >= step:
+                return
+            assert self.processes[0].poll() is None, self.output(0)
+            time.sleep(0.05)
+        raise AssertionError(self.output(0))
+
+    def output(self, index):
+        return self.logs[index].read_text()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    """The workdir of two workers that were not disturbed."""
+    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
+    workers = Workers(data_dir, workdir)
+    assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
+    assert "2 CPUs, strategy multi_worker_mirrored (TF_CONFIG names 2 workers)" in workers.output(0)
+    assert "step" not in workers.output(1)  # the chief alone tells
+    return workdir
+
+
+def read_losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["split"], line["masked_lm_loss"], line["rtd_loss"]) for line in lines]
+
+
+def test_two_workers_make_the_steps_of_one(data_dir, tmp_path):
+    one = Workers(data_dir, tmp_path / "one", *NO_DROPOUT, number=1)
+    assert one.wait() == [0], one.output(0)
+    two = Workers(data_dir, tmp_path / "two", *NO_DROPOUT)
+    assert two.wait() == [0, 0], two.output(0) + two.output(1)
+    expected, found = read_losses(tmp_path / "one"), read_losses(tmp_path / "two")
+    assert len(expected) == NUM_STEPS // 2 + 3
+    for first, second in zip(expected, found, strict=True):
+        assert first[:2] == second[:2]
+        assert second[2:] == pytest.approx(first[2:], rel=1e-5)
+
+
+def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    signalled = Workers(data_dir, workdir)
+    signalled.wait_for_step(6)
+    signalled.processes[1].send_signal(signal.SIGTERM)
+    assert signalled.wait() == [75, 75], signalled.output(0) + signalled.output(1)
+    assert "stopped by another worker's signal at step" in signalled.output(0)
+    assert "stopped by SIGTERM at step" in signalled.output(1)
+    for killed, step in ((1, 14), (0, 26)):
+        workers = Workers(data_dir, workdir)
+        workers.wait_for_step(step)
+        workers.processes[killed].kill()
+        start = time.monotonic()
+        codes = workers.wait()
+        other = 1 - killed
+        assert time.monotonic() - start < 60
+        assert codes[other] == 75, workers.output(other)
+        assert f"worker {other} lost worker {killed}, which was killed or cannot be reached; start all 2 again" in (
+            workers.output(other)
+        )
+        assert "Traceback" not in workers.output(other)
+    again = Workers(data_dir, workdir)
+    assert again.wait() == [0, 0], again.output(0) + again.output(1)
+    assert "Going on from step 2" in again.output(0)
+    assert_same_run(undisturbed, workdir)
