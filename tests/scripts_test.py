@@ -1,0 +1,101 @@
+"""The scripts that people start from, with stand-ins for the programs that they call."""
+
+import os
+import pathlib
+import signal
+import stat
+import subprocess
+import time
+
+import pytest
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture
+def bin_dir(tmp_path):
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    return directory
+
+
+def stand_in(bin_dir, name, body):
+    """Makes a program that notes its arguments in `calls` and does what `body`, a shell script, says."""
+    path = bin_dir / name
+    path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >> "{bin_dir}/calls"\n{body}\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def calls(bin_dir):
+    return (bin_dir / "calls").read_text().splitlines()
+
+
+def run(bin_dir, script, *arguments, **environment):
+    return subprocess.run(
+        [str(SCRIPTS / script), *arguments],
+        env={**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", **environment},
+        cwd=bin_dir,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def exits(bin_dir, *codes):
+    """A body that ends with each code in turn."""
+    return f'n=$(wc -l < "{bin_dir}/calls"); codes=({" ".join(map(str, codes))}); exit "${{codes[$((n - 1))]}}"'
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [([0], 0), ([75, 75, 0], 0), ([2], 2), ([1, 137, 75, 1, 0], 0), ([1, 137, 1], 1)],
+)
+def test_run_until_done(bin_dir, codes, expected):
+    stand_in(bin_dir, "electra-pretrain", exits(bin_dir, *codes))
+    result = run(bin_dir, "run_until_done.sh", "--config=x", "--workdir=a b", PAUSE="0", MAX_CRASHES="3")
+    assert result.returncode == expected, result.stderr
+    assert calls(bin_dir) == ["electra-pretrain --config=x --workdir=a b"] * len(codes)
+
+
+def test_run_until_done_passes_a_signal_on_and_ends(bin_dir):
+    stand_in(bin_dir, "electra-pretrain", "trap 'sleep 0.3; exit 75' TERM; while true; do sleep 0.05; done")
+    process = subprocess.Popen(
+        [str(SCRIPTS / "run_until_done.sh")], env={**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
+    )
+    while not (bin_dir / "calls").exists():
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert len(calls(bin_dir)) == 1
+
+
+@pytest.mark.parametrize(("code", "is_requeued"), [(0, False), (75, True), (2, False)])
+def test_slurm(bin_dir, code, is_requeued):
+    stand_in(bin_dir, "srun", f"exit {code}")
+    stand_in(bin_dir, "scontrol", "")
+    result = run(bin_dir, "slurm.sh", "--config=x", SLURM_JOB_ID="7")
+    assert result.returncode == code
+    assert calls(bin_dir)[0].endswith("electra-pretrain --config=x")
+    assert (calls(bin_dir)[1:] == ["scontrol requeue 7"]) == is_requeued
+
+
+def test_tpu_vm_makes_installs_and_goes_on_after_a_preemption(bin_dir):
+    # The TPU is not there at first, and again after the first run, which a preemption ends.
+    stand_in(
+        bin_dir,
+        "gcloud",
+        f"""case "$*" in
+        *describe*) [[ -f "{bin_dir}/there" ]] && echo READY ;;
+        *create*) touch "{bin_dir}/there" ;;
+        *electra-pretrain\\ --config*) if [[ -f "{bin_dir}/again" ]]; then exit 0; fi
+          touch "{bin_dir}/again"; rm "{bin_dir}/there"; exit 255 ;;
+        esac""",
+    )
+    result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v4-8", "--config=small", "--workdir=gs://b/a run", SPOT="yes")
+    assert result.returncode == 0, result.stderr
+    made = [call for call in calls(bin_dir) if " create " in call]
+    assert len(made) == 2 and all("--accelerator-type=v4-8" in call and "--spot" in call for call in made)
+    runs = [call for call in calls(bin_dir) if "bin/electra-pretrain --config" in call]
+    assert len(runs) == 2 and all(r"--workdir=gs://b/a\ run" in call for call in runs)
+    assert run(bin_dir, "tpu_vm.sh", "name").returncode == 2
