@@ -26,13 +26,16 @@ from electra_cli.training.workdir import Workdir, check_config
 Print = Callable[[str], None]
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print) -> dict[str, float]:
-    """Evaluates the newest checkpoint of a workdir and changes nothing there.
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str, say: Print = print, *, checkpoint: str | None = None
+) -> dict[str, float]:
+    """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
       config: a config (`config.default_config`) with overrides.
       workdir: directory of a run of that config.
       say: prints a line.
+      checkpoint: what `checkpoint_files.find_checkpoint` takes.
 
     Returns:
       The metrics of `Evaluator.run`.
@@ -45,7 +48,11 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
     check_config(workdir, resolved, source.fingerprint)
     say(f"Devices: {runtime.description}")
     model, optimizer = _build(resolved, runtime)
-    step = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer).restore_newest()
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, say=say)
+    if checkpoint:
+        step = checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+    else:
+        step = checkpoints.restore_newest()
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     evaluator = Evaluator(model, optimizer, runtime, resolved, source, masking_settings(resolved, source))
@@ -54,7 +61,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
     return result
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: bool, say: Print = print) -> None:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    with_evaluation: bool,
+    say: Print = print,
+    checkpoint: str | None = None,
+) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
     Args:
@@ -62,22 +76,27 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: b
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       say: prints a line.
+      checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
 
     Raises:
-      UserError: config, data and workdir do not fit, or the loss became infinite or NaN.
+      UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or the loss became
+        infinite or NaN.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
     source, resolved, runtime = _prepare(config)
     if with_evaluation:
         check_validation(source, resolved)
     with Workdir(workdir) as directory, StopRequest() as stop:
-        for difference in directory.adopt_config(resolved, source.fingerprint):
+        for difference in check_config(workdir, resolved, source.fingerprint):
             say(f"Changed since the run began: {difference}")
-        for notice in notices(resolved):
+        for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
         run = _Run(resolved, source, runtime, directory, stop, with_evaluation, say)
-        run.go_on()
+        with run.checkpoints:
+            step = run.restore(checkpoint)
+            run.train(step)
+        run.conclude()
 
 
 class _Run:
@@ -98,8 +117,8 @@ class _Run:
         self._masking = masking_settings(config, source)
         self._model, self._optimizer = _build(config, runtime)
         self._sums = IntervalSums(train_sum_shapes(config.objective.name))
-        self._checkpoints = Checkpoints(
-            directory.checkpoint_dir, self._model, self._optimizer, self._sums, config.train.keep_checkpoints
+        self.checkpoints = Checkpoints(
+            directory.checkpoint_dir, self._model, self._optimizer, self._sums, config.train, say
         )
         self._evaluator = None
         if with_evaluation:
@@ -107,39 +126,51 @@ class _Run:
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
 
-    def go_on(self) -> None:
-        """Restores, trains, logs, saves and evaluates until the last step."""
+    def train(self, step: int) -> None:
+        """Trains, logs, saves and evaluates from a step to the last."""
         train, num_steps = self._config.train, self._config.train.num_steps
-        step = self._restore()
-        if step < num_steps:
-            self._describe(step)
-            train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
-            iterator = self._batches(step)
-            progress = Progress(step, num_steps)
-            while step < num_steps:
-                target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
-                with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
-                    sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
-                self._check_finite(sums, step, target)
-                step = target
-                self._sums.add(sums)
-                progress.add(float(sums["real_tokens"]))
-                if step % train.log_interval == 0 or step == num_steps:
-                    self._log(step, progress)
-                if step % train.checkpoint_interval == 0 or step == num_steps or self._stop.requested:
-                    self._save(step)
-                self._end_if_asked(step)
-                if self._is_evaluation_due(step):
-                    self._evaluate(step)
-                    progress.restart(step)
-        else:
+        if step == num_steps:
             self._say(f"The run is complete: all {num_steps:,} steps are done.")
+            return
+        self._describe(step)
+        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
+        iterator = self._batches(step)
+        progress = Progress(step, num_steps)
+        while step < num_steps:
+            target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
+            with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
+                sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+            self._check_finite(sums, step, target)
+            step = target
+            self._sums.add(sums)
+            progress.add(float(sums["real_tokens"]))
+            if step % train.log_interval == 0 or step == num_steps:
+                self._log(step, progress)
+            self.checkpoints.check()
+            if step % train.checkpoint_interval == 0 or step == num_steps or self._stop.requested:
+                self._save(step)
+            self._end_if_asked(step)
+            if self._is_evaluation_due(step):
+                self._evaluate(step)
+                progress.restart(step)
+
+    def conclude(self) -> None:
+        """Says how the run ended, once its last checkpoint is on the disk."""
+        num_steps = self._config.train.num_steps
         if self._evaluator is not None:
-            self._show_result(step)
+            self._show_result(num_steps)
         self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
 
-    def _restore(self) -> int:
-        step = self._checkpoints.restore_newest()
+    def restore(self, checkpoint: str | None) -> int:
+        """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""
+        self.checkpoints.recover()
+        step = self.checkpoints.restore_newest()
+        if checkpoint and step is None:
+            self.checkpoints.start_from(checkpoint)
+        elif checkpoint:
+            self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+        # Not before, so that a checkpoint of another model does not bind the workdir to the config.
+        self._directory.adopt_config(self._config, self._source.fingerprint)
         lines = self._directory.open_metrics(step or 0)
         if step is None:
             return 0
@@ -153,6 +184,7 @@ class _Run:
         ]
         if evaluated:
             self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
+            self.checkpoints.save_if_best(step, self._last_result)  # the stop may have come before this
         elif self._is_evaluation_due(step):
             self._evaluate(step)  # the stop came between saving and evaluating
         if step < self._config.train.num_steps:
@@ -196,7 +228,7 @@ class _Run:
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
-            self._checkpoints.save()
+            self.checkpoints.save()
             self._saved_step = step
 
     def _end_if_asked(self, step: int) -> None:
@@ -227,6 +259,7 @@ class _Run:
             raise
         self._directory.write_metrics("validation", step, result)
         self._last_result = result
+        self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
         self._say("  ".join([f"step {step:,} held-out", *shown]))
 
