@@ -16,7 +16,9 @@ from electra_cli.training.workdir import write_atomically
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
 # Ours, and those of TensorFlow's own saving, which earlier versions used.
-_LEFTOVER = re.compile(r"ckpt-\d+(\.partial|_temp)|(ckpt-\d+\..*|checkpoint)\.tempstate.*|(checkpoint|best\.json)\.tmp.*")
+_LEFTOVER = re.compile(
+    r"ckpt-\d+(\.partial|_temp)|(ckpt-\d+\..*|checkpoint)\.tempstate.*|(checkpoint|best\.json)\.tmp.*"
+)
 # Errors that say nothing about what is in a file.
 _NOT_DAMAGE = (
     tf.errors.PermissionDeniedError,

@@ -69,7 +69,8 @@ def match(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> Ma
     extra = _their_variables(nodes, sections)
     misfits += [f"{name} is not in the checkpoint" for key, name in missing.items() if key not in matched_variables]
     misfits += [f"{name} is only in the checkpoint" for key, name in extra.items() if key not in matched_nodes]
-    return Match(variables, misfits, serialized)
+    # The model first: it says more than the moments of the optimizer, which differ with it.
+    return Match(variables, sorted(misfits, key=lambda misfit: misfit.startswith("optimizer")), serialized)
 
 
 def _children(item: Any, name: str, sections: tuple[str, ...]) -> dict[str, Any]:

@@ -49,10 +49,11 @@ def evaluate(
     say(f"Devices: {runtime.description}")
     model, optimizer = _build(resolved, runtime)
     checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, say=say)
-    if checkpoint:
-        step = checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
-    else:
-        step = checkpoints.restore_newest()
+    step = (
+        checkpoints.restore_newest()
+        if not checkpoint
+        else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+    )
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     evaluator = Evaluator(model, optimizer, runtime, resolved, source, masking_settings(resolved, source))
