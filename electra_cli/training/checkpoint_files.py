@@ -187,7 +187,7 @@ def find_damage(path: str) -> str | None:
         raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; mend that and try again") from error
     # The reader says of what it finds in bytes that are none of its own whatever they make it stumble over.
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError, TypeError, KeyError, MemoryError) as error:
-        return f"{name} cannot be read: {_reason(error)}"
+        return f"{name.removesuffix('/.ATTRIBUTES/VARIABLE_VALUE')} cannot be read: {_reason(error)}"
     return None
 
 
@@ -264,4 +264,5 @@ def _remove_if_possible(path: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    text = re.sub(r"\{\{function_node .*?\}\} | \[Op:\w+\]", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -210,6 +210,18 @@ def test_a_damaged_config_is_named(config, tmp_path):
         train(config, tmp_path)
 
 
+def test_metrics_that_cannot_be_written_are_told_in_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    with Workdir(str(tmp_path)) as workdir:
+        monkeypatch.setattr(tf.io.gfile, "GFile", full)
+        with pytest.raises(
+            UserError, match=r"metrics of step 8 could not be written to .* \(No space left .*make room"
+        ):
+            workdir.write_metrics("train", 8, {"total_loss": 1.0})
+
+
 def test_validation_that_will_not_do(config, corpus_file, tmp_path):
     config.train.global_batch_size = 512
     with pytest.raises(UserError, match=r"fewer than config\.train\.global_batch_size=512"):
