@@ -22,6 +22,9 @@ CHANGEABLE_KEYS = (
     "train.checkpoint_interval",
     "train.steps_per_loop",
     "train.keep_checkpoints",
+    "train.keep_every_steps",
+    "train.best_metric",
+    "train.async_checkpoints",
     "eval.",
     "runtime.strategy",
     "runtime.worker_addresses",
@@ -141,6 +144,13 @@ def default_config() -> ml_collections.ConfigDict:
     train.checkpoint_interval = 2000
     # Newest checkpoints that are kept.
     train.keep_checkpoints = 3
+    # Steps between two checkpoints that are kept for good, beside the newest; 0: none.
+    train.keep_every_steps = 0
+    # Held-out metric by which the best checkpoint is kept, beside the others: the lowest of a loss, the highest of any
+    # other; empty: none.
+    train.best_metric = ""
+    # Write checkpoints in the background while training goes on; takes memory for a copy of what is written.
+    train.async_checkpoints = False
 
     config.eval = evaluation = ml_collections.ConfigDict()
     # Steps between two evaluations; 0: only at the end.
@@ -288,8 +298,13 @@ def generator_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
     }
 
 
-def notices(config: Any) -> list[str]:
-    """Returns what is allowed but seldom meant, a line each."""
+def notices(config: Any, with_evaluation: bool = True) -> list[str]:
+    """Returns what is allowed but seldom meant, a line each.
+
+    Args:
+      config: a config.
+      with_evaluation: whether the run evaluates.
+    """
     found = []
     warmup_steps, num_steps = config.optimizer.warmup_steps, config.train.num_steps
     if warmup_steps > num_steps:
@@ -297,6 +312,8 @@ def notices(config: Any) -> list[str]:
             f"config.optimizer.warmup_steps={warmup_steps:,} is longer than the run of {num_steps:,} steps: "
             f"the learning rate will never reach its peak"
         )
+    if config.train.best_metric and not with_evaluation:
+        found.append("config.train.best_metric is not used: --mode=train evaluates nothing")
     return found + [f"config.{key} is not used: {reason}" for key, reason in _unused_keys(config)]
 
 

@@ -14,6 +14,10 @@ SCHEDULES = ("linear", "cosine", "warmup_stable_decay")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 JIT_CHOICES = ("auto", "true", "false")
+# Held-out metrics of which one is better than another: of every objective, and those that only electra has.
+_MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
+_RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
+BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_LM_METRICS}
 _CHOICES = {
     "data.mask_unit": MASK_UNITS,
     "model.embedding_sharing": EMBEDDING_SHARING,
@@ -60,6 +64,7 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
     _validate_sizes(config, generator, require)
     _validate_objective(config, require)
     _validate_schedule(config, require)
+    _validate_checkpoints(config, require)
 
 
 def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], require: Any) -> None:
@@ -105,6 +110,14 @@ def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
                 f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
 
 
+def _validate_checkpoints(config: ml_collections.ConfigDict, require: Any) -> None:
+    train = config.train
+    require("train.keep_every_steps", train.keep_every_steps % train.checkpoint_interval == 0,
+            f"must be a multiple of config.train.checkpoint_interval={train.checkpoint_interval}")  # fmt: skip
+    metrics = BEST_METRICS[config.objective.name]
+    require("train.best_metric", train.best_metric in ("", *metrics), f"is empty or one of {', '.join(metrics)}")
+
+
 _OPTIONAL_KEYS = (
     "model.generator_num_layers",
     "model.generator_hidden_size",
@@ -141,6 +154,7 @@ _NON_NEGATIVE_KEYS = (
     "eval.interval",
     "eval.num_examples",
     "runtime.logical_cpus",
+    "train.keep_every_steps",
 )
 _FRACTION_KEYS = (
     "data.mask_prob",

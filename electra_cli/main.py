@@ -24,11 +24,19 @@ flags.DEFINE_enum(
     "Train, evaluate the newest checkpoint, or train with evaluations.",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "checkpoint",
+    None,
+    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is taken: what --mode=eval evaluates, "
+    "and whose weights a run without checkpoints of its own starts from.",
+    flag_values=FLAGS,
+)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.
 
-Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
+Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE]
+       [--checkpoint=PATH] [--config.KEY=VALUE ...]
 """
 EXIT_CODES = (
     "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
@@ -49,9 +57,10 @@ def _main(values: flags.FlagValues) -> None:
         print(line, flush=True)
 
     if values.mode == "eval":
-        loop.evaluate(settings, values.workdir, say)
+        loop.evaluate(settings, values.workdir, say, checkpoint=values.checkpoint)
     else:
-        loop.train(settings, values.workdir, with_evaluation=values.mode == "train_and_eval", say=say)
+        with_evaluation = values.mode == "train_and_eval"
+        loop.train(settings, values.workdir, with_evaluation=with_evaluation, say=say, checkpoint=values.checkpoint)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

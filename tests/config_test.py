@@ -98,6 +98,9 @@ def test_every_preset_has_the_keys_of_the_default():
         ("optimizer.schedule", "step", "is one of linear, cosine, warmup_stable_decay"),
         ("optimizer.decay_fraction", 1.5, "at most 1"),
         ("optimizer.ema_decay", 1.0, "less than 1"),
+        ("train.keep_every_steps", 3000, "multiple of config.train.checkpoint_interval=2000"),
+        ("train.keep_every_steps", -2000, "not be negative"),
+        ("train.best_metric", "loss", "is empty or one of total_loss, masked_lm_loss"),
         ("train.gradient_accumulation_steps", 3, "must divide config.train.global_batch_size=128"),
         ("runtime.strategy", "all", "is one of auto, one_device, mirrored"),
         ("runtime.precision", "half", "is one of float32, mixed_bfloat16, mixed_float16"),
@@ -118,6 +121,7 @@ def test_bad_values_are_named_with_key_and_remedy(key, value, message):
         ({"objective.tied_generator": True, "objective.uniform_generator": True}, "set only one of the two"),
         ({"objective.tied_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
         ({"objective.uniform_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"train.best_metric": "rtd_auc", "objective.name": "mlm"}, "one of total_loss, masked_lm_loss, masked_lm_acc"),
         ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
     ],
 )
@@ -196,6 +200,15 @@ def test_short_runs_are_noticed():
     assert notices(config) == []
     config.train.num_steps = 200
     assert "warmup_steps=10,000 is longer than the run of 200 steps" in notices(config)[0]
+
+
+def test_a_best_metric_without_evaluations_is_noticed():
+    config = default_config()
+    config.train.best_metric = "rtd_auc"
+    assert notices(config) == []
+    assert notices(config, with_evaluation=False) == [
+        "config.train.best_metric is not used: --mode=train evaluates nothing"
+    ]
 
 
 def test_resolved_configs_are_frozen():

@@ -95,6 +95,19 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert evaluated.returncode == 0, evaluated.stderr
     assert table.strip() in evaluated.stdout
 
+    flags = ("--mode=eval", f"--checkpoint={prepared / 'whole' / 'checkpoints' / 'ckpt-300'}")
+    evaluated = subprocess.run(pretrain(prepared, "whole", *flags), capture_output=True, text=True, timeout=400)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "Held-out evaluation at step 300 on 16 examples" in evaluated.stdout
+
+
+def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
+    flags = pretrain(prepared, "started", f"--checkpoint={prepared / 'nowhere'}")
+    result = subprocess.run(flags, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint; give a directory of" in result.stderr
+    assert not (prepared / "started" / "config.json").exists()
+
 
 def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     more = [

@@ -1,11 +1,20 @@
 """Everything a run needs to go on, to and from the workdir."""
 
+import functools
+from collections.abc import Callable
+from types import TracebackType
+
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
 from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.training.optimization import Optimizer
+from electra_cli.training.background import Background
+from electra_cli.training.best_checkpoint import BestCheckpoint
+from electra_cli.training.checkpoint_files import CheckpointFiles, find_checkpoint, none_can_be_read, tell_damages
+from electra_cli.training.checkpoint_matching import GRAPH_KEY, Match, match
+from electra_cli.training.optimization import Optimizer, start_averages
 
 
 class IntervalSums(tf.Module):
@@ -30,14 +39,16 @@ class IntervalSums(tf.Module):
 
 
 class Checkpoints:
-    """The checkpoints of a run.
+    """The checkpoints of a run; a context manager that waits until what is being written is on the disk.
 
     Args:
       directory: where they lie.
       model: the pretrainer, with its weights created.
       optimizer: the optimizer, built; its `iterations` are the step.
-      interval_sums: sums since the last line of metrics.
-      num_kept: newest checkpoints that are kept.
+      interval_sums: sums since the last line of metrics; None where they are not read.
+      settings: the section `train` of a resolved config; None where nothing is saved.
+      say: prints a line; is told of damaged checkpoints.
+      is_writer: False for one of several workers that only reads there.
     """
 
     def __init__(
@@ -46,48 +57,202 @@ class Checkpoints:
         model: Pretrainer,
         optimizer: Optimizer,
         interval_sums: IntervalSums | None = None,
-        num_kept: int = 1,
+        settings: ml_collections.FrozenConfigDict | None = None,
+        say: Callable[[str], None] = print,
+        *,
+        is_writer: bool = True,
     ):
         items = {"model": model, "optimizer": optimizer, **model.checkpoint_items}
         if interval_sums is not None:
             items["interval_sums"] = interval_sums
+        self._items = tuple(items)
         self._checkpoint = tf.train.Checkpoint(**items)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=num_kept)
-        self._optimizer = optimizer
+        # Stays 0: files are named by the step. It is saved because TensorFlow's `restore` asks for it.
+        _ = self._checkpoint.save_counter
+        self._files = CheckpointFiles(directory)
+        self._is_writer = is_writer
+        self._model, self._optimizer, self._settings, self._say = model, optimizer, settings, say
+        self._best: BestCheckpoint | None = None
+        if settings is not None and settings.best_metric:
+            self._best = BestCheckpoint(tf.io.gfile.join(directory, "best"), settings.best_metric, say)
+        self._background = Background()
+        self._layout: Match | None = None
 
-    def restore_newest(self) -> int | None:
-        """Restores the newest checkpoint and returns its step; None when there is none.
+    def __enter__(self) -> "Checkpoints":
+        return self
 
-        Raises:
-          UserError: the checkpoint cannot be read or is of another model.
-        """
-        recorded = self._manager.checkpoints
-        present = [path for path in recorded if tf.io.gfile.exists(f"{path}.index")]
-        if not recorded:
-            return None
-        if not present:
-            raise UserError(
-                f"{self._manager.directory} names checkpoints of which none is there any more ({recorded[-1]}): "
-                f"put one back, or choose another --workdir"
-            )
-        path = present[-1]
+    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         try:
-            self._checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"checkpoint {path} cannot be restored ({reason}); move its files away to go on from the one before"
-            ) from error
+            self._background.wait()
+        except UserError as failure:
+            if isinstance(error, UserError):
+                raise UserError(f"{error}; besides, {failure}") from error
+            raise
+
+    @property
+    def _step(self) -> int:
         return int(self._optimizer.iterations.numpy())
 
-    def save(self) -> str:
-        """Writes a checkpoint of the current step and returns its path.
+    def recover(self) -> None:
+        """Ends what a killed process began to save; for the process that trains in the workdir.
 
         Raises:
-          UserError: the workdir cannot be written; earlier checkpoints are intact.
+          UserError: the directory cannot be written.
         """
-        try:
-            return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
-        except tf.errors.OpError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"no checkpoint could be written to {self._manager.directory}: {reason}") from error
+        if not self._is_writer:
+            return
+        self._files.recover()
+        if self._best is not None:
+            self._best.recover()
+
+    def restore_newest(self) -> int | None:
+        """Restores the newest checkpoint that is whole and returns its step; None when there never was one.
+
+        Raises:
+          UserError: none can be read, or it is of another model.
+        """
+        path, damages = self._files.newest_whole()
+        if path is None:
+            if damages:
+                raise UserError(
+                    f"{none_can_be_read(damages)}: put a whole one back, or choose another --workdir to begin anew"
+                )
+            if self._files.had_any():
+                raise UserError(
+                    f"{self._files.directory} held checkpoints of which none is there any more: put one back, or "
+                    f"choose another --workdir to begin anew"
+                )
+            return None
+        tell_damages(damages, path, self._say)
+        self._restore(path, self._items)
+        return self._step
+
+    def restore_for_evaluation(self, path: str, *, with_optimizer: bool) -> int:
+        """Restores the model from any checkpoint and returns its step, 0 when it holds none.
+
+        Args:
+          path: what `find_checkpoint` takes.
+          with_optimizer: whether the optimizer's averages are evaluated.
+
+        Raises:
+          UserError: there is none, it is damaged, or of another model.
+        """
+        path = find_checkpoint(path, self._say)
+        self._restore(path, ("model", "optimizer") if with_optimizer else ("model",))
+        self._say(f"Evaluating checkpoint {path}.")
+        return _step_of(path)
+
+    def start_from(self, path: str) -> None:
+        """Restores the model's weights alone from a checkpoint of any run, to begin a run with.
+
+        Args:
+          path: what `find_checkpoint` takes.
+
+        Raises:
+          UserError: there is none, it is damaged, or of another model.
+        """
+        path = find_checkpoint(path, self._say)
+        self._restore(path, ("model",))
+        start_averages(self._optimizer, self._model.trainable_variables)
+        self._say(f"Starting at step 0 from the weights of {path}; the optimizer begins anew.")
+
+    def save(self) -> None:
+        """Writes a checkpoint of the current step, and removes those that are not to be kept.
+
+        With `async_checkpoints` it returns as soon as the values are copied; see `check` and `wait`.
+
+        Raises:
+          ResumableError: it, or the one before in the background, cannot be written; earlier ones are intact.
+        """
+        if self._is_writer:
+            self._write(functools.partial(self._write_and_prune, self._step))
+
+    def save_if_best(self, step: int, result: dict[str, float]) -> None:
+        """Writes the best checkpoint anew if the model as just evaluated is better than it.
+
+        Args:
+          step: the current step.
+          result: held-out metrics of the model as it is now.
+
+        Raises:
+          ResumableError: as `save`.
+        """
+        if self._best is None or not self._is_writer:
+            return
+        self._background.wait()  # so that the record is the newest
+        if self._best.is_beaten_by(result):
+            self._write(functools.partial(self._best.write, step, result))
+
+    def check(self) -> None:
+        """Raises the error that ended a save in the background, if one did."""
+        self._background.check()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written any more; raises as `check` does."""
+        self._background.wait()
+
+    def _restore(self, path: str, sections: tuple[str, ...]) -> None:
+        found = match(self._checkpoint, path, sections)
+        if found.misfits:
+            more = len(found.misfits) - 1
+            raise UserError(
+                f"checkpoint {path} and the config are of different models: {found.misfits[0]}"
+                f"{f' (and {more} more differences)' if more else ''}; give the config that it was trained with, or "
+                f"another checkpoint"
+            )
+        items = {name: getattr(self._checkpoint, name) for name in sections}
+        tf.train.Checkpoint(**items).read(path).assert_existing_objects_matched().expect_partial()
+
+    def _write(self, write_with: Callable[[Callable[[str], object]], None]) -> None:
+        """Calls `write_with` with what writes the values of this moment to a path; perhaps in the background."""
+        self._background.wait()
+        if self._settings is None or not self._settings.async_checkpoints:
+            write_with(self._checkpoint.write)
+            return
+        if self._layout is None:
+            # The first of a process is not written in the background: it shows under which keys TensorFlow saves what.
+            write_with(self._write_and_learn_layout)
+            return
+        # Copied, since a step may write to a variable's memory.
+        values = {key: np.array(variable.numpy()) for key, variable in self._layout.variables.items()}
+        self._background.start(functools.partial(write_with, _bundle_writer(values, self._layout.graph)))
+
+    def _write_and_learn_layout(self, path: str) -> None:
+        self._checkpoint.write(path)
+        self._layout = match(self._checkpoint, path, (*self._items, "save_counter"))
+
+    def _write_and_prune(self, step: int, write: Callable[[str], object]) -> None:
+        assert self._settings is not None
+        self._files.write(step, write)
+        # Later ones were too damaged to go on from: their steps are computed again.
+        steps = [other for other in self._files.steps() if other <= step]
+        every = self._settings.keep_every_steps
+        for_good = [other for other in steps if every and other % every == 0]
+        self._files.keep_only({*steps[-self._settings.keep_checkpoints :], *for_good})
+
+
+def _bundle_writer(values: dict[str, np.ndarray], graph: bytes) -> Callable[[str], None]:
+    """Returns a function that writes values to a path as `tf.train.Checkpoint.write` does.
+
+    TensorFlow's own writing in the background (`experimental_enable_async_checkpoint`) tells no error before the next
+    write, and after the last one as a traceback at the end of the process.
+    """
+
+    def write(path: str) -> None:
+        names = sorted(values)
+        with tf.device("CPU:0"):
+            tf.raw_ops.SaveV2(
+                prefix=path,
+                tensor_names=[*names, GRAPH_KEY],
+                shape_and_slices=[""] * (len(names) + 1),
+                tensors=[*(tf.convert_to_tensor(values[name]) for name in names), tf.constant(graph)],
+            )
+
+    return write
+
+
+def _step_of(path: str) -> int:
+    """Returns the step of a whole checkpoint; 0 when it has no optimizer."""
+    reader = tf.train.load_checkpoint(path)
+    key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
+    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0

@@ -26,13 +26,16 @@ from electra_cli.training.workdir import Workdir, check_config
 Print = Callable[[str], None]
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print) -> dict[str, float]:
-    """Evaluates the newest checkpoint of a workdir and changes nothing there.
+def evaluate(
+    config: ml_collections.ConfigDict, workdir: str, say: Print = print, *, checkpoint: str | None = None
+) -> dict[str, float]:
+    """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
       config: a config (`config.default_config`) with overrides.
       workdir: directory of a run of that config.
       say: prints a line.
+      checkpoint: what `checkpoint_files.find_checkpoint` takes.
 
     Returns:
       The metrics of `Evaluator.run`.
@@ -45,7 +48,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
     check_config(workdir, resolved, source.fingerprint)
     say(f"Devices: {runtime.description}")
     model, optimizer = _build(resolved, runtime)
-    step = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer).restore_newest()
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, say=say)
+    step = (
+        checkpoints.restore_newest()
+        if not checkpoint
+        else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+    )
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     evaluator = Evaluator(model, optimizer, runtime, resolved, source, masking_settings(resolved, source))
@@ -54,7 +62,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, say: Print = print
     return result
 
 
-def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: bool, say: Print = print) -> None:
+def train(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    with_evaluation: bool,
+    say: Print = print,
+    checkpoint: str | None = None,
+) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
     Args:
@@ -62,9 +77,11 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: b
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       say: prints a line.
+      checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
 
     Raises:
-      UserError: config, data and workdir do not fit, or the loss became infinite or NaN.
+      UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or the loss became
+        infinite or NaN.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
     source, resolved, runtime = _prepare(config)
@@ -73,13 +90,17 @@ def train(config: ml_collections.ConfigDict, workdir: str, *, with_evaluation: b
     if not runtime.is_chief:
         say = _say_nothing
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop:
-        for difference in directory.adopt_config(resolved, source.fingerprint):
+        for difference in check_config(workdir, resolved, source.fingerprint):
             say(f"Changed since the run began: {difference}")
-        for notice in notices(resolved):
+        for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
+        run = _Run(resolved, source, runtime, directory, stop, with_evaluation, say)
         with reporting_lost_workers(runtime):
-            _Run(resolved, source, runtime, directory, stop, with_evaluation, say).go_on()
+            with run.checkpoints:
+                step = run.restore(checkpoint)
+                run.train(step)
+            run.conclude()
 
 
 def _say_nothing(_: str) -> None:
@@ -104,8 +125,14 @@ class _Run:
         self._masking = masking_settings(config, source)
         self._model, self._optimizer = _build(config, runtime)
         self._sums = IntervalSums(train_sum_shapes(config.objective.name))
-        self._checkpoints = Checkpoints(
-            directory.checkpoint_dir, self._model, self._optimizer, self._sums, config.train.keep_checkpoints
+        self.checkpoints = Checkpoints(
+            directory.checkpoint_dir,
+            self._model,
+            self._optimizer,
+            self._sums,
+            config.train,
+            say,
+            is_writer=runtime.is_chief,
         )
         self._evaluator = None
         if with_evaluation:
@@ -113,41 +140,54 @@ class _Run:
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
 
-    def go_on(self) -> None:
-        """Restores, trains, logs, saves and evaluates until the last step."""
+    def train(self, step: int) -> None:
+        """Trains, logs, saves and evaluates from a step to the last."""
         train, num_steps = self._config.train, self._config.train.num_steps
-        step = self._restore()
-        if step < num_steps:
-            self._describe(step)
-            train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
-            iterator = self._batches(step)
-            progress = Progress(step, num_steps)
-            while step < num_steps:
-                target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
-                with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
-                    sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
-                self._check_finite(sums, step, target)
-                step = target
-                self._sums.add(sums)
-                progress.add(float(sums["real_tokens"]))
-                if step % train.log_interval == 0 or step == num_steps:
-                    self._log(step, progress)
-                is_asked = self._is_stop_asked()
-                if step % train.checkpoint_interval == 0 or step == num_steps or is_asked:
-                    self._save(step)
-                if is_asked and step < num_steps:
-                    raise self._interruption(f"at step {step:,}")
-                if self._is_evaluation_due(step):
-                    self._evaluate(step)
-                    progress.restart(step)
-        else:
+        if step == num_steps:
             self._say(f"The run is complete: all {num_steps:,} steps are done.")
+            return
+        self._describe(step)
+        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
+        iterator = self._batches(step)
+        progress = Progress(step, num_steps)
+        while step < num_steps:
+            target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
+            with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
+                sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+            self._check_finite(sums, step, target)
+            step = target
+            self._sums.add(sums)
+            progress.add(float(sums["real_tokens"]))
+            if step % train.log_interval == 0 or step == num_steps:
+                self._log(step, progress)
+            self.checkpoints.check()
+            is_asked = self._is_stop_asked()
+            if step % train.checkpoint_interval == 0 or step == num_steps or is_asked:
+                self._save(step)
+            if is_asked and step < num_steps:
+                raise self._interruption(f"at step {step:,}")
+            if self._is_evaluation_due(step):
+                self._evaluate(step)
+                progress.restart(step)
+
+    def conclude(self) -> None:
+        """Says how the run ended, once its last checkpoint is on the disk."""
+        num_steps = self._config.train.num_steps
         if self._evaluator is not None:
-            self._show_result(step)
+            self._show_result(num_steps)
         self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
 
-    def _restore(self) -> int:
-        step = self._checkpoints.restore_newest()
+    def restore(self, checkpoint: str | None) -> int:
+        """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""
+        self.checkpoints.recover()
+        self._runtime.wait_for_all()
+        step = self.checkpoints.restore_newest()
+        if checkpoint and step is None:
+            self.checkpoints.start_from(checkpoint)
+        elif checkpoint:
+            self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+        # Not before, so that a checkpoint of another model does not bind the workdir to the config.
+        self._directory.adopt_config(self._config, self._source.fingerprint)
         lines = self._directory.open_metrics(step or 0)
         if step is None:
             return 0
@@ -161,6 +201,7 @@ class _Run:
         ]
         if evaluated:
             self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
+            self.checkpoints.save_if_best(step, self._last_result)  # the stop may have come before this
         elif self._is_evaluation_due(step):
             self._evaluate(step)  # the stop came between saving and evaluating
         if step < self._config.train.num_steps:
@@ -206,12 +247,10 @@ class _Run:
         self._say(progress.line(step, values))
 
     def _save(self, step: int) -> None:
-        if step == self._saved_step:
-            return
-        if self._runtime.is_chief:
-            self._checkpoints.save()
-        self._runtime.wait_for_all()
-        self._saved_step = step
+        if step != self._saved_step:
+            self.checkpoints.save()
+            self._runtime.wait_for_all()
+            self._saved_step = step
 
     def _is_stop_asked(self) -> bool:
         """Whether any worker was asked to stop: all of them stop behind the same step."""
@@ -239,6 +278,7 @@ class _Run:
             raise
         self._directory.write_metrics("validation", step, result)
         self._last_result = result
+        self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
         self._say("  ".join([f"step {step:,} held-out", *shown]))
 

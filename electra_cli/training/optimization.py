@@ -71,3 +71,16 @@ def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> 
     finally:
         for variable, value in zip(variables, trained, strict=True):
             variable.assign(value)
+
+
+def start_averages(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> None:
+    """Makes the moving averages, when the optimizer keeps them, start from the weights as they are now.
+
+    Args:
+      optimizer: an optimizer of `build_optimizer`, built on `variables`.
+      variables: the trained weights.
+    """
+    inner = optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+    if inner.use_ema:
+        for average, variable in zip(inner._model_variables_moving_average, variables, strict=True):
+            average.assign(variable)

@@ -9,7 +9,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli.config import differing_keys
-from electra_cli.errors import UserError
+from electra_cli.errors import ResumableError, UserError
 
 _CONFIG_FILE = "config.json"
 _METRICS_FILE = "metrics.jsonl"
@@ -86,9 +86,22 @@ class Workdir:
         return kept
 
     def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`."""
+        """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`.
+
+        Raises:
+          ResumableError: they cannot be written.
+        """
         if not self._is_writer:
             return
+        try:
+            self._write_metrics(split, step, values)
+        except (tf.errors.OpError, OSError) as error:
+            raise ResumableError(
+                f"metrics of step {step:,} could not be written to {self.path} ({str(error).splitlines()[0]}): make "
+                f"room or mend the directory, then the same command goes on from the newest checkpoint"
+            ) from error
+
+    def _write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         with tf.io.gfile.GFile(tf.io.gfile.join(self.path, _METRICS_FILE), "a") as stream:
             stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         if split not in self._writers:

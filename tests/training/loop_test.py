@@ -16,9 +16,9 @@ from tests.conftest import prepare_small
 NOT_REPRODUCIBLE = ("tokens_per_second",)
 
 
-def train(config, workdir, with_evaluation=True):
+def train(config, workdir, with_evaluation=True, **more):
     lines = []
-    loop.train(config, str(workdir), with_evaluation=with_evaluation, say=lines.append)
+    loop.train(config, str(workdir), with_evaluation=with_evaluation, say=lines.append, **more)
     return lines
 
 
@@ -204,24 +204,22 @@ def test_harmless_changes_are_named(finished, config, tmp_path):
     train(config, finished[0])
 
 
-@pytest.mark.slow
-def test_damaged_checkpoint_and_config_are_named(config, tmp_path):
-    config.train.num_steps, config.train.checkpoint_interval = 4, 2
-    train(config, tmp_path, with_evaluation=False)
-    (data,) = (tmp_path / "checkpoints").glob("ckpt-4.data*")
-    data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(UserError, match=r"ckpt-4 cannot be restored .*move its files away"):
-        train(config, tmp_path, with_evaluation=False)
-    for path in (tmp_path / "checkpoints").glob("ckpt-4.*"):
-        path.rename(tmp_path / path.name)
-    assert "Going on from step 2." in train(config, tmp_path, with_evaluation=False)
-    for path in (tmp_path / "checkpoints").glob("ckpt-*"):
-        path.unlink()
-    with pytest.raises(UserError, match="names checkpoints of which none is there any more"):
-        train(config, tmp_path, with_evaluation=False)
+def test_a_damaged_config_is_named(config, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         train(config, tmp_path)
+
+
+def test_metrics_that_cannot_be_written_are_told_in_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    with Workdir(str(tmp_path)) as workdir:
+        monkeypatch.setattr(tf.io.gfile, "GFile", full)
+        with pytest.raises(
+            UserError, match=r"metrics of step 8 could not be written to .* \(No space left .*make room"
+        ):
+            workdir.write_metrics("train", 8, {"total_loss": 1.0})
 
 
 def test_validation_that_will_not_do(config, corpus_file, tmp_path):

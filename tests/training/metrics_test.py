@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from electra_cli.config import default_config
+from electra_cli.config_checks import BEST_METRICS
 from electra_cli.training import losses, metrics
 
 
@@ -113,3 +114,12 @@ def test_ratio_of_nothing_is_zero():
     sums = {name: np.zeros(shape) for name, shape in metrics.sum_shapes("electra").items()}
     result = metrics.summarize(sums, default_config().objective)
     assert {value for name, value in result.items() if name != "rtd_auc"} == {0.0}
+
+
+@pytest.mark.parametrize("objective", ["electra", "mlm"])
+def test_the_best_checkpoint_can_be_told_by_every_metric_that_has_a_better(objective):
+    config = default_config()
+    config.objective.name = objective
+    sums = {name: np.ones(shape) for name, shape in metrics.sum_shapes(objective).items()}
+    names = metrics.summarize(sums, config.objective).keys()
+    assert set(BEST_METRICS[objective]) == names - {"replaced_fraction"}
