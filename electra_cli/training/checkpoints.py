@@ -14,28 +14,8 @@ from electra_cli.training.background import Background
 from electra_cli.training.best_checkpoint import BestCheckpoint
 from electra_cli.training.checkpoint_files import CheckpointFiles, find_checkpoint, none_can_be_read, tell_damages
 from electra_cli.training.checkpoint_matching import GRAPH_KEY, Match, match
+from electra_cli.training.metrics import IntervalSums
 from electra_cli.training.optimization import Optimizer, start_averages
-
-
-class IntervalSums(tf.Module):
-    """Sums since the last line of metrics; in the checkpoint, so a stop in an interval does not change its line."""
-
-    def __init__(self, shapes: dict[str, list[int]]):
-        super().__init__()
-        # Float64: an interval may hold more tokens than the 16 million that float32 counts to.
-        self.sums = {name: tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for name, shape in shapes.items()}
-
-    def add(self, sums: dict[str, tf.Tensor]) -> None:
-        """Adds float32 sums of the same names and shapes."""
-        for name, variable in self.sums.items():
-            variable.assign_add(tf.cast(sums[name], tf.float64))
-
-    def take(self) -> dict[str, np.ndarray]:
-        """Returns the sums and starts anew."""
-        taken = {name: variable.numpy() for name, variable in self.sums.items()}
-        for variable in self.sums.values():
-            variable.assign(tf.zeros_like(variable))
-        return taken
 
 
 class Checkpoints:

@@ -1,6 +1,7 @@
 """The run: config and workdir in, a trained and evaluated model in the workdir out."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 
 import ml_collections
@@ -14,11 +15,11 @@ from electra_cli.data.source import DataSource, open_data, reading
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics
-from electra_cli.training.checkpoints import Checkpoints, IntervalSums
+from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
-from electra_cli.training.progress import Progress
+from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
 from electra_cli.training.workdir import Workdir, check_config
@@ -124,7 +125,7 @@ class _Run:
         self._directory, self._stop, self._say = directory, stop, say
         self._masking = masking_settings(config, source)
         self._model, self._optimizer = _build(config, runtime)
-        self._sums = IntervalSums(train_sum_shapes(config.objective.name))
+        self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
         self.checkpoints = Checkpoints(
             directory.checkpoint_dir,
             self._model,
@@ -147,16 +148,19 @@ class _Run:
             self._say(f"The run is complete: all {num_steps:,} steps are done.")
             return
         self._describe(step)
-        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config)
+        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config, self._sums)
         iterator = self._batches(step)
-        progress = Progress(step, num_steps)
+        progress, pace = Progress(step, num_steps), Pace()
         while step < num_steps:
-            target = min(num_steps, (step // train.steps_per_loop + 1) * train.steps_per_loop)
+            loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
+            target = min(num_steps, loop_end, step + pace.steps)
+            start = time.monotonic()
             with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
                 sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
             self._check_finite(sums, step, target)
+            # The mean over workers, since all must make the same number of steps at once.
+            pace.measure(target - step, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
             step = target
-            self._sums.add(sums)
             progress.add(float(sums["real_tokens"]))
             if step % train.log_interval == 0 or step == num_steps:
                 self._log(step, progress)

@@ -128,3 +128,24 @@ def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> float:
 
 def _ratio(total: np.ndarray, weight: np.ndarray) -> float:
     return float(total) / float(weight) if weight else 0.0
+
+
+class IntervalSums(tf.Module):
+    """Sums since the last line of metrics; in the checkpoint, so a stop in an interval does not change its line."""
+
+    def __init__(self, shapes: dict[str, list[int]]):
+        super().__init__()
+        # Float64: an interval may hold more tokens than the 16 million that float32 counts to.
+        self.sums = {name: tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for name, shape in shapes.items()}
+
+    def add(self, sums: dict[str, tf.Tensor]) -> None:
+        """Adds float32 sums of the same names and shapes."""
+        for name, variable in self.sums.items():
+            variable.assign_add(tf.cast(sums[name], tf.float64))
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Returns the sums and starts anew."""
+        taken = {name: variable.numpy() for name, variable in self.sums.items()}
+        for variable in self.sums.values():
+            variable.assign(tf.zeros_like(variable))
+        return taken

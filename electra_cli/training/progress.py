@@ -1,9 +1,10 @@
-"""Throughput and the progress line."""
+"""Throughput, the progress line, and how many steps to make at once."""
 
 import time
 from collections.abc import Callable
 
 # Metrics of the progress line and their digits.
+_SECONDS_AT_ONCE = 10.0
 _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
@@ -41,6 +42,24 @@ class Progress:
         shown = [f"{name} {values[name]:.{digits}f}" for name, digits in _SHOWN.items() if name in values]
         rate = f"{values['tokens_per_second']:,.0f} tokens/s"
         return "  ".join([f"step {step:,}/{self._num_steps:,}", *shown, rate, f"{left} left"])
+
+
+class Pace:
+    """How many steps to make in one call, so that a stop need not wait for long.
+
+    Attributes:
+      steps: as many as took `_SECONDS_AT_ONCE` lately; 1 until a call was measured.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self._num_calls = 0
+
+    def measure(self, num_steps: int, seconds: float) -> None:
+        """Takes note of a call. The first is left out: it compiles."""
+        self._num_calls += 1
+        if self._num_calls > 1:
+            self.steps = max(1, int(_SECONDS_AT_ONCE * num_steps / max(seconds, 1e-9)))
 
 
 def format_duration(seconds: float) -> str:

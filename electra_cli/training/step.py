@@ -34,6 +34,7 @@ def build_train_steps(
     optimizer: Optimizer,
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
+    interval_sums: metrics.IntervalSums | None = None,
 ) -> Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]:
     """Builds the function that trains.
 
@@ -42,6 +43,8 @@ def build_train_steps(
       optimizer: its optimizer, built in the strategy's scope.
       runtime: strategy and compilation.
       config: a resolved config.
+      interval_sums: what each step's sums are added to, one step after the other, so that their digits do not depend
+        on how many steps are made at once.
 
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
@@ -112,7 +115,10 @@ def build_train_steps(
         totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
         for index in tf.range(num_steps):
             per_replica = strategy.run(replica_step, args=(next(iterator), first_step + index))
-            totals = {name: totals[name] + _add_up(strategy, per_replica[name]) for name in totals}
+            sums = {name: _add_up(strategy, per_replica[name]) for name in totals}
+            if interval_sums is not None:
+                interval_sums.add(sums)
+            totals = {name: totals[name] + sums[name] for name in totals}
         return totals
 
     return train_steps

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.training import checkpoints, loop
+from electra_cli.training import loop
 from electra_cli.training.evaluation import format_table, unigram_log_probs
 from electra_cli.training.workdir import Workdir, read_metrics
 from tests.conftest import prepare_small
@@ -51,15 +51,14 @@ def assert_same_run(first, second):
 
 def stop_at(monkeypatch, step):
     """Sends SIGTERM to this process as soon as `step` is computed."""
-    add = checkpoints.IntervalSums.add
+    check = loop._Run._check_finite
 
-    def add_and_stop(self, sums):
-        add(self, sums)
-        self.steps_seen = getattr(self, "steps_seen", 0) + round(float(sums["num_steps"]))
-        if self.steps_seen == step:
+    def check_and_stop(self, sums, first, last):
+        check(self, sums, first, last)
+        if last == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(checkpoints.IntervalSums, "add", add_and_stop)
+    monkeypatch.setattr(loop._Run, "_check_finite", check_and_stop)
 
 
 @pytest.fixture(scope="module")

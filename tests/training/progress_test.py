@@ -3,7 +3,7 @@ import signal
 
 import pytest
 
-from electra_cli.training.progress import Progress, format_duration
+from electra_cli.training.progress import Pace, Progress, format_duration
 from electra_cli.training.signals import StopRequest
 
 
@@ -35,3 +35,16 @@ def test_a_signal_is_remembered_and_a_second_one_acts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_pace_is_ten_seconds_of_steps():
+    pace = Pace()
+    assert pace.steps == 1
+    pace.measure(1, 60.0)  # compiles
+    assert pace.steps == 1
+    pace.measure(1, 0.5)
+    assert pace.steps == 20
+    pace.measure(20, 40.0)
+    assert pace.steps == 5
+    pace.measure(5, 1000.0)
+    assert pace.steps == 1
