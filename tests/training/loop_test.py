@@ -236,7 +236,7 @@ def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
     config.optimizer.learning_rate = 1e30
     config.train.log_interval, config.train.checkpoint_interval = 12, 2
     config.optimizer.warmup_steps = 0
-    with pytest.raises(UserError, match=r"became nan between steps 0 and 2: .*lower config\.optimizer\.learning_rate"):
+    with pytest.raises(UserError, match=r"became nan between steps 1 and 2: .*lower config\.optimizer\.learning_rate"):
         train(config, tmp_path, with_evaluation=False)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")) is None
 
@@ -250,7 +250,7 @@ def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
     config.data.dir = str(tmp_path)
-    with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 2: .*prepare the data anew"):
+    with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 1: .*prepare the data anew"):
         train(config, tmp_path / "run")
 
 
