@@ -51,7 +51,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
         (
             ["--config=small", "--workdir=x", "--config.train.num_stepz=3"],
-            "config.train has no key 'num_stepz'; its keys: checkpoint_interval, global_batch_size",
+            "config.train has no key 'num_stepz'; its keys: async_checkpoints, best_metric",
         ),
         (
             ["--config=small", "--workdir=x", "--config.trian.num_steps=3"],
