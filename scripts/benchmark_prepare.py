@@ -2,7 +2,8 @@
 
 usage: python scripts/benchmark_prepare.py TEXT_FILE VOCAB_FILE [--repeat=10] [--workers=1,2]
 
-Repeats the text, prepares it with each number of workers, and reads it back, masked, in one thread. Prints a table.
+Repeats the text, prepares it with each number of workers, and reads it back, masked, in one thread. Prints a table,
+after the rate of the tokenizers package alone, a line a call, as a yardstick for the machine.
 Quote ratios between lines of one run on a quiet machine, never a line alone.
 """
 
@@ -31,6 +32,7 @@ def main() -> None:
                 stream.write(arguments.text_file.read_bytes() + b"\n\n")
         megabytes = os.path.getsize(corpus) / 1e6
         print(f"corpus: {megabytes:,.1f} MB")
+        print(f"tokenizers alone, one thread: {_tokenize(arguments):,.1f} MB/s")
         print(f"{'workers':>8} {'seconds':>8} {'MB/s':>8} {'peak MB a process':>18}")
         for number in arguments.workers.split(","):
             output = os.path.join(directory, f"data-{number}")
@@ -44,17 +46,29 @@ def main() -> None:
 
 def _prepare(corpus: str, vocab_file: str, output: str, num_workers: str) -> float:
     start = time.perf_counter()
-    subprocess.run(
+    command = subprocess.run(
         [
             *(sys.executable, "-m", "electra_cli.commands.prepare"),
             *(f"--input={corpus}", f"--vocab_file={vocab_file}", f"--output_dir={output}"),
             f"--num_workers={num_workers}",
         ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
     )
+    if command.returncode:
+        sys.exit(command.stderr)
     return time.perf_counter() - start
+
+
+def _tokenize(arguments: argparse.Namespace) -> float:
+    import tokenizers  # noqa: PLC0415
+
+    tokenizer = tokenizers.BertWordPieceTokenizer(str(arguments.vocab_file))
+    text = arguments.text_file.read_text(errors="replace")[:10_000_000]
+    start = time.perf_counter()
+    for line in text.splitlines():
+        tokenizer.encode(line, add_special_tokens=False)
+    return len(text.encode()) / 1e6 / (time.perf_counter() - start)
 
 
 def _read(data_dir: str, seconds: float = 5.0) -> float:

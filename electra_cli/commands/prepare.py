@@ -179,7 +179,7 @@ def _main(values: flags.FlagValues) -> None:
             print("  ... (all of them: statistics.replaced_characters in manifest.json)")
     if manifest.statistics["long_documents_cut"]:
         print(
-            f"Documents of more than 64 MB were cut, in {manifest.statistics['long_documents_cut']:,} places: is "
+            f"Documents of more than 16 MiB were cut, in {manifest.statistics['long_documents_cut']:,} places: is "
             f"--document_separator={values.document_separator} right?"
         )
     if manifest.statistics.get("rare_words_forgotten"):

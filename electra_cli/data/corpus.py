@@ -15,7 +15,7 @@ from electra_cli.errors import UserError
 
 # Both decide where blocks end and so, through `Document.place`, what is random about a document.
 _READ_BYTES = 2**20
-_LONGEST_DOCUMENT_BYTES = 2**26
+_LONGEST_DOCUMENT_BYTES = 2**24  # what a process holds of one takes some thirty times as much
 # Files of a group lie one after another in one process; several groups can be read side by side.
 _GROUP_BYTES = 2**26
 
@@ -220,7 +220,7 @@ def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[b
 
     Yields:
       (content, is_cut): blocks that hold whole documents; `is_cut` when the last one goes on in the next block, because
-      there is no end of a document in 64 MiB. Then it is cut at the end of a line or of a word.
+      there is no end of a document in 16 MiB. Then it is cut at the end of a line or of a word.
     """
     buffer = bytearray()
     searched = 0  # where an end of a document may still begin

@@ -19,6 +19,8 @@ NEAR_THRESHOLD = 0.8
 _NGRAM_WORDS = 5
 # A pair of similarity s shares a band with probability 1 - (1 - s^8)^16: 0.95 for 0.8, 0.9996 for 0.9, 0.06 for 0.5.
 _NUM_HASHES, _NUM_BANDS, _BAND_HASHES = 128, 16, 8
+# Hashed at once; datasketch takes some 3 kB for each, and a document may have millions.
+_BATCH_SHINGLES = 4096
 _CACHE_KIB = 256 * 1024
 
 
@@ -33,9 +35,10 @@ def near_signature(document: Document) -> bytes:
 
     words = " ".join(document.lines).lower().split()
     last = max(1, len(words) - _NGRAM_WORDS + 1)
-    shingles = {" ".join(words[begin : begin + _NGRAM_WORDS]).encode() for begin in range(last)}
     minhash = MinHash(_NUM_HASHES, hashfunc=_hash32)
-    minhash.update_batch(sorted(shingles))
+    for first in range(0, last, _BATCH_SHINGLES):
+        begins = range(first, min(first + _BATCH_SHINGLES, last))
+        minhash.update_batch([" ".join(words[begin : begin + _NGRAM_WORDS]).encode() for begin in begins])
     return minhash.hashvalues.astype(np.uint32).tobytes()
 
 

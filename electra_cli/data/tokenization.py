@@ -15,8 +15,9 @@ from electra_cli.data.vocabulary import Vocabulary
 CONTINUES_WORD = 1 << 30
 # Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
 _MAX_WORD_LENGTH = 100
-# Answers remembered before all are forgotten; some 200 bytes each.
-_MAX_REMEMBERED = 2**20
+# Answers remembered before all are forgotten, some 200 bytes each, and the longest text that has one: lines of Chinese
+# have no spaces.
+_MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
 
 
 class Tokenizer:
@@ -80,11 +81,16 @@ class _Remembered(dict[str, bytes]):
         self._tokenizer = tokenizer
 
     def __missing__(self, text: str) -> bytes:
-        if len(self) >= _MAX_REMEMBERED:
-            self.clear()
-        if len(text) > 1 and text.isascii() and text.isprintable() and not text.isalnum():
-            ids = b"".join([self[part] for part in self._parts(text)])
-        else:
-            ids = array("I", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
-        self[text] = ids
+        ids = self._encode(text)
+        if len(text) <= _LONGEST_REMEMBERED:
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[text] = ids
         return ids
+
+    def _encode(self, text: str) -> bytes:
+        if len(text) > 1 and text.isascii() and text.isprintable():
+            if not text.isalnum():
+                return b"".join([self[part] for part in self._parts(text)])
+            text = text[: _MAX_WORD_LENGTH + 1]  # as unknown as the whole
+        return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()

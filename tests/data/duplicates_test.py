@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from electra_cli.data import duplicates
 from electra_cli.data.corpus import Document
 from electra_cli.data.duplicates import CopyIndex, estimate_similarity, exact_signature, near_signature
 from electra_cli.errors import UserError
@@ -48,6 +49,13 @@ def test_estimates_are_near_the_jaccard_similarity():
             near_signature(document(" ".join(text))), near_signature(document(" ".join(changed(text, number))))
         )
         assert found == pytest.approx(expected, abs=0.12)
+
+
+def test_a_long_document_is_signed_in_parts(monkeypatch):
+    text = document(" ".join(words(1, 1000)))
+    whole = near_signature(text)
+    monkeypatch.setattr(duplicates, "_BATCH_SHINGLES", 7)
+    assert near_signature(text) == whole
 
 
 def test_near_copies_are_found_and_others_are_not(tmp_path):

@@ -137,9 +137,10 @@ def test_ids_are_berts_on_every_character_in_words(tokenizers_of_mode):
 def test_memory_is_bounded(tokenizers_of_mode, monkeypatch):
     monkeypatch.setattr(tokenization, "_MAX_REMEMBERED", 8)
     bert, ours = tokenizers_of_mode
-    lines = [f"word{number}, other" for number in range(100)]
+    lines = [f"word{number}, other" for number in range(100)] + ["北京" * 50, "a" * 100, "a" * 101, "a" * 10_000]
     assert encode(ours, lines) == expected_ids(bert, lines)
     assert len(ours._remembered) <= 8
+    assert max(map(len, ours._remembered)) <= 32
 
 
 def test_segmented_lines(vocabulary):
