@@ -1,23 +1,27 @@
-"""Every setting of a pre-training run: declared once, overridden by presets and flags, validated and derived here.
+"""Every setting of a pre-training run: overridden by presets and flags, validated and derived here.
 
-`default_config()` declares the keys. The files in `configs/` override some of them; `--config.section.key=value`
-overrides both. `resolve()` checks the whole (`config_checks.py`) and computes what follows from it. TensorFlow is not
-imported here.
+`default_config()` (`config_defaults.py`) declares the keys. The files in `configs/` override some of them;
+`--config.section.key=value` overrides both. `resolve()` checks the whole (`config_checks.py`) and computes what follows
+from it. TensorFlow is not imported here.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
+from electra_cli import config_phases
 from electra_cli.config_checks import validate
+from electra_cli.config_defaults import default_config
+from electra_cli.config_phases import PhaseConfig
 from electra_cli.errors import UserError
 
 # Keys that a started run may change: they decide what is watched, kept and computed on, not what is learned.
 CHANGEABLE_KEYS = (
     "data.dir",
+    "phases.data_dir",
     "train.log_interval",
     "train.checkpoint_interval",
     "train.steps_per_loop",
@@ -26,6 +30,7 @@ CHANGEABLE_KEYS = (
     "train.best_metric",
     "train.async_checkpoints",
     "eval.",
+    "watch.",
     "runtime.strategy",
     "runtime.worker_addresses",
     "runtime.worker_index",
@@ -33,149 +38,6 @@ CHANGEABLE_KEYS = (
     "runtime.logical_cpus",
     "runtime.jit_compile",
 )
-
-
-def default_config() -> ml_collections.ConfigDict:
-    """Returns all keys with their defaults: ELECTRA-Small of the paper (Clark et al., ICLR 2020, Table 6)."""
-    config = ml_collections.ConfigDict()
-
-    config.data = data = ml_collections.ConfigDict()
-    # Directory written by electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
-    data.dir = ""
-    # Tokens of one example, padding included; must be that of the data.
-    data.max_seq_length = 128
-    # Fraction of an example's real tokens that is masked.
-    data.mask_prob = 0.15
-    # Fraction of the masked slots that shows [MASK], and fraction that shows a random token; the others keep their
-    # token. The original's choice; BERT's is 0.8 and 0.1.
-    data.mask_token_prob = 0.85
-    data.random_token_prob = 0.0
-    # What is masked as one: token, or word (WordPiece's "##", or the segmentation that the data was prepared with).
-    data.mask_unit = "token"
-    # Longest span, in units, that is masked as one; a length n is drawn in proportion to 1/n (ALBERT, section 4.1).
-    data.max_ngram = 1
-
-    config.model = model = ml_collections.ConfigDict()
-    # Entries of the vocabulary; unset: the data's. When set it must be the data's.
-    model.vocab_size = config_dict.placeholder(int)
-    # Width of the word, position and type embeddings.
-    model.embedding_size = 128
-    # What the networks share: all (word, position and type embeddings and their LayerNorm: the original), word (the
-    # word embeddings), none, or gradient_disentangled (the discriminator adds its own to the generator's, which it
-    # does not change: DeBERTaV3, section 3.3).
-    model.embedding_sharing = "all"
-    # Discriminator: layers, width, heads, width of the feed-forward layer.
-    model.num_layers = 12
-    model.hidden_size = 256
-    model.num_attention_heads = 4
-    model.intermediate_size = 1024
-    # Generator: its width as a fraction of the discriminator's; heads of 64, feed-forward of 4 times its width.
-    model.generator_size = 0.25
-    # Generator: its layers as a fraction of the discriminator's.
-    model.generator_layers = 1.0
-    # Generator by numbers, each in place of what the two fractions give; unset: the fractions decide.
-    model.generator_num_layers = config_dict.placeholder(int)
-    model.generator_hidden_size = config_dict.placeholder(int)
-    model.generator_num_attention_heads = config_dict.placeholder(int)
-    model.generator_intermediate_size = config_dict.placeholder(int)
-    # Longest sequence, in tokens, that the position table serves.
-    model.max_position_embeddings = 512
-    # Segment types of the type table.
-    model.type_vocab_size = 2
-    # Dropout rate of embeddings, attention output and feed-forward output (fraction).
-    model.hidden_dropout = 0.1
-    # Dropout rate of attention probabilities (fraction).
-    model.attention_dropout = 0.1
-    # Standard deviation of the truncated normal that weights start from.
-    model.initializer_range = 0.02
-
-    config.objective = objective = ml_collections.ConfigDict()
-    # electra, or mlm: masked language modeling alone (BERT without next-sentence prediction), which trains the network
-    # of the discriminator's size and reads no other key of this section.
-    objective.name = "electra"
-    # total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD (paper, section 2).
-    objective.generator_loss_weight = 1.0
-    objective.discriminator_loss_weight = 50.0
-    # Temperature of the softmax that replacements are sampled from (the original's `temperature`).
-    objective.sampling_temperature = 1.0
-    # Never sample the original token (the original's `disallow_correct`).
-    objective.disallow_correct = False
-    # Draw replacements uniformly from the vocabulary; there is no generator (the original's `uniform_generator`).
-    objective.uniform_generator = False
-    # One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).
-    objective.tied_generator = False
-
-    config.optimizer = optimizer = ml_collections.ConfigDict()
-    # adam_weight_decay (the original's: no bias correction), adamw (with bias correction), or lamb.
-    optimizer.name = "adam_weight_decay"
-    # Learning rate at the end of warm-up, before decay.
-    optimizer.learning_rate = 5e-4
-    # linear (the original's product of warm-up and decay), cosine, or warmup_stable_decay.
-    optimizer.schedule = "linear"
-    # Steps of linear warm-up.
-    optimizer.warmup_steps = 10_000
-    # warmup_stable_decay: fraction of the run, at its end, in which the rate falls to 0.
-    optimizer.decay_fraction = 0.1
-    # Decoupled weight decay of all weights but biases and LayerNorm.
-    optimizer.weight_decay_rate = 0.01
-    # Decay of Adam's moments, and epsilon.
-    optimizer.beta_1 = 0.9
-    optimizer.beta_2 = 0.999
-    optimizer.epsilon = 1e-6
-    # Global norm that gradients are clipped to.
-    optimizer.clip_norm = 1.0
-    # Decay of the exponential moving average of the weights that evaluation uses; 0: none is kept.
-    optimizer.ema_decay = 0.0
-
-    config.train = train = ml_collections.ConfigDict()
-    # Optimizer updates in the whole run; the learning rate reaches 0 there.
-    train.num_steps = 1_000_000
-    # Examples of one step over all replicas.
-    train.global_batch_size = 128
-    # Parts that a replica divides its share of a step's examples into, one after the other, to save memory.
-    train.gradient_accumulation_steps = 1
-    # Everything random follows from this number and the step.
-    train.seed = 0
-    # Steps of one host call; must divide every *_interval.
-    train.steps_per_loop = 20
-    # Steps between two lines of metrics.
-    train.log_interval = 100
-    # Steps between two checkpoints; one more is written at the end.
-    train.checkpoint_interval = 2000
-    # Newest checkpoints that are kept.
-    train.keep_checkpoints = 3
-    # Steps between two checkpoints that are kept for good, beside the newest; 0: none.
-    train.keep_every_steps = 0
-    # Held-out metric by which the best checkpoint is kept, beside the others: the lowest of a loss, the highest of any
-    # other; empty: none.
-    train.best_metric = ""
-    # Write checkpoints in the background while training goes on; takes memory for a copy of what is written.
-    train.async_checkpoints = False
-
-    config.eval = evaluation = ml_collections.ConfigDict()
-    # Steps between two evaluations; 0: only at the end.
-    evaluation.interval = 10_000
-    # Held-out examples of one evaluation, always the same ones with the same masks; 0: all.
-    evaluation.num_examples = 10_000
-
-    config.runtime = runtime = ml_collections.ConfigDict()
-    # auto (TPUs if there are any; several workers where TF_CONFIG, Slurm or runtime.worker_addresses name them; all
-    # local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), multi_worker_mirrored, or tpu.
-    runtime.strategy = "auto"
-    # Of several workers (processes, with all their GPUs each): host:port of each, comma-separated, the same everywhere;
-    # and which of them this process is, from 0. Not needed under Slurm (srun) or with TF_CONFIG.
-    runtime.worker_addresses = ""
-    runtime.worker_index = -1
-    # The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.
-    runtime.tpu = ""
-    # float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): what matrix products are computed in.
-    # Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.
-    runtime.precision = "float32"
-    # Compile steps with XLA: auto (GPU: true, CPU: false), true or false.
-    runtime.jit_compile = "auto"
-    # Split the CPU into that many devices, to try data parallelism without GPUs; 0: leave it whole.
-    runtime.logical_cpus = 0
-    return config
 
 
 def preset_directory() -> pathlib.Path:
@@ -244,7 +106,13 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises a `UserError` for the first value that cannot be trained with, whatever the data."""
-    validate(config, flatten(config), generator_sizes(config))
+    phases = config_phases.divide(config)
+    for phase in phases:
+        try:
+            validate(phase.config, flatten(phase.config), generator_sizes(config))
+        except UserError as error:
+            where = f"in phase {phase.number + 1} of {len(phases)} (config.phases), " if len(phases) > 1 else ""
+            raise UserError(f"{where}{error}") from None
 
 
 def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
@@ -267,6 +135,10 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
             f"config.model.vocab_size={config.model.vocab_size} but the vocabulary of {config.data.dir} has "
             f"{vocab_size} entries: leave the key unset, or prepare the data with a vocabulary of that size"
         )
+    return _derive(config, vocab_size)
+
+
+def _derive(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
     resolved = ml_collections.ConfigDict(config.to_dict())
     resolved.derived = ml_collections.ConfigDict(
         {
@@ -276,6 +148,14 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
         }
     )
     return ml_collections.FrozenConfigDict(resolved)
+
+
+def phases_of(resolved: ml_collections.FrozenConfigDict) -> list[PhaseConfig]:
+    """Returns the phases of a resolved config, each with a resolved config of its own."""
+    return [
+        dataclasses.replace(phase, config=_derive(phase.config, resolved.derived.vocab_size))
+        for phase in config_phases.divide(ml_collections.ConfigDict(resolved.to_dict()))
+    ]
 
 
 def num_predictions(mask_prob: float, max_seq_length: int) -> int:
@@ -328,6 +208,8 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
         (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),
         (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
          "warmup_stable_decay", ("optimizer.decay_fraction",)),
+        *((bool(config.phases[name]), f"config.phases.{name} has a value for each phase", (key,))
+          for name, (key, _) in config_phases.COLUMNS.items()),
     ]  # fmt: skip
     return [
         (key, reason)
@@ -351,7 +233,9 @@ def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str],
     for key in sorted(flat_old.keys() | flat_new.keys()):
         if key.startswith("derived."):
             continue  # follows from the others and from the data, whose fingerprint is compared
-        before, after = flat_old.get(key), flat_new.get(key)
+        before, after = (
+            list(value) if isinstance(value, tuple) else value for value in (flat_old.get(key), flat_new.get(key))
+        )
         if before != after:
             is_changeable = any(
                 key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE_KEYS

@@ -67,6 +67,7 @@ def training_dataset(
     global_batch_size: int,
     seed: int,
     start_step: int,
+    first_step: int = 0,
     part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Returns the endless dataset of masked training batches `start_step`, `start_step` + 1, ...
@@ -79,6 +80,7 @@ def training_dataset(
       global_batch_size: examples of a batch, over all replicas.
       seed: `train.seed`.
       start_step: optimizer updates already made.
+      first_step: of them, those made on other data: the step that takes the first examples.
       part: which part of each batch is wanted. Only that is parsed and masked; what it holds does not depend on how
         many parts there are.
 
@@ -88,7 +90,7 @@ def training_dataset(
     Raises:
       tf.errors.DataLossError, tf.errors.InvalidArgumentError: (while iterating) a shard is damaged.
     """
-    first_slot, num_skipped = locate_example(split.examples, seed, start_step * global_batch_size)
+    first_slot, num_skipped = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
     slots = tf.data.Dataset.range(first_slot, tf.int64.max)
     # One shard ahead is read while the current one is consumed.
     shards = slots.map(lambda slot: _load_shard(split, seed, slot)).prefetch(1)

@@ -14,7 +14,7 @@ _RECORD = "best.json"
 
 
 class BestCheckpoint:
-    """A directory with one checkpoint and `best.json`: its `step`, `metric`, `value` and `num_examples`.
+    """A directory with one checkpoint and `best.json`: its `step`, `metric`, `value`, `num_examples` and `phase`.
 
     Args:
       directory: of its own; made when the first is written.
@@ -46,7 +46,9 @@ class BestCheckpoint:
         value, record = result[self._metric], self._record
         if math.isnan(value):
             return False
-        if record is None or record["metric"] != self._metric or record["num_examples"] != result["num_examples"]:
+        if record is None or record["metric"] != self._metric:
+            return True
+        if (record["num_examples"], record["phase"]) != (result["num_examples"], result.get("phase", 1)):
             return True
         is_loss = self._metric.endswith("_loss")
         return value < record["value"] if is_loss else value > record["value"]
@@ -68,6 +70,7 @@ class BestCheckpoint:
             "metric": self._metric,
             "value": result[self._metric],
             "num_examples": result["num_examples"],
+            "phase": result.get("phase", 1),
         }
         try:
             write_atomically(self._file, json.dumps(record) + "\n")
@@ -88,7 +91,7 @@ class BestCheckpoint:
                 record = json.load(stream)
             step = int(record["step"])
             record = {"step": step, "metric": str(record["metric"]), "value": float(record["value"]),
-                      "num_examples": int(record["num_examples"])}  # fmt: skip
+                      "num_examples": int(record["num_examples"]), "phase": int(record.get("phase", 1))}  # fmt: skip
         except (ValueError, KeyError, TypeError) as error:
             return None, f"{self._file} is damaged ({error})"
         damage = find_damage(self._files.path(step))

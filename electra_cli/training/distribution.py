@@ -12,6 +12,8 @@ import tensorflow as tf
 import tf_keras
 from official.common import distribute_utils
 
+from electra_cli.config import check
+from electra_cli.config_phases import divide
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.training.cluster import Cluster, find_cluster
@@ -102,15 +104,17 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
     return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
 
-def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
+def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
     """Picks devices and sets the global precision policy. Must run before TensorFlow computes anything.
 
     Args:
-      config: a resolved config; reads `runtime` and of `train` the batch.
+      config: a config; reads `runtime` and the batches of all phases.
 
     Raises:
-      UserError: devices are missing or come too late, or the replicas do not divide the global batch.
+      UserError: a value that cannot be trained with, devices are missing or come too late, or the replicas do not
+        divide a global batch.
     """
+    check(config)
     settings = config.runtime
     tf_keras.mixed_precision.set_global_policy(settings.precision)
     cluster = find_cluster(settings, os.environ)
@@ -131,7 +135,8 @@ def build_runtime(config: ml_collections.FrozenConfigDict) -> Runtime:
         num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
         worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,
     )
-    _check_batch(config, runtime)
+    for phase in divide(config):
+        _check_batch(phase.config, runtime)
     return runtime
 
 
@@ -201,7 +206,7 @@ def _default_tpu() -> str:
     return os.environ.get("TPU_NAME", "local")
 
 
-def _check_batch(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> None:
+def _check_batch(config: ml_collections.ConfigDict, runtime: Runtime) -> None:
     """Global batch = examples a replica and part x replicas x parts."""
     num_parts = config.train.gradient_accumulation_steps
     divisor = runtime.num_replicas * num_parts

@@ -7,13 +7,13 @@ import ml_collections
 import numpy as np
 
 from electra_cli.data.input_pipeline import evaluation_dataset
-from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, reading
 from electra_cli.errors import UserError
 from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.training import metrics
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
+from electra_cli.training.phases import Phase
 from electra_cli.training.step import build_eval_step
 
 
@@ -41,9 +41,11 @@ class Evaluator:
       model: the pretrainer.
       optimizer: its optimizer, which holds the average.
       runtime: strategy and compilation.
-      config: a resolved config.
-      source: the data; must have passed `check_validation`.
-      masking: how to mask.
+      phase: the data, which must have passed `check_validation`, and how it is masked.
+
+    Attributes:
+      phase: see there.
+      num_examples: how many are evaluated.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class Evaluator:
         model: Pretrainer,
         optimizer: Optimizer,
         runtime: Runtime,
-        config: ml_collections.FrozenConfigDict,
-        source: DataSource,
-        masking: MaskingSettings,
+        phase: Phase,
     ):
+        source, masking, config = phase.source, phase.masking, phase.config
         assert source.validation is not None
+        self.phase = phase
         self._data_dir = source.data_dir
         self._model, self._optimizer, self._objective = model, optimizer, config.objective
         baseline = (
@@ -132,6 +134,6 @@ def format_table(result: dict[str, float], step: int) -> str:
         f"  {'metric':<28}{'value':>9}   baseline",
     ]
     for name, value in result.items():
-        if name not in ("unigram_masked_lm_loss", "num_examples"):
+        if name not in ("unigram_masked_lm_loss", "num_examples", "phase"):
             lines.append(f"  {name:<28}{value:>9.4f}   {baselines.get(name, '')}".rstrip())
     return "\n".join(lines)

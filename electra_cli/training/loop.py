@@ -8,10 +8,9 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import notices, resolve
+from electra_cli.config import notices
 from electra_cli.data.input_pipeline import Part, training_dataset
-from electra_cli.data.masking import MaskingSettings
-from electra_cli.data.source import DataSource, open_data, reading
+from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics
@@ -19,6 +18,7 @@ from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
+from electra_cli.training.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
@@ -44,9 +44,9 @@ def evaluate(
     Raises:
       UserError: no checkpoint, or config, data and workdir do not fit.
     """
-    source, resolved, runtime = _prepare(config)
-    check_validation(source, resolved)
-    check_config(workdir, resolved, source.fingerprint)
+    runtime = build_runtime(config)
+    resolved, phases = open_phases(config)
+    check_config(workdir, resolved, fingerprint(phases))
     say(f"Devices: {runtime.description}")
     model, optimizer = _build(resolved, runtime)
     checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, say=say)
@@ -57,8 +57,9 @@ def evaluate(
     )
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
-    evaluator = Evaluator(model, optimizer, runtime, resolved, source, masking_settings(resolved, source))
-    result = evaluator.run()
+    phase = phase_at(phases, step)
+    check_validation(phase.source, phase.config)
+    result = Evaluator(model, optimizer, runtime, phase).run()
     say(format_table(result, step))
     return result
 
@@ -85,18 +86,20 @@ def train(
         infinite or NaN.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
-    source, resolved, runtime = _prepare(config)
+    runtime = build_runtime(config)
+    resolved, phases = open_phases(config)
     if with_evaluation:
-        check_validation(source, resolved)
+        for phase in phases:
+            check_validation(phase.source, phase.config)
     if not runtime.is_chief:
         say = _say_nothing
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop:
-        for difference in check_config(workdir, resolved, source.fingerprint):
+        for difference in check_config(workdir, resolved, fingerprint(phases)):
             say(f"Changed since the run began: {difference}")
         for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
-        run = _Run(resolved, source, runtime, directory, stop, with_evaluation, say)
+        run = _Run(resolved, phases, runtime, directory, stop, with_evaluation, say)
         with reporting_lost_workers(runtime):
             with run.checkpoints:
                 step = run.restore(checkpoint)
@@ -114,16 +117,16 @@ class _Run:
     def __init__(
         self,
         config: ml_collections.FrozenConfigDict,
-        source: DataSource,
+        phases: list[Phase],
         runtime: Runtime,
         directory: Workdir,
         stop: StopRequest,
         with_evaluation: bool,
         say: Print,
     ):
-        self._config, self._source, self._runtime = config, source, runtime
+        self._config, self._phases, self._runtime = config, phases, runtime
         self._directory, self._stop, self._say = directory, stop, say
-        self._masking = masking_settings(config, source)
+        self._with_evaluation = with_evaluation
         self._model, self._optimizer = _build(config, runtime)
         self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
         self.checkpoints = Checkpoints(
@@ -135,38 +138,44 @@ class _Run:
             say,
             is_writer=runtime.is_chief,
         )
-        self._evaluator = None
-        if with_evaluation:
-            self._evaluator = Evaluator(self._model, self._optimizer, runtime, config, source, self._masking)
+        self._evaluator: Evaluator | None = None
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
 
     def train(self, step: int) -> None:
-        """Trains, logs, saves and evaluates from a step to the last."""
-        train, num_steps = self._config.train, self._config.train.num_steps
-        if step == num_steps:
-            self._say(f"The run is complete: all {num_steps:,} steps are done.")
+        """Trains, logs, saves and evaluates from a step to the last, phase after phase."""
+        if step == self._config.train.num_steps:
+            self._say(f"The run is complete: all {step:,} steps are done.")
             return
-        self._describe(step)
-        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, self._config, self._sums)
-        iterator = self._batches(step)
+        count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
+        self._say(f"Model: {count / 1e6:.1f} million parameters.")
+        for phase in self._phases:
+            if step < phase.end:
+                self._train_phase(phase, step)
+                step = phase.end
+
+    def _train_phase(self, phase: Phase, step: int) -> None:
+        self._describe(phase, step)
+        train, num_steps = phase.config.train, phase.config.train.num_steps
+        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
+        iterator = self._batches(phase, step)
         progress, pace = Progress(step, num_steps), Pace()
-        while step < num_steps:
+        while step < phase.end:
             loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
-            target = min(num_steps, loop_end, step + pace.steps)
+            target = min(phase.end, loop_end, step + pace.steps)
             start = time.monotonic()
-            with reading(self._source.data_dir, f"between steps {step:,} and {target:,}"):
+            with reading(phase.source.data_dir, f"between steps {step:,} and {target:,}"):
                 sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
             self._check_finite(sums, step, target)
             # The mean over workers, since all must make the same number of steps at once.
             pace.measure(target - step, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
             step = target
             progress.add(float(sums["real_tokens"]))
-            if step % train.log_interval == 0 or step == num_steps:
+            if step % train.log_interval == 0 or step == phase.end:
                 self._log(step, progress)
             self.checkpoints.check()
             is_asked = self._is_stop_asked()
-            if step % train.checkpoint_interval == 0 or step == num_steps or is_asked:
+            if step % train.checkpoint_interval == 0 or step == phase.end or is_asked:
                 self._save(step)
             if is_asked and step < num_steps:
                 raise self._interruption(f"at step {step:,}")
@@ -177,7 +186,7 @@ class _Run:
     def conclude(self) -> None:
         """Says how the run ended, once its last checkpoint is on the disk."""
         num_steps = self._config.train.num_steps
-        if self._evaluator is not None:
+        if self._with_evaluation:
             self._show_result(num_steps)
         self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
 
@@ -191,7 +200,7 @@ class _Run:
         elif checkpoint:
             self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        self._directory.adopt_config(self._config, self._source.fingerprint)
+        self._directory.adopt_config(self._config, fingerprint(self._phases))
         lines = self._directory.open_metrics(step or 0)
         if step is None:
             return 0
@@ -199,9 +208,9 @@ class _Run:
         evaluated = [
             line
             for line in lines
-            if self._evaluator is not None
+            if self._with_evaluation
             and (line["split"], line["step"]) == ("validation", step)
-            and line["num_examples"] == self._evaluator.num_examples
+            and line["num_examples"] == self._evaluator_at(step).num_examples
         ]
         if evaluated:
             self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
@@ -212,16 +221,17 @@ class _Run:
             self._say(f"Going on from step {step:,}.")
         return step
 
-    def _batches(self, step: int) -> Iterator:
+    def _batches(self, phase: Phase, step: int) -> Iterator:
         def make(part: Part) -> tf.data.Dataset:
             return training_dataset(
-                self._source.train,
-                self._masking,
-                pad_id=self._source.vocabulary.pad_id,
-                max_seq_length=self._config.data.max_seq_length,
-                global_batch_size=self._config.train.global_batch_size,
-                seed=self._config.train.seed,
+                phase.source.train,
+                phase.masking,
+                pad_id=phase.source.vocabulary.pad_id,
+                max_seq_length=phase.config.data.max_seq_length,
+                global_batch_size=phase.config.train.global_batch_size,
+                seed=phase.config.train.seed,
                 start_step=step,
+                first_step=phase.begin,
                 part=part,
             )
 
@@ -247,6 +257,7 @@ class _Run:
         # The rate that the last update was made with.
         values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
         values["tokens_per_second"] = progress.tokens_per_second()
+        values |= self._phase_number(step)
         self._directory.write_metrics("train", step, values)
         self._say(progress.line(step, values))
 
@@ -266,17 +277,26 @@ class _Run:
 
     def _is_evaluation_due(self, step: int) -> bool:
         interval = self._config.eval.interval
-        is_last = step == self._config.train.num_steps
-        return self._evaluator is not None and (is_last or (interval > 0 and step > 0 and step % interval == 0))
+        is_last = any(step == phase.end for phase in self._phases)
+        return self._with_evaluation and (is_last or (interval > 0 and step > 0 and step % interval == 0))
+
+    def _evaluator_at(self, step: int) -> Evaluator:
+        phase = phase_at(self._phases, step)
+        if self._evaluator is None or self._evaluator.phase is not phase:
+            self._evaluator = Evaluator(self._model, self._optimizer, self._runtime, phase)
+        return self._evaluator
+
+    def _phase_number(self, step: int) -> dict[str, float]:
+        """Returns what lines of metrics say of the phase, where there are several."""
+        return {"phase": phase_at(self._phases, step).number + 1} if len(self._phases) > 1 else {}
 
     def _evaluate(self, step: int) -> None:
         def end_if_asked() -> None:
             if self._is_stop_asked():
                 raise self._interruption(f"while evaluating step {step:,}")
 
-        assert self._evaluator is not None
         try:
-            result = self._evaluator.run(before_batch=end_if_asked)
+            result = self._evaluator_at(step).run(before_batch=end_if_asked) | self._phase_number(step)
         except Interrupted:
             self._save(step)  # here, where the weights are the trained ones again and not their average
             raise
@@ -289,43 +309,18 @@ class _Run:
     def _show_result(self, step: int) -> None:
         if self._last_result is None:
             self._evaluate(step)
-        assert self._evaluator is not None and self._last_result is not None
+        assert self._last_result is not None
         self._say(format_table(self._last_result, step))
 
-    def _describe(self, step: int) -> None:
-        count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
-        batch_size, num_steps = self._config.train.global_batch_size, self._config.train.num_steps
-        epochs = num_steps * batch_size / self._source.train.num_examples
+    def _describe(self, phase: Phase, step: int) -> None:
+        batch_size, num_steps = phase.config.train.global_batch_size, phase.end - phase.begin
+        num_examples = phase.source.train.num_examples
+        which = f"Phase {phase.number + 1} of {len(self._phases)}, to step {phase.end:,}. " if self._phases[1:] else ""
         self._say(
-            f"Model: {count / 1e6:.1f} million parameters. Data: {self._source.train.num_examples:,} examples; "
-            f"{num_steps:,} steps of {batch_size} are {epochs:.2f} epochs."
+            f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
+            f"of {batch_size} are {num_steps * batch_size / num_examples:.2f} epochs."
         )
         self._say(f"Building step {step + 1:,}; the first takes longer than the others.")
-
-
-def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
-    """Returns how examples are masked under a resolved config and a data source's vocabulary."""
-    vocabulary = source.vocabulary
-    masks_words = config.data.mask_unit == "word"
-    return MaskingSettings(
-        mask_prob=config.data.mask_prob,
-        max_predictions_per_seq=config.derived.max_predictions_per_seq,
-        mask_token_prob=config.data.mask_token_prob,
-        random_token_prob=config.data.random_token_prob,
-        vocab_size=vocabulary.size,
-        max_ngram=config.data.max_ngram,
-        continues_word=vocabulary.continues_word if masks_words else None,
-        uses_segmentation=masks_words and source.train.has_words,
-        mask_token_id=vocabulary.mask_id,
-        special_token_ids=(vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id),
-    )
-
-
-def _prepare(config: ml_collections.ConfigDict) -> tuple[DataSource, ml_collections.FrozenConfigDict, Runtime]:
-    # Checked first without the data, so that a wrong value is named before a missing directory.
-    runtime = build_runtime(resolve(config, config.model.vocab_size or 6))
-    source = open_data(config.data.dir, config.data.max_seq_length)
-    return source, resolve(config, source.vocabulary.size), runtime
 
 
 def _build(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:

@@ -8,6 +8,7 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config import phases_of
 from electra_cli.training.optimizers import NOT_DECAYED, AdamWeightDecay, Lamb
 from electra_cli.training.schedules import WarmupDecay
 
@@ -22,12 +23,14 @@ def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
     they count as steps, of the schedule and of bias corrections.
     """
     settings = config.optimizer
+    first, *later = phases_of(config)
     schedule = WarmupDecay(
-        settings.learning_rate,
+        first.config.optimizer.learning_rate,
         config.train.num_steps,
         settings.warmup_steps,
         settings.schedule,
         settings.decay_fraction,
+        [(phase.begin, phase.config.optimizer.learning_rate) for phase in later],
     )
     arguments = {
         "beta_1": settings.beta_1,

@@ -1,6 +1,7 @@
 """Learning rates as functions of the step."""
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tf_keras
@@ -24,13 +25,20 @@ class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
       warmup_steps: steps of linear warm-up; 0: none.
       decay: 'linear', 'cosine' or 'warmup_stable_decay'.
       decay_fraction: fraction of `num_steps`, for `warmup_stable_decay`.
+      later_peaks: (step, peak) pairs: after that step the peak is another.
 
     Raises:
       ValueError: another `decay`.
     """
 
     def __init__(
-        self, peak: float, num_steps: int, warmup_steps: int, decay: str = "linear", decay_fraction: float = 0.1
+        self,
+        peak: float,
+        num_steps: int,
+        warmup_steps: int,
+        decay: str = "linear",
+        decay_fraction: float = 0.1,
+        later_peaks: Sequence[tuple[int, float]] = (),
     ):
         super().__init__()
         if decay not in ("linear", "cosine", "warmup_stable_decay"):
@@ -40,11 +48,15 @@ class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.decay = decay
         self.decay_fraction = decay_fraction
+        self.later_peaks = [tuple(pair) for pair in later_peaks]
 
     def __call__(self, step):
         """Returns the rate, float32, of the update after `step` updates were made."""
         update = tf.cast(step, tf.float32) + 1.0
-        rate = self.peak * self._decay(update)
+        peak = tf.constant(self.peak, tf.float32)
+        for begin, later_peak in self.later_peaks:
+            peak = tf.where(update > begin, later_peak, peak)
+        rate = peak * self._decay(update)
         if self.warmup_steps:
             rate *= tf.minimum(1.0, update / self.warmup_steps)
         return rate
@@ -64,5 +76,5 @@ class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        names = ("peak", "num_steps", "warmup_steps", "decay", "decay_fraction")
+        names = ("peak", "num_steps", "warmup_steps", "decay", "decay_fraction", "later_peaks")
         return {name: getattr(self, name) for name in names}

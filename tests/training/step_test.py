@@ -8,7 +8,7 @@ import tf_keras
 from electra_cli.config import resolve
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.source import open_data
-from electra_cli.training import loop, metrics
+from electra_cli.training import loop, metrics, phases
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.step import build_eval_step, build_train_steps
 from tests.conftest import prepare_small
@@ -37,7 +37,7 @@ class Steps:
     def dataset(self):
         return training_dataset(
             self.source.train,
-            loop.masking_settings(self.config, self.source),
+            phases.masking_settings(self.config, self.source),
             pad_id=0,
             max_seq_length=self.config.data.max_seq_length,
             global_batch_size=self.config.train.global_batch_size,
