@@ -65,6 +65,7 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
     _validate_objective(config, require)
     _validate_schedule(config, require)
     _validate_checkpoints(config, require)
+    _validate_watch(config, require)
 
 
 def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], require: Any) -> None:
@@ -108,6 +109,11 @@ def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
     ):
         require(key, interval % train.steps_per_loop == 0,
                 f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
+
+
+def _validate_watch(config: ml_collections.ConfigDict, require: Any) -> None:
+    factor = config.watch.spike_factor
+    require("watch.spike_factor", factor == 0 or factor > 1, "is a multiple of the usual loss: greater than 1, or 0")
 
 
 def _validate_checkpoints(config: ml_collections.ConfigDict, require: Any) -> None:
@@ -155,6 +161,8 @@ _NON_NEGATIVE_KEYS = (
     "eval.num_examples",
     "runtime.logical_cpus",
     "train.keep_every_steps",
+    "watch.max_nonfinite_steps",
+    "watch.max_rollbacks",
 )
 _FRACTION_KEYS = (
     "data.mask_prob",

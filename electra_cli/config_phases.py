@@ -44,7 +44,6 @@ def divide(config: ml_collections.ConfigDict) -> list[PhaseConfig]:
       UserError: the keys of `config.phases` do not fit each other or `config.train.num_steps`.
     """
     num_steps = config.phases.num_steps or (config.train.num_steps,)
-    columns = {name: _column(config, name, len(num_steps)) for name in COLUMNS}
     if any(not isinstance(steps, int) or steps < 1 for steps in num_steps):
         raise UserError(f"config.phases.num_steps={tuple(num_steps)}: give the steps of each phase, 1 or more")
     if sum(num_steps) != config.train.num_steps:
@@ -52,6 +51,7 @@ def divide(config: ml_collections.ConfigDict) -> list[PhaseConfig]:
             f"config.phases.num_steps={tuple(num_steps)} are {sum(num_steps):,} steps together but "
             f"config.train.num_steps={config.train.num_steps}: set that to {sum(num_steps)}"
         )
+    columns = {name: _column(config, name, len(num_steps)) for name in COLUMNS}
     phases = []
     begin = 0
     for number, steps in enumerate(num_steps):
@@ -72,7 +72,7 @@ def _column(config: ml_collections.ConfigDict, name: str, num_phases: int) -> tu
     if wanted is float:
         values = tuple(float(value) if isinstance(value, int) else value for value in values)
     if any(not isinstance(value, wanted) for value in values):
-        raise UserError(f"config.phases.{name}={values}: give a {wanted.__name__} for each phase")
+        raise UserError(f"config.phases.{name}={values}: give a value of type {wanted.__name__} for each phase")
     if values and len(values) != num_phases:
         raise UserError(
             f"config.phases.{name}={values}: {len(values)} values for {num_phases} phases "

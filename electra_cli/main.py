@@ -20,8 +20,9 @@ flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics
 flags.DEFINE_enum(
     "mode",
     "train_and_eval",
-    ["train", "eval", "train_and_eval"],
-    "Train, evaluate the newest checkpoint, or train with evaluations.",
+    ["train", "eval", "train_and_eval", "replay"],
+    "Train, evaluate the newest checkpoint, train with evaluations, or compute the last step whose loss or gradient "
+    "was infinite or NaN again, to see why.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -58,6 +59,10 @@ def _main(values: flags.FlagValues) -> None:
 
     if values.mode == "eval":
         loop.evaluate(settings, values.workdir, say, checkpoint=values.checkpoint)
+    elif values.mode == "replay":
+        if values.checkpoint:
+            raise UserError("--checkpoint is not read by --mode=replay: leave it out")
+        loop.replay_step(settings, values.workdir, say)
     else:
         with_evaluation = values.mode == "train_and_eval"
         loop.train(settings, values.workdir, with_evaluation=with_evaluation, say=say, checkpoint=values.checkpoint)

@@ -53,12 +53,14 @@ def data_dir(corpus_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 def prepare_small(corpus_file: pathlib.Path, output: pathlib.Path, **changes) -> tuple[pathlib.Path, Manifest]:
     """Prepares a corpus with small settings, in this process unless `num_workers` says otherwise."""
     num_workers = changes.pop("num_workers", 1)
+    vocab_file = changes.pop("vocab_file", None)
     settings = PrepareSettings(**{"max_seq_length": SEQ_LENGTH, "validation_fraction": 0.15, **changes})
     manifest = prepare(
         [str(corpus_file)],
         str(output),
         settings,
-        learning=LearningSettings(VOCAB_SIZE, min_frequency=1),
+        vocab_file=vocab_file and str(vocab_file),
+        learning=None if vocab_file else LearningSettings(VOCAB_SIZE, min_frequency=1),
         num_workers=num_workers,
         overwrite=False,
         report=lambda *_: None,

@@ -196,6 +196,30 @@ def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tupl
     return epoch * len(shard_examples) + place, rest - begin
 
 
+def find_examples(split: Split, seed: int, index: int, count: int) -> list[tuple[str, int]]:
+    """Returns where consecutive examples of the training stream lie.
+
+    Args:
+      split: the shards.
+      seed: `train.seed`.
+      index: place of the first in the stream, from 0.
+      count: how many.
+
+    Returns:
+      (file, number of the record in it, from 0) of each.
+    """
+    num_shards = len(split.files)
+    slot, offset = locate_example(split.examples, seed, index)
+    found: list[tuple[str, int]] = []
+    while len(found) < count:
+        epoch = slot // num_shards
+        shard = int(_shard_order(num_shards, seed, epoch)[slot % num_shards])
+        order = _example_order(split.examples[shard], seed, epoch, shard).numpy()
+        found += [(split.files[shard], int(record)) for record in order[offset : offset + count - len(found)]]
+        slot, offset = slot + 1, 0
+    return found
+
+
 def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
     draws = randomness.uniform([num_shards], randomness.stream_seed(seed, Stream.SHARD_ORDER, epoch))
     return tf.argsort(draws, stable=True)
@@ -214,9 +238,13 @@ def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies(
         [tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "records, not", expected])]
     ):
-        order_seed = randomness.fold_in(randomness.stream_seed(seed, Stream.EXAMPLE_ORDER, epoch), shard)
-        draws = randomness.uniform([found], order_seed)
-    return tf.gather(records, tf.argsort(draws, stable=True))
+        order = _example_order(found, seed, epoch, shard)
+    return tf.gather(records, order)
+
+
+def _example_order(num_examples: tf.Tensor | int, seed: int, epoch: tf.Tensor | int, shard: tf.Tensor) -> tf.Tensor:
+    order_seed = randomness.fold_in(randomness.stream_seed(seed, Stream.EXAMPLE_ORDER, epoch), shard)
+    return tf.argsort(randomness.uniform([num_examples], order_seed), stable=True)
 
 
 def _options() -> tf.data.Options:

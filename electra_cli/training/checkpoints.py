@@ -1,7 +1,7 @@
 """Everything a run needs to go on, to and from the workdir."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import ml_collections
@@ -12,9 +12,14 @@ from electra_cli.errors import UserError
 from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.training.background import Background
 from electra_cli.training.best_checkpoint import BestCheckpoint
-from electra_cli.training.checkpoint_files import CheckpointFiles, find_checkpoint, none_can_be_read, tell_damages
+from electra_cli.training.checkpoint_files import (
+    CheckpointFiles,
+    find_checkpoint,
+    find_damage,
+    none_can_be_read,
+    tell_damages,
+)
 from electra_cli.training.checkpoint_matching import GRAPH_KEY, Match, match
-from electra_cli.training.metrics import IntervalSums
 from electra_cli.training.optimization import Optimizer, start_averages
 
 
@@ -25,7 +30,7 @@ class Checkpoints:
       directory: where they lie.
       model: the pretrainer, with its weights created.
       optimizer: the optimizer, built; its `iterations` are the step.
-      interval_sums: sums since the last line of metrics; None where they are not read.
+      state: by name, what else a run remembers; None where that is not read.
       settings: the section `train` of a resolved config; None where nothing is saved.
       say: prints a line; is told of damaged checkpoints.
       is_writer: False for one of several workers that only reads there.
@@ -36,15 +41,13 @@ class Checkpoints:
         directory: str,
         model: Pretrainer,
         optimizer: Optimizer,
-        interval_sums: IntervalSums | None = None,
+        state: Mapping[str, tf.Module] | None = None,
         settings: ml_collections.FrozenConfigDict | None = None,
         say: Callable[[str], None] = print,
         *,
         is_writer: bool = True,
     ):
-        items = {"model": model, "optimizer": optimizer, **model.checkpoint_items}
-        if interval_sums is not None:
-            items["interval_sums"] = interval_sums
+        items = {"model": model, "optimizer": optimizer, **model.checkpoint_items, **(state or {})}
         self._items = tuple(items)
         self._checkpoint = tf.train.Checkpoint(**items)
         # Stays 0: files are named by the step. It is saved because TensorFlow's `restore` asks for it.
@@ -107,6 +110,20 @@ class Checkpoints:
         self._restore(path, self._items)
         return self._step
 
+    def restore_before(self, step: int) -> int | None:
+        """Restores the newest whole checkpoint of a step before `step` and removes later ones; returns its step.
+
+        All workers must call it at once; none may be writing. None, and nothing is changed, when there is no such one.
+        """
+        steps = [other for other in self._files.steps() if other < step]
+        whole = [other for other in steps if find_damage(self._files.path(other)) is None]
+        if not whole:
+            return None
+        self._restore(self._files.path(whole[-1]), self._items)
+        if self._is_writer:
+            self._files.keep_only(set(steps[: steps.index(whole[-1]) + 1]))
+        return self._step
+
     def restore_for_evaluation(self, path: str, *, with_optimizer: bool) -> int:
         """Restores the model from any checkpoint and returns its step, 0 when it holds none.
 
@@ -122,8 +139,8 @@ class Checkpoints:
         self._say(f"Evaluating checkpoint {path}.")
         return _step_of(path)
 
-    def start_from(self, path: str) -> None:
-        """Restores the model's weights alone from a checkpoint of any run, to begin a run with.
+    def restore_weights(self, path: str) -> str:
+        """Restores the model's weights alone from a checkpoint of any run and returns its path.
 
         Args:
           path: what `find_checkpoint` takes.
@@ -133,6 +150,18 @@ class Checkpoints:
         """
         path = find_checkpoint(path, self._say)
         self._restore(path, ("model",))
+        return path
+
+    def start_from(self, path: str) -> None:
+        """Restores the model's weights alone from a checkpoint of any run, to begin a run with.
+
+        Args:
+          path: what `find_checkpoint` takes.
+
+        Raises:
+          UserError: as `restore_weights`.
+        """
+        path = self.restore_weights(path)
         start_averages(self._optimizer, self._model.trainable_variables)
         self._say(f"Starting at step 0 from the weights of {path}; the optimizer begins anew.")
 

@@ -119,6 +119,13 @@ def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ..
     return log_probs.astype(np.float32)
 
 
+def unigram_entropy(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> float:
+    """Returns the loss, in nats, of guessing masked tokens by their frequency; arguments as of `unigram_log_probs`."""
+    log_probs: np.ndarray = unigram_log_probs(token_counts, special_token_ids).astype(np.float64)
+    shares = np.exp(log_probs)
+    return float(-(shares * log_probs).sum())  # those without a share have a logarithm of 0
+
+
 def format_table(result: dict[str, float], step: int) -> str:
     """Returns a table of held-out metrics beside their baselines, for people."""
     unigram = result.get("unigram_masked_lm_loss")

@@ -3,6 +3,8 @@
 The losses are means over the masked slots and real tokens of the global batch: every replica divides its sums by the
 weights of all replicas, gradients are added up over replicas, and then clipped. So the update does not depend on how a
 batch is divided.
+
+A step whose loss or gradient is not finite changes nothing but the count of steps, and ends the call.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ def train_sum_shapes(objective: str) -> dict[str, list[int]]:
     """Returns the names and shapes of what train steps of an objective return, all float32.
 
     Beside the sums of `metrics.sum_shapes`: `num_steps`, `num_updates` (steps that were not left out because a gradient
-    was not finite, which loss scaling makes happen), and `gradient_norm`, a sum over updates.
+    was not finite), and `gradient_norm`, a sum over updates.
     """
     return {**metrics.sum_shapes(objective), "gradient_norm": [], "num_updates": [], "num_steps": []}
 
@@ -48,9 +50,104 @@ def build_train_steps(
 
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
-      makes the steps and returns the sums `train_sum_shapes` over all of them and all replicas.
+      makes the steps, up to the first that is not finite, and returns the sums `train_sum_shapes` over all of them and
+      all replicas, and `nonfinite_replicas`, float32 [replicas]: 1 where loss or gradient were not finite in the last
+      step. Gradients that loss scaling makes infinite are no such case: their update is left out, and it goes on.
     """
     strategy, num_replicas = runtime.strategy, runtime.num_replicas
+    variables = model.trainable_variables
+    compute_gradients = build_gradients(model, optimizer, config)
+    scales_losses = uses_loss_scaling(optimizer)
+
+    def find_nonfinite(gradients, sums, replica):
+        norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.math.is_finite(sums["masked_lm_loss"] + sums.get("rtd_loss", 0.0))
+        is_finite &= scales_losses or tf.math.is_finite(norm)
+        return tf.one_hot(replica, num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
+
+    def apply_gradients(gradients, norm=None):
+        if scales_losses:
+            gradients, norm = optimizer.get_unscaled_gradients(gradients), None
+        norm = tf.linalg.global_norm(gradients) if norm is None else norm
+        clipped, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm, use_norm=norm)
+        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
+        is_update = tf.math.is_finite(norm) if scales_losses else tf.constant(True)
+        return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
+
+    def leave_out():
+        optimizer.iterations.assign_add(1)
+        return tf.constant(0.0), tf.constant(0.0)
+
+    if num_replicas == 1:
+
+        @tf.function(jit_compile=runtime.jit_compile)
+        def make_step(inputs, step):
+            gradients, sums = compute_gradients(inputs, batch_weights(inputs), step, 0)
+            nonfinite, norm = find_nonfinite(gradients, sums, 0)
+            norm, num_updates = tf.cond(nonfinite[0] > 0, leave_out, lambda: apply_gradients(gradients, norm))
+            return sums, nonfinite, norm, num_updates
+
+        def step_on_all(inputs, step):
+            return strategy.run(make_step, args=(inputs, step))
+
+    else:
+        # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
+        compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
+
+        def replica_gradients(inputs, step):
+            context = tf.distribute.get_replica_context()
+            global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(inputs))
+            replica = context.replica_id_in_sync_group
+            gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
+            nonfinite, _ = find_nonfinite(gradients, sums, replica)
+            # Every replica applies the same sum.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients), sums, nonfinite
+
+        def step_on_all(inputs, step):
+            gradients, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
+            sums, nonfinite = {name: _add_up(strategy, sums[name]) for name in sums}, _add_up(strategy, nonfinite)
+            if tf.reduce_any(nonfinite > 0):
+                norm, num_updates = strategy.run(leave_out)
+            else:
+                norm, num_updates = strategy.run(apply_gradients, args=(gradients,))
+            mean = tf.distribute.ReduceOp.MEAN  # of numbers that are the same on all
+            return sums, nonfinite, *(strategy.reduce(mean, value, axis=None) for value in (norm, num_updates))
+
+    @tf.function
+    def train_steps(iterator, first_step, num_steps):
+        totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
+        nonfinite = tf.zeros([num_replicas])
+        for index in tf.range(num_steps):
+            sums, nonfinite, norm, num_updates = step_on_all(next(iterator), first_step + index)
+            nonfinite = tf.ensure_shape(nonfinite, [num_replicas])
+            is_whole = tf.logical_not(tf.reduce_any(nonfinite > 0))
+            sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
+            sums |= {"gradient_norm": norm, "num_updates": num_updates, "num_steps": tf.constant(1.0)}
+            if interval_sums is not None:
+                interval_sums.add(sums)
+            totals = {name: totals[name] + sums[name] for name in totals}
+            if not is_whole:
+                break
+        return {**totals, "nonfinite_replicas": nonfinite}
+
+    return train_steps
+
+
+def build_gradients(
+    model: Pretrainer, optimizer: Optimizer, config: ml_collections.FrozenConfigDict
+) -> Callable[..., tuple[list[tf.Tensor], Sums]]:
+    """Builds the function that computes what one replica contributes to a step.
+
+    Args:
+      model: the pretrainer.
+      optimizer: its optimizer, which may scale losses.
+      config: a resolved config.
+
+    Returns:
+      A function of (inputs, global_weights, step, replica): the replica's share of a batch, the `batch_weights` of the
+      whole batch, the steps made before (int64) and the replica's number. It returns the gradients of all trainable
+      variables, float32, scaled if the optimizer scales losses, and the sums `metrics.sum_shapes`.
+    """
     variables = model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
@@ -64,8 +161,7 @@ def build_train_steps(
         return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
 
     def compute_gradients(inputs, global_weights, step, replica):
-        step_seed = randomness.stream_seed(config.train.seed, randomness.Stream.DROPOUT, step)
-        dropout_seed = randomness.fold_in(step_seed, replica)
+        dropout_seed = replica_dropout_seed(config.train.seed, step, replica)
         if num_parts == 1:
             return compute_part(inputs, global_weights, dropout_seed)
         parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in inputs.items()}
@@ -78,50 +174,12 @@ def build_train_steps(
             total_sums = {name: total_sums[name] + sums[name] for name in total_sums}
         return total, total_sums
 
-    def apply_gradients(gradients):
-        if uses_loss_scaling(optimizer):
-            gradients = optimizer.get_unscaled_gradients(gradients)
-        clipped, norm = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm)
-        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
-        is_update = tf.math.is_finite(norm) if uses_loss_scaling(optimizer) else tf.constant(True)
-        return {
-            "gradient_norm": tf.where(is_update, norm, 0.0),
-            "num_updates": tf.cast(is_update, tf.float32),
-            "num_steps": tf.constant(1.0),
-        }
+    return compute_gradients
 
-    if num_replicas == 1:
 
-        @tf.function(jit_compile=runtime.jit_compile)
-        def replica_step(inputs, step):
-            gradients, sums = compute_gradients(inputs, _weights(inputs), step, 0)
-            return {**sums, **apply_gradients(gradients)}
-
-    else:
-        # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
-        compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
-
-        def replica_step(inputs, step):
-            context = tf.distribute.get_replica_context()
-            global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, _weights(inputs))
-            replica = context.replica_id_in_sync_group
-            gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
-            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-            # Every replica applies the same sum.
-            return {**sums, **{name: x / num_replicas for name, x in apply_gradients(gradients).items()}}
-
-    @tf.function
-    def train_steps(iterator, first_step, num_steps):
-        totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
-        for index in tf.range(num_steps):
-            per_replica = strategy.run(replica_step, args=(next(iterator), first_step + index))
-            sums = {name: _add_up(strategy, per_replica[name]) for name in totals}
-            if interval_sums is not None:
-                interval_sums.add(sums)
-            totals = {name: totals[name] + sums[name] for name in totals}
-        return totals
-
-    return train_steps
+def replica_dropout_seed(seed: int, step: tf.Tensor | int, replica: tf.Tensor | int) -> tf.Tensor:
+    """Returns what the dropout of a replica follows from, int64 [2], after `step` updates of a run with that seed."""
+    return randomness.fold_in(randomness.stream_seed(seed, randomness.Stream.DROPOUT, step), replica)
 
 
 def build_eval_step(
@@ -145,7 +203,7 @@ def build_eval_step(
     @tf.function(jit_compile=runtime.jit_compile)
     def evaluate(inputs):
         outputs = model(inputs, training=False)
-        _, sums = _loss_and_sums(inputs, outputs, _weights(inputs), config.objective)
+        _, sums = _loss_and_sums(inputs, outputs, batch_weights(inputs), config.objective)
         if unigram_log_probs is not None:
             log_probs = tf.gather(tf.constant(unigram_log_probs), inputs[features.MASKED_LM_IDS])
             sums["unigram_loss"] = -tf.reduce_sum(log_probs * inputs[features.MASKED_LM_WEIGHTS])
@@ -162,8 +220,8 @@ def build_eval_step(
     return eval_step
 
 
-def _weights(inputs: dict[str, tf.Tensor]) -> list[tf.Tensor]:
-    """Masked slots and real tokens of a batch, float32 scalars."""
+def batch_weights(inputs: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+    """Returns the masked slots and the real tokens of a batch, float32 scalars."""
     tokens = tf.cast(inputs[features.INPUT_MASK], tf.float32)
     return [tf.reduce_sum(inputs[features.MASKED_LM_WEIGHTS]), tf.reduce_sum(tokens)]
 

@@ -8,7 +8,7 @@ import tf_keras
 from electra_cli.config import resolve
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.source import open_data
-from electra_cli.training import loop, metrics, phases
+from electra_cli.training import metrics, phases, run
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.step import build_eval_step, build_train_steps
 from tests.conftest import prepare_small
@@ -31,7 +31,7 @@ class Steps:
         self.source = open_data(config.data.dir, config.data.max_seq_length)
         self.config = resolve(config, self.source.vocabulary.size)
         self.runtime = build_runtime(self.config)
-        self.model, self.optimizer = loop._build(self.config, self.runtime)
+        self.model, self.optimizer = run.build_model(self.config, self.runtime)
         self.train_steps = build_train_steps(self.model, self.optimizer, self.runtime, self.config)
 
     def dataset(self):

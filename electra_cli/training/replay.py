@@ -1,0 +1,231 @@
+"""Steps whose loss or gradient was not finite: kept with the weights before them, and computed again to see why."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli import features, randomness
+from electra_cli.data.input_pipeline import find_examples, training_dataset
+from electra_cli.errors import ResumableError, UserError
+from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.training import losses
+from electra_cli.training.checkpoint_files import CheckpointFiles
+from electra_cli.training.optimization import Optimizer, uses_loss_scaling
+from electra_cli.training.phases import Phase
+from electra_cli.training.step import batch_weights, build_gradients, replica_dropout_seed
+from electra_cli.training.workdir import write_atomically
+
+DIRECTORY = "nonfinite"
+_NUM_SHOWN = 5
+_TEXT_WIDTH = 80
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What is kept of a step, beside the weights before it.
+
+    Attributes:
+      step: its number, from 1.
+      data_step: the steps before it, plus the steps of examples that were passed over.
+      phase: its phase, from 1.
+      num_replicas: replicas that its batch was divided over.
+      nonfinite_replicas: those of them, from 0, whose loss or gradient was not finite.
+    """
+
+    step: int
+    data_step: int
+    phase: int
+    num_replicas: int
+    nonfinite_replicas: list[int]
+
+
+def save_record(workdir: str, record: Record, model: Pretrainer) -> str:
+    """Keeps a step, with the weights of the model as they are; returns the path without endings of files.
+
+    Raises:
+      ResumableError: it cannot be written.
+    """
+    files = CheckpointFiles(tf.io.gfile.join(workdir, DIRECTORY))
+    path = files.path(record.step)
+    try:
+        tf.io.gfile.makedirs(files.directory)
+        write_atomically(f"{path}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    except (tf.errors.OpError, OSError) as error:
+        raise ResumableError(f"{path}.json could not be written ({str(error).splitlines()[0]}): make room") from error
+    files.write(record.step, tf.train.Checkpoint(model=model).write)
+    return path
+
+
+def find_record(workdir: str) -> tuple[str, Record]:
+    """Returns the path and the record of the last step that was kept in a workdir.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    directory = tf.io.gfile.join(workdir, DIRECTORY)
+    steps = CheckpointFiles(directory).steps()
+    if not steps:
+        raise UserError(
+            f"--mode=replay: {directory} holds no step; one is kept when its loss or gradient is not finite"
+        )
+    path = CheckpointFiles(directory).path(steps[-1])
+    try:
+        with tf.io.gfile.GFile(f"{path}.json") as stream:
+            return path, Record(**json.load(stream))
+    except (tf.errors.OpError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}.json cannot be read ({str(error).splitlines()[0]}): remove it to replay another"
+        ) from error
+
+
+def replay(
+    record: Record,
+    phase: Phase,
+    model: Pretrainer,
+    optimizer: Optimizer,
+    say: Say,
+) -> bool:
+    """Computes a step again, one replica after the other on this device, and says what in it is not finite.
+
+    Args:
+      record: the step.
+      phase: its phase.
+      model: with the weights before the step.
+      optimizer: scales losses if those of the run were.
+      say: prints a line.
+
+    Returns:
+      Whether something was not finite.
+    """
+    config = phase.config
+    batch = _read_batch(record, phase)
+    size = config.train.global_batch_size
+    first = (record.data_step - phase.begin) * size
+    say(
+        f"Replaying step {record.step:,}: examples {first:,} to {first + size - 1:,} of the training stream, on "
+        f"{record.num_replicas} replica(s); not finite: replica {', '.join(map(str, record.nonfinite_replicas))}."
+    )
+    is_bad = _look_at_weights(model, say)
+    is_bad |= _look_at_examples(record, phase, model, batch, say)
+    if not uses_loss_scaling(optimizer):
+        is_bad |= _look_at_gradients(record, config, model, optimizer, batch, say)
+    if is_bad:
+        say(
+            "Not finite again. Weights that are not finite, or very large, tell of too large updates before: lower "
+            "config.optimizer.learning_rate or warm up longer. Single examples point to the data."
+        )
+    else:
+        say(
+            "Finite when computed again: neither these weights nor these examples are the cause. Look for a faulty "
+            "device or its memory, or for settings that changed (precision, jit_compile); the same command goes on."
+        )
+    return is_bad
+
+
+def _read_batch(record: Record, phase: Phase) -> dict[str, tf.Tensor]:
+    config = phase.config
+    dataset = training_dataset(
+        phase.source.train,
+        phase.masking,
+        pad_id=phase.source.vocabulary.pad_id,
+        max_seq_length=config.data.max_seq_length,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.train.seed,
+        start_step=record.data_step,
+        first_step=phase.begin,
+    )
+    return next(iter(dataset))
+
+
+def _look_at_weights(model: Pretrainer, say: Say) -> bool:
+    weights = {variable.name: variable.numpy() for variable in model.trainable_variables}
+    bad = {name: int((~np.isfinite(value)).sum()) for name, value in weights.items() if not np.isfinite(value).all()}
+    if bad:
+        shown = ", ".join(f"{name} ({count:,})" for name, count in list(bad.items())[:_NUM_SHOWN])
+        say(f"Weights before the step: not finite in {len(bad)} of {len(weights)}: {shown}")
+    else:
+        name, value = max(weights.items(), key=lambda item: float(np.abs(item[1]).max()))
+        say(f"Weights before the step: all finite; the largest is {float(np.abs(value).max()):.3g}, in {name}")
+    return bool(bad)
+
+
+def _look_at_examples(record, phase, model, batch, say) -> bool:
+    """Says which examples have losses that are not finite, else which have the largest."""
+    config = phase.config
+    compute = tf.function(lambda part, seed: _example_losses(model(part, training=True, seed=seed), part))
+    found = [
+        {name: value.numpy() for name, value in compute(part, seed).items()}
+        for part, seed in _parts(record, config, batch)
+    ]
+    values = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    total = sum(values.values())
+    order = np.argsort(-np.where(np.isfinite(total), total, np.inf), kind="stable")
+    num_bad = int((~np.isfinite(total)).sum())
+    first = (record.data_step - phase.begin) * len(total)
+    places = find_examples(phase.source.train, config.train.seed, first, len(total))
+    say(f"Losses: {num_bad:,} of {len(total):,} examples are not finite; the {'first' if num_bad else 'largest'}:")
+    for row in order[:_NUM_SHOWN]:
+        file, number = places[row]
+        ids = batch[features.INPUT_WORD_IDS][row].numpy()[batch[features.INPUT_MASK][row].numpy() > 0]
+        shown = "  ".join(f"{name} {value[row]:.4g}" for name, value in values.items())
+        text = phase.source.vocabulary.to_text(ids)
+        say(f"  example {first + row:,} ({file}, record {number:,}): {shown}  {text[:_TEXT_WIDTH]}")
+    return num_bad > 0
+
+
+def _example_losses(outputs: dict[str, tf.Tensor], inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns the losses of each example, float32 [batch], sums over its slots and tokens."""
+
+    def of_each(function, *arguments):
+        return tf.map_fn(lambda row: function(*(x[tf.newaxis] for x in row)), arguments, fn_output_signature=tf.float32)
+
+    found = {
+        "masked_lm_loss": of_each(
+            lambda *row: losses.masked_lm_loss(*row)[0],
+            outputs["lm_outputs"],
+            inputs[features.MASKED_LM_IDS],
+            inputs[features.MASKED_LM_WEIGHTS],
+        )
+    }
+    if "disc_logits" in outputs:
+        arguments = (outputs["disc_logits"], outputs["disc_label"], inputs[features.INPUT_MASK])
+        found["rtd_loss"] = of_each(losses.rtd_loss, *arguments)
+    return found
+
+
+def _look_at_gradients(record, config, model, optimizer, batch, say) -> bool:
+    compute = tf.function(build_gradients(model, optimizer, config))
+    is_bad = False
+    for replica, share in enumerate(_shares(batch, record.num_replicas)):
+        gradients, _ = compute(share, batch_weights(batch), tf.constant(record.step - 1, tf.int64), replica)
+        pairs = zip(model.trainable_variables, gradients, strict=True)
+        bad = [variable.name for variable, gradient in pairs if not np.isfinite(gradient.numpy()).all()]
+        if bad:
+            names = ", ".join(bad[:_NUM_SHOWN])
+            say(f"Gradients of replica {replica}: not finite for {len(bad)} of {len(gradients)} weights: {names}")
+        else:
+            norm = float(tf.linalg.global_norm(gradients))
+            say(f"Gradients of replica {replica}: all finite; their norm is {norm:.3g}")
+        is_bad |= bool(bad)
+    return is_bad
+
+
+def _shares(batch: dict[str, tf.Tensor], number: int) -> Iterator[dict[str, tf.Tensor]]:
+    """Yields equal, consecutive shares of a batch."""
+    divided = {name: tf.split(value, number) for name, value in batch.items()}
+    for index in range(number):
+        yield {name: values[index] for name, values in divided.items()}
+
+
+def _parts(record: Record, config, batch) -> Iterator[tuple[dict[str, tf.Tensor], tf.Tensor]]:
+    """Yields what was computed at once, with the seed of its dropout."""
+    num_parts = config.train.gradient_accumulation_steps
+    for replica, share in enumerate(_shares(batch, record.num_replicas)):
+        seed = replica_dropout_seed(config.train.seed, record.step - 1, replica)
+        for index, part in enumerate(_shares(share, num_parts)):
+            yield part, seed if num_parts == 1 else randomness.fold_in(seed, index)

@@ -1,0 +1,350 @@
+"""One process' share of a run: training, logging, saving and evaluating, from the newest checkpoint to the end."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from electra_cli.data.input_pipeline import Part, training_dataset
+from electra_cli.data.source import reading
+from electra_cli.errors import Interrupted, UserError
+from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.training import metrics, replay
+from electra_cli.training.checkpoints import Checkpoints
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
+from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
+from electra_cli.training.phases import Phase, fingerprint, phase_at
+from electra_cli.training.progress import Pace, Progress
+from electra_cli.training.signals import StopRequest
+from electra_cli.training.step import build_train_steps, train_sum_shapes
+from electra_cli.training.watch import CollapseNotices, Watch
+from electra_cli.training.workdir import Workdir
+
+Print = Callable[[str], None]
+
+
+def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:
+    """Builds model and optimizer of a resolved config, with all their variables."""
+    with runtime.strategy.scope():
+        # The one use of the global generator: initial weights, which follow from the seed too.
+        tf_keras.utils.set_random_seed(config.train.seed)
+        model = build_pretrainer(config)
+        optimizer = build_optimizer(config)
+        optimizer.build(model.trainable_variables)
+    return model, optimizer
+
+
+class Run:
+    """One process' share of a run.
+
+    Args:
+      config: the resolved config of the whole run.
+      phases: its phases.
+      runtime: devices.
+      directory: the workdir, entered.
+      stop: asks for a stop.
+      with_evaluation: whether to evaluate.
+      say: prints a line.
+
+    Attributes:
+      checkpoints: of the workdir.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.FrozenConfigDict,
+        phases: list[Phase],
+        runtime: Runtime,
+        directory: Workdir,
+        stop: StopRequest,
+        with_evaluation: bool,
+        say: Print,
+    ):
+        self._config, self._phases, self._runtime = config, phases, runtime
+        self._directory, self._stop, self._say = directory, stop, say
+        self._with_evaluation = with_evaluation
+        self._model, self._optimizer = build_model(config, runtime)
+        self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
+        self._watch = Watch()
+        self._collapse = CollapseNotices(config.optimizer.warmup_steps, config.train.num_steps)
+        self.checkpoints = Checkpoints(
+            directory.checkpoint_dir,
+            self._model,
+            self._optimizer,
+            {"interval_sums": self._sums, "watch": self._watch},
+            config.train,
+            say,
+            is_writer=runtime.is_chief,
+        )
+        self._evaluator: Evaluator | None = None
+        self._last_result: dict[str, float] | None = None
+        self._saved_step = -1
+
+    def train(self, step: int) -> None:
+        """Trains, logs, saves and evaluates from a step to the last, phase after phase."""
+        if step == self._config.train.num_steps:
+            self._say(f"The run is complete: all {step:,} steps are done.")
+            return
+        count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
+        self._say(f"Model: {count / 1e6:.1f} million parameters.")
+        while step < self._config.train.num_steps:
+            step = self._train_phase(phase_at(self._phases, step + 1), step)
+
+    def _train_phase(self, phase: Phase, step: int) -> int:
+        """Trains from a step to the end of a phase, or until it is rolled back; returns the step to go on from."""
+        self._describe(phase, step)
+        if step == phase.begin:
+            self._watch.forget_losses()
+        train, num_steps = phase.config.train, phase.config.train.num_steps
+        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
+        iterator = self._batches(phase, step)
+        progress, pace = Progress(step, num_steps), Pace()
+        while step < phase.end:
+            loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
+            target = min(phase.end, loop_end, step + pace.steps)
+            start = time.monotonic()
+            with reading(phase.source.data_dir, f"between steps {step:,} and {target:,}"):
+                sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+            num_made = round(float(sums["num_steps"]))
+            # The mean over workers, since all must make the same number of steps at once.
+            pace.measure(num_made, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
+            step += num_made
+            progress.add(float(sums["real_tokens"]))
+            self._check_finite(phase, step, sums["nonfinite_replicas"].numpy())
+            if step % train.log_interval == 0 or step == phase.end:
+                values = self._summarize(step, progress)
+                if self._is_spike(phase, step, values["total_loss"]):
+                    return self._roll_back(step, values["total_loss"])
+                self._log(phase, step, values, progress)
+            self.checkpoints.check()
+            is_asked = self._is_stop_asked()
+            if step % train.checkpoint_interval == 0 or step == phase.end or is_asked:
+                self._save(step)
+            if is_asked and step < num_steps:
+                raise self._interruption(f"at step {step:,}")
+            if self._is_evaluation_due(step):
+                self._evaluate(step)
+                progress.restart(step)
+        return step
+
+    def conclude(self) -> None:
+        """Says how the run ended, once its last checkpoint is on the disk."""
+        num_steps = self._config.train.num_steps
+        if self._with_evaluation:
+            self._show_result(num_steps)
+        self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
+
+    def restore(self, checkpoint: str | None) -> int:
+        """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""
+        self.checkpoints.recover()
+        self._runtime.wait_for_all()
+        step = self.checkpoints.restore_newest()
+        if checkpoint and step is None:
+            self.checkpoints.start_from(checkpoint)
+        elif checkpoint:
+            self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+        # Not before, so that a checkpoint of another model does not bind the workdir to the config.
+        self._directory.adopt_config(self._config, fingerprint(self._phases))
+        lines = self._directory.open_metrics(step or 0)
+        if step is None:
+            return 0
+        self._saved_step = step
+        evaluated = [
+            line
+            for line in lines
+            if self._with_evaluation
+            and (line["split"], line["step"]) == ("validation", step)
+            and line["num_examples"] == self._evaluator_at(step).num_examples
+        ]
+        if evaluated:
+            self._last_result = {name: value for name, value in evaluated[-1].items() if name not in ("step", "split")}
+            self.checkpoints.save_if_best(step, self._last_result)  # the stop may have come before this
+        elif self._is_evaluation_due(step):
+            self._evaluate(step)  # the stop came between saving and evaluating
+        if step < self._config.train.num_steps:
+            self._say(f"Going on from step {step:,}.")
+        return step
+
+    def _batches(self, phase: Phase, step: int) -> Iterator:
+        def make(part: Part) -> tf.data.Dataset:
+            return training_dataset(
+                phase.source.train,
+                phase.masking,
+                pad_id=phase.source.vocabulary.pad_id,
+                max_seq_length=phase.config.data.max_seq_length,
+                global_batch_size=phase.config.train.global_batch_size,
+                seed=phase.config.train.seed,
+                start_step=step + int(self._watch.num_skipped.numpy()),
+                first_step=phase.begin,
+                part=part,
+            )
+
+        return iter(self._runtime.distribute(make))
+
+    def _check_finite(self, phase: Phase, step: int, nonfinite_replicas: np.ndarray) -> None:
+        """Keeps and tells a step that was left out because it was not finite; ends the run if it is one too many.
+
+        Args:
+          phase: its phase.
+          step: its number.
+          nonfinite_replicas: float32 [replicas], 1 for a replica whose loss or gradient was not finite.
+        """
+        if not nonfinite_replicas.any():
+            return
+        replicas = [int(replica) for replica in np.flatnonzero(nonfinite_replicas)]
+        data_step = step - 1 + int(self._watch.num_skipped.numpy())
+        record = replay.Record(step, data_step, phase.number + 1, len(nonfinite_replicas), replicas)
+        kept = "worker 0 keeps it for --mode=replay"
+        if self._runtime.is_chief:
+            kept = f"kept in {replay.save_record(self._directory.path, record, self._model)} for --mode=replay"
+        self._watch.num_nonfinite.assign_add(1)
+        count, allowed = int(self._watch.num_nonfinite.numpy()), self._config.watch.max_nonfinite_steps
+        numbers = ", ".join(map(str, replicas))
+        what = f"step {step:,}: the loss or gradient of replica {numbers} is infinite or NaN; {kept}"
+        if count > allowed:
+            raise UserError(
+                f"{what}. {self._begin_anew()}, or allow some such steps by config.watch.max_nonfinite_steps, "
+                f"now {allowed}"
+            )
+        self._say(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
+
+    def _begin_anew(self) -> str:
+        last = (
+            f"the last checkpoint here is of step {self._saved_step:,}"
+            if self._saved_step > 0
+            else "none is saved here"
+        )
+        return (
+            f"Begin a run with a lower config.optimizer.learning_rate or more config.optimizer.warmup_steps in another "
+            f"--workdir ({last})"
+        )
+
+    def _is_spike(self, phase: Phase, step: int, loss: float) -> bool:
+        factor, median = self._config.watch.spike_factor, self._watch.median()
+        if not factor or step <= phase.config.optimizer.warmup_steps:
+            return False
+        if median is not None and loss > factor * median:
+            return True
+        self._watch.add_loss(loss)
+        return False
+
+    def _roll_back(self, step: int, loss: float) -> int:
+        """Goes back to the checkpoint before the interval that ends at `step`; returns its step."""
+        settings, median = self._config.watch, self._watch.median()
+        what = (
+            f"step {step:,}: total_loss {loss:.3f} is more than {settings.spike_factor:g} times the median {median:.3f}"
+        )
+        num_rollbacks, num_skipped = (
+            int(count.numpy()) for count in (self._watch.num_rollbacks, self._watch.num_skipped)
+        )
+        if num_rollbacks >= settings.max_rollbacks:
+            raise UserError(
+                f"{what}, after {num_rollbacks} roll-backs, all that config.watch.max_rollbacks allows. "
+                f"{self._begin_anew()}"
+            )
+        self.checkpoints.wait()
+        self._runtime.wait_for_all()
+        interval = self._config.train.log_interval
+        restored = self.checkpoints.restore_before((step - 1) // interval * interval + 1)
+        self._runtime.wait_for_all()
+        if restored is None:
+            raise UserError(f"{what}, and no checkpoint is there to roll back to. {self._begin_anew()}")
+        self._watch.num_rollbacks.assign(num_rollbacks + 1)
+        self._watch.num_skipped.assign(num_skipped + step - restored)
+        self._saved_step, self._last_result = restored, None
+        self._directory.open_metrics(restored)
+        self._say(
+            f"Warning, {what}: rolled back to step {restored:,}, from where it goes on with other examples "
+            f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
+        )
+        return restored
+
+    def _summarize(self, step: int, progress: Progress) -> dict[str, float]:
+        """Returns the metrics since the last line of them."""
+        sums = self._sums.take()
+        values = metrics.summarize(sums, self._config.objective)
+        values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
+        if uses_loss_scaling(self._optimizer):
+            values["loss_scale"] = float(self._optimizer.loss_scale.numpy())
+        if uses_loss_scaling(self._optimizer) or sums["num_steps"] > sums["num_updates"]:
+            values["skipped_updates"] = float(sums["num_steps"] - sums["num_updates"])
+        # The rate that the last update was made with.
+        values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
+        values["tokens_per_second"] = progress.tokens_per_second()
+        return values | self._phase_number(step)
+
+    def _log(self, phase: Phase, step: int, values: dict[str, float], progress: Progress) -> None:
+        self._directory.write_metrics("train", step, values)
+        self._say(progress.line(step, values))
+        counts, special = phase.source.token_counts, phase.masking.special_token_ids
+        baseline = None if counts is None else unigram_entropy(counts, special)
+        for notice in self._collapse.look(step, values, baseline):
+            self._say(notice)
+
+    def _save(self, step: int) -> None:
+        if step != self._saved_step:
+            if not all(np.isfinite(variable.numpy()).all() for variable in self._model.trainable_variables):
+                raise UserError(f"step {step:,} made weights infinite or NaN; they are not saved. {self._begin_anew()}")
+            self.checkpoints.save()
+            self._runtime.wait_for_all()
+            self._saved_step = step
+
+    def _is_stop_asked(self) -> bool:
+        """Whether any worker was asked to stop: all of them stop behind the same step."""
+        return self._runtime.total(self._stop.requested) > 0
+
+    def _interruption(self, where: str) -> Interrupted:
+        name = self._stop.name or "another worker's signal"
+        return Interrupted(f"stopped by {name} {where}; saved: the same command goes on from there")
+
+    def _is_evaluation_due(self, step: int) -> bool:
+        interval = self._config.eval.interval
+        is_last = any(step == phase.end for phase in self._phases)
+        return self._with_evaluation and (is_last or (interval > 0 and step > 0 and step % interval == 0))
+
+    def _evaluator_at(self, step: int) -> Evaluator:
+        phase = phase_at(self._phases, step)
+        if self._evaluator is None or self._evaluator.phase is not phase:
+            self._evaluator = Evaluator(self._model, self._optimizer, self._runtime, phase)
+        return self._evaluator
+
+    def _phase_number(self, step: int) -> dict[str, float]:
+        """Returns what lines of metrics say of the phase, where there are several."""
+        return {"phase": phase_at(self._phases, step).number + 1} if len(self._phases) > 1 else {}
+
+    def _evaluate(self, step: int) -> None:
+        def end_if_asked() -> None:
+            if self._is_stop_asked():
+                raise self._interruption(f"while evaluating step {step:,}")
+
+        try:
+            result = self._evaluator_at(step).run(before_batch=end_if_asked) | self._phase_number(step)
+        except Interrupted:
+            self._save(step)  # here, where the weights are the trained ones again and not their average
+            raise
+        self._directory.write_metrics("validation", step, result)
+        self._last_result = result
+        self.checkpoints.save_if_best(step, result)
+        shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
+        self._say("  ".join([f"step {step:,} held-out", *shown]))
+
+    def _show_result(self, step: int) -> None:
+        if self._last_result is None:
+            self._evaluate(step)
+        assert self._last_result is not None
+        self._say(format_table(self._last_result, step))
+
+    def _describe(self, phase: Phase, step: int) -> None:
+        batch_size, num_steps = phase.config.train.global_batch_size, phase.end - phase.begin
+        num_examples = phase.source.train.num_examples
+        which = f"Phase {phase.number + 1} of {len(self._phases)}, to step {phase.end:,}. " if self._phases[1:] else ""
+        self._say(
+            f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
+            f"of {batch_size} are {num_steps * batch_size / num_examples:.2f} epochs."
+        )
+        self._say(f"Building step {step + 1:,}; the first takes longer than the others.")

@@ -1,0 +1,137 @@
+"""One step, whatever it is divided over: replicas and parts, of one process with several logical CPUs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 50
+PROGRAM = """
+import json, sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+from electra_cli.training import step as steps
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.phases import open_phases
+from electra_cli.training.run import build_model
+from electra_cli.data.input_pipeline import training_dataset
+from tests.conftest import small_config
+
+data_dir, num_steps = sys.argv[1], int(sys.argv[2])
+divisions = [tuple(map(int, division.split("x"))) for division in sys.argv[3:]]
+NAMES = ("masked_lm_loss", "rtd_loss", "gradient_norm", "masked_lm_weight")  # those of the test
+MARK = 0.625  # a draw that no other slot has
+
+
+def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps):
+    config = small_config(data_dir)
+    config.model.num_layers = 1
+    config.model.hidden_dropout = config.model.attention_dropout = dropout
+    config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, number
+    resolved, (phase,) = open_phases(config)
+    names = [f"CPU:{index}" for index in range(num_replicas)]
+    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
+    runtime = Runtime(strategy, False, "")
+    model, optimizer = build_model(resolved, runtime)
+
+    def mark(batch, part):
+        size = 8 // num_replicas
+        draws = batch["sampling_uniform"].numpy()
+        if marks_row is not None and marks_row // size == part:
+            draws[marks_row % size, 0] = MARK
+        return {**batch, "sampling_uniform": tf.constant(draws)}
+
+    def dataset(part):
+        batches = training_dataset(
+            phase.source.train, phase.masking, pad_id=0, max_seq_length=32, global_batch_size=8, seed=0, start_step=0,
+            part=part)
+        if marks_row is None:
+            return batches
+        marked = [mark(batch, index % num_replicas) for index, batch in enumerate(batches.take(num_replicas))]
+        return tf.data.Dataset.from_generator(lambda: iter(marked), output_signature={
+            name: tf.TensorSpec(value.shape, value.dtype) for name, value in marked[0].items()})
+
+    train_steps = steps.build_train_steps(model, optimizer, runtime, phase.config)
+    iterator = iter(runtime.distribute(dataset))
+    return model, optimizer, lambda first, count: train_steps(
+        iterator, tf.constant(first, tf.int64), tf.constant(count, tf.int64))
+
+
+def losses(num_replicas, num_parts):
+    _, _, train_steps = make(num_replicas, num_parts)
+    found = []
+    for first in range(0, num_steps, 5):
+        sums = train_steps(first, 5)
+        found.append([float(sums[name]) for name in NAMES])
+    return found
+
+
+result = {f"{replicas}x{parts}": losses(replicas, parts) for replicas, parts in divisions}
+
+# One example makes its replica's loss NaN.
+loss_and_sums = steps._loss_and_sums
+
+
+def loss_and_sums_with_a_fault(inputs, *more):
+    total, sums = loss_and_sums(inputs, *more)
+    fault = tf.where(tf.reduce_any(inputs["sampling_uniform"] == MARK), np.nan, 0.0)
+    return total + fault, {**sums, "rtd_loss": sums["rtd_loss"] + fault}
+
+
+steps._loss_and_sums = loss_and_sums_with_a_fault
+result["faults"] = {}
+for replicas in sorted({replicas for replicas, _ in divisions}):
+    model, optimizer, train_steps = make(replicas, 1, marks_row=5, number=12)
+    before = model.get_weights()
+    sums = train_steps(0, 1)
+    result["faults"][replicas] = {
+        "nonfinite_replicas": sums["nonfinite_replicas"].numpy().tolist(),
+        "num_updates": float(sums["num_updates"]),
+        "num_steps": float(sums["num_steps"]),
+        "iterations": int(optimizer.iterations.numpy()),
+        "is_unchanged": all((first == second).all() for first, second in zip(before, model.get_weights())),
+    }
+print(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def result(data_dir):
+    # One process has groups of one size only.
+    results = []
+    for divisions in (("1x1", "1x2", "4x1"), ("2x1", "2x2")):
+        arguments = [sys.executable, "-c", PROGRAM, str(data_dir), str(NUM_STEPS), *divisions]
+        process = subprocess.run(arguments, capture_output=True, text=True, timeout=500)
+        assert process.returncode == 0, process.stderr[-3000:]
+        results.append(json.loads(process.stdout.splitlines()[-1]))
+    first, second = results
+    return {**first, **second, "faults": {**first["faults"], **second["faults"]}}
+
+
+@pytest.mark.parametrize("division", ["2x1", "4x1", "1x2", "2x2"])
+def test_replicas_and_parts_make_the_steps_of_one(result, division):
+    expected, found = result["1x1"], result[division]
+    assert len(found) == NUM_STEPS // 5
+    for first, second in zip(expected, found, strict=True):
+        (*losses, norm, weight), (*found_losses, found_norm, found_weight) = first, second
+        assert found_losses == pytest.approx(losses, rel=1e-5)
+        assert found_norm == pytest.approx(norm, rel=1e-3)
+        assert found_weight == weight
+    assert found[0] != found[-1]  # it trains
+
+
+def test_the_replica_that_is_not_finite_is_known_and_nothing_is_updated(result):
+    for replicas, at in ((1, 0), (2, 1), (4, 2)):  # where the row 5 of 8 is
+        found = result["faults"][str(replicas)]
+        assert found == {
+            "nonfinite_replicas": [float(index == at) for index in range(replicas)],
+            "num_updates": 0.0,
+            "num_steps": 1.0,
+            "iterations": 1,
+            "is_unchanged": True,
+        }

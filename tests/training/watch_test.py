@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from electra_cli.training.evaluation import unigram_entropy
+from electra_cli.training.watch import CollapseNotices, Watch
+
+
+def test_the_median_is_that_of_the_last_ten():
+    watch = Watch()
+    for loss in range(9):
+        watch.add_loss(float(loss))
+        assert watch.median() is None
+    watch.add_loss(9.0)
+    assert watch.median() == 4.5
+    for loss in (100.0, 101.0, 102.0):
+        watch.add_loss(loss)  # in place of 0, 1 and 2
+    assert watch.median() == 7.5
+    watch.forget_losses()
+    assert watch.median() is None
+
+
+def test_the_entropy_is_that_of_tokens_that_may_be_masked():
+    counts = np.array([1000, 500, 3, 1, 0])
+    # Of 0 and 1, which are special, none; of the others 4, 2 and 1 with one added to each.
+    shares = np.array([4, 2, 1]) / 7
+    assert unigram_entropy(counts, (0, 1)) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-6)
+
+
+HEALTHY = {
+    "masked_lm_loss": 5.0,
+    "rtd_accuracy": 0.95,
+    "replaced_fraction": 0.1,
+    "rtd_auc": 0.9,
+}
+
+
+def notices(changes, step=1000, unigram_loss=6.0, **settings):
+    return CollapseNotices(**{"warmup_steps": 100, "num_steps": 2000, **settings}).look(
+        step, {**HEALTHY, **changes}, unigram_loss
+    )
+
+
+def test_what_has_collapsed_is_named():
+    assert notices({}) == []
+    (generator,) = notices({"masked_lm_loss": 5.99})
+    assert generator.startswith(
+        "Warning, step 1,000: masked_lm_loss 5.990 is no better than guessing by frequency (6.000)"
+    )
+    assert notices({"masked_lm_loss": 5.9}) == []
+    assert notices({"masked_lm_loss": 5.99}, unigram_loss=None) == []  # data without counts
+    (discriminator,) = notices({"rtd_accuracy": 0.9005, "rtd_auc": 0.51})
+    assert (
+        "rtd_accuracy 0.9005 is that of calling every token original (0.9000), and rtd_auc 0.510 is near"
+        in discriminator
+    )
+    assert notices({"rtd_accuracy": 0.9, "rtd_auc": 0.7}) == []  # cautious, but it ranks
+    assert notices({"rtd_accuracy": 0.92, "rtd_auc": 0.51}) == []
+    assert len(notices({"masked_lm_loss": 6.5, "rtd_accuracy": 0.9, "rtd_auc": 0.5})) == 2
+
+
+def test_nothing_is_named_before_long_after_warm_up():
+    assert notices({"masked_lm_loss": 7.0}, step=499) == []  # a quarter of the run
+    assert len(notices({"masked_lm_loss": 7.0}, step=500)) == 1
+    assert notices({"masked_lm_loss": 7.0}, step=899, warmup_steps=300) == []
+    assert len(notices({"masked_lm_loss": 7.0}, step=900, warmup_steps=300)) == 1
+
+
+def test_a_collapse_is_told_once_until_it_is_over():
+    collapse = CollapseNotices(warmup_steps=0, num_steps=10)
+    bad = {"masked_lm_loss": 6.0}
+    assert len(collapse.look(5, bad, 6.0)) == 1
+    assert collapse.look(6, bad, 6.0) == []
+    assert collapse.look(7, {"masked_lm_loss": 3.0}, 6.0) == []
+    assert len(collapse.look(8, bad, 6.0)) == 1
