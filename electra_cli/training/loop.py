@@ -10,6 +10,7 @@ from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.distribution import build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
 from electra_cli.training.phases import fingerprint, open_phases, phase_at
+from electra_cli.training.preemption import watching_for_notice
 from electra_cli.training.run import Print, Run, build_model
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.workdir import Workdir, check_config
@@ -107,7 +108,7 @@ def train(
             check_validation(phase.source, phase.config)
     if not runtime.is_chief:
         say = _say_nothing
-    with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop:
+    with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
         for difference in check_config(workdir, resolved, fingerprint(phases)):
             say(f"Changed since the run began: {difference}")
         for notice in notices(resolved, with_evaluation):

@@ -1,4 +1,4 @@
-"""A polite end: SIGTERM and SIGINT ask a run to save itself and stop after the current steps."""
+"""A polite end: SIGTERM, SIGINT and whatever else asks a run to save itself and stop after the current steps."""
 
 import signal
 from types import FrameType
@@ -26,7 +26,10 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def request(self, name: str) -> None:
+        """Asks for a stop, in the name of what stands behind it."""
+        self.name, self.requested = name, True
+
     def _remember(self, number: int, _: FrameType | None) -> None:
-        self.requested = True
-        self.name = signal.Signals(number).name
+        self.request(signal.Signals(number).name)
         signal.signal(number, self._previous[signal.Signals(number)])

@@ -113,9 +113,9 @@ def test_within_the_budget_its_update_is_left_out_and_it_goes_on(config, tmp_pat
 
     # The count outlives a stop: one more is one too many, whenever that comes.
     config.watch.max_nonfinite_steps = 1
-    with pytest.raises(UserError, match="step 5: .*now 1"):
+    with pytest.raises(UserError, match=r"step 5: .*now 1"):
         train(config, tmp_path / "run", with_evaluation=False)
-    with pytest.raises(UserError, match="step 5: .*now 1"):
+    with pytest.raises(UserError, match=r"step 5: .*now 1"):
         train(config, tmp_path / "run", with_evaluation=False)
     config.watch.max_nonfinite_steps = 2
     lines = train(config, tmp_path / "run", with_evaluation=False)

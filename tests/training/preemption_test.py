@@ -1,0 +1,95 @@
+"""A preemption notice, from a metadata server on this machine, stops a run as a signal does."""
+
+import http.server
+import threading
+import time
+
+import pytest
+
+from electra_cli.errors import Interrupted
+from electra_cli.training import preemption, run
+from electra_cli.training.preemption import watching_for_notice
+from electra_cli.training.signals import StopRequest
+from tests.training.loop_test import assert_same_run, train
+from tests.training.survival_test import tiny_config
+
+
+@pytest.fixture
+def metadata_server(monkeypatch):
+    """Serves `instance/preempted`; its `answer` may be changed, None for a failure."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asks_rightly = self.path == "/computeMetadata/v1/instance/preempted"
+            asks_rightly &= self.headers["Metadata-Flavor"] == "Google"
+            server.num_asked += 1
+            self.send_response(200 if asks_rightly and server.answer else 503)
+            self.end_headers()
+            if server.answer:
+                self.wfile.write(server.answer.encode())
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.answer, server.num_asked = "FALSE", 0
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(preemption, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def wait_until(condition):
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_the_notice_asks_for_a_stop(metadata_server):
+    with StopRequest() as stop, watching_for_notice(stop):
+        wait_until(lambda: metadata_server.num_asked > 2)
+        assert not stop.requested
+        metadata_server.answer = None
+        wait_until(lambda: metadata_server.num_asked > 5)  # a failure is no notice, and no end of looking
+        assert not stop.requested
+        metadata_server.answer = "TRUE"
+        wait_until(lambda: stop.requested)
+        assert stop.name == "a preemption notice"
+
+
+def test_elsewhere_nobody_is_asked(monkeypatch, tmp_path):
+    monkeypatch.delenv("GCE_METADATA_IP", raising=False)
+    product = tmp_path / "product_name"
+    monkeypatch.setattr(preemption, "_PRODUCT_FILE", str(product))
+    assert not preemption.is_google_cloud()
+    product.write_text("Standard PC\n")
+    assert not preemption.is_google_cloud()
+    num_threads = threading.active_count()
+    with StopRequest() as stop, watching_for_notice(stop):
+        assert threading.active_count() == num_threads
+    product.write_text("Google Compute Engine\n")
+    assert preemption.is_google_cloud()
+
+
+@pytest.mark.slow
+def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, data_dir, tmp_path, monkeypatch):
+    config = tiny_config(data_dir)
+    train(config, tmp_path / "whole", with_evaluation=False)
+    check = run.Run._check_finite
+
+    def check_and_wait(self, phase, step, flags):
+        check(self, phase, step, flags)
+        if step == 2:
+            metadata_server.answer = "TRUE"
+            wait_until(lambda: self._stop.requested)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run.Run, "_check_finite", check_and_wait)
+        with pytest.raises(Interrupted, match="stopped by a preemption notice at step 2; saved"):
+            train(config, tmp_path / "run", with_evaluation=False)
+    metadata_server.answer = "FALSE"
+    assert "Going on from step 2." in train(config, tmp_path / "run", with_evaluation=False)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
