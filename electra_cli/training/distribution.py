@@ -30,6 +30,7 @@ class Runtime:
       strategy: the strategy; model and optimizer are made in its scope.
       jit_compile: whether steps are compiled with XLA by us (a TPU's always are).
       description: what was picked and why, in one line.
+      devices: what is computed on, as '4 GPUs'.
       num_workers: processes that train together.
       worker_index: which of them this is; 0, the chief, alone writes to the workdir.
     """
@@ -37,6 +38,7 @@ class Runtime:
     strategy: tf.distribute.Strategy
     jit_compile: bool
     description: str
+    devices: str = "CPU"
     num_workers: int = 1
     worker_index: int = 0
 
@@ -132,6 +134,7 @@ def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
         strategy,
         jit_compile,
         how if name == "tpu" else f"{how}, XLA {'on' if jit_compile else 'off'}",
+        devices,
         num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
         worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,
     )

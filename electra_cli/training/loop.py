@@ -109,7 +109,7 @@ def train(
     if not runtime.is_chief:
         say = _say_nothing
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
-        for difference in check_config(workdir, resolved, fingerprint(phases)):
+        for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
             say(f"Changed since the run began: {difference}")
         for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")

@@ -149,7 +149,7 @@ class Run:
         elif checkpoint:
             self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        self._directory.adopt_config(self._config, fingerprint(self._phases))
+        self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices)
         lines = self._directory.open_metrics(step or 0)
         if step is None:
             return 0

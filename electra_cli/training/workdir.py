@@ -57,25 +57,18 @@ class Workdir:
         if self._lock is not None:
             self._lock.close()
 
-    def adopt_config(self, config: ml_collections.FrozenConfigDict, data_fingerprint: str) -> list[str]:
-        """Records the config of a new run, or compares it with that of the run that is here.
+    def adopt_config(self, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str) -> None:
+        """Records the config of a run, after `check_config`.
 
         Args:
           config: the resolved config.
           data_fingerprint: of the data that is trained on.
-
-        Returns:
-          The harmless differences, 'key: old -> new'.
-
-        Raises:
-          UserError: a difference that makes it another run.
+          devices: what it is computed on.
         """
-        allowed = check_config(self.path, config, data_fingerprint)
-        if not self._is_writer:
-            return allowed
-        record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint}
-        write_atomically(tf.io.gfile.join(self.path, _CONFIG_FILE), json.dumps(record, indent=1, sort_keys=True) + "\n")
-        return allowed
+        if self._is_writer:
+            record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint, "devices": devices}
+            text = json.dumps(record, indent=1, sort_keys=True) + "\n"
+            write_atomically(tf.io.gfile.join(self.path, _CONFIG_FILE), text)
 
     def open_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops lines of steps after `step` (they are computed again) and returns the others."""
@@ -112,15 +105,30 @@ class Workdir:
         self._writers[split].flush()
 
 
-def check_config(path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str) -> list[str]:
-    """Compares a config with that of the run in the workdir `path`; see `Workdir.adopt_config`."""
+def check_config(
+    path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str | None = None
+) -> list[str]:
+    """Compares a config with that of the run in a workdir.
+
+    Args:
+      path: the workdir.
+      config: the resolved config.
+      data_fingerprint: of the data that is trained on.
+      devices: what is computed on; None where that makes no difference.
+
+    Returns:
+      The harmless differences, 'key: old -> new'.
+
+    Raises:
+      UserError: a difference that makes it another run.
+    """
     file = tf.io.gfile.join(path, _CONFIG_FILE)
     if not tf.io.gfile.exists(file):
         return []
     try:
         with tf.io.gfile.GFile(file) as stream:
             record = json.load(stream)
-        old_config, old_fingerprint = record["config"], record["data_fingerprint"]
+        old_config, old_fingerprint, old_devices = (record[name] for name in ("config", "data_fingerprint", "devices"))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}); choose another --workdir") from error
     forbidden, allowed = differing_keys(old_config, config.to_dict())
@@ -133,6 +141,11 @@ def check_config(path: str, config: ml_collections.FrozenConfigDict, data_finger
         raise UserError(
             f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
             f"or another --workdir"
+        )
+    if devices is not None and devices != old_devices:
+        allowed.append(
+            f"devices: {old_devices} -> {devices}: each step keeps its examples, masks and samples; dropout is drawn "
+            f"for each replica, and other devices add up in another order"
         )
     return allowed
 

@@ -201,6 +201,11 @@ def test_harmless_changes_are_named(finished, config, tmp_path):
     assert "Changed since the run began: train.checkpoint_interval: 4 -> 6" in train(config, finished[0])
     config.train.checkpoint_interval = 4
     train(config, finished[0])
+    record = json.loads((finished[0] / "config.json").read_text())
+    (finished[0] / "config.json").write_text(json.dumps({**record, "devices": "8 GPUs"}))
+    (line,) = [line for line in train(config, finished[0]) if line.startswith("Changed since the run began")]
+    assert line.startswith("Changed since the run began: devices: 8 GPUs -> CPU: each step keeps its examples")
+    assert not any("Changed" in line for line in train(config, finished[0]))
 
 
 def test_a_damaged_config_is_named(config, tmp_path):
