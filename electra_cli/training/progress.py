@@ -9,30 +9,51 @@ _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
 class Progress:
-    """Measures tokens a second and time left; evaluation is not counted.
+    """Measures rates and the time left; evaluation is not counted.
 
     Args:
       step: the first step of this process.
       num_steps: the last.
+      utilization_at_one_step_a_second: the fraction of the devices' rate of matrix products that a step of one second
+        uses.
       clock: seconds, ever growing.
     """
 
-    def __init__(self, step: int, num_steps: int, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        step: int,
+        num_steps: int,
+        utilization_at_one_step_a_second: float,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self._num_steps = num_steps
+        self._utilization_at_one_step_a_second = utilization_at_one_step_a_second
         self._clock = clock
         self.restart(step)
 
     def restart(self, step: int) -> None:
         """Begins a new interval at `step`."""
-        self._tokens, self._start, self._start_step = 0.0, self._clock(), step
+        self._tokens = self._input_wait = 0.0
+        self._start, self._start_step = self._clock(), step
 
-    def add(self, tokens: float) -> None:
-        """Counts real tokens (padding left out)."""
+    def add(self, tokens: float, input_wait: float) -> None:
+        """Counts real tokens (padding left out), and seconds for which steps waited for their batches."""
         self._tokens += tokens
+        self._input_wait += input_wait
 
-    def tokens_per_second(self) -> float:
-        """Returns real tokens a second since the interval began."""
-        return self._tokens / max(self._clock() - self._start, 1e-9)
+    def rates(self, step: int) -> dict[str, float]:
+        """Returns metrics of the interval from its begin to `step`.
+
+        They are `tokens_per_second` (real tokens), `model_flops_utilization` (matrix products of the model, as a
+        fraction of what the devices make) and `input_wait_fraction` (of the time).
+        """
+        seconds = max(self._clock() - self._start, 1e-9)
+        steps_per_second = (step - self._start_step) / seconds
+        return {
+            "tokens_per_second": self._tokens / seconds,
+            "model_flops_utilization": self._utilization_at_one_step_a_second * steps_per_second,
+            "input_wait_fraction": self._input_wait / seconds,
+        }
 
     def line(self, step: int, values: dict[str, float]) -> str:
         """Returns the progress line of `step` and begins a new interval there."""

@@ -12,9 +12,11 @@ import tf_keras
 from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.flops import matmul_flops
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics, replay
 from electra_cli.training.checkpoints import Checkpoints
+from electra_cli.training.device_rate import measure_flops_per_second
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
@@ -84,6 +86,7 @@ class Run:
         self._evaluator: Evaluator | None = None
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
+        self._flops_per_second = math.nan
 
     def train(self, step: int) -> None:
         """Trains, logs, saves and evaluates from a step to the last, phase after phase."""
@@ -91,7 +94,11 @@ class Run:
             self._say(f"The run is complete: all {step:,} steps are done.")
             return
         count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
-        self._say(f"Model: {count / 1e6:.1f} million parameters.")
+        self._flops_per_second = measure_flops_per_second(self._runtime)
+        self._say(
+            f"Model: {count / 1e6:.1f} million parameters. Devices multiply matrices at "
+            f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is measured by."
+        )
         while step < self._config.train.num_steps:
             step = self._train_phase(phase_at(self._phases, step + 1), step)
 
@@ -103,7 +110,8 @@ class Run:
         train, num_steps = phase.config.train, phase.config.train.num_steps
         train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
         iterator = self._batches(phase, step)
-        progress, pace = Progress(step, num_steps), Pace()
+        utilization = matmul_flops(phase.config) / self._flops_per_second
+        progress, pace = Progress(step, num_steps, utilization), Pace()
         while step < phase.end:
             loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
             target = min(phase.end, loop_end, step + pace.steps)
@@ -114,7 +122,7 @@ class Run:
             # The mean over workers, since all must make the same number of steps at once.
             pace.measure(num_made, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
             step += num_made
-            progress.add(float(sums["real_tokens"]))
+            progress.add(float(sums["real_tokens"]), float(sums["input_wait_seconds"]))
             self._check_finite(phase, step, sums["nonfinite_replicas"].numpy())
             if step % train.log_interval == 0 or step == phase.end:
                 values = self._summarize(step, progress)
@@ -275,8 +283,7 @@ class Run:
             values["skipped_updates"] = float(sums["num_steps"] - sums["num_updates"])
         # The rate that the last update was made with.
         values["learning_rate"] = float(self._optimizer.learning_rate.numpy())
-        values["tokens_per_second"] = progress.tokens_per_second()
-        return values | self._phase_number(step)
+        return values | progress.rates(step) | self._phase_number(step)
 
     def _log(self, phase: Phase, step: int, values: dict[str, float], progress: Progress) -> None:
         self._directory.write_metrics("train", step, values)

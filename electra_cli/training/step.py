@@ -51,8 +51,9 @@ def build_train_steps(
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
       makes the steps, up to the first that is not finite, and returns the sums `train_sum_shapes` over all of them and
-      all replicas, and `nonfinite_replicas`, float32 [replicas]: 1 where loss or gradient were not finite in the last
-      step. Gradients that loss scaling makes infinite are no such case: their update is left out, and it goes on.
+      all replicas; `nonfinite_replicas`, float32 [replicas], 1 where loss or gradient were not finite in the last step
+      (gradients that loss scaling makes infinite are no such case: their update is left out, and it goes on); and
+      `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
     """
     strategy, num_replicas = runtime.strategy, runtime.num_replicas
     variables = model.trainable_variables
@@ -117,8 +118,12 @@ def build_train_steps(
     def train_steps(iterator, first_step, num_steps):
         totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
         nonfinite = tf.zeros([num_replicas])
+        waited, step_end = tf.zeros([], tf.float64), tf.timestamp()
         for index in tf.range(num_steps):
-            sums, nonfinite, norm, num_updates = step_on_all(next(iterator), first_step + index)
+            batch = next(iterator)
+            waited += tf.maximum(_time_after(batch) - step_end, 0.0)
+            sums, nonfinite, norm, num_updates = step_on_all(batch, first_step + index)
+            step_end = _time_after((sums, norm))
             nonfinite = tf.ensure_shape(nonfinite, [num_replicas])
             is_whole = tf.logical_not(tf.reduce_any(nonfinite > 0))
             sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
@@ -128,7 +133,7 @@ def build_train_steps(
             totals = {name: totals[name] + sums[name] for name in totals}
             if not is_whole:
                 break
-        return {**totals, "nonfinite_replicas": nonfinite}
+        return {**totals, "nonfinite_replicas": nonfinite, "input_wait_seconds": waited}
 
     return train_steps
 
@@ -243,6 +248,12 @@ def _loss_and_sums(inputs, outputs, global_weights, objective) -> tuple[tf.Tenso
     total = objective.generator_loss_weight * total
     total += objective.discriminator_loss_weight * rtd_sum / global_rtd_weight
     return total, {**sums, "rtd_loss": rtd_sum, **metrics.rtd_sums(inputs, outputs)}
+
+
+def _time_after(tensors) -> tf.Tensor:
+    """Returns the time, in seconds, float64, when all tensors of a structure are there."""
+    with tf.control_dependencies(tf.nest.flatten(tensors, expand_composites=True)):
+        return tf.timestamp()
 
 
 def _add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:

@@ -9,17 +9,19 @@ from electra_cli.training.signals import StopRequest
 
 def test_rates_and_time_left():
     now = [100.0]
-    progress = Progress(10, 40, clock=lambda: now[0])
-    progress.add(3000)
+    progress = Progress(10, 40, utilization_at_one_step_a_second=0.25, clock=lambda: now[0])
+    progress.add(2000, 0.5)
+    progress.add(1000, 1.5)
     now[0] += 20
-    assert progress.tokens_per_second() == 150.0
-    values = {"total_loss": 1.0, "masked_lm_loss": 2.0, "rtd_loss": 0.5, "rtd_auc": 0.75, "tokens_per_second": 150.0}
+    rates = progress.rates(20)
+    assert rates == {"tokens_per_second": 150.0, "model_flops_utilization": 0.125, "input_wait_fraction": 0.1}
+    values = {"total_loss": 1.0, "masked_lm_loss": 2.0, "rtd_loss": 0.5, "rtd_auc": 0.75, **rates}
     # 10 steps took 20 seconds; 20 are left.
     assert progress.line(20, values) == (
         "step 20/40  total_loss 1.000  masked_lm_loss 2.000  rtd_loss 0.5000  rtd_auc 0.750  150 tokens/s  40s left"
     )
     now[0] += 1
-    assert progress.tokens_per_second() == 0.0
+    assert set(progress.rates(20).values()) == {0.0}
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m 5s"), (3661, "1h 1m"), (90_000, "1d 1h")])

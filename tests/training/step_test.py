@@ -1,5 +1,7 @@
 """Compiled steps: XLA, accumulation, loss scaling, clipping, and that a model learns in every precision."""
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -171,6 +173,24 @@ def test_300_steps_learn_one_batch_by_heart(config, precision):
     assert result["masked_lm_loss"] < 0.1
     assert result["rtd_accuracy"] > 0.99
     assert {variable.dtype for variable in steps.model.trainable_variables} == {tf.float32}
+
+
+def test_waiting_for_batches_is_measured(config):
+    config.train.num_steps = 8
+    steps = Steps(config)
+    ready = steps.dataset().take(1).cache().repeat()
+    steps.run(1, ready)
+    assert steps.run(3, ready)["input_wait_seconds"] < 0.1
+
+    def wait():
+        time.sleep(0.3)
+        return np.int64(0)
+
+    ticks = tf.data.Dataset.from_generator(
+        lambda: (wait() for _ in range(9)), output_signature=tf.TensorSpec([], tf.int64)
+    )
+    slow = tf.data.Dataset.zip(ticks, ready).map(lambda _, batch: batch)
+    assert 0.5 < steps.run(3, slow)["input_wait_seconds"] < 3.0
 
 
 def test_batches_with_little_or_nothing_to_mask(config):
