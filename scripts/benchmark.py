@@ -1,7 +1,7 @@
 """Times a training step and what is around it, alone or beside other implementations, on the device that is there.
 
 usage: python scripts/benchmark.py [--preset=small] [--batch=32] [--precision=float32,mixed_bfloat16]
-           [--compare=tfm,torch] [--rounds=5] [--steps=2] [--data_dir=DIR] [--json=FILE] [--config.KEY=VALUE ...]
+           [--compare=tfm,torch] [--rounds=5] [--steps=2] [--data_dir=DIR,...] [--json=FILE] [--config.KEY=VALUE ...]
 
 Every implementation has a process of its own. They take turns, a few steps each a round, so that what else the machine
 does falls on all of them alike; the table gives medians and, with --compare, ratios of them. Quote ratios of one run on
@@ -10,7 +10,7 @@ a quiet machine, never a number alone.
   --compare  tfm: the stock ElectraPretrainTask of the installed tf-models-official (float32; it fails in others), with
              and without XLA. torch: transformers' networks on PyTorch, when they are installed: float32, and bfloat16
              with torch.compile.
-  --data_dir a directory of electra-prepare; without it, one of random words is made.
+  --data_dir directories of electra-prepare, to compare; without it, one of random words is made.
 """
 
 import argparse
@@ -41,10 +41,12 @@ class Worker:
     def __init__(self, name: str, script: str, *arguments: str):
         self.name = name
         self.seconds: list[float] = []
+        self._errors = tempfile.TemporaryFile("w+")  # libraries warn much
         self._process = subprocess.Popen(
             [sys.executable, str(SCRIPTS / script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=self._errors,
             text=True,
         )
         self.ready = self._read()
@@ -70,7 +72,9 @@ class Worker:
         for line in self._process.stdout:
             if line.startswith("{"):  # libraries may print too
                 return json.loads(line)
-        raise SystemExit(f"benchmark.py: {self.name} ended with {self._process.wait()}")
+        code = self._process.wait()
+        self._errors.seek(0)
+        raise SystemExit(f"{self._errors.read()[-2000:]}\nbenchmark.py: {self.name} ended with {code}")
 
 
 def main() -> None:
@@ -103,12 +107,12 @@ def main() -> None:
 
 def _start(arguments: argparse.Namespace, overrides: list[str], scratch: str) -> list[Worker]:
     given = [f"--preset={arguments.preset}", f"--batch={arguments.batch}", f"--scratch={scratch}", *overrides]
-    if arguments.data_dir:
-        given.append(f"--data_dir={arguments.data_dir}")
-    workers = [
-        Worker(f"electra-pretrain, {precision}", "benchmark_ours.py", f"--precision={precision}", *given)
-        for precision in arguments.precision.split(",")
-    ]
+    workers = []
+    for data_dir in arguments.data_dir.split(","):
+        for precision in arguments.precision.split(","):
+            name = ", ".join(filter(None, ["electra-pretrain", precision, data_dir]))
+            own = (f"--precision={precision}", f"--data_dir={data_dir}")
+            workers.append(Worker(name, "benchmark_ours.py", *own, *given))
     for peer in filter(None, arguments.compare.split(",")):
         if peer not in PEERS:
             raise SystemExit(f"benchmark.py: --compare={peer}: is {' or '.join(PEERS)}")
