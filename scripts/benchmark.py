@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, name: str, script: str, *arguments: str):
         self.name = name
         self.seconds: list[float] = []
-        self._errors = tempfile.TemporaryFile("w+")  # libraries warn much
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (libraries warn much; closed with the process)
         self._process = subprocess.Popen(
             [sys.executable, str(SCRIPTS / script), *arguments],
             stdin=subprocess.PIPE,
