@@ -124,7 +124,6 @@ def _main(flags, out, err, notes, faults) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(0)
     for path, number in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)
     sys.argv = ["electra-pretrain", *flags]
     _take_notes(notes.fileno())
     for fault in faults:
