@@ -50,6 +50,13 @@ class Run:
                 return False
         return True
 
+    def let_pass(self, seconds: float, max_saved: int) -> None:
+        """Waits, at most until so many more checkpoints are saved or the process has ended."""
+        end, saved = time.monotonic() + seconds, len(self.saved)
+        while (left := end - time.monotonic()) > 0 and len(self.saved) < saved + max_saved:
+            if select.select([self._notes], [], [], left)[0] and not self._read(TIMEOUT):
+                return
+
     def send(self, number: signal.Signals) -> float:
         """Sends a signal and returns the time."""
         os.kill(self._process.pid, number)
@@ -111,7 +118,8 @@ class Run:
         )
         read = os.read(self._notes.fileno(), 1 << 16)
         *lines, self._rest = (self._rest + read).split(b"\n")
-        self.noted += [(line.decode(), time.monotonic()) for line in lines]
+        notes = (line.decode().split(" ", 1) for line in lines)
+        self.noted += [(note, float(when)) for when, note in notes]
         return bool(read)
 
 
@@ -135,13 +143,16 @@ def _take_notes(descriptor: int) -> None:
     """Writes to a pipe what the program begins and ends: computing, saving, evaluating."""
     from electra_cli.training import checkpoint_files, evaluation, loop
 
+    def write_note(text):
+        os.write(descriptor, f"{time.monotonic()} {text}\n".encode())  # one clock for all processes
+
     @contextlib.contextmanager
     def noted(name):
-        os.write(descriptor, f"begin {name}\n".encode())
+        write_note(f"begin {name}")
         try:
             yield
         finally:
-            os.write(descriptor, f"end {name}\n".encode())
+            write_note(f"end {name}")
 
     def note(owner, method, name):
         original = getattr(owner, method)
@@ -157,7 +168,7 @@ def _take_notes(descriptor: int) -> None:
     def write_noted(self, step, *args):
         with noted("saving"):
             write(self, step, *args)
-        os.write(descriptor, f"saved {os.path.basename(self.directory)} {step}\n".encode())
+        write_note(f"saved {os.path.basename(self.directory)} {step}")
 
     checkpoint_files.CheckpointFiles.write = write_noted
     note(evaluation.Evaluator, "run", "evaluating")
@@ -175,15 +186,15 @@ def _take_notes(descriptor: int) -> None:
     loop.build_train_steps = build_noted
 
 
-def slow_disk() -> None:
-    """Every change of a directory and every wait for the disk takes ten milliseconds longer."""
+def slow_disk(seconds: float = 0.01) -> None:
+    """Every change of a directory and every wait for the disk takes so much longer."""
     import tensorflow as tf
 
     def slow(owner, name):
         original = getattr(owner, name)
 
         def wrapped(*args, **kwargs):
-            time.sleep(0.01)
+            time.sleep(seconds)
             return original(*args, **kwargs)
 
         setattr(owner, name, wrapped)
