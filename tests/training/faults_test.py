@@ -23,7 +23,7 @@ from electra_cli.config import default_config, flatten, resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
 from electra_cli.errors import UserError
-from electra_cli.training.workdir import Workdir, read_metrics
+from electra_cli.training.workdir import Workdir, check_config, read_metrics
 from tests.conftest import prepare_small, small_config
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
 from tests.training.processes import Run, clock_set_back, limit_files, slow_disk
@@ -445,12 +445,19 @@ def another(value):
     raise TypeError(value)
 
 
+def adopt(workdir, config):
+    """Does what a start does with its config; returns the differences that it lists."""
+    differences = check_config(workdir.path, config, "fingerprint", "CPU")
+    workdir.adopt_config(config, "fingerprint", "CPU")
+    return differences
+
+
 def test_every_key_may_be_changed_or_is_refused_with_the_difference(data, tmp_path):
     resolved = resolve(quick_config(data), 160)
     keys = [key for key in flatten(resolved) if not key.startswith("derived.")]
     assert {key for key in keys if CHANGEABLE.fullmatch(key)} > {"eval.interval", "data.dir", "runtime.tpu"}
     with Workdir(str(tmp_path)) as workdir:
-        assert workdir.adopt_config(resolved, "fingerprint") == []
+        assert adopt(workdir, resolved) == []
         for key in keys:
             changed = ml_collections.ConfigDict(resolved.to_dict())
             section, name = key.split(".")
@@ -461,12 +468,12 @@ def test_every_key_may_be_changed_or_is_refused_with_the_difference(data, tmp_pa
             difference = f"{key}: {json.dumps(before)} -> {json.dumps(another(before))}"
             record = (tmp_path / "config.json").read_text()
             if CHANGEABLE.fullmatch(key):
-                assert workdir.adopt_config(changed, "fingerprint") == [difference]
+                assert adopt(workdir, changed) == [difference]
                 assert (tmp_path / "config.json").read_text() != record  # what the run is now
-                assert len(workdir.adopt_config(resolved, "fingerprint")) == 1
+                assert len(adopt(workdir, resolved)) == 1
             else:
                 with pytest.raises(UserError, match=f"another config: {re.escape(difference)}; give the old values"):
-                    workdir.adopt_config(changed, "fingerprint")
+                    adopt(workdir, changed)
             assert (tmp_path / "config.json").read_text() == record
 
 

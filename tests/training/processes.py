@@ -141,7 +141,7 @@ def _main(flags, out, err, notes, faults) -> None:
 
 def _take_notes(descriptor: int) -> None:
     """Writes to a pipe what the program begins and ends: computing, saving, evaluating."""
-    from electra_cli.training import checkpoint_files, evaluation, loop
+    from electra_cli.training import checkpoint_files, evaluation, run
 
     def write_note(text):
         os.write(descriptor, f"{time.monotonic()} {text}\n".encode())  # one clock for all processes
@@ -172,7 +172,7 @@ def _take_notes(descriptor: int) -> None:
 
     checkpoint_files.CheckpointFiles.write = write_noted
     note(evaluation.Evaluator, "run", "evaluating")
-    build = loop.build_train_steps
+    build = run.build_train_steps
 
     def build_noted(*args, **kwargs):
         train_steps = build(*args, **kwargs)
@@ -183,7 +183,7 @@ def _take_notes(descriptor: int) -> None:
 
         return wrapped
 
-    loop.build_train_steps = build_noted
+    run.build_train_steps = build_noted
 
 
 def slow_disk(seconds: float = 0.01) -> None:
