@@ -17,7 +17,7 @@ import time
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["electra_cli.training.loop", "electra_cli.main", "tests.training.processes"])
-TIMEOUT = 120.0
+TIMEOUT = 300.0
 
 
 class Run:
