@@ -88,7 +88,7 @@ def training_dataset(
       Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
 
     Raises:
-      tf.errors.DataLossError, tf.errors.InvalidArgumentError: (while iterating) a shard is damaged.
+      tf.errors.InvalidArgumentError: (while iterating) a shard is damaged; see `source.reading`.
     """
     first_slot, num_skipped = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
     slots = tf.data.Dataset.range(first_slot, tf.int64.max)
@@ -138,8 +138,19 @@ def evaluation_dataset(
 
     Returns:
       Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
+
+    Raises:
+      tf.errors.DataLossError, tf.errors.FailedPreconditionError: (while iterating) a shard is damaged; see
+        `source.reading`.
     """
-    records = tf.data.TFRecordDataset(list(split.files), compression_type=split.compression)
+    shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
+
+    def read(file: tf.Tensor, num_examples: tf.Tensor) -> tf.data.Dataset:
+        # Of some damages the reader makes an early end.
+        shard = tf.data.TFRecordDataset(file, compression_type=split.compression)
+        return shard.apply(tf.data.experimental.assert_cardinality(num_examples))
+
+    records = shards.flat_map(read)
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
 
     def prepare(group: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -232,11 +243,14 @@ def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
     shard = tf.gather(_shard_order(num_shards, seed, epoch), slot % num_shards)
     file = tf.gather(tf.constant(split.files), shard)
     expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
-    # One more than expected, so that a shard that holds too many is noticed as well.
-    records = tf.data.TFRecordDataset(file, compression_type=split.compression).batch(expected + 1).get_single_element()
+    # The errors of reading name no file. What cannot be read is left out, and the number of records tells.
+    readable = tf.data.TFRecordDataset(file, compression_type=split.compression).ignore_errors()
+    # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
+    batches = readable.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
+    records = batches.take(1).get_single_element()
     found = tf.size(records, tf.int64)
     with tf.control_dependencies(
-        [tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "records, not", expected])]
+        [tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "whole records, not", expected])]
     ):
         order = _example_order(found, seed, epoch, shard)
     return tf.gather(records, order)

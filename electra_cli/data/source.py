@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import re
 import struct
 from collections.abc import Iterator
 
@@ -161,24 +162,51 @@ def _foreign_fingerprint(vocabulary: Vocabulary, length: int, counts: dict[str, 
 
 
 @contextlib.contextmanager
-def reading(data_dir: str, when: str) -> Iterator[None]:
+def reading(data_dir: str, when: str, split: Split | None = None) -> Iterator[None]:
     """Turns the errors of datasets that are iterated within it into a `UserError` that names the data.
 
     Args:
       data_dir: the directory that is read.
       when: 'between steps 5 and 10'.
+      split: the shards that are read, where the errors do not name the file: they are read again to find it.
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+    except (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
         message = " ".join(str(error).split())
-        # Other operations raise the last of these too; where they do it is no damage.
+        # Other operations raise the last two of these too; where they do it is no damage.
         if isinstance(error, tf.errors.InvalidArgumentError) and "GetNext" not in message:
             raise
+        if isinstance(error, tf.errors.FailedPreconditionError) and "Input dataset was expected" not in message:
+            raise
+        counted = re.search(r"\[(\S[^\[\]]*)\] \[holds\] \[(\d+)\] \[whole records, not\] \[(\d+)\]", message)
+        problem = _miscounted(*counted.groups()) if counted else _find_damage(split) if split is not None else None
         raise UserError(
-            f"reading {data_dir} failed {when}: {message[:300]}; prepare the data anew, then the same command goes on "
-            f"from the newest checkpoint"
+            f"reading {data_dir} failed {when}: {problem or message[:300]}; copy it anew or prepare the data anew, "
+            f"then the same command goes on from the newest checkpoint"
         ) from error
+
+
+def _find_damage(split: Split) -> str | None:
+    """Reads the shards of a split; returns which is damaged and how, None when all can be read."""
+    for file, expected in zip(split.files, split.examples, strict=True):
+        try:
+            found = sum(1 for _ in tf.data.TFRecordDataset(file, compression_type=split.compression))
+        except tf.errors.OpError as error:
+            reason = re.sub(r"\{\{.*?\}\} | ?\[.*", "", error.message)  # TensorFlow names its operations
+            return f"{file} is damaged ({reason})"
+        if found != expected:
+            return _miscounted(file, found, expected)
+    return None
+
+
+def _miscounted(file: str, found: str | int, expected: str | int) -> str:
+    return f"{file} holds {found} whole records, not {expected}"
 
 
 def _check_length(data_dir: str, found: int, configured: int) -> None:

@@ -138,6 +138,9 @@ class CheckpointFiles:
 
     def _names(self) -> list[str]:
         if not tf.io.gfile.isdir(self.directory):
+            if tf.io.gfile.exists(self.directory):
+                # A run that took it for one without checkpoints would drop its metrics and begin anew.
+                raise UserError(f"{self.directory} is no directory: put the one back that held the checkpoints")
             return []
         return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
 

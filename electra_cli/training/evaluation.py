@@ -58,7 +58,7 @@ class Evaluator:
         source, masking, config = phase.source, phase.masking, phase.config
         assert source.validation is not None
         self.phase = phase
-        self._data_dir = source.data_dir
+        self._data_dir, self._split = source.data_dir, source.validation
         self._model, self._optimizer, self._objective = model, optimizer, config.objective
         baseline = (
             None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
@@ -90,7 +90,7 @@ class Evaluator:
         """
         totals: dict[str, np.ndarray] = {}
         averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
-        with reading(self._data_dir, "in evaluation"), averaged:
+        with reading(self._data_dir, "in evaluation", self._split), averaged:
             for batch in self._dataset:
                 before_batch()
                 for name, value in self._step(batch).items():

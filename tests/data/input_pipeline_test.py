@@ -1,4 +1,6 @@
+import dataclasses
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import tensorflow as tf
 
 from electra_cli.config import resolve
 from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, locate_example, training_dataset
-from electra_cli.data.source import count_records, open_data
+from electra_cli.data.source import count_records, open_data, reading
 from electra_cli.errors import UserError
 from electra_cli.training.phases import masking_settings
 from tests.conftest import SEQ_LENGTH, prepare_small, small_config
@@ -163,6 +165,28 @@ def test_damaged_shards_are_noticed_when_read(sharded, tmp_path):
     )
     with pytest.raises(tf.errors.InvalidArgumentError, match=file):
         list(dataset.take(200))
+
+
+@pytest.mark.parametrize("place", [0, 3, 12, -100, -1])  # header, flags that make TensorFlow end early, data, check
+@pytest.mark.parametrize("is_training", [True, False])
+def test_an_altered_shard_is_named(sharded, tmp_path, place, is_training):
+    _, source, masking = sharded
+    split = source.train if is_training else source.validation
+    file = tmp_path / "altered.tfrecord"
+    content = bytearray(pathlib.Path(split.files[0]).read_bytes())
+    content[place] ^= 4
+    file.write_bytes(content)
+    split = dataclasses.replace(split, files=(str(file), *split.files[1:]))
+    common = {"pad_id": 0, "max_seq_length": SEQ_LENGTH, "global_batch_size": 8}
+    with (
+        pytest.raises(UserError, match=rf"reading data failed in a test: {file} (holds \d+ whole records, not \d+|is "
+                      rf"damaged \([^\[\]{{}}]+\)); copy it anew"),
+        reading("data", "in a test", None if is_training else split),
+    ):  # fmt: skip
+        if is_training:
+            list(training_dataset(split, masking, seed=0, start_step=0, **common).take(200))
+        else:
+            list(evaluation_dataset(split, masking, num_examples=0, **common))
 
 
 def example(**features):

@@ -470,6 +470,14 @@ def test_an_error_in_the_background_is_told_at_the_end_with_the_error_that_ends(
     assert steps_in(tmp_path) == [4]
 
 
+def test_a_file_in_place_of_the_directory_is_no_run_without_checkpoints(tmp_path):
+    (tmp_path / "checkpoints").write_text("x")
+    checkpoints = Run(tmp_path / "checkpoints").checkpoints
+    for use in (checkpoints.recover, checkpoints.restore_newest):
+        with pytest.raises(UserError, match=r"checkpoints is no directory: put the one back that held the checkpoints"):
+            use()
+
+
 def test_starting_from_weights(tmp_path):
     Run(tmp_path / "checkpoints").save(4, 8)
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "ckpt-8",
