@@ -1,5 +1,6 @@
 """The console commands as a user calls them, as far as they end before TensorFlow is imported."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -125,3 +126,12 @@ def test_beam_that_is_not_installed(tmp_path):
 def test_beam_options_need_beam(tmp_path):
     flags = ["--input=x", "--learn_vocab=100", f"--output_dir={tmp_path}/data", "--beam_options=--runner=FlinkRunner"]
     assert_user_error(call(PREPARE, *flags), "--beam_options=--runner=FlinkRunner needs --runner=beam")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_command_in_one_line(number):
+    program = f"import os; from electra_cli import main; main._end_when_stopped(); os.kill(os.getpid(), {int(number)})"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 75
+    name = signal.Signals(number).name
+    assert result.stderr == f"electra-pretrain: stopped by {name}; the same command begins where the last save was\n"

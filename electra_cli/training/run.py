@@ -25,7 +25,7 @@ from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
 from electra_cli.training.watch import CollapseNotices, Watch
-from electra_cli.training.workdir import Workdir
+from electra_cli.training.workdir import Workdir, read_metrics
 
 Print = Callable[[str], None]
 
@@ -156,10 +156,13 @@ class Run:
             self.checkpoints.start_from(checkpoint)
         elif checkpoint:
             self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+        had_metrics = bool(read_metrics(self._directory.path))
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices)
         lines = self._directory.open_metrics(step or 0)
         if step is None:
+            if had_metrics:
+                self._say(f"No checkpoint is in {self._directory.checkpoint_dir}: the run begins again at step 0.")
             return 0
         self._saved_step = step
         evaluated = [

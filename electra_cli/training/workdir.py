@@ -1,5 +1,6 @@
 """A run's directory: lock, resolved config, metrics as JSON lines and for TensorBoard."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -64,19 +65,36 @@ class Workdir:
           config: the resolved config.
           data_fingerprint: of the data that is trained on.
           devices: what it is computed on.
+
+        Raises:
+          ResumableError: it cannot be written.
         """
         if self._is_writer:
             record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint, "devices": devices}
             text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-            write_atomically(tf.io.gfile.join(self.path, _CONFIG_FILE), text)
+            self._write_whole(_CONFIG_FILE, text)
 
     def open_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops lines of steps after `step` (they are computed again) and returns the others."""
-        path = tf.io.gfile.join(self.path, _METRICS_FILE)
+        """Drops lines of steps after `step` (they are computed again) and returns the others.
+
+        Raises:
+          UserError: a line is damaged.
+          ResumableError: the others cannot be written.
+        """
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self._is_writer:
-            write_atomically(path, "".join(json.dumps(line) + "\n" for line in kept))
+            self._write_whole(_METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
+
+    def _write_whole(self, name: str, text: str) -> None:
+        file = tf.io.gfile.join(self.path, name)
+        try:
+            write_atomically(file, text)
+        except (tf.errors.OpError, OSError) as error:
+            raise ResumableError(
+                f"{file} could not be written ({str(error).splitlines()[0]}): make room or mend the directory, then "
+                f"the same command goes on"
+            ) from error
 
     def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`.
@@ -151,17 +169,47 @@ def check_config(
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
-    """Returns the whole lines of a workdir's metrics.jsonl; one cut short by a kill is left out."""
+    """Returns the whole lines of a workdir's metrics.jsonl; one cut short by a kill is left out.
+
+    Raises:
+      UserError: a whole line is none of ours.
+    """
     file = tf.io.gfile.join(path, _METRICS_FILE)
     if not tf.io.gfile.exists(file):
         return []
-    with tf.io.gfile.GFile(file) as stream:
-        return [json.loads(line) for line in stream.read().splitlines(keepends=True) if line.endswith("\n")]
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        lines = stream.read().split(b"\n")[:-1]
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+            found[-1]["step"], found[-1]["split"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file}, line {number:,} is damaged: remove that line, or put the file back that was there"
+            ) from error
+    return found
 
 
 def write_atomically(file: str, text: str) -> None:
-    """Writes a text file under a temporary name and renames it."""
+    """Writes a text file under a temporary name, forces it to the disk and renames it.
+
+    Raises:
+      OSError, tf.errors.OpError: it cannot be written; the file is as it was.
+    """
     temporary = f"{file}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as stream:
-        stream.write(text)
-    tf.io.gfile.rename(temporary, file, overwrite=True)
+    if "://" in file:
+        with tf.io.gfile.GFile(temporary, "w") as stream:
+            stream.write(text)
+        tf.io.gfile.rename(temporary, file, overwrite=True)
+        return
+    try:
+        with open(temporary, "w", encoding="utf-8") as local:
+            local.write(text)
+            local.flush()
+            os.fsync(local.fileno())  # or a power cut may leave an empty file under the new name
+        os.replace(temporary, file)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise

@@ -354,7 +354,8 @@ def test_the_best_is_kept_with_its_value(tmp_path, metric, values, best):
     for step, value in zip((2, 4, 6, 8, 10), values, strict=True):
         run.evaluated(step, **{metric: value})
     record = json.loads((tmp_path / "best" / "best.json").read_text())
-    assert record == {"step": best, "metric": metric, "value": values[best // 2 - 1], "num_examples": 20}
+    value = values[best // 2 - 1]
+    assert record == {"step": best, "metric": metric, "value": value, "num_examples": 20, "phase": 1}
     assert steps_in(tmp_path / "best") == [best]
     assert steps_in(tmp_path) == []
     assert find_checkpoint(str(tmp_path / "best"), print) == str(tmp_path / "best" / f"ckpt-{best}")

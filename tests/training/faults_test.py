@@ -292,7 +292,6 @@ def test_a_disk_full_while_metrics_are_written(whole, begun, small_disk):
     assert_same_run(whole, starter.workdir)
 
 
-@pytest.mark.xfail(strict=True, reason="ends with a traceback")
 def test_a_disk_full_while_the_config_is_written(whole, begun, small_disk):
     starter = begun(small_disk / "run")
     before = content_of(starter.workdir)
@@ -526,7 +525,6 @@ def test_metrics_cut_in_the_middle_of_a_line(whole, begun):
     assert weights_of(starter.workdir).keys() == weights_of(whole).keys()
 
 
-@pytest.mark.xfail(strict=True, reason="ends with a traceback")
 def test_metrics_with_a_line_that_is_none(begun):
     starter = begun()
     file = starter.workdir / "metrics.jsonl"
