@@ -200,7 +200,7 @@ def _runtime_section() -> ml_collections.ConfigDict:
     # float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): what matrix products are computed in.
     # Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.
     runtime.precision = "float32"
-    # Compile steps with XLA: auto (GPU: true, CPU: false), true or false.
+    # Compile steps with XLA: auto (GPU: true; CPU: only what lies between the matrix products), true or false.
     runtime.jit_compile = "auto"
     # Split the CPU into that many devices, to try data parallelism without GPUs; 0: leave it whole.
     runtime.logical_cpus = 0

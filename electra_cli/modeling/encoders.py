@@ -7,11 +7,12 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli import features
+from electra_cli.fused import dropout
 from electra_cli.modeling.layers import (
     PADDING_SCORE,
+    Dense,
     ElectraEmbeddings,
     TransformerBlock,
-    dropout,
     sub_seed,
     truncated_normal,
 )
@@ -59,7 +60,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
         self.embeddings = embeddings
         self.embedding_projection = None
         if embeddings.embedding_size != hidden_size:
-            self.embedding_projection = tf_keras.layers.Dense(
+            self.embedding_projection = Dense(
                 hidden_size, kernel_initializer=truncated_normal(initializer_range), name="embedding_projection"
             )
         self.hidden_dropout = hidden_dropout
