@@ -1,5 +1,6 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
+import functools
 import inspect
 
 import ml_collections
@@ -31,6 +32,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
       hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
       attention_dropout: dropout rate of attention probabilities.
       initializer_range: standard deviation of the initial weights.
+      remat: whether training keeps nothing of a block but its input, and computes the block again for its gradients.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,6 +59,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
             "hidden_dropout": hidden_dropout,
             "attention_dropout": attention_dropout,
             "initializer_range": initializer_range,
+            "remat": remat,
         }
         self.embeddings = embeddings
         self.embedding_projection = None
@@ -64,6 +68,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
                 hidden_size, kernel_initializer=truncated_normal(initializer_range), name="embedding_projection"
             )
         self.hidden_dropout = hidden_dropout
+        self.remat = remat
         self.transformer_layers = [
             TransformerBlock(
                 hidden_size,
@@ -102,7 +107,8 @@ class ElectraEncoder(tf_keras.layers.Layer):
         padding_scores = _padding_scores(inputs)
         outputs = []
         for index, layer in enumerate(self.transformer_layers):
-            x = layer(x, padding_scores, seed=sub_seed(seed, index + 1))
+            run = functools.partial(layer, padding_scores=padding_scores, seed=sub_seed(seed, index + 1))
+            x = (tf.recompute_grad(run) if self.remat and training else run)(x)
             outputs.append(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
 
@@ -156,7 +162,7 @@ def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
         num_attention_heads=derived.generator_num_attention_heads,
         intermediate_size=derived.generator_intermediate_size,
         name="generator",
-        **_rates(config),
+        **_common_settings(config),
     )
 
 
@@ -183,7 +189,7 @@ def build_discriminator(
         num_attention_heads=model.num_attention_heads,
         intermediate_size=model.intermediate_size,
         name="discriminator",
-        **_rates(config),
+        **_common_settings(config),
     )
 
 
@@ -201,6 +207,6 @@ def _build_embeddings(
     )
 
 
-def _rates(config: ml_collections.FrozenConfigDict) -> dict[str, float]:
-    names = ("hidden_dropout", "attention_dropout", "initializer_range")
+def _common_settings(config: ml_collections.FrozenConfigDict) -> dict[str, float]:
+    names = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
     return {name: config.model[name] for name in names}
