@@ -1,7 +1,7 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
-import functools
 import inspect
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -107,7 +107,11 @@ class ElectraEncoder(tf_keras.layers.Layer):
         padding_scores = _padding_scores(inputs)
         outputs = []
         for index, layer in enumerate(self.transformer_layers):
-            run = functools.partial(layer, padding_scores=padding_scores, seed=sub_seed(seed, index + 1))
+            layer_seed = sub_seed(seed, index + 1)
+
+            def run(x, layer=layer, layer_seed=layer_seed):
+                return layer(x, padding_scores, seed=layer_seed)
+
             x = (tf.recompute_grad(run) if self.remat and training else run)(x)
             outputs.append(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
@@ -207,6 +211,6 @@ def _build_embeddings(
     )
 
 
-def _common_settings(config: ml_collections.FrozenConfigDict) -> dict[str, float]:
+def _common_settings(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
     names = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
     return {name: config.model[name] for name in names}

@@ -28,21 +28,25 @@ def _cross_entropy(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     @tf.custom_gradient
     def apply(logits, ids):
         largest = tf.reduce_max(tf.stop_gradient(logits), axis=-1)
-        normalizer = _log_sum_exp(logits, largest)
+        total = _sum_of_exp(logits, largest)
         of_originals = tf.gather(tf.stop_gradient(logits), ids, batch_dims=2)
-        return normalizer - of_originals, lambda gradient: (_logits_gradient(logits, normalizer, ids, gradient), None)
+
+        def gradients(gradient):
+            return _logits_gradient(logits, largest, total, ids, gradient), None
+
+        return tf.math.log(total) - (of_originals - largest), gradients
 
     return apply(logits, ids)
 
 
 @compilation.part
-def _log_sum_exp(logits, largest):
-    return largest + tf.math.log(tf.reduce_sum(tf.exp(logits - largest[..., tf.newaxis]), axis=-1))
+def _sum_of_exp(logits, largest):
+    return tf.reduce_sum(tf.exp(logits - largest[..., tf.newaxis]), axis=-1)
 
 
 @compilation.part
-def _logits_gradient(logits, normalizer, ids, gradient):
-    probabilities = tf.exp(logits - normalizer[..., tf.newaxis])
+def _logits_gradient(logits, largest, total, ids, gradient):
+    probabilities = tf.exp(logits - largest[..., tf.newaxis]) / total[..., tf.newaxis]
     is_original = tf.equal(tf.range(logits.shape[-1]), ids[..., tf.newaxis])
     return (probabilities - tf.cast(is_original, tf.float32)) * gradient[..., tf.newaxis]
 

@@ -1,5 +1,7 @@
 """Optimizers that Keras lacks: the original's Adam, and LAMB."""
 
+import inspect
+
 import tensorflow as tf
 import tf_keras
 
@@ -80,7 +82,7 @@ class AdamWeightDecay(_WithMoments):
         m, v = self._m[index], self._v[index]
         has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
         # What is small is not worth a compilation.
-        update = _adam_update if variable.shape.num_elements() >= _LARGE else _adam_update.__wrapped__
+        update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
         new_values = update(
             gradient,
             *(tf.convert_to_tensor(part) for part in (variable, m, v)),
