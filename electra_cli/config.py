@@ -22,6 +22,7 @@ from electra_cli.errors import UserError
 CHANGEABLE_KEYS = (
     "data.dir",
     "phases.data_dir",
+    "model.remat",
     "train.log_interval",
     "train.checkpoint_interval",
     "train.steps_per_loop",

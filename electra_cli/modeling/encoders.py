@@ -1,17 +1,19 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
 import inspect
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
 import tf_keras
 
 from electra_cli import features
+from electra_cli.fused import dropout
 from electra_cli.modeling.layers import (
     PADDING_SCORE,
+    Dense,
     ElectraEmbeddings,
     TransformerBlock,
-    dropout,
     sub_seed,
     truncated_normal,
 )
@@ -30,6 +32,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
       hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
       attention_dropout: dropout rate of attention probabilities.
       initializer_range: standard deviation of the initial weights.
+      remat: whether training keeps nothing of a block but its input, and computes the block again for its gradients.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
         hidden_dropout: float = 0.1,
         attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
+        remat: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,14 +59,16 @@ class ElectraEncoder(tf_keras.layers.Layer):
             "hidden_dropout": hidden_dropout,
             "attention_dropout": attention_dropout,
             "initializer_range": initializer_range,
+            "remat": remat,
         }
         self.embeddings = embeddings
         self.embedding_projection = None
         if embeddings.embedding_size != hidden_size:
-            self.embedding_projection = tf_keras.layers.Dense(
+            self.embedding_projection = Dense(
                 hidden_size, kernel_initializer=truncated_normal(initializer_range), name="embedding_projection"
             )
         self.hidden_dropout = hidden_dropout
+        self.remat = remat
         self.transformer_layers = [
             TransformerBlock(
                 hidden_size,
@@ -101,7 +107,12 @@ class ElectraEncoder(tf_keras.layers.Layer):
         padding_scores = _padding_scores(inputs)
         outputs = []
         for index, layer in enumerate(self.transformer_layers):
-            x = layer(x, padding_scores, seed=sub_seed(seed, index + 1))
+            layer_seed = sub_seed(seed, index + 1)
+
+            def run(x, layer=layer, layer_seed=layer_seed):
+                return layer(x, padding_scores, seed=layer_seed)
+
+            x = (tf.recompute_grad(run) if self.remat and training else run)(x)
             outputs.append(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
 
@@ -155,7 +166,7 @@ def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
         num_attention_heads=derived.generator_num_attention_heads,
         intermediate_size=derived.generator_intermediate_size,
         name="generator",
-        **_rates(config),
+        **_common_settings(config),
     )
 
 
@@ -182,7 +193,7 @@ def build_discriminator(
         num_attention_heads=model.num_attention_heads,
         intermediate_size=model.intermediate_size,
         name="discriminator",
-        **_rates(config),
+        **_common_settings(config),
     )
 
 
@@ -200,6 +211,6 @@ def _build_embeddings(
     )
 
 
-def _rates(config: ml_collections.FrozenConfigDict) -> dict[str, float]:
-    names = ("hidden_dropout", "attention_dropout", "initializer_range")
+def _common_settings(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    names = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
     return {name: config.model[name] for name in names}

@@ -12,6 +12,7 @@ import tensorflow as tf
 import tf_keras
 from official.common import distribute_utils
 
+from electra_cli import compilation
 from electra_cli.config import check
 from electra_cli.config_phases import divide
 from electra_cli.data.input_pipeline import Part
@@ -107,7 +108,9 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
 
 
 def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
-    """Picks devices and sets the global precision policy. Must run before TensorFlow computes anything.
+    """Picks devices, and sets the global precision policy and which functions are compiled by themselves.
+
+    Must run before TensorFlow computes anything.
 
     Args:
       config: a config; reads `runtime` and the batches of all phases.
@@ -128,12 +131,15 @@ def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
     # On a CPU, oneDNN's matrix products outrun those of XLA: see ARCHITECTURE.md for the ratio.
     jit_compile = num_gpus > 0 if settings.jit_compile == "auto" else settings.jit_compile == "true"
     jit_compile = jit_compile and name != "tpu"
+    compiles_parts = settings.jit_compile == "auto" and not num_gpus and name != "tpu"
+    compilation.set_compiles_parts(compiles_parts)
+    xla = "on" if jit_compile else "between matrix products" if compiles_parts else "off"
     devices = _describe_devices(name, settings, num_gpus, strategy)
     how = f"{devices}, strategy {name} ({reason}), {settings.precision}"
     runtime = Runtime(
         strategy,
         jit_compile,
-        how if name == "tpu" else f"{how}, XLA {'on' if jit_compile else 'off'}",
+        how if name == "tpu" else f"{how}, XLA {xla}",
         devices,
         num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
         worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,

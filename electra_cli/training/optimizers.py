@@ -1,10 +1,16 @@
 """Optimizers that Keras lacks: the original's Adam, and LAMB."""
 
+import inspect
+
 import tensorflow as tf
 import tf_keras
 
+from electra_cli import compilation
+
 # Parts of names of weights that are not decayed (google-research/electra, `model/optimization.py`).
 NOT_DECAYED = ["layer_norm", "LayerNorm", "bias"]
+# Entries of a weight from which on its update is compiled.
+_LARGE = 10_000
 # What starts at 0 (gradient-disentangled embeddings) would hardly leave it, were its updates as small as itself.
 _NOT_ADAPTED = "_difference"
 
@@ -71,10 +77,33 @@ class AdamWeightDecay(_WithMoments):
         super().__init__(learning_rate, name=name, **kwargs)
 
     def update_step(self, gradient, variable):
-        """Updates one weight; its decay was applied before (`Optimizer.apply_gradients`)."""
-        m, v = self._update_moments(gradient, variable)
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        variable.assign_sub(rate * m / (tf.sqrt(v) + self.epsilon))
+        """Updates one weight, with its decay."""
+        index = self._index_dict[self._var_key(variable)]
+        m, v = self._m[index], self._v[index]
+        has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
+        # What is small is not worth a compilation.
+        update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
+        new_values = update(
+            gradient,
+            *(tf.convert_to_tensor(part) for part in (variable, m, v)),
+            tf.cast(self.learning_rate, variable.dtype),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay if has_decay else 0.0,
+        )
+        for part, value in zip((variable, m, v), new_values, strict=True):
+            part.assign(value)
+
+    def _apply_weight_decay(self, variables):
+        """Keras' separate decay, which is part of the update here."""
+
+
+@compilation.part
+def _adam_update(gradient, weight, m, v, rate, *, beta_1, beta_2, epsilon, weight_decay):
+    m = beta_1 * m + (1.0 - beta_1) * gradient
+    v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
+    return weight - rate * (m / (tf.sqrt(v) + epsilon) + weight_decay * weight), m, v
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")

@@ -5,23 +5,6 @@ from scipy import special
 from electra_cli.modeling import layers
 
 
-def test_gelu_is_exact():
-    x = np.linspace(-4, 4, 41)
-    np.testing.assert_allclose(layers.gelu(tf.constant(x)), x * 0.5 * (1 + special.erf(x / np.sqrt(2))), rtol=1e-6)
-
-
-def test_dropout_at_rates_0_and_half_and_without_a_seed():
-    x = tf.ones([100, 100])
-    seed = tf.constant([1, 2])
-    assert layers.dropout(x, 0.5, None) is x
-    assert layers.dropout(x, 0.0, seed) is x
-    dropped = layers.dropout(x, 0.25, seed).numpy()
-    np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3])
-    assert abs((dropped == 0).mean() - 0.25) < 0.02
-    np.testing.assert_array_equal(dropped, layers.dropout(x, 0.25, seed))
-    assert (dropped != layers.dropout(x, 0.25, layers.sub_seed(seed, 1)).numpy()).any()
-
-
 def test_layer_norm():
     x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
     layer = layers.LayerNorm()

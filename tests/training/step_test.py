@@ -208,3 +208,19 @@ def test_batches_with_little_or_nothing_to_mask(config):
         assert sums["masked_lm_weight"] == (8 if tokens == 3 else 0)
         assert all(np.isfinite(value).all() for value in (*sums.values(), *steps.model.get_weights()))
         assert (losses(steps, sums)["total_loss"] > 0) == (tokens > 0)
+
+
+def test_bfloat16_loses_at_most_1_percent_in_300_steps(config):
+    """Over new batches with dropout, as a run sees them."""
+    flat = {"train.num_steps": 300, "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 30}
+    flat |= {"model.hidden_size": 64, "model.intermediate_size": 128, "model.embedding_size": 64}
+    found = {}
+    for precision in ("float32", "mixed_bfloat16"):
+        steps = Steps(config, **flat, **{"runtime.precision": precision})
+        batches = steps.dataset().take(300).cache()
+        start = losses(steps, steps.run(10, batches))
+        steps.run(240, batches.skip(10))
+        found[precision] = losses(steps, steps.run(50, batches.skip(250)))
+        assert found[precision]["masked_lm_loss"] < 0.95 * start["masked_lm_loss"]
+    for name in ("total_loss", "masked_lm_loss", "rtd_loss"):
+        assert found["mixed_bfloat16"][name] == pytest.approx(found["float32"][name], rel=0.01)
