@@ -32,7 +32,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
       hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
       attention_dropout: dropout rate of attention probabilities.
       initializer_range: standard deviation of the initial weights.
-      remat: whether training keeps nothing of a block but its input, and computes the block again for its gradients.
+      remat: whether training computes parts of each block again for its gradients; see `TransformerBlock`.
     """
 
     def __init__(
@@ -107,12 +107,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
         padding_scores = _padding_scores(inputs)
         outputs = []
         for index, layer in enumerate(self.transformer_layers):
-            layer_seed = sub_seed(seed, index + 1)
-
-            def run(x, layer=layer, layer_seed=layer_seed):
-                return layer(x, padding_scores, seed=layer_seed)
-
-            x = (tf.recompute_grad(run) if self.remat and training else run)(x)
+            x = layer(x, padding_scores, seed=sub_seed(seed, index + 1), remat=self.remat and training)
             outputs.append(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
 

@@ -177,21 +177,32 @@ class TransformerBlock(tf_keras.layers.Layer):
         self.output_dense = dense("output", hidden_size)
         self.output_norm = LayerNorm(name="output_layer_norm")
 
-    def call(self, x, padding_scores, seed=None):
+    def call(self, x, padding_scores, seed=None, remat=False):
         """Transforms `x` [batch, seq_length, hidden_size].
 
         Args:
           x: input.
           padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
           seed: int32 [2] for dropout, None for none.
+          remat: whether query, key, value, attention probabilities and GELU are computed again for the gradients
+            instead of kept: most of the memory of a block, and a quarter of its products (arXiv 2205.05198 chooses
+            what to compute again by the same measure).
 
         Returns:
           The same shape and dtype.
         """
-        attended = self.attention_output(self._attend(x, padding_scores, sub_seed(seed, 0)))
-        x = self.attention_norm(attended, x, self.hidden_dropout, sub_seed(seed, 1))
-        transformed = self.output_dense(gelu(self.intermediate(x)))
-        return self.output_norm(transformed, x, self.hidden_dropout, sub_seed(seed, 2))
+
+        def attend(x):
+            return self._attend(x, padding_scores, sub_seed(seed, 0))
+
+        def transform(inner):
+            # Of this the product itself is not needed again, and is not made again.
+            return self.output_dense(gelu(inner))
+
+        if remat:
+            attend, transform = tf.recompute_grad(attend), tf.recompute_grad(transform)
+        x = self.attention_norm(self.attention_output(attend(x)), x, self.hidden_dropout, sub_seed(seed, 1))
+        return self.output_norm(transform(self.intermediate(x)), x, self.hidden_dropout, sub_seed(seed, 2))
 
     def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         batch_size, length = tf.shape(x)[0], tf.shape(x)[1]
