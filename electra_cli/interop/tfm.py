@@ -65,11 +65,13 @@ class _Objects:
 
     def find(self, path: str, start: int = 0) -> int | None:
         """Returns the number of the object at a path of attributes; None when there is none."""
-        for part in path.split("/"):
+        while path:
             children = {child.local_name: child.node_id for child in self._nodes[start].children}
+            # Names of weights may have slashes themselves.
+            part = path if path in children else path.split("/")[0]
             if part not in children:
                 return None
-            start = children[part]
+            start, path = children[part], path[len(part) + 1 :]
         return start
 
     def value(self, path: str, start: int) -> np.ndarray | None:
@@ -133,12 +135,11 @@ def read(source: str) -> Foreign:
             raise UserError(f"{path} holds neither `encoder` nor an ElectraPretrainer as `model`")
         root = node
         networks_found["discriminator"] = _read_network(objects, "discriminator", node, None, path)
-    unexpected = [name for name in objects.unread(root, "model") if "_pooler_layer" not in name]
     return Foreign(
         source=path,
         discriminator=networks_found["discriminator"],
         generator=networks_found.get("generator"),
-        unexpected=unexpected,
+        unexpected=objects.unread(root, "model"),
         notices=["tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a "
                  "little until training has gone on."],
     )  # fmt: skip
@@ -154,6 +155,8 @@ def _read_network(objects: _Objects, role: str, node: int, root: int | None, pat
 
     for theirs, ours in _ENCODER.items():
         take(theirs, ours, node)
+    for name in ("kernel", "bias"):
+        objects.value(f"_pooler_layer/{name}", node)  # ELECTRA has none
     index, heads = 0, 1
     while (block := objects.find(f"_transformer_layers/{index}", node)) is not None:
         for theirs, ours in _BLOCK.items():
@@ -262,7 +265,9 @@ def assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: 
 
     for theirs, ours in _ENCODER.items():
         if ours in network.weights:
-            put(layer_of(theirs, encoder), ours)
+            layer, _, attribute = theirs.partition("/")
+            layer = getattr(encoder, layer)
+            put(layer.trainable_weights[0] if attribute == "embeddings" else getattr(layer, attribute), ours)
     for index, block in enumerate(encoder.transformer_layers):
         for names, kinds in ((_BLOCK, ("kernel", "bias")), (_BLOCK_NORMS, ("gamma", "beta"))):
             for theirs, ours in names.items():
