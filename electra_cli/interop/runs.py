@@ -212,12 +212,23 @@ def _find_tokenizer(
     return TokenizerSettings(vocabulary, lower_case is not False, sentencepiece_file)
 
 
-def encode_texts(tokenizer: TokenizerSettings, texts: list[str], max_length: int) -> dict[str, np.ndarray]:
+def encode_texts(
+    tokenizer: TokenizerSettings,
+    texts: list[str],
+    max_length: int,
+    encoder: Tokenizer | SentencePieceTokenizer | None = None,
+) -> dict[str, np.ndarray]:
     """Returns int32 [texts, longest] `input_word_ids`, `input_mask` and `input_type_ids`: [CLS] text [SEP] and padding.
 
     '[MASK]' in a text is the token of that name. Texts of more than `max_length` tokens are cut.
+
+    Args:
+      tokenizer: the settings.
+      texts: the texts.
+      max_length: tokens of a text, [CLS] and [SEP] included.
+      encoder: what `tokenizer.build()` returned before; it remembers words.
     """
-    vocabulary, encoder = tokenizer.vocabulary, tokenizer.build()
+    vocabulary, encoder = tokenizer.vocabulary, encoder or tokenizer.build()
     rows = []
     for text in texts:
         ids: list[int] = []

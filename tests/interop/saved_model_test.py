@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.data.python_docs import read_documents
+from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.interop import exporting, saved_model
@@ -29,7 +29,8 @@ loaded = tf.saved_model.load(sys.argv[1])
 texts = json.loads(sys.argv[2])
 outputs = {name: loaded.signatures[name](text=tf.constant(texts)) for name in loaded.signatures}
 flat = {f"{name}/{key}": value.numpy() for name, output in outputs.items() for key, value in output.items()}
-np.savez(sys.argv[3], **{key: value.astype(str) if value.dtype == object else value for key, value in flat.items()})
+decode = np.vectorize(bytes.decode, otypes=[str])
+np.savez(sys.argv[3], **{key: decode(value) if value.dtype == object else value for key, value in flat.items()})
 assert not any(name.startswith("electra_cli") for name in sys.modules)
 """
 TEXTS = ["The quick [MASK] jumps over [MASK].", "Two minutes", "[MASK] is 東京, naïve Café!"]
@@ -73,10 +74,10 @@ def test_another_process_computes_the_same_figures(exported):
     expected = 1 / (1 + np.exp(-np.asarray(discriminator_logits(run.model, states[-1])))) * real
     for name in ("replaced_tokens", "serving_default"):
         np.testing.assert_allclose(found[f"{name}/replaced_probability"], expected, atol=1e-6)
-    np.testing.assert_array_equal(found["fill_mask/mask_positions"], [[3, 6 + 3], [-1, -1], [1, -1]])
+    np.testing.assert_array_equal(found["fill_mask/mask_positions"], [[3, 7], [-1, -1], [1, -1]])
     encoded = hidden_states(run.model, "generator", inputs)[-1]
     probabilities = np.asarray(tf.nn.softmax(generator_logits(run.model, encoded)))
-    for row, column, position in ((0, 0, 3), (0, 1, 9), (2, 0, 1)):
+    for row, column, position in ((0, 0, 3), (0, 1, 7), (2, 0, 1)):
         best = np.argsort(-probabilities[row, position])[: saved_model.NUM_PREDICTIONS]
         np.testing.assert_array_equal(found["fill_mask/filled_ids"][row, column], best)
         assert found["fill_mask/filled_tokens"][row, column].tolist() == [TOKENS[index] for index in best]
@@ -101,11 +102,9 @@ def assert_same_tokens(in_graph, ours, texts):
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_tokens_of_real_text_are_those_of_training(tmp_path, lower_case):
     in_graph, ours = make_tokenizers(tmp_path, lower_case)
-    lines = []
-    for document in read_documents():
-        lines += [line for line in document.lines if "[MASK]" not in line]
-        if len(lines) > 3000:
-            break
+    files = sorted(map(str, pathlib.Path(json.__file__).parents[1].glob("*.py")))
+    lines = [line for paragraphs in extract_prose(files) for line in paragraphs]
+    assert len(lines) > 1000
     assert_same_tokens(in_graph, ours, lines)
 
 
@@ -115,7 +114,9 @@ def test_tokens_of_every_character_of_the_basic_plane(tmp_path, lower_case):
     texts = [f"fox{chr(code)}dog {chr(code)}a" for code in range(1, 0x10000) if not 0xD800 <= code < 0xE000]
     found = saved_model.padded_rows(in_graph(tf.constant(texts)))
     different = [text[3] for text, row in zip(texts, found, strict=True) if row[1:-1] != list(ours.encode(text))]
-    assert len(different) < 100, [f"{ord(character):04x}" for character in different]
+    # `tokenizers` knows Unicode 8 of 2015: rare marks and punctuation came later, none of Latin, Greek or Cyrillic.
+    assert len(different) <= (115 if lower_case else 36), [f"{ord(character):04x}" for character in different]
+    assert min(different) > "\u0600" and max(different) < "\uaa00"
 
 
 def test_words_of_any_length(tmp_path):
@@ -139,7 +140,7 @@ def test_a_sentencepiece_model_is_exported(tmp_path):
 
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog and some more words\n" * 50)
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "model"), vocab_size=40, minloglevel=2
+        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "model"), vocab_size=30, minloglevel=2
     )
     from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 
