@@ -96,6 +96,7 @@ def deviation(run: Run, role: str, directory: str, texts: list[str]) -> float:
     import transformers  # noqa: PLC0415
 
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     length = min(128, run.config.model.max_position_embeddings)
     inputs = encode_texts(run.tokenizer, texts, length)
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
