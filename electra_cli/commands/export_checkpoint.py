@@ -60,6 +60,7 @@ def _main(values: flags.FlagValues) -> None:
     def say(line: str) -> None:
         print(line, flush=True)
 
+    exporting.check_installed(values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     run = runs.load_run(
         values.workdir,

@@ -44,8 +44,7 @@ def export(
         written computes something else. Nothing is left then.
     """
     roles = choose_roles(run, network)
-    if format_name == "huggingface":
-        huggingface_export.check_installed()
+    check_installed(format_name)
     texts = sample_texts(run.tokenizer.vocabulary)
     with new_directory(output_dir, overwrite=overwrite) as directory:
         difference = _WRITERS[format_name](run, roles, directory, texts, say)
@@ -55,6 +54,12 @@ def export(
                 f"was exported"
             )
     return difference
+
+
+def check_installed(format_name: str) -> None:
+    """Raises a `UserError` when what a format needs is not installed."""
+    if format_name == "huggingface":
+        huggingface_export.check_installed()
 
 
 def choose_roles(run: Run, network: str) -> list[str]:

@@ -317,7 +317,7 @@ def _write(
 def python_config(config: ml_collections.FrozenConfigDict, report: dict) -> str:
     """Returns the text of a config file that makes the model and starts from the checkpoint beside it."""
     default, flat = flatten(default_config()), flatten(config)
-    sections = ("data.max_seq_length", "data.mask_prob", "model.", "objective.", "optimizer.")
+    sections = ("data.max_seq_length", "data.mask_prob", "model.", "objective.", "optimizer.", "train.")
     changed = {
         key: value
         for key, value in flat.items()

@@ -66,6 +66,9 @@ def initialize(
       UserError: the checkpoint is of another model, or its vocabulary is no beginning of the run's. Nothing is changed.
     """
     sections = ("model", "optimizer") if changes.restore_optimizer else ("model",)
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    if changes.restore_optimizer and not any(name.startswith("optimizer/") for name in names):
+        raise UserError(f"checkpoint {path} holds no optimizer: give --config.init.optimizer=fresh")
     by_token, by_position = _resizable(model, optimizer)
     found = match(root, path, sections, may_differ_in_rows={*by_token, *by_position})
     require_no_misfits(path, found.misfits)
@@ -184,10 +187,10 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
 
 
 def _find_vocab_file(path: str) -> str:
-    """Looks for the vocabulary of a checkpoint: in its workdir, and in the data of the run there."""
-    workdir = os.path.dirname(os.path.dirname(path))
-    if os.path.basename(os.path.dirname(path)) == "best":
-        workdir = os.path.dirname(workdir)
+    """Looks for the vocabulary of a checkpoint: beside it or in its workdir, and in the data of the run there."""
+    workdir = os.path.dirname(path)
+    for name in ("best", "checkpoints"):
+        workdir = os.path.dirname(workdir) if os.path.basename(workdir) == name else workdir
     beside = tf.io.gfile.join(workdir, "vocab.txt")
     if tf.io.gfile.exists(beside):
         return beside

@@ -5,6 +5,7 @@ import pathlib
 import resource
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -162,6 +163,25 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, fo
             loaded, format_name, "discriminator", str(tmp_path / "out"), overwrite=False, say=lambda _: None
         )
     assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers", "safetensors"])
+def test_what_is_not_installed_is_told_before_work(tmp_path, workdir, missing, monkeypatch):
+    for name in ("torch", "transformers", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None if name == missing else types.ModuleType(name))
+    with pytest.raises(UserError, match=rf"needs {missing}, which is not installed: pip install 'electra-pretrain\["):
+        run(export_checkpoint, f"--workdir={workdir}", "--format=huggingface", f"--output_dir={tmp_path / 'out'}")
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize(("name", "missing"), [("model.safetensors", "safetensors"), ("pytorch_model.bin", "PyTorch")])
+def test_reading_without_what_reads_is_told(tmp_path, name, missing, monkeypatch):
+    for module in ("torch", "safetensors"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "electra"}))
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=f"needs (that package|{missing}), which is not installed"):
+        importing.read_source("huggingface", str(tmp_path))
 
 
 def test_overwriting_replaces_the_whole(tmp_path, workdir):

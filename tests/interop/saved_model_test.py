@@ -56,6 +56,7 @@ def test_the_layout_is_that_of_tensorflow_hub(exported):
     assert found["sequence_output"].shape == [1, 4, 16] and len(found["encoder_outputs"]) == 2
 
 
+@pytest.mark.slow
 def test_another_process_computes_the_same_figures(exported):
     root, run = exported
     flags = [str(root / "out"), json.dumps(TEXTS), str(root / "found.npz")]
