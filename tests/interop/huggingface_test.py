@@ -174,6 +174,49 @@ def test_bert_becomes_a_discriminator_without_head(tmp_path, kind):
     assert "discriminator_predictions (4 weights)" in text
 
 
+def test_an_encoder_without_heads_and_a_tokenizer_in_one_file(tmp_path):
+    model = save(transformers.ElectraModel(hf_config(SMALL)), tmp_path / "saved")
+    assert "embeddings.word_embeddings.weight" in safetensors.numpy.load_file(tmp_path / "saved" / "model.safetensors")
+    transformers.AutoTokenizer.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "saved" / "vocab.txt").unlink()
+    (tmp_path / "saved" / "tokenizer.json").write_text((tmp_path / "tokenizer" / "tokenizer.json").read_text())
+    run = import_from(tmp_path / "saved", tmp_path / "ours")
+    assert run.tokenizer.vocabulary.tokens == TOKENS and run.tokenizer.lower_case
+    inputs = random_inputs(len(TOKENS))
+    states = hidden_states(run.model, "discriminator", inputs)
+    assert largest(states[-1], compute(model, inputs).hidden_states[-1], inputs) < 5e-5
+
+
+def test_names_of_old_versions(tmp_path):
+    discriminator, _ = make_pair(tmp_path, "tiny")
+    tensors = safetensors.numpy.load_file(tmp_path / "discriminator" / "model.safetensors")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for name, value in tensors.items()
+    }
+    old["electra.embeddings.position_ids"] = np.arange(512)
+    safetensors.numpy.save_file(old, tmp_path / "discriminator" / "model.safetensors")
+    run = import_from(tmp_path / "discriminator", tmp_path / "ours")
+    inputs = random_inputs(len(TOKENS))
+    states = hidden_states(run.model, "discriminator", inputs)
+    assert largest(states[-1], compute(discriminator, inputs).hidden_states[-1], inputs) < 5e-5
+    report = json.loads((tmp_path / "ours" / "import.json").read_text())
+    assert report["unexpected"] == [] and report["missing"] == ["generator"]
+
+
+def test_a_head_with_a_table_of_its_own_is_refused(tmp_path):
+    make_pair(tmp_path, "tiny")
+    tensors = safetensors.numpy.load_file(tmp_path / "generator" / "model.safetensors")
+    table = tensors["electra.embeddings.word_embeddings.weight"]
+    tensors["generator_lm_head.weight"] = table.copy()
+    safetensors.numpy.save_file(tensors, tmp_path / "generator" / "model.safetensors")
+    huggingface.read(str(tmp_path / "generator"))
+    tensors["generator_lm_head.weight"][3, 2] += 1
+    safetensors.numpy.save_file(tensors, tmp_path / "generator" / "model.safetensors")
+    with pytest.raises(UserError, match="the head's table is not the word table"):
+        huggingface.read(str(tmp_path / "generator"))
+
+
 def test_files_of_pytorch_are_read_and_code_in_them_is_not_run(tmp_path):
     discriminator, _ = make_pair(tmp_path, "tiny")
     folder = tmp_path / "discriminator"
