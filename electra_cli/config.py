@@ -22,6 +22,8 @@ from electra_cli.errors import UserError
 CHANGEABLE_KEYS = (
     "data.dir",
     "phases.data_dir",
+    "init.checkpoint",
+    "init.vocab_file",
     "model.remat",
     "train.log_interval",
     "train.checkpoint_interval",

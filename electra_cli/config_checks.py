@@ -13,6 +13,8 @@ OPTIMIZERS = ("adam_weight_decay", "adamw", "lamb")
 SCHEDULES = ("linear", "cosine", "warmup_stable_decay")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
+INIT_OPTIMIZERS = ("fresh", "restored")
+INIT_POSITIONS = ("copy", "interpolate")
 JIT_CHOICES = ("auto", "true", "false")
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
@@ -21,6 +23,8 @@ BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_
 _CHOICES = {
     "data.mask_unit": MASK_UNITS,
     "model.embedding_sharing": EMBEDDING_SHARING,
+    "init.optimizer": INIT_OPTIMIZERS,
+    "init.positions": INIT_POSITIONS,
     "objective.name": OBJECTIVES,
     "optimizer.name": OPTIMIZERS,
     "optimizer.schedule": SCHEDULES,

@@ -11,6 +11,7 @@ def default_config() -> ml_collections.ConfigDict:
             "data": _data_section(),
             "model": _model_section(),
             "objective": _objective_section(),
+            "init": _init_section(),
             "optimizer": _optimizer_section(),
             "train": _train_section(),
             "phases": _phases_section(),
@@ -97,6 +98,22 @@ def _objective_section() -> ml_collections.ConfigDict:
     # One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).
     objective.tied_generator = False
     return objective
+
+
+def _init_section() -> ml_collections.ConfigDict:
+    init = ml_collections.ConfigDict()
+    # Checkpoint whose weights a new run begins with, at step 0: its path, or a directory (a workdir, or what
+    # electra-import wrote) whose newest is taken. --checkpoint takes its place. Empty: random weights.
+    init.checkpoint = ""
+    # fresh, or restored: take over the optimizer's moments too. The schedule begins at step 0 in either case.
+    init.optimizer = "fresh"
+    # Vocabulary of that checkpoint, which the data's may go on from: tokens behind its last begin as the mean of their
+    # pieces. Empty: the one in the checkpoint's workdir, or in the data of the run there.
+    init.vocab_file = ""
+    # Where model.max_position_embeddings differs: copy the rows of the position table, from the first again where they
+    # end, or interpolate between them.
+    init.positions = "copy"
+    return init
 
 
 def _optimizer_section() -> ml_collections.ConfigDict:

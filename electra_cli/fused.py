@@ -116,7 +116,7 @@ def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
     """x @ kernel + bias, in two dimensions, as which TensorFlow makes one operation of both.
 
     Args:
-      x: [..., inputs], with all but the first axes of static size.
+      x: [..., inputs], of known rank.
       kernel: [inputs, outputs] of the same dtype.
       bias: [outputs] of the same dtype.
     """
@@ -133,7 +133,9 @@ def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradients
 
     output = apply(tf.reshape(x, [-1, x.shape[-1]]), kernel, bias)
-    return tf.reshape(output, [-1, *x.shape[1:-1], kernel.shape[-1]])
+    # A SavedModel takes texts of any length.
+    sizes = (known or tf.shape(x)[axis] for axis, known in enumerate(x.shape[1:-1], 1))
+    return tf.reshape(output, [-1, *sizes, kernel.shape[-1]])
 
 
 def column_sums(x: tf.Tensor) -> tf.Tensor:

@@ -56,7 +56,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         ),
         (
             ["--config=small", "--workdir=x", "--config.trian.num_steps=3"],
-            "config has no key 'trian'; its keys: data, eval, model, objective, optimizer, runtime, train",
+            "config has no key 'trian'; its keys: data, eval, init, model, objective, optimizer, phases",
         ),
         (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
         (

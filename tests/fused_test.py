@@ -118,3 +118,12 @@ def test_dropout_at_rates_0_and_quarter_and_without_a_seed():
     np.testing.assert_array_equal(dropped, dropout(SEED))
     assert (dropped != dropout(fold_in(SEED, 1)).numpy()).any()
     check(lambda x: fused.dropout(x, 0.3, SEED), lambda x: x * kept([5, 6], 0.3), normal(5, 6))
+
+
+def test_affine_takes_sizes_that_are_known_when_it_runs_only():
+    rng = np.random.default_rng(0)
+    x, kernel, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 5, 3), (3, 4), (4,)))
+    unknown = tf.function(
+        fused.affine, input_signature=[tf.TensorSpec([None, None, 3]), *map(tf.TensorSpec, ((3, 4), (4,)))]
+    )
+    np.testing.assert_allclose(unknown(x, kernel, bias), x @ kernel + bias, atol=1e-6)

@@ -107,8 +107,17 @@ class Vocabulary:
         lines = [line.rstrip("\r") for line in text.split("\n")]
         if lines[-1] == "":
             lines.pop()
+        return cls.from_tokens(tuple(lines), path)
+
+    @classmethod
+    def from_tokens(cls, tokens: tuple[str, ...], path: str) -> "Vocabulary":
+        """Checks tokens that stand in the file `path`.
+
+        Raises:
+          UserError: they lack a special token, or name a token twice or not at all.
+        """
         first_line: dict[str, int] = {}
-        for number, token in enumerate(lines, 1):
+        for number, token in enumerate(tokens, 1):
             if not token:
                 raise UserError(f"vocabulary {path} has no token on line {number}: remove the empty line")
             if token in first_line:
@@ -119,4 +128,4 @@ class Vocabulary:
         missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
             raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each token that is missing")
-        return cls(tuple(lines))
+        return cls(tokens)

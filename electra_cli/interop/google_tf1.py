@@ -1,16 +1,22 @@
-"""TensorFlow 1 checkpoints of google-research/electra: their hyperparameters and weights to ours."""
+"""TensorFlow 1 checkpoints of google-research/electra: their hyperparameters and weights to ours, and weights back."""
 
-from collections.abc import Iterator
+import json
+import os
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import default_config, num_predictions
+from electra_cli.config import default_config, flatten, generator_sizes, num_predictions
 from electra_cli.errors import UserError
+from electra_cli.interop import weights as weights_module
+from electra_cli.interop.foreign import Foreign, read_json
+from electra_cli.interop.weights import Weights
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.modeling.layers import TransformerBlock
+from electra_cli.training.checkpoint_files import find_damage
 
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
 _HPARAMS = {
@@ -43,8 +49,9 @@ _MODEL_HPARAMS = {
     "attention_probs_dropout_prob": "model.attention_dropout",
     "initializer_range": "model.initializer_range",
 }
-# A variable of ours and the names of its parts there, joined along the last axis.
-_Pair = tuple[tf.Variable, tuple[str, ...]]
+# Variables that are no weights: the step, and the moments of its Adam.
+_NO_WEIGHT = re.compile(r"global_step|.*/adam_[mv]")
+_STEP = "global_step"
 
 
 def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -66,6 +73,8 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
         overrides.setdefault("intermediate_size", 4 * overrides["hidden_size"])
     num_slots = flat.pop("max_predictions_per_seq", None)
     config.objective.tied_generator = not flat.pop("untied_generator", True)
+    if flat.pop("untied_generator_embeddings", False):
+        config.model.embedding_sharing = "none"
     for names, values in ((_HPARAMS, flat), (_MODEL_HPARAMS, overrides)):
         unknown = sorted(values.keys() - names.keys())
         if unknown:
@@ -88,76 +97,170 @@ def load_weights(model: ElectraPretrainer, checkpoint: str) -> None:
     Raises:
       UserError: the checkpoint cannot be read, lacks a weight, or has one of another shape. The model is unchanged.
     """
+    weights = read_weights(checkpoint)
     try:
-        reader = tf.train.load_checkpoint(checkpoint)
-    except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{checkpoint} is no checkpoint that can be read: {reason}") from error
-    stored_shapes = reader.get_variable_to_shape_map()
-    loaded = []
-    for variable, names in named_weights(model):
-        missing = [name for name in names if name not in stored_shapes]
-        if missing:
-            raise UserError(f"{checkpoint} has no weight {missing[0]}: the config has other layers, or sizes, than it")
-        value = np.concatenate([reader.get_tensor(name) for name in names], axis=-1)
-        if value.shape != tuple(variable.shape):
-            raise UserError(
-                f"{checkpoint}: {names[0]} has shape {list(stored_shapes[names[0]])}, which does not make the "
-                f"{variable.shape.as_list()} that the config asks for"
-            )
-        loaded.append((variable, value))
-    for variable, value in loaded:
-        variable.assign(value)
+        weights_module.assign(model, weights, all_of_them=True)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
 
 
-def named_weights(model: ElectraPretrainer) -> Iterator[_Pair]:
-    """Yields every weight of a pretrainer of `build_pretrainer` with its names in a checkpoint of the original.
-
-    Query, key and value are three weights there and one here.
+def read_weights(checkpoint: str) -> Weights:
+    """Returns the weights of a checkpoint, float32 as they are there, without the optimizer's moments and the step.
 
     Raises:
-      UserError: the networks do not share all embeddings, as those of the original do.
+      UserError: it cannot be read, or is damaged.
     """
-    generator = model.generator_network
-    if generator is not None and generator.embeddings is not model.discriminator_network.embeddings:
-        raise UserError("the networks of google-research/electra share all embeddings: set model.embedding_sharing=all")
-    embeddings = model.discriminator_network.embeddings
-    yield embeddings.word_embeddings, ("electra/embeddings/word_embeddings",)
-    yield embeddings.position_embeddings, ("electra/embeddings/position_embeddings",)
-    yield embeddings.type_embeddings, ("electra/embeddings/token_type_embeddings",)
-    yield from _layer_norm(embeddings.layer_norm, "electra/embeddings/LayerNorm")
-    yield from _encoder(model.discriminator_network, "electra")
-    if model.masked_lm is not None:
-        if model.generator_network is not model.discriminator_network:
-            yield from _encoder(model.generator_network, "generator")
-        yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
-        yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
-        yield model.masked_lm.bias, ("generator_predictions/output_bias",)
-    yield from _dense(model.discriminator_projection, "discriminator_predictions/dense")
-    yield from _dense(model.discriminator_head, "discriminator_predictions/dense_1")
+    damage = find_damage(checkpoint)
+    if damage is not None:
+        raise UserError(f"{checkpoint} is no checkpoint that can be read: {damage}")
+    reader = tf.train.load_checkpoint(checkpoint)
+    names = [name for name in reader.get_variable_to_shape_map() if not _NO_WEIGHT.fullmatch(name)]
+    return {name: reader.get_tensor(name) for name in sorted(names)}
 
 
-def _encoder(encoder: Any, scope: str) -> Iterator[_Pair]:
-    if encoder.embedding_projection is not None:
-        yield from _dense(encoder.embedding_projection, f"{scope}/embeddings_project")
-    for index, block in enumerate(encoder.transformer_layers):
-        yield from _block(block, f"{scope}/encoder/layer_{index}")
+def find_checkpoint(source: str) -> str:
+    """Returns the prefix of the checkpoint that `source` names: itself, or the one in a directory.
+
+    Raises:
+      UserError: there is none, or there are several and no file `checkpoint` says which is the last.
+    """
+    if not tf.io.gfile.isdir(source):
+        return source.removesuffix(".index")
+    latest = tf.train.latest_checkpoint(source)
+    if latest is not None:
+        return latest
+    found = sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))
+    if len(found) != 1:
+        names = ", ".join(os.path.basename(path).removesuffix(".index") for path in found)
+        several = f"holds several checkpoints ({names}): give one, --source={source}/NAME"
+        raise UserError(f"--source={source} {several if found else 'holds no checkpoint (NAME.index, NAME.data-*)'}")
+    return found[0].removesuffix(".index")
 
 
-def _block(block: TransformerBlock, scope: str) -> Iterator[_Pair]:
-    yield from _dense(block.query_key_value, *(f"{scope}/attention/self/{part}" for part in ("query", "key", "value")))
-    yield from _dense(block.attention_output, f"{scope}/attention/output/dense")
-    yield from _layer_norm(block.attention_norm, f"{scope}/attention/output/LayerNorm")
-    yield from _dense(block.intermediate, f"{scope}/intermediate/dense")
-    yield from _dense(block.output_dense, f"{scope}/output/dense")
-    yield from _layer_norm(block.output_norm, f"{scope}/output/LayerNorm")
+def read(source: str, hparams_file: str | None = None) -> Foreign:
+    """Reads a checkpoint of google-research/electra.
+
+    Sizes follow from the weights. Heads are those of its rule, one for 64 units of width, unless hyperparameters say
+    otherwise.
+
+    Args:
+      source: prefix of a checkpoint, or a directory that holds one. A `vocab.txt` and a `config.json` of
+        hyperparameters beside it are read.
+      hparams_file: JSON of the hyperparameters that differ from its defaults, in place of that `config.json`.
+
+    Raises:
+      UserError: no such checkpoint, or one that is damaged, or hyperparameters that contradict it.
+    """
+    checkpoint = find_checkpoint(source)
+    weights = read_weights(checkpoint)
+    if "electra/embeddings/word_embeddings" not in weights:
+        raise UserError(f"{checkpoint} is no checkpoint of google-research/electra: it has no "
+                        f"electra/embeddings/word_embeddings")  # fmt: skip
+    beside = os.path.dirname(checkpoint)
+    if hparams_file is None and tf.io.gfile.exists(tf.io.gfile.join(beside, "config.json")):
+        hparams_file = tf.io.gfile.join(beside, "config.json")
+    hparams = read_json(hparams_file) if hparams_file else {}
+    config = config_from_hparams(hparams)
+    # The checkpoint says what the hyperparameters need not: widths and layers of both networks.
+    hidden_size = weights["electra/encoder/layer_0/output/dense/bias"].shape[0]
+    heads = max(1, hidden_size // 64)
+    if "model_hparam_overrides" in hparams:
+        heads = config.model.num_attention_heads
+    generator = "generator/encoder/layer_0/output/dense/bias"
+    is_tied = generator not in weights and "generator_predictions/output_bias" in weights
+    generator_heads = heads if is_tied else max(1, weights.get(generator, np.zeros(64)).shape[0] // 64)
+    foreign = Foreign.from_weights(weights, checkpoint, heads, generator_heads)
+    if hparams:
+        settings = flatten(config)
+        foreign.settings = {key: settings[key] for key in _known_keys(hparams) if not key.startswith("model.")}
+        foreign.settings |= {key: settings[key] for key in _RATES}
+        _check_against(foreign, config, hparams, hparams_file or "")
+    vocab_file = tf.io.gfile.join(beside, "vocab.txt")
+    if tf.io.gfile.exists(vocab_file):
+        foreign.vocab_file = vocab_file
+    return foreign
 
 
-def _dense(layer: Any, *scopes: str) -> Iterator[_Pair]:
-    yield layer.kernel, tuple(f"{scope}/kernel" for scope in scopes)
-    yield layer.bias, tuple(f"{scope}/bias" for scope in scopes)
+_RATES = ("model.hidden_dropout", "model.attention_dropout", "model.initializer_range")
 
 
-def _layer_norm(layer: Any, scope: str) -> Iterator[_Pair]:
-    yield layer.gamma, (f"{scope}/gamma",)
-    yield layer.beta, (f"{scope}/beta",)
+def _known_keys(hparams: dict[str, Any]) -> list[str]:
+    names = {**_HPARAMS, **_MODEL_HPARAMS}
+    return [names[name] for name in {**hparams, **hparams.get("model_hparam_overrides", {})} if name in names]
+
+
+def _check_against(foreign: Foreign, config: ml_collections.ConfigDict, hparams: dict[str, Any], file: str) -> None:
+    """Compares what hyperparameters say of sizes with the weights."""
+    said = _known_keys(hparams)
+    if foreign.discriminator is None:
+        return
+    sizes = foreign.discriminator.sizes
+    for key, found in (
+        ("model.vocab_size", sizes.vocab_size),
+        ("model.embedding_size", sizes.embedding_size),
+        ("model.hidden_size", sizes.hidden_size),
+        ("model.num_layers", sizes.num_layers),
+        ("model.intermediate_size", sizes.intermediate_size),
+        ("model.max_position_embeddings", sizes.max_position_embeddings),
+        ("model.type_vocab_size", sizes.type_vocab_size),
+    ):
+        wanted = flatten(config)[key]
+        if key in said and wanted != found:
+            raise UserError(f"{file} makes {key.removeprefix('model.')} {wanted}, the weights have {found}")
+    if foreign.generator is not None and "model.hidden_size" in said and not foreign.is_tied:
+        wanted, found = generator_sizes(config)["hidden_size"], foreign.generator.sizes.hidden_size
+        if "generator_hidden_size" in hparams and wanted != found:
+            raise UserError(f"{file} makes a generator of width {wanted}, that of the weights is {found} wide")
+
+
+def write(weights: Mapping[str, np.ndarray], step: int, prefix: str) -> None:
+    """Writes weights as a checkpoint that the original's code reads, with its `checkpoint` file.
+
+    Args:
+      weights: under the names of `interop/weights.py`.
+      step: becomes `global_step`, int64.
+      prefix: of the files, in a local directory that exists.
+    """
+    values = {**weights, _STEP: np.int64(step)}
+    names = sorted(values)
+    tensors = [tf.convert_to_tensor(values[name]) for name in names]
+    tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
+    name = os.path.basename(prefix)
+    with open(os.path.join(os.path.dirname(prefix), "checkpoint"), "w", encoding="utf-8") as stream:
+        stream.write(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+
+
+def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    """Returns the original's hyperparameters of a resolved config of ours, as its `--hparams` takes them.
+
+    Raises:
+      UserError: what the original has no hyperparameter for.
+    """
+    flat = flatten(config)
+    derived, model = config.derived, config.model
+    rule = {
+        "generator_num_attention_heads": max(1, derived.generator_hidden_size // 64),
+        "generator_intermediate_size": 4 * derived.generator_hidden_size,
+    }
+    for name, wanted in rule.items():
+        if derived[name] != wanted and not config.objective.tied_generator and config.objective.name == "electra":
+            raise UserError(f"the generator's {name.removeprefix('generator_')} is {derived[name]}; "
+                            f"google-research/electra makes it {wanted}")  # fmt: skip
+    hparams = {name: flat[key] for name, key in _HPARAMS.items()}
+    hparams |= {
+        "vocab_size": derived.vocab_size,
+        "generator_hidden_size": derived.generator_hidden_size / model.hidden_size,
+        "generator_layers": derived.generator_num_layers / model.num_layers,
+        "untied_generator": not config.objective.tied_generator,
+        "untied_generator_embeddings": model.embedding_sharing != "all",
+        "max_predictions_per_seq": derived.max_predictions_per_seq,
+        "model_hparam_overrides": {name: flat[key] for name, key in _MODEL_HPARAMS.items()},
+    }
+    return hparams
+
+
+def write_hparams(config: ml_collections.FrozenConfigDict, file: str) -> None:
+    """Writes `hparams_of(config)` as JSON."""
+    with open(file, "w", encoding="utf-8") as stream:
+        json.dump(hparams_of(config), stream, indent=1, sort_keys=True)
+        stream.write("\n")

@@ -226,6 +226,13 @@ def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
     return path
 
 
+def step_of(path: str) -> int:
+    """Returns the step of a whole checkpoint; 0 when it has no optimizer."""
+    reader = tf.train.load_checkpoint(path)
+    key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
+    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
+
+
 def tell_damages(damages: dict[str, str], used: str, say: Callable[[str], None]) -> None:
     """Says, a line each, which checkpoints are damaged and which is used instead."""
     for path, damage in damages.items():

@@ -1,11 +1,14 @@
-"""Whether a checkpoint is of a model: which variable of the one is which of the other, and what does not fit."""
+"""Whether a checkpoint is of a model: which variable of the one is which of the other, what does not fit; restored."""
 
 import collections
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+
+from electra_cli.errors import UserError
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -25,13 +28,19 @@ class Match:
     graph: bytes
 
 
-def match(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> Match:
+def match(
+    root: tf.train.Checkpoint,
+    path: str,
+    sections: tuple[str, ...],
+    may_differ_in_rows: Collection[Any] = (),
+) -> Match:
     """Compares a whole checkpoint with objects, as `tf.train.Checkpoint` would match them: by names of attributes.
 
     Args:
       root: holds the objects.
       path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
       sections: attributes of `root` that must fit: each variable in both, of the same shape and type.
+      may_differ_in_rows: references (`ref()`) to variables whose first dimension may be another.
     """
     reader = tf.train.load_checkpoint(path)
     shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
@@ -54,7 +63,8 @@ def match(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> Ma
             matched_variables.add(id(item))
             variables[key] = item
             here, there = (item.dtype, list(item.shape)), (types[key], list(shapes[key]))
-            if here != there:
+            is_resizable = item.ref() in may_differ_in_rows and (here[0], here[1][1:]) == (there[0], there[1][1:])
+            if here != there and not is_resizable:
                 misfits.append(
                     f"{name} is {here[0].name} {here[1]} by the config, {there[0].name} {there[1]} in the checkpoint"
                 )
@@ -71,6 +81,33 @@ def match(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> Ma
     misfits += [f"{name} is only in the checkpoint" for key, name in extra.items() if key not in matched_nodes]
     # The model first: it says more than the moments of the optimizer, which differ with it.
     return Match(variables, sorted(misfits, key=lambda misfit: misfit.startswith("optimizer")), serialized)
+
+
+def restore(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> None:
+    """Restores objects from a whole checkpoint that fits them.
+
+    Args:
+      root: holds the objects.
+      path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
+      sections: attributes of `root` that are restored.
+
+    Raises:
+      UserError: it is of other objects; nothing is restored.
+    """
+    require_no_misfits(path, match(root, path, sections).misfits)
+    items = {name: getattr(root, name) for name in sections}
+    tf.train.Checkpoint(**items).read(path).assert_existing_objects_matched().expect_partial()
+
+
+def require_no_misfits(path: str, misfits: list[str]) -> None:
+    """Raises a `UserError` that names the first of what does not fit."""
+    if misfits:
+        more = len(misfits) - 1
+        raise UserError(
+            f"checkpoint {path} and the config are of different models: {misfits[0]}"
+            f"{f' (and {more} more differences)' if more else ''}; give the config that it was trained with, or "
+            f"another checkpoint"
+        )
 
 
 def _children(item: Any, name: str, sections: tuple[str, ...]) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from electra_cli.training.checkpoint_files import (
     find_checkpoint,
     find_damage,
     none_can_be_read,
+    step_of,
     tell_damages,
 )
-from electra_cli.training.checkpoint_matching import GRAPH_KEY, Match, match
+from electra_cli.training.checkpoint_matching import GRAPH_KEY, Match, match, restore
+from electra_cli.training.initialization import Changes, initialize
 from electra_cli.training.optimization import Optimizer, start_averages
 
 
@@ -137,7 +139,7 @@ class Checkpoints:
         path = find_checkpoint(path, self._say)
         self._restore(path, ("model", "optimizer") if with_optimizer else ("model",))
         self._say(f"Evaluating checkpoint {path}.")
-        return _step_of(path)
+        return step_of(path)
 
     def restore_weights(self, path: str) -> str:
         """Restores the model's weights alone from a checkpoint of any run and returns its path.
@@ -152,18 +154,24 @@ class Checkpoints:
         self._restore(path, ("model",))
         return path
 
-    def start_from(self, path: str) -> None:
-        """Restores the model's weights alone from a checkpoint of any run, to begin a run with.
+    def start_from(self, path: str, changes: Changes | None = None) -> None:
+        """Takes the weights of a checkpoint of any run, to begin a run with.
 
         Args:
           path: what `find_checkpoint` takes.
+          changes: what this run has otherwise, and whether it takes the optimizer's moments too; None: nothing.
 
         Raises:
-          UserError: as `restore_weights`.
+          UserError: there is none, it is damaged, or of another model.
         """
-        path = self.restore_weights(path)
+        if changes is None:
+            path = self.restore_weights(path)
+        else:
+            path = find_checkpoint(path, self._say)
+            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._say)
         start_averages(self._optimizer, self._model.trainable_variables)
-        self._say(f"Starting at step 0 from the weights of {path}; the optimizer begins anew.")
+        how = "goes on with its moments" if changes and changes.restore_optimizer else "begins anew"
+        self._say(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.
@@ -201,16 +209,7 @@ class Checkpoints:
         self._background.wait()
 
     def _restore(self, path: str, sections: tuple[str, ...]) -> None:
-        found = match(self._checkpoint, path, sections)
-        if found.misfits:
-            more = len(found.misfits) - 1
-            raise UserError(
-                f"checkpoint {path} and the config are of different models: {found.misfits[0]}"
-                f"{f' (and {more} more differences)' if more else ''}; give the config that it was trained with, or "
-                f"another checkpoint"
-            )
-        items = {name: getattr(self._checkpoint, name) for name in sections}
-        tf.train.Checkpoint(**items).read(path).assert_existing_objects_matched().expect_partial()
+        restore(self._checkpoint, path, sections)
 
     def _write(self, write_with: Callable[[Callable[[str], object]], None]) -> None:
         """Calls `write_with` with what writes the values of this moment to a path; perhaps in the background."""
@@ -258,10 +257,3 @@ def _bundle_writer(values: dict[str, np.ndarray], graph: bytes) -> Callable[[str
             )
 
     return write
-
-
-def _step_of(path: str) -> int:
-    """Returns the step of a whole checkpoint; 0 when it has no optimizer."""
-    reader = tf.train.load_checkpoint(path)
-    key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
-    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0

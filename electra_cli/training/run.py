@@ -19,6 +19,7 @@ from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.device_rate import measure_flops_per_second
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
+from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
 from electra_cli.training.phases import Phase, fingerprint, phase_at
 from electra_cli.training.progress import Pace, Progress
@@ -152,8 +153,9 @@ class Run:
         self.checkpoints.recover()
         self._runtime.wait_for_all()
         step = self.checkpoints.restore_newest()
-        if checkpoint and step is None:
-            self.checkpoints.start_from(checkpoint)
+        if step is None and (checkpoint or self._config.init.checkpoint):
+            changes = Changes.of(self._config, self._phases[0].source.vocabulary)
+            self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
         elif checkpoint:
             self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         had_metrics = bool(read_metrics(self._directory.path))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from electra_cli.config import differing_keys
 from electra_cli.errors import ResumableError, UserError
 
-_CONFIG_FILE = "config.json"
+CONFIG_FILE = "config.json"
 _METRICS_FILE = "metrics.jsonl"
 
 
@@ -72,7 +72,7 @@ class Workdir:
         if self._is_writer:
             record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint, "devices": devices}
             text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-            self._write_whole(_CONFIG_FILE, text)
+            self._write_whole(CONFIG_FILE, text)
 
     def open_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops lines of steps after `step` (they are computed again) and returns the others.
@@ -140,7 +140,7 @@ def check_config(
     Raises:
       UserError: a difference that makes it another run.
     """
-    file = tf.io.gfile.join(path, _CONFIG_FILE)
+    file = tf.io.gfile.join(path, CONFIG_FILE)
     if not tf.io.gfile.exists(file):
         return []
     try:

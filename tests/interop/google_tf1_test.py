@@ -11,7 +11,9 @@ import tensorflow as tf
 from electra_cli import features
 from electra_cli.config import flatten, resolve
 from electra_cli.errors import UserError
-from electra_cli.interop import google_tf1
+from electra_cli.interop import exporting, google_tf1, importing, weights
+from electra_cli.interop.outputs import hidden_states
+from electra_cli.interop.runs import load_run
 from electra_cli.modeling.corruption import corrupt, sample_tokens
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.pretrainers import build_pretrainer
@@ -20,6 +22,7 @@ from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.training.step import build_train_steps
 from tests.interop import original
+from tests.interop.common import SPECIAL, TOKENS, make_run, random_inputs
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUNS = [
@@ -114,13 +117,13 @@ def test_ten_steps_and_the_weights_after_them(recorded):
 
 @needs_runs
 def test_every_weight_is_loaded_once(recorded):
-    variables = [variable for variable, _ in google_tf1.named_weights(recorded.model)]
+    variables = [variable for variable, _ in weights.named_weights(recorded.model)]
     assert len(variables) == len({variable.ref() for variable in variables})
     assert {variable.ref() for variable in variables} == {
         variable.ref() for variable in recorded.model.trainable_variables
     }
     stored = tf.train.load_checkpoint(str(recorded.directory / "model.ckpt-0")).get_variable_to_shape_map()
-    names = {name for _, names in google_tf1.named_weights(recorded.model) for name in names}
+    names = {name for _, names in weights.named_weights(recorded.model) for name in names}
     assert names == {name for name in stored if "adam" not in name and name != "global_step"}
 
 
@@ -130,7 +133,7 @@ def test_checkpoints_of_other_sizes_are_refused():
     before = [variable.numpy() for variable in recorded.model.trainable_variables]
     wrong = recorded.config.to_dict()
     for section, key, value, message in (
-        ("model", "num_layers", 3, "has no weight electra/encoder/layer_2"),
+        ("model", "num_layers", 3, "no weight electra/encoder/layer_2"),
         ("model", "intermediate_size", 96, "which does not make the"),
         ("model", "embedding_size", 16, "has shape"),
     ):
@@ -185,6 +188,124 @@ def test_a_model_of_odd_shapes_computes_what_the_original_does(tmp_path, seed):
     np.put_along_axis(unmasked, positions, inputs[features.MASKED_LM_IDS], 1)
     np.testing.assert_array_equal(outputs["disc_label"], corrupted != unmasked)
     np.testing.assert_allclose(outputs["disc_logits"], computed.rtd_logits(corrupted, mask, types), atol=1e-4)
+
+
+def write_checkpoint(directory, values, name="model.ckpt-3"):
+    directory.mkdir(exist_ok=True)
+    google_tf1.write({name: np.float32(value) for name, value in values.items()}, 3, str(directory / name))
+    return str(directory / name)
+
+
+def import_from(source, output, say=lambda _: None, **changes):
+    foreign = importing.read_source("google_tf1", str(source), **changes)
+    importing.import_foreign(
+        foreign, "google_tf1", str(output), vocab_file=None, lower_case=None, generator_size=0.25, overwrite=False,
+        say=say,
+    )  # fmt: skip
+    return load_run(str(output), say=lambda _: None)
+
+
+@needs_runs
+@pytest.mark.parametrize("step", [0, 10])
+def test_recorded_checkpoints_go_in_and_out_bit_for_bit(tmp_path, step):
+    for directory in RUNS:
+        lines = []
+        run = import_from(directory / f"model.ckpt-{step}", tmp_path / "start", lines.append)
+        recorded = load(directory)
+        google_tf1.load_weights(recorded.model, str(directory / f"model.ckpt-{step}"))
+        inputs = recorded.inputs(0)
+        expected, found = recorded.model(inputs, training=False), run.model(inputs, training=False)
+        for name in ("lm_outputs", "disc_logits"):
+            assert largest(expected[name] - found[name]) < 1e-5
+        if step == 0:
+            assert largest(found["lm_outputs"] - recorded.arrays["mlm_logits"][0]) < 1e-5
+        assert "Missing: nothing." in lines and "Freshly initialized: nothing." in lines
+        exporting.export(run, "google_tf1", "both", str(tmp_path / "out"), overwrite=False)
+        there = tf.train.load_checkpoint(str(directory / f"model.ckpt-{step}"))
+        back = tf.train.load_checkpoint(str(tmp_path / "out"))
+        names = {name for name in there.get_variable_to_shape_map() if "adam" not in name}
+        assert back.get_variable_to_shape_map().keys() == names
+        for name in names - {"global_step"}:
+            first, second = there.get_tensor(name), back.get_tensor(name)
+            assert first.dtype == second.dtype and first.tobytes() == second.tobytes(), name
+        hparams = json.loads((directory / "config.json").read_text())
+        written = json.loads((tmp_path / "out" / "config.json").read_text())
+        for name in hparams.keys() & written.keys() - {"model_hparam_overrides"}:
+            assert written[name] == pytest.approx(hparams[name]), name
+
+
+def test_a_checkpoint_without_hyperparameters_tells_its_sizes(tmp_path):
+    write_checkpoint(tmp_path / "there", original.random_weights(1))
+    (tmp_path / "there" / "vocab.txt").write_text("\n".join([*SPECIAL, *(f"w{i}" for i in range(55))]))
+    run = import_from(tmp_path / "there", tmp_path / "ours", num_attention_heads=3)
+    derived, model = run.config.derived, run.config.model
+    assert (model.hidden_size, model.num_layers, model.intermediate_size, model.embedding_size) == (48, 3, 80, 20)
+    assert (derived.generator_hidden_size, derived.generator_num_layers) == (24, 2)
+    assert (derived.generator_num_attention_heads, derived.generator_intermediate_size) == (1, 96)
+    assert (model.max_position_embeddings, run.config.data.max_seq_length) == (24, 24)
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, 60, (2, 9))
+    inputs = {features.INPUT_WORD_IDS: ids, features.INPUT_MASK: np.ones_like(ids), features.INPUT_TYPE_IDS: 0 * ids}
+    states = hidden_states(run.model, "discriminator", {name: tf.constant(x, tf.int32) for name, x in inputs.items()})
+    expected = original.Original(original.random_weights(1)).encode("electra", ids, np.ones_like(ids), 0 * ids, heads=3)
+    np.testing.assert_allclose(states[-1], expected, atol=1e-4)
+
+
+def test_checkpoints_that_will_not_do(tmp_path):
+    values = original.random_weights(0)
+    prefix = write_checkpoint(tmp_path / "there", values)
+    with pytest.raises(UserError, match="width 48 cannot have 5 heads"):
+        importing.read_source("google_tf1", prefix, num_attention_heads=5)
+    (tmp_path / "there" / "config.json").write_text(json.dumps({"embedding_size": 128}))
+    with pytest.raises(UserError, match=r"config\.json makes embedding_size 128, the weights have 20"):
+        importing.read_source("google_tf1", prefix)
+    (tmp_path / "there" / "config.json").write_text("[")
+    with pytest.raises(UserError, match=r"config\.json is no JSON"):
+        importing.read_source("google_tf1", prefix)
+    (tmp_path / "there" / "config.json").unlink()
+    del values["electra/encoder/layer_1/output/dense/bias"]
+    with pytest.raises(UserError, match="1 weights of the discriminator are missing, such as encoder/layer_1/output/d"):
+        importing.read_source("google_tf1", write_checkpoint(tmp_path / "cut", values))
+    write_checkpoint(tmp_path / "cut", values, "model.ckpt-4")
+    (tmp_path / "cut" / "checkpoint").unlink()
+    with pytest.raises(UserError, match="holds several checkpoints"):
+        importing.read_source("google_tf1", str(tmp_path / "cut"))
+    with pytest.raises(UserError, match="is no checkpoint of google-research/electra"):
+        importing.read_source("google_tf1", write_checkpoint(tmp_path / "other", {"x": np.zeros(3)}))
+    data = tmp_path / "there" / "model.ckpt-3.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"ckpt-3 is no checkpoint that can be read: .* cannot be read"):
+        importing.read_source("google_tf1", prefix)
+    data.unlink()
+    with pytest.raises(UserError, match="its data file is missing"):
+        importing.read_source("google_tf1", prefix)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"model.embedding_sharing": "word"},
+        {"model.embedding_sharing": "none"},
+        {"model.embedding_sharing": "gradient_disentangled"},
+        {"objective.tied_generator": True},
+        {"objective.uniform_generator": True},
+        {"objective.name": "mlm"},
+    ],
+)
+def test_every_objective_and_sharing_goes_out_and_in(tmp_path, overrides):
+    run = make_run(tmp_path / "run", **{"model.generator_size": 1.0, **overrides})
+    network = "both" if len(run.roles) == 2 else run.roles[0]
+    exporting.export(run, "google_tf1", network, str(tmp_path / "out"), overwrite=False)
+    again = import_from(
+        tmp_path / "out", tmp_path / "again", num_attention_heads=2,
+        generator_num_attention_heads=run.config.derived.generator_num_attention_heads,
+    )  # fmt: skip
+    inputs = random_inputs(len(TOKENS))
+    for role in run.roles:
+        first, second = (hidden_states(each.model, role, inputs)[-1] for each in (run, again))
+        np.testing.assert_allclose(first, second, atol=1e-5)
+        assert weights.are_equal(run.network(role).weights, again.network(role).weights)
 
 
 def test_hyperparameters_become_ours():

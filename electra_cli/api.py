@@ -1,0 +1,207 @@
+"""Trained models from Python: load one, encode text, detect replaced tokens, fill masks.
+
+    from electra_cli.api import load
+
+    electra = load("run")                                # a workdir, or what electra-import wrote
+    electra.encode(["Some text."]).mean                  # float32 [1, hidden_size]
+    electra.detect_replaced_tokens(["The chef ate the car."])[0]
+    electra.fill_mask(["The chef [MASK] the soup."])[0][0]
+
+These names are kept: `load`, `Electra` and its methods `encode`, `detect_replaced_tokens` and `fill_mask`, and what
+they return. Mistakes raise `electra_cli.errors.UserError`, whose text says what to do.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.errors import UserError
+from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
+from electra_cli.interop.runs import Run, encode_texts, load_run
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+
+__all__ = ["Electra", "Encoded", "Filled", "Token", "load"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Texts as vectors.
+
+    Attributes:
+      tokens: the tokens of each text, [CLS] and [SEP] included.
+      sequence_output: for each text float32 [tokens, hidden_size], the last layer's output.
+      layers: for each text float32 [layers, tokens, hidden_size], every layer's output.
+      first: float32 [texts, hidden_size], the last layer's output at [CLS].
+      mean: float32 [texts, hidden_size], its mean over all tokens of a text.
+    """
+
+    tokens: list[list[str]]
+    sequence_output: list[np.ndarray]
+    layers: list[np.ndarray]
+    first: np.ndarray
+    mean: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """A token of a text.
+
+    Attributes:
+      token: as the vocabulary has it.
+      replaced_probability: fraction 0 to 1, how sure the discriminator is that it is not the original.
+    """
+
+    token: str
+    replaced_probability: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Filled:
+    """A token for a [MASK].
+
+    Attributes:
+      token: as the vocabulary has it.
+      probability: fraction 0 to 1, the generator's.
+    """
+
+    token: str
+    probability: float
+
+
+def load(
+    path: str,
+    *,
+    checkpoint: str | None = None,
+    averaged: bool = True,
+    vocab_file: str | None = None,
+    lower_case: bool | None = None,
+) -> "Electra":
+    """Loads a trained model, in float32.
+
+    Args:
+      path: a workdir of electra-pretrain, or what electra-import wrote.
+      checkpoint: 'best', or the path of a checkpoint; None: the newest.
+      averaged: whether moving averages are taken for the weights, where the run keeps some.
+      vocab_file: the vocabulary, where the data that the run was trained on is not there any more.
+      lower_case: whether text is lower-cased; None: as the data was.
+
+    Raises:
+      UserError: no such run or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
+    """
+    run = load_run(path, checkpoint=checkpoint, averaged=averaged, vocab_file=vocab_file, lower_case=lower_case,
+                   say=lambda _: None)  # fmt: skip
+    return Electra(run)
+
+
+class Electra:
+    """A trained model; `load` makes it.
+
+    Attributes:
+      run: its config, checkpoint, step, vocabulary and networks.
+    """
+
+    def __init__(self, run: Run):
+        self.run = run
+        self._encoder = run.tokenizer.build()
+
+    def encode(self, texts: Sequence[str], *, network: str | None = None, batch_size: int = 32) -> Encoded:
+        """Turns texts into vectors.
+
+        Args:
+          texts: the texts; what is longer than the model's positions is cut.
+          network: 'discriminator' or 'generator'; None: the first that there is.
+          batch_size: texts that are computed at once.
+
+        Raises:
+          UserError: the model has no such network, or there is no text.
+        """
+        role = network or self.run.roles[0]
+        self._require(role)
+        tokens, layers = [], []
+        for ids, inputs in self._batches(texts, batch_size):
+            states = np.stack([state.numpy() for state in hidden_states(self.run.model, role, inputs)], axis=1)
+            tokens += [self._tokens(row) for row in ids]
+            layers += [state[:, : len(row)] for state, row in zip(states, ids, strict=True)]
+        last = [of_text[-1] for of_text in layers]
+        return Encoded(
+            tokens=tokens,
+            sequence_output=last,
+            layers=layers,
+            first=np.stack([state[0] for state in last]),
+            mean=np.stack([state.mean(axis=0) for state in last]),
+        )
+
+    def detect_replaced_tokens(self, texts: Sequence[str], *, batch_size: int = 32) -> list[list[Token]]:
+        """Returns for each text its tokens, [CLS] and [SEP] left out, and how likely each was replaced.
+
+        Args:
+          texts: the texts; what is longer than the model's positions is cut.
+          batch_size: texts that are computed at once.
+
+        Raises:
+          UserError: the model has no discriminator, or there is no text.
+        """
+        self._require("discriminator")
+        model = self.run.model
+        assert isinstance(model, ElectraPretrainer)
+        found = []
+        for ids, inputs in self._batches(texts, batch_size):
+            logits = discriminator_logits(model, hidden_states(model, "discriminator", inputs)[-1])
+            for row, probabilities in zip(ids, tf.sigmoid(logits).numpy(), strict=True):
+                pairs = zip(self._tokens(row), probabilities.tolist(), strict=False)
+                found.append([Token(token, probability) for token, probability in pairs][1:-1])
+        return found
+
+    def fill_mask(self, texts: Sequence[str], *, top_k: int = 5, batch_size: int = 32) -> list[list[list[Filled]]]:
+        """Returns for each text, for each [MASK] in it, the most probable tokens, the likeliest first.
+
+        Args:
+          texts: the texts; what is longer than the model's positions is cut.
+          top_k: tokens for a [MASK].
+          batch_size: texts that are computed at once.
+
+        Raises:
+          UserError: the model has no generator, there is no text, or `top_k` is not from 1 to the vocabulary's size.
+        """
+        self._require("generator")
+        vocabulary = self.run.tokenizer.vocabulary
+        if not 1 <= top_k <= vocabulary.size:
+            raise UserError(f"top_k={top_k}: must be from 1 to {vocabulary.size:,}")
+        found = []
+        for ids, inputs in self._batches(texts, batch_size):
+            encoded = hidden_states(self.run.model, "generator", inputs)[-1]
+            for index, row in enumerate(ids):
+                places = [place for place, token_id in enumerate(row) if token_id == vocabulary.mask_id]
+                filled = []
+                if places:
+                    logits = generator_logits(self.run.model, encoded[index : index + 1], tf.constant([places]))
+                    best, best_ids = tf.math.top_k(tf.nn.softmax(logits[0]), top_k)
+                    filled = [
+                        [Filled(vocabulary.tokens[token_id], float(p)) for token_id, p in zip(*pair, strict=True)]
+                        for pair in zip(best_ids.numpy(), best.numpy(), strict=True)
+                    ]
+                found.append(filled)
+        return found
+
+    def _require(self, role: str) -> None:
+        if role not in self.run.roles:
+            raise UserError(f"{self.run.workdir} has no {role}; it has: {', '.join(self.run.roles)}")
+
+    def _tokens(self, ids: list[int]) -> list[str]:
+        return [self.run.tokenizer.vocabulary.tokens[token_id] for token_id in ids]
+
+    def _batches(
+        self, texts: Sequence[str], batch_size: int
+    ) -> Iterator[tuple[list[list[int]], dict[str, np.ndarray]]]:
+        """Yields the ids of some texts, and what networks take of them."""
+        if isinstance(texts, str) or not texts:
+            raise UserError("give a list of one text or more")
+        length = self.run.config.model.max_position_embeddings
+        for begin in range(0, len(texts), batch_size):
+            inputs = encode_texts(self.run.tokenizer, list(texts[begin : begin + batch_size]), length, self._encoder)
+            ids = [
+                row[mask > 0].tolist() for row, mask in zip(inputs["input_word_ids"], inputs["input_mask"], strict=True)
+            ]
+            yield ids, inputs

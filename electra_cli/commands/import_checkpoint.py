@@ -1,0 +1,131 @@
+"""`electra-import`: a foreign checkpoint, or one of ours, to a starting point for `electra-pretrain`."""
+
+from absl import flags
+
+from electra_cli import cli
+from electra_cli.errors import UserError
+
+FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum(
+    "format", None, FORMATS, "google_tf1: a checkpoint of google-research/electra. huggingface: a folder of "
+    "transformers (ELECTRA, or BERT as a discriminator). tfm: a checkpoint of tf-models-official. electra_pretrain: a "
+    "workdir.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string("source", None, "The checkpoint, folder or workdir.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "generator_source", None, "With --format=huggingface: the folder of the generator (ElectraForMaskedLM), when "
+    "--source is that of a discriminator.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string("output_dir", None, "Directory to be made; local.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "vocab_file", None, "The model's vocabulary, in place of the one that stands with it.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "lower_case", None, "Whether text is lower-cased; without it, as the model's tokenizer says, or true.",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+    "hparams", None, "With --format=google_tf1: JSON of its hyperparameters, where they are not those of its small "
+    "model; without it, config.json beside the checkpoint.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+    "num_attention_heads", None, "With --format=google_tf1: the discriminator's heads, where they are not one for 64 "
+    "units of width.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_integer(
+    "generator_num_attention_heads", None, "With --format=google_tf1: the generator's heads.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "generator_size", 0.25, "Width of a generator that is made new, as a fraction of the discriminator's.",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+    "checkpoint", None, "With --format=electra_pretrain: best, or the path of a checkpoint.", flag_values=FLAGS
+)
+flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
+
+USAGE = """
+Turns a released or foreign checkpoint into a starting point for electra-pretrain: a checkpoint, and its config.
+
+Usage: {program} --format=google_tf1|huggingface|tfm|electra_pretrain --source=PATH --output_dir=DIR [--FLAG=VALUE ...]
+"""
+EXAMPLES = """
+Examples:
+  {program} --format=google_tf1 --source=electra_small/electra_small --output_dir=start
+  {program} --format=huggingface --source=discriminator/ --generator_source=generator/ --output_dir=start
+"""
+# Flags that belong to one format.
+_ONLY_WITH = {
+    "generator_source": "huggingface",
+    "hparams": "google_tf1",
+    "num_attention_heads": "google_tf1",
+    "generator_num_attention_heads": "google_tf1",
+    "checkpoint": "electra_pretrain",
+}
+
+
+def _main(values: flags.FlagValues) -> None:
+    _check(values)
+
+    from electra_cli.interop import delivery, importing, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
+    if values.format == "electra_pretrain":
+        run = runs.load_run(
+            values.source,
+            checkpoint=values.checkpoint,
+            vocab_file=values.vocab_file,
+            lower_case=values.lower_case,
+            say=say,
+        )
+        importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=say)
+        return
+    foreign = importing.read_source(
+        values.format,
+        values.source,
+        generator_source=values.generator_source,
+        hparams_file=values.hparams,
+        num_attention_heads=values.num_attention_heads,
+        generator_num_attention_heads=values.generator_num_attention_heads,
+    )
+    importing.import_foreign(
+        foreign,
+        values.format,
+        values.output_dir,
+        vocab_file=values.vocab_file,
+        lower_case=values.lower_case,
+        generator_size=values.generator_size,
+        overwrite=values.overwrite,
+        say=say,
+    )
+
+
+def _check(values: flags.FlagValues) -> None:
+    for name, what in (
+        ("format", f"give one of {', '.join(FORMATS)}"),
+        ("source", "give the checkpoint or folder to import"),
+        ("output_dir", "give the directory to be made"),
+    ):
+        if not values[name].value:
+            raise UserError(f"--{name} is missing: {what}")
+    for name, format_name in _ONLY_WITH.items():
+        if values[name].present and values.format != format_name:
+            raise UserError(f"--{name} belongs to --format={format_name}")
+    for name in ("num_attention_heads", "generator_num_attention_heads"):
+        if values[name].value is not None and values[name].value < 1:
+            raise UserError(f"--{name}={values[name].value}: must be at least 1")
+    if not 0 < values.generator_size <= 1:
+        raise UserError(f"--generator_size={values.generator_size}: is a fraction greater than 0, at most 1")
+
+
+def main() -> None:
+    """Runs the command line."""
+    cli.run(_main, FLAGS, USAGE, EXAMPLES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Tokenization in the graph of a SavedModel: strings in, ids out, by operations of TensorFlow and tensorflow-text.
+
+WordPiece follows `tokenizers`' BertNormalizer and BertPreTokenizer, which training uses, step by step. Where they still
+differ: `tokenizers` knows Unicode 8 of 2015, TensorFlow a newer version, so that marks, punctuation and control
+characters that came later are letters to the one only. Of the 63,487 characters of the Basic Multilingual Plane these
+are 115 in lower case, 36 otherwise; the rarest of Arabic, Indic and medieval signs.
+"""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+from electra_cli.interop.runs import TokenizerSettings
+
+# What Unicode calls "other" is dropped but for these three, as is U+FFFD (BertNormalizer: clean_text).
+_CONTROL = r"[\x{0}-\x{8}\x{B}\x{C}\x{E}-\x{1F}\x{7F}-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
+_SPACE = r"[\t\n\r\p{Z}]+"
+_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
+# BertNormalizer: handle_chinese_chars.
+_CHINESE = (
+    r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
+    r"\x{2B920}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
+)
+_MAX_WORD_LENGTH = 100  # characters; longer words are unknown: as in data/tokenization.py
+# Cleaning drops it, so that no text has it and its only piece is [UNK].
+_UNKNOWN_WORD = "\ufffd"
+_MASK = "[MASK]"
+
+
+class GraphTokenizer(tf.Module):
+    """Text to ids, as `runs.encode_texts` makes them.
+
+    Args:
+      settings: the tokenizer of a run.
+      vocab_file: a file of its vocabulary, which becomes an asset of the SavedModel.
+      max_length: tokens of a text, [CLS] and [SEP] included; longer texts are cut.
+    """
+
+    def __init__(self, settings: TokenizerSettings, vocab_file: str, max_length: int):
+        super().__init__()
+        vocabulary = settings.vocabulary
+        self._lower_case, self._max_length = settings.lower_case, max_length
+        self._cls_id, self._sep_id, self._mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
+        self._pad_id = vocabulary.pad_id
+        whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
+        self._ids = tf.lookup.StaticVocabularyTable(
+            tf.lookup.TextFileInitializer(vocab_file, tf.string, whole_line, tf.int64, line_number), num_oov_buckets=1
+        )
+        self._tokens = tf.lookup.StaticHashTable(
+            tf.lookup.TextFileInitializer(vocab_file, tf.int64, line_number, tf.string, whole_line), "[UNK]"
+        )
+        self._sentencepiece = None
+        if settings.sentencepiece_file:
+            with tf.io.gfile.GFile(settings.sentencepiece_file, "rb") as stream:
+                self._sentencepiece = tf_text.SentencepieceTokenizer(stream.read(), out_type=tf.int32)
+        else:
+            self._wordpiece = tf_text.WordpieceTokenizer(
+                self._ids,
+                max_bytes_per_word=4 * _MAX_WORD_LENGTH,
+                token_out_type=tf.int32,
+                unknown_token="[UNK]",
+            )
+
+    def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns int32 [batch, longest] `input_word_ids`, `input_mask` and `input_type_ids` of strings [batch]."""
+        # What stands between two [MASK] is tokenized by itself, as in `encode_texts`.
+        parts = tf.strings.split(texts, _MASK)
+        ids = parts.with_values(self._encode(parts.values))
+        is_first = tf.equal(
+            tf.range(tf.shape(parts.values, tf.int64)[0]), tf.gather(parts.row_splits, parts.value_rowids())
+        )
+        masks = tf.RaggedTensor.from_row_lengths(
+            tf.fill([tf.reduce_sum(tf.cast(~is_first, tf.int32))], self._mask_id), tf.cast(~is_first, tf.int64)
+        )
+        rows = parts.with_values(tf.concat([masks, ids.values], axis=1)).merge_dims(1, 2)
+        rows = rows[:, : self._max_length - 2]
+        ends = tf.ones([rows.nrows(), 1], tf.int32)
+        rows = tf.concat([ends * self._cls_id, rows, ends * self._sep_id], axis=1)
+        word_ids = rows.to_tensor(self._pad_id)
+        mask = tf.ones_like(rows).to_tensor(0)
+        return {"input_word_ids": word_ids, "input_mask": mask, "input_type_ids": tf.zeros_like(word_ids)}
+
+    def tokens_of(self, ids: tf.Tensor) -> tf.Tensor:
+        """Returns the tokens of ids of any shape."""
+        return self._tokens.lookup(tf.cast(ids, tf.int64))
+
+    def _encode(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """Returns int32 [batch, (tokens)] without special tokens."""
+        if self._sentencepiece is not None:
+            return self._sentencepiece.tokenize(texts)
+        words = tf_text.regex_split(
+            self._normalize(texts),
+            delim_regex_pattern=f"{_SPACE}|{_PUNCTUATION}|{_CHINESE}",
+            keep_delim_regex_pattern=f"{_PUNCTUATION}|{_CHINESE}",
+        )
+        lengths = tf.strings.length(words.values, unit="UTF8_CHAR")
+        words = words.with_values(tf.where(lengths > _MAX_WORD_LENGTH, _UNKNOWN_WORD, words.values))
+        return self._wordpiece.tokenize(words).merge_dims(1, 2)
+
+    def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # what is no UTF-8 becomes U+FFFD
+        texts = tf.strings.regex_replace(texts, _CONTROL, "")
+        # Before accents go: the compatibility ideographs are others afterwards, but stay apart.
+        texts = tf.strings.regex_replace(texts, f"({_CHINESE})", r" \1 ")
+        if self._lower_case:
+            texts = tf_text.normalize_utf8(texts, "NFD")
+            texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
+            # `tokenizers` lowers each character by itself; ICU would write a sigma at the end of a word as a final one.
+            texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
+            texts = tf.strings.lower(texts, encoding="utf-8")
+        return texts

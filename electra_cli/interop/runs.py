@@ -1,0 +1,244 @@
+"""A workdir, or a starting point of `electra-import`, as exports and the Python API need it."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.config import default_config, flatten, phases_of, resolve
+from electra_cli.data.sentencepiece_model import SUFFIX, SentencePieceTokenizer
+from electra_cli.data.tfrecords import MANIFEST_FILE, SENTENCEPIECE_FILE, read_manifest
+from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from electra_cli.interop import weights as weights_module
+from electra_cli.interop.weights import Network
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.training.checkpoint_files import step_of
+from electra_cli.training.restoring import restore_model
+from electra_cli.training.workdir import CONFIG_FILE, read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerSettings:
+    """How a run's text became tokens.
+
+    Attributes:
+      vocabulary: the tokens.
+      lower_case: whether text is lower-cased and its accents are stripped.
+      sentencepiece_file: a SentencePiece model that takes the place of WordPiece; None: there is none.
+    """
+
+    vocabulary: Vocabulary
+    lower_case: bool
+    sentencepiece_file: str | None = None
+
+    def build(self) -> Tokenizer | SentencePieceTokenizer:
+        """Returns what tokenizes as the run's data was."""
+        if self.sentencepiece_file:
+            return SentencePieceTokenizer(self.sentencepiece_file)
+        return Tokenizer(self.vocabulary, lower_case=self.lower_case)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model with all that is known of it.
+
+    Attributes:
+      workdir: its directory.
+      checkpoint: the checkpoint that was read.
+      step: its step.
+      config: the resolved config.
+      model: the model, with the weights of the checkpoint or their averages.
+      is_averaged: whether they are averages.
+      tokenizer: how its text became tokens.
+      held_out: the last held-out metrics up to that step; empty when there are none.
+    """
+
+    workdir: str
+    checkpoint: str
+    step: int
+    config: ml_collections.FrozenConfigDict
+    model: Pretrainer
+    is_averaged: bool
+    tokenizer: TokenizerSettings
+    held_out: dict[str, Any]
+
+    @property
+    def roles(self) -> list[str]:
+        """Which networks it has: 'discriminator', 'generator'."""
+        if not isinstance(self.model, ElectraPretrainer):
+            return ["generator"]
+        return ["discriminator", "generator"] if self.model.masked_lm is not None else ["discriminator"]
+
+    def network(self, role: str) -> Network:
+        """Returns one of the networks with its head, as arrays."""
+        heads = self.config.model.num_attention_heads
+        if role == "generator" and isinstance(self.model, ElectraPretrainer):
+            heads = self.config.derived.generator_num_attention_heads
+        network = weights_module.split(weights_module.read(self.model), role, heads)
+        assert network is not None
+        return network
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as {'section.key': value}."""
+        return flatten(self.config)
+
+
+def load_run(
+    workdir: str,
+    *,
+    checkpoint: str | None = None,
+    averaged: bool = True,
+    vocab_file: str | None = None,
+    lower_case: bool | None = None,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Reads a workdir, or what `electra-import` wrote.
+
+    Args:
+      workdir: the directory.
+      checkpoint: 'best', a path, or a directory whose newest is taken; None: the newest of the workdir.
+      averaged: whether moving averages are taken for the weights, where the run keeps some.
+      vocab_file: the vocabulary, where the data directory of the run is not there any more.
+      lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
+      say: prints a line.
+
+    Raises:
+      UserError: no such workdir or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
+    """
+    record = read_record(workdir)
+    config = read_config(record, os.path.join(workdir, CONFIG_FILE))
+    tokenizer = _find_tokenizer(workdir, record, config, vocab_file, lower_case)
+    if tokenizer.vocabulary.size != config.derived.vocab_size:
+        raise UserError(
+            f"the vocabulary has {tokenizer.vocabulary.size:,} tokens, the model of {workdir} "
+            f"{config.derived.vocab_size:,}: give the one it was trained with, --vocab_file=FILE"
+        )
+    where = checkpoint or workdir
+    if checkpoint == "best":
+        where = tf.io.gfile.join(workdir, "checkpoints", "best")
+    model, path = restore_model(config, where, say, averaged=averaged)
+    step = step_of(path)
+    lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
+    return Run(
+        workdir=workdir,
+        checkpoint=path,
+        step=step,
+        config=config,
+        model=model,
+        is_averaged=averaged and config.optimizer.ema_decay > 0,
+        tokenizer=tokenizer,
+        held_out=lines[-1] if lines else {},
+    )
+
+
+def read_record(workdir: str) -> dict[str, Any]:
+    """Returns the content of a workdir's `config.json`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if not tf.io.gfile.exists(file):
+        raise UserError(
+            f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import "
+            f"wrote"
+        )
+    try:
+        with tf.io.gfile.GFile(file) as stream:
+            record = json.load(stream)
+        if isinstance(record["config"], dict):
+            return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): put it back, or give another --workdir") from error
+    raise UserError(f"{file} is damaged (config is no object): put it back, or give another --workdir")
+
+
+def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:
+    """Returns the resolved config of what `read_record` read.
+
+    Raises:
+      UserError: it has keys or types that this version does not know.
+    """
+    config = default_config()
+    known = flatten(config)
+    values = {key: value for key, value in flatten(record["config"]).items() if not key.startswith("derived.")}
+    try:
+        config.update_from_flattened_dict(
+            {key: tuple(value) if isinstance(known[key], tuple) else value for key, value in values.items()}
+        )
+        return resolve(config, record["config"]["derived"]["vocab_size"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} was written by another version of this program: {error}") from error
+
+
+def _find_tokenizer(
+    workdir: str,
+    record: dict[str, Any],
+    config: ml_collections.FrozenConfigDict,
+    vocab_file: str | None,
+    lower_case: bool | None,
+) -> TokenizerSettings:
+    if lower_case is None:
+        lower_case = (record.get("tokenizer") or {}).get("lower_case")
+    if vocab_file and vocab_file.endswith(SUFFIX):
+        return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, False, vocab_file)
+    if vocab_file:
+        return TokenizerSettings(Vocabulary.from_file(vocab_file), lower_case is not False)
+    beside = tf.io.gfile.join(workdir, "vocab.txt")
+    if tf.io.gfile.exists(beside):
+        return TokenizerSettings(Vocabulary.from_file(beside), lower_case is not False)
+    data_dir = phases_of(config)[0].config.data.dir
+    if not tf.io.gfile.exists(tf.io.gfile.join(data_dir, "vocab.txt")):
+        raise UserError(
+            f"{data_dir}, which {workdir} was trained on, is not there any more: give its vocabulary, "
+            f"--vocab_file=FILE (and --lower_case=false where it is cased)"
+        )
+    sentencepiece_file = None
+    if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
+        manifest = read_manifest(data_dir)
+        lower_case = manifest.lower_case if lower_case is None else lower_case
+        if manifest.sentencepiece_sha256:
+            sentencepiece_file = tf.io.gfile.join(data_dir, SENTENCEPIECE_FILE)
+    vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
+    return TokenizerSettings(vocabulary, lower_case is not False, sentencepiece_file)
+
+
+def encode_texts(
+    tokenizer: TokenizerSettings,
+    texts: list[str],
+    max_length: int,
+    encoder: Tokenizer | SentencePieceTokenizer | None = None,
+) -> dict[str, np.ndarray]:
+    """Returns int32 [texts, longest] `input_word_ids`, `input_mask` and `input_type_ids`: [CLS] text [SEP] and padding.
+
+    '[MASK]' in a text is the token of that name. Texts of more than `max_length` tokens are cut.
+
+    Args:
+      tokenizer: the settings.
+      texts: the texts.
+      max_length: tokens of a text, [CLS] and [SEP] included.
+      encoder: what `tokenizer.build()` returned before; it remembers words.
+    """
+    vocabulary, encoder = tokenizer.vocabulary, encoder or tokenizer.build()
+    rows = []
+    for text in texts:
+        ids: list[int] = []
+        for index, part in enumerate(text.split("[MASK]")):
+            ids += [vocabulary.mask_id] if index else []
+            ids += encoder.encode_lines([part])[0]
+        rows.append([vocabulary.cls_id, *ids[: max_length - 2], vocabulary.sep_id])
+    longest = max(map(len, rows))
+    padded: np.ndarray = np.full([len(rows), longest], vocabulary.pad_id, np.int32)
+    mask = np.zeros_like(padded)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)], mask[index, : len(row)] = row, 1
+    return {"input_word_ids": padded, "input_mask": mask, "input_type_ids": np.zeros_like(padded)}

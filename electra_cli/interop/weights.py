@@ -1,0 +1,335 @@
+"""The weights of a pretrainer as arrays under the names of google-research/electra, which all formats are read into.
+
+An array's name is that of the variable in a checkpoint of the original: 'electra/encoder/layer_0/output/dense/kernel'.
+The discriminator is 'electra', its head 'discriminator_predictions'; the generator is 'generator', its head
+'generator_predictions'. Embeddings that both networks share stand under 'electra' alone, those of the generator's own
+under 'generator', as the original has them with `untied_generator_embeddings`. Where one network is both (tied, or of
+the objective mlm), it is 'electra'.
+
+Formats that hold one network a file know a `Network`: the same names without those of the networks.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.errors import UserError
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
+from electra_cli.modeling.masked_lm_pretrainer import MaskedLMPretrainer
+from electra_cli.modeling.pretrainers import Pretrainer
+
+Weights = dict[str, np.ndarray]
+# A variable of ours and the names of its parts there, joined along the last axis.
+_Pair = tuple[tf.Variable, tuple[str, ...]]
+_TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+_EMBEDDINGS = (*(f"embeddings/{name}" for name in _TABLES), "embeddings/LayerNorm/gamma", "embeddings/LayerNorm/beta")
+_SCOPES = {"discriminator": "electra", "generator": "generator"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes of a network."""
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+
+
+@dataclasses.dataclass
+class Network:
+    """One network and its head.
+
+    Attributes:
+      role: 'discriminator' or 'generator'.
+      weights: float32 arrays by name: 'embeddings/...', 'embeddings_project/...', 'encoder/layer_0/...', and of the
+        head, if there is one, 'predictions/...'.
+      num_attention_heads: heads of its layers, which no array tells.
+    """
+
+    role: str
+    weights: Weights
+    num_attention_heads: int
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the shapes say.
+
+        Raises:
+          UserError: they contradict each other, or a weight is missing.
+        """
+        layers = 0
+        while f"encoder/layer_{layers}/output/dense/kernel" in self.weights:
+            layers += 1
+        if layers == 0:
+            raise UserError(f"the {self.role} has no layer: encoder/layer_0/output/dense/kernel is missing")
+        for name in (
+            "embeddings/word_embeddings",
+            "embeddings/position_embeddings",
+            "embeddings/token_type_embeddings",
+        ):
+            if name not in self.weights:
+                raise UserError(f"the {self.role} has no weight {name}")
+        vocab_size, embedding_size = self.weights["embeddings/word_embeddings"].shape
+        intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
+        sizes = Sizes(
+            vocab_size=vocab_size,
+            embedding_size=embedding_size,
+            hidden_size=hidden_size,
+            num_layers=layers,
+            num_attention_heads=self.num_attention_heads,
+            intermediate_size=intermediate_size,
+            max_position_embeddings=len(self.weights["embeddings/position_embeddings"]),
+            type_vocab_size=len(self.weights["embeddings/token_type_embeddings"]),
+        )
+        if hidden_size % self.num_attention_heads:
+            raise UserError(f"the {self.role} of width {hidden_size} cannot have {self.num_attention_heads} heads")
+        for name, shape in expected_shapes(self.role, sizes).items():
+            if name in self.weights and self.weights[name].shape != shape:
+                raise UserError(
+                    f"the {self.role}'s weight {name} has shape {list(self.weights[name].shape)}, the others make it "
+                    f"{list(shape)}"
+                )
+        return sizes
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the head is there."""
+        return any(name.startswith("predictions/") for name in self.weights)
+
+
+def expected_shapes(role: str, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of each weight of a network with head."""
+    hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def dense(name: str, inputs: int, outputs: int) -> None:
+        shapes[f"{name}/kernel"], shapes[f"{name}/bias"] = (inputs, outputs), (outputs,)
+
+    def layer_norm(name: str, width: int) -> None:
+        shapes[f"{name}/LayerNorm/gamma"] = shapes[f"{name}/LayerNorm/beta"] = (width,)
+
+    rows = (sizes.vocab_size, sizes.max_position_embeddings, sizes.type_vocab_size)
+    for table, count in zip(_TABLES, rows, strict=True):
+        shapes[f"embeddings/{table}"] = (count, embedding)
+    layer_norm("embeddings", embedding)
+    if embedding != hidden:
+        dense("embeddings_project", embedding, hidden)
+    for index in range(sizes.num_layers):
+        layer = f"encoder/layer_{index}"
+        for part in ("query", "key", "value"):
+            dense(f"{layer}/attention/self/{part}", hidden, hidden)
+        dense(f"{layer}/attention/output/dense", hidden, hidden)
+        layer_norm(f"{layer}/attention/output", hidden)
+        dense(f"{layer}/intermediate/dense", hidden, inner)
+        dense(f"{layer}/output/dense", inner, hidden)
+        layer_norm(f"{layer}/output", hidden)
+    if role == "generator":
+        dense("predictions/dense", hidden, embedding)
+        layer_norm("predictions", embedding)
+        shapes["predictions/output_bias"] = (sizes.vocab_size,)
+    else:
+        dense("predictions/dense", hidden, hidden)
+        dense("predictions/dense_1", hidden, 1)
+    return shapes
+
+
+def join(discriminator: Network | None, generator: Network | None) -> Weights:
+    """Returns the weights of both networks; equal embeddings are shared.
+
+    A generator alone is the network of the objective mlm.
+    """
+    if discriminator is None:
+        assert generator is not None
+        return {_full_name("electra", "generator", name): value for name, value in generator.weights.items()}
+    weights = {_full_name("electra", "discriminator", name): value for name, value in discriminator.weights.items()}
+    for name, value in generator.weights.items() if generator else ():
+        if not (name in _EMBEDDINGS and shares_embeddings(discriminator, generator)):
+            weights[_full_name("generator", "generator", name)] = value
+    return weights
+
+
+def shares_embeddings(discriminator: Network, generator: Network | None) -> bool:
+    """Returns whether all embeddings of two networks are equal, bit for bit."""
+    return generator is not None and all(
+        name in discriminator.weights
+        and name in generator.weights
+        and np.array_equal(discriminator.weights[name], generator.weights[name])
+        for name in _EMBEDDINGS
+    )
+
+
+def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int) -> Network | None:
+    """Returns one of the networks that `join` put together; None when it is not there."""
+    scope = _SCOPES[role]
+    is_own = any(name.startswith(f"{scope}/encoder/") for name in weights)
+    has_head = any(name.startswith(f"{role}_predictions/") for name in weights)
+    if not is_own and not has_head:
+        return None
+    if not is_own:
+        scope = "electra"
+    own = {name.removeprefix(f"{scope}/"): value for name, value in weights.items() if name.startswith(f"{scope}/")}
+    for name in _EMBEDDINGS:
+        if name not in own and f"electra/{name}" in weights:
+            own[name] = weights[f"electra/{name}"]
+    for name, value in weights.items():
+        if name.startswith(f"{role}_predictions/"):
+            own[name.removeprefix(f"{role}_")] = value
+    return Network(role, own, num_attention_heads)
+
+
+def _full_name(scope: str, role: str, name: str) -> str:
+    return f"{role}_{name}" if name.startswith("predictions/") else f"{scope}/{name}"
+
+
+def read(model: Pretrainer) -> Weights:
+    """Returns all weights of a pretrainer of `build_pretrainer`, float32, as copies.
+
+    Gradient-disentangled embeddings become what they add up to, the word table of `model.embedding_sharing=word` that
+    of both networks.
+    """
+    weights: Weights = {}
+    for variable, names in named_weights(model):
+        weights.update(zip(names, np.split(variable.numpy(), len(names), axis=-1), strict=True))
+    networks = _networks(model)
+    if len(networks) > 1:
+        generator, discriminator = (networks[name].embeddings for name in ("generator", "electra"))
+        if discriminator.added_to is generator:
+            for table in _TABLES:
+                weights[f"electra/embeddings/{table}"] += weights[f"generator/embeddings/{table}"]
+        elif discriminator is not generator and discriminator.word_embeddings is generator.word_embeddings:
+            weights["generator/embeddings/word_embeddings"] = weights["electra/embeddings/word_embeddings"]
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+    """What `assign` did.
+
+    Attributes:
+      matched: names that were assigned.
+      missing: names of the model that were not given: their weights are as they were.
+      unexpected: names that were given and are not the model's.
+    """
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+
+
+def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, all_of_them: bool = False) -> Assignment:
+    """Puts weights into a pretrainer of `build_pretrainer`, as far as there are any.
+
+    Args:
+      model: the pretrainer.
+      weights: float32 arrays under the names of this module.
+      all_of_them: whether every weight of the model must be given.
+
+    Raises:
+      UserError: a weight has another shape than the model's, or is missing and must not be. The model is unchanged.
+    """
+    values: list[tuple[tf.Variable, np.ndarray]] = []
+    matched: list[str] = []
+    missing: list[str] = []
+    for variable, names in named_weights(model):
+        absent = [name for name in names if name not in weights]
+        if len(absent) == len(names) and not all_of_them:
+            missing += names
+            continue
+        if absent:
+            raise UserError(f"there is no weight {absent[0]}: the config has other layers, or sizes")
+        value = np.concatenate([weights[name] for name in names], axis=-1)
+        if value.shape != tuple(variable.shape):
+            raise UserError(
+                f"{names[0]} has shape {list(weights[names[0]].shape)}, which does not make the "
+                f"{variable.shape.as_list()} that the config asks for"
+            )
+        values.append((variable, value))
+        matched += names
+    for variable, value in values:
+        variable.assign(value)
+    known = {*matched, *missing}
+    return Assignment(matched, missing, [name for name in weights if name not in known])
+
+
+def named_weights(model: Pretrainer) -> Iterator[_Pair]:
+    """Yields every weight of a pretrainer of `build_pretrainer` once, with its names.
+
+    Query, key and value are three weights there and one here.
+    """
+    networks = _networks(model)
+    seen: set[Any] = set()
+    for scope in ("electra", "generator"):
+        network = networks.get(scope)
+        if network is None:
+            continue
+        for variable, names in _embeddings(network.embeddings, f"{scope}/embeddings"):
+            if variable.ref() not in seen:
+                seen.add(variable.ref())
+                yield variable, names
+        yield from _encoder(network, scope)
+    if model.masked_lm is not None:
+        yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
+        yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
+        yield model.masked_lm.bias, ("generator_predictions/output_bias",)
+    if isinstance(model, ElectraPretrainer):
+        yield from _dense(model.discriminator_projection, "discriminator_predictions/dense")
+        yield from _dense(model.discriminator_head, "discriminator_predictions/dense_1")
+
+
+def _networks(model: Pretrainer) -> dict[str, Any]:
+    if isinstance(model, MaskedLMPretrainer):
+        return {"electra": model.encoder_network}
+    networks = {"electra": model.discriminator_network}
+    if model.generator_network not in (None, model.discriminator_network):
+        networks["generator"] = model.generator_network
+    return networks
+
+
+def _embeddings(embeddings: ElectraEmbeddings, scope: str) -> Iterator[_Pair]:
+    yield embeddings.word_embeddings, (f"{scope}/word_embeddings",)
+    yield embeddings.position_embeddings, (f"{scope}/position_embeddings",)
+    yield embeddings.type_embeddings, (f"{scope}/token_type_embeddings",)
+    yield from _layer_norm(embeddings.layer_norm, f"{scope}/LayerNorm")
+
+
+def _encoder(encoder: Any, scope: str) -> Iterator[_Pair]:
+    if encoder.embedding_projection is not None:
+        yield from _dense(encoder.embedding_projection, f"{scope}/embeddings_project")
+    for index, block in enumerate(encoder.transformer_layers):
+        yield from _block(block, f"{scope}/encoder/layer_{index}")
+
+
+def _block(block: TransformerBlock, scope: str) -> Iterator[_Pair]:
+    yield from _dense(block.query_key_value, *(f"{scope}/attention/self/{part}" for part in ("query", "key", "value")))
+    yield from _dense(block.attention_output, f"{scope}/attention/output/dense")
+    yield from _layer_norm(block.attention_norm, f"{scope}/attention/output/LayerNorm")
+    yield from _dense(block.intermediate, f"{scope}/intermediate/dense")
+    yield from _dense(block.output_dense, f"{scope}/output/dense")
+    yield from _layer_norm(block.output_norm, f"{scope}/output/LayerNorm")
+
+
+def _dense(layer: Any, *scopes: str) -> Iterator[_Pair]:
+    yield layer.kernel, tuple(f"{scope}/kernel" for scope in scopes)
+    yield layer.bias, tuple(f"{scope}/bias" for scope in scopes)
+
+
+def _layer_norm(layer: LayerNorm, scope: str) -> Iterator[_Pair]:
+    yield layer.gamma, (f"{scope}/gamma",)
+    yield layer.beta, (f"{scope}/beta",)
+
+
+def are_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:
+    """Returns whether two models have the same weights, bit for bit."""
+    return first.keys() == second.keys() and all(
+        value.dtype == second[name].dtype and np.array_equal(value, second[name], equal_nan=True)
+        for name, value in first.items()
+    )

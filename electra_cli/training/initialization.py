@@ -1,0 +1,244 @@
+"""The weights that a run begins with: those of a checkpoint, made to fit another vocabulary or other lengths."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.training.checkpoint_matching import match, require_no_misfits
+from electra_cli.training.optimization import Optimizer
+from electra_cli.training.workdir import CONFIG_FILE
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """What a run has otherwise than the checkpoint that it begins with.
+
+    Attributes:
+      vocabulary: the run's vocabulary: that of the checkpoint, or it with tokens behind its last.
+      old_vocab_file: the checkpoint's; '' where it is to be looked for beside the checkpoint.
+      positions: 'copy' or 'interpolate': what the position table becomes when it is longer or shorter.
+      restore_optimizer: whether the moments of the optimizer are taken over. The step is not.
+    """
+
+    vocabulary: Vocabulary
+    old_vocab_file: str = ""
+    positions: str = "copy"
+    restore_optimizer: bool = False
+
+    @classmethod
+    def of(cls, config: ml_collections.FrozenConfigDict, vocabulary: Vocabulary) -> "Changes":
+        """Returns those that the section `init` of a config asks for."""
+        init = config.init
+        return cls(vocabulary, init.vocab_file, init.positions, init.optimizer == "restored")
+
+
+def initialize(
+    root: tf.train.Checkpoint,
+    model: Pretrainer,
+    optimizer: Optimizer,
+    path: str,
+    changes: Changes,
+    say: Callable[[str], None],
+) -> None:
+    """Puts the weights of a checkpoint into a model.
+
+    Rows of new tokens, in the word tables and the masked-LM head's bias, are the means of those of the pieces that the
+    old vocabulary makes of them; moments of an optimizer start at 0 there.
+
+    Args:
+      root: holds `model` and `optimizer` under these names.
+      model: the model.
+      optimizer: its optimizer, built; its step stays 0.
+      path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
+      changes: what is otherwise.
+      say: prints a line.
+
+    Raises:
+      UserError: the checkpoint is of another model, or its vocabulary is no beginning of the run's. Nothing is changed.
+    """
+    sections = ("model", "optimizer") if changes.restore_optimizer else ("model",)
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    if changes.restore_optimizer and not any(name.startswith("optimizer/") for name in names):
+        raise UserError(f"checkpoint {path} holds no optimizer: give --config.init.optimizer=fresh")
+    by_token, by_position = _resizable(model, optimizer)
+    found = match(root, path, sections, may_differ_in_rows={*by_token, *by_position})
+    require_no_misfits(path, found.misfits)
+    reader = tf.train.load_checkpoint(path)
+    shapes = reader.get_variable_to_shape_map()
+    old_sizes = {shapes[key][0] for key, variable in found.variables.items() if variable.ref() in by_token}
+    old = _old_vocabulary(path, changes, old_sizes)
+    new_rows = _pieces_of_new_tokens(old, changes.vocabulary, say) if old else []
+    averages = _moving_averages(optimizer)
+    values = []
+    for key, variable in found.variables.items():
+        if variable is optimizer.iterations or variable.ref() in averages:
+            continue
+        value = reader.get_tensor(key)
+        is_moment = any(variable is moment for moment in optimizer.variables)
+        if value.shape != tuple(variable.shape) and variable.ref() in by_token:
+            value = _append_rows(value, new_rows, is_moment)
+        elif value.shape != tuple(variable.shape):
+            value = resize_positions(value, variable.shape[0], "zeros" if is_moment else changes.positions)
+        values.append((variable, value))
+    for variable, value in values:
+        variable.assign(value)
+
+
+def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
+    """Returns what has a row for each token and for each position, references to variables, moments included."""
+    is_electra = isinstance(model, ElectraPretrainer)
+    encoders = [model.discriminator_network, model.generator_network] if is_electra else [model.encoder_network]
+    embeddings = [encoder.embeddings for encoder in encoders if encoder is not None]
+    tokens = {layer.word_embeddings.ref() for layer in embeddings}
+    if model.masked_lm is not None:
+        tokens.add(model.masked_lm.bias.ref())
+    positions = {layer.position_embeddings.ref() for layer in embeddings}
+    trained = model.trainable_variables
+    for moments in _moments(optimizer):
+        for moment, variable in zip(moments, trained, strict=True):
+            for group in (tokens, positions):
+                if variable.ref() in group:
+                    group.add(moment.ref())
+    return tokens, positions
+
+
+def _moments(optimizer: Optimizer) -> list[list[tf.Variable]]:
+    """Returns the lists of variables that an optimizer keeps for each weight."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    names = ("_m", "_v", "_momentums", "_velocities", "_model_variables_moving_average")
+    return [list(getattr(inner, name)) for name in names if getattr(inner, name, None)]
+
+
+def _moving_averages(optimizer: Optimizer) -> set:
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return {variable.ref() for variable in getattr(inner, "_model_variables_moving_average", None) or ()}
+
+
+def _append_rows(table: np.ndarray, new_rows: list[list[int]], is_moment: bool) -> np.ndarray:
+    if is_moment:
+        added = np.zeros([len(new_rows), *table.shape[1:]], table.dtype)
+    else:
+        added = np.stack([table[rows].mean(axis=0) for rows in new_rows])
+    return np.concatenate([table, added])
+
+
+def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
+    """Returns a position table [rows, width] made of one [old_rows, width].
+
+    Args:
+      table: the table.
+      rows: of the result.
+      how: 'copy': the rows as they are, again from the first where they end; 'interpolate': between the rows, the first
+        and the last staying what they are; 'zeros': rows of zeros where they end.
+    """
+    old_rows = len(table)
+    if how == "copy":
+        return table[np.arange(rows) % old_rows]
+    if how == "zeros":
+        return np.pad(table[:rows], [(0, max(0, rows - old_rows)), (0, 0)])
+    places = np.linspace(0.0, old_rows - 1.0, rows)
+    low = np.floor(places).astype(int)
+    high = np.minimum(low + 1, old_rows - 1)
+    part = (places - low)[:, np.newaxis].astype(table.dtype)
+    return table[low] * (1 - part) + table[high] * part
+
+
+def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabulary | None:
+    """Returns the vocabulary of a checkpoint, None when it is not known and need not be.
+
+    Raises:
+      UserError: it is not known but must be, is of another size than the checkpoint's tables, or the run's does not
+        begin with it.
+    """
+    new = changes.vocabulary
+    file = changes.old_vocab_file or _find_vocab_file(path)
+    (size,) = old_sizes or {new.size}
+    if not file:
+        if size == new.size:
+            return None
+        raise UserError(
+            f"checkpoint {path} has {size:,} tokens, the data {new.size:,}, and its vocabulary is not beside it: give "
+            f"it, --config.init.vocab_file=FILE"
+        )
+    old = Vocabulary.from_file(file)
+    if old.size != size:
+        raise UserError(f"vocabulary {file} has {old.size:,} tokens, checkpoint {path} {size:,}: give its own, "
+                        f"--config.init.vocab_file=FILE")  # fmt: skip
+    for index, (before, now) in enumerate(zip(old.tokens, new.tokens, strict=False)):
+        if before != now:
+            raise UserError(
+                f"the data's vocabulary is another than the checkpoint's: its token {index} is {now!r}, in {file} "
+                f"{before!r}; prepare the data with --vocab_file={file}, or a copy with tokens appended"
+            )
+    if new.size < old.size:
+        raise UserError(
+            f"the data's vocabulary lacks the last {old.size - new.size:,} tokens of {file}: prepare the data with it"
+        )
+    return old
+
+
+def _find_vocab_file(path: str) -> str:
+    """Looks for the vocabulary of a checkpoint: beside it or in its workdir, and in the data of the run there."""
+    workdir = os.path.dirname(path)
+    for name in ("best", "checkpoints"):
+        workdir = os.path.dirname(workdir) if os.path.basename(workdir) == name else workdir
+    beside = tf.io.gfile.join(workdir, "vocab.txt")
+    if tf.io.gfile.exists(beside):
+        return beside
+    config_file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if not tf.io.gfile.exists(config_file):
+        return ""
+    try:
+        with tf.io.gfile.GFile(config_file) as stream:
+            data_dir = json.load(stream)["config"]["data"]["dir"]
+    except (ValueError, KeyError, TypeError):
+        return ""  # it says nothing of the vocabulary; where one is needed, it is asked for
+    file = tf.io.gfile.join(data_dir, "vocab.txt")
+    return file if tf.io.gfile.exists(file) else ""
+
+
+def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, say: Callable[[str], None]) -> list[list[int]]:
+    """Returns for each appended token the ids that the old vocabulary makes of it; all ids where it makes none."""
+    ids = {token: index for index, token in enumerate(old.tokens)}
+    rows, without = [], []
+    for token in new.tokens[old.size :]:
+        pieces = split_token(token, ids)
+        if not pieces:
+            without.append(token)
+        rows.append(pieces or list(range(old.size)))
+    if rows:
+        say(f"{len(rows):,} tokens are new; each begins as the mean of its pieces.")
+    if without:
+        more = f" and {len(without) - 5:,} more" if len(without) > 5 else ""
+        say(f"Of {', '.join(without[:5])}{more} there are no pieces: the mean of all tokens.")
+    return rows
+
+
+def split_token(token: str, ids: dict[str, int]) -> list[int]:
+    """Returns the longest pieces, from left to right, that a token is made of; none where a character has no piece.
+
+    Args:
+      token: of WordPiece ('##ing' continues a word) or SentencePiece.
+      ids: ids by piece. Behind the first, pieces with '##' go before those without.
+    """
+    text, continues = token.removeprefix("##"), token.startswith("##")
+    pieces: list[int] = []
+    start = 0
+    while start < len(text):
+        prefixes = ("##", "") if pieces or continues else ("",)
+        candidates = ((end, f"{prefix}{text[start:end]}") for end in range(len(text), start, -1) for prefix in prefixes)
+        end, piece = next(((end, piece) for end, piece in candidates if piece in ids), (0, ""))
+        if not piece:
+            return []
+        pieces.append(ids[piece])
+        start = end
+    return pieces

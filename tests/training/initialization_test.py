@@ -1,0 +1,230 @@
+"""Runs that begin with the weights of others: a longer vocabulary, other lengths, the optimizer's moments."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras
+
+from electra_cli.config import default_config, resolve
+from electra_cli.data.packing import PrepareSettings
+from electra_cli.data.prepare import prepare
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from electra_cli.modeling.pretrainers import build_pretrainer
+from electra_cli.training import loop
+from electra_cli.training.checkpoints import Checkpoints
+from electra_cli.training.initialization import Changes, resize_positions, split_token
+from electra_cli.training.optimization import build_optimizer
+from tests.conftest import VOCAB_SIZE
+from tests.interop.common import TOKENS, make_workdir, small_settings
+
+NEW_TOKENS = (*TOKENS, "foxes", "##xed", "東京", "ß!")
+
+
+class Target:
+    """A model of other sizes, and its optimizer, as a run builds them."""
+
+    def __init__(self, tmp_path, tokens=NEW_TOKENS, **overrides):
+        config = default_config()
+        config.update_from_flattened_dict({**small_settings(), **overrides, "data.dir": "unused"})
+        self.config = resolve(config, len(tokens))
+        tf_keras.utils.set_random_seed(1)
+        self.model = build_pretrainer(self.config)
+        self.optimizer = build_optimizer(self.config)
+        self.optimizer.build(self.model.trainable_variables)
+        self.lines = []
+        self.tokens = tokens
+        self.checkpoints = Checkpoints(str(tmp_path / "none"), self.model, self.optimizer, say=self.lines.append)
+
+    def start_from(self, path, **changes):
+        self.checkpoints.start_from(str(path), Changes(Vocabulary(self.tokens), **changes))
+        return self
+
+
+def values_of(path):
+    reader = tf.train.load_checkpoint(str(path))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if not name.startswith("_")}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A run of `TOKENS`, 48 positions and a trained optimizer."""
+    workdir = make_workdir(tmp_path_factory.mktemp("source") / "run", step=3)
+    (workdir / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def old(source):
+    """Its model."""
+    return make_target(source).model
+
+
+def make_target(source):
+    target = Target(source, TOKENS)
+    target.checkpoints.start_from(str(source))
+    return target
+
+
+def embeddings(model):
+    return model.discriminator_network.embeddings
+
+
+def test_new_tokens_begin_as_the_mean_of_their_pieces(tmp_path, source, old):
+    target = Target(tmp_path).start_from(source)
+    ids = {token: index for index, token in enumerate(TOKENS)}
+    pieces = [
+        [ids["fox"], ids["##e"], ids["##s"]],
+        [ids["##x"], ids["##e"], ids["##d"]],
+        [ids["東"], ids["京"]],
+        list(range(len(TOKENS))),
+    ]
+    for before, after in (
+        (embeddings(old).word_embeddings.numpy(), embeddings(target.model).word_embeddings.numpy()),
+        (old.masked_lm.bias.numpy(), target.model.masked_lm.bias.numpy()),
+    ):
+        np.testing.assert_array_equal(after[: len(TOKENS)], before)
+        assert len(after) == len(NEW_TOKENS)
+        for row, of_token in zip(after[len(TOKENS) :], pieces, strict=True):
+            np.testing.assert_allclose(row, before[of_token].mean(axis=0), rtol=1e-6, atol=1e-7)
+    assert "4 tokens are new; each begins as the mean of its pieces." in target.lines
+    assert "Of ß! there are no pieces: the mean of all tokens." in target.lines
+    others = zip(old.variables, target.model.variables, strict=True)
+    for before, after in others:
+        if before.shape == after.shape:
+            np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("sharing", ["none", "gradient_disentangled"])
+def test_tables_that_are_not_shared_grow_too(tmp_path, sharing):
+    workdir = make_workdir(tmp_path / "run", **{"model.embedding_sharing": sharing})
+    target = Target(tmp_path, **{"model.embedding_sharing": sharing}).start_from(workdir)
+    same = Target(tmp_path, TOKENS, **{"model.embedding_sharing": sharing}).start_from(workdir)
+    for network in ("generator_network", "discriminator_network"):
+        before, after = (getattr(each.model, network).embeddings.word_embeddings for each in (same, target))
+        np.testing.assert_array_equal(after[: len(TOKENS)], before)
+        np.testing.assert_allclose(after[len(TOKENS) + 2], (before[-3] + before[-2]) / 2, rtol=1e-6)
+
+
+def test_positions_are_copied_or_interpolated(tmp_path, source, old):
+    before = embeddings(old).position_embeddings.numpy()
+    longer = {"model.max_position_embeddings": 120}
+    copied = embeddings(Target(tmp_path, **longer).start_from(source).model).position_embeddings.numpy()
+    np.testing.assert_array_equal(copied, np.concatenate([before, before, before[:24]]))
+    target = Target(tmp_path, **{"model.max_position_embeddings": 95}).start_from(source, positions="interpolate")
+    interpolated = embeddings(target.model).position_embeddings.numpy()
+    np.testing.assert_allclose(interpolated[::2], before, atol=1e-6)
+    np.testing.assert_allclose(interpolated[1::2], (before[1:] + before[:-1]) / 2, atol=1e-6)
+    shorter = Target(tmp_path, **{"model.max_position_embeddings": 32}).start_from(source)
+    np.testing.assert_array_equal(embeddings(shorter.model).position_embeddings, before[:32])
+
+
+def test_resized_tables_by_hand():
+    table = np.array([[0.0], [3.0], [9.0]])
+    assert resize_positions(table, 5, "copy").ravel().tolist() == [0, 3, 9, 0, 3]
+    assert resize_positions(table, 5, "interpolate").ravel().tolist() == [0, 1.5, 3, 6, 9]
+    assert resize_positions(table, 2, "interpolate").ravel().tolist() == [0, 9]
+    assert resize_positions(table, 5, "zeros").ravel().tolist() == [0, 3, 9, 0, 0]
+
+
+def test_pieces_of_tokens():
+    ids = {token: index for index, token in enumerate(["un", "##aff", "##able", "##a", "aff", "▁new", "s", "-", "19"])}
+    assert split_token("unaffable", ids) == [0, 1, 2]
+    assert split_token("##affable", ids) == [1, 2]
+    assert split_token("un-19", ids) == [0, 7, 8]
+    assert split_token("▁news", ids) == [5, 6]
+    assert split_token("unknown", ids) == []
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_moments_are_restored_when_asked_and_the_step_is_not(tmp_path, precision):
+    workdir = make_workdir(tmp_path / "run", **{"runtime.precision": precision})
+    checkpoint = workdir / "checkpoints" / "ckpt-7"
+    target = Target(tmp_path, **{"runtime.precision": precision, "model.max_position_embeddings": 50})
+    inner = getattr(target.optimizer, "inner_optimizer", target.optimizer)
+    values = values_of(checkpoint)
+    names = [name for name in values if name.startswith("optimizer/_variables")]
+    assert len(names) == 2 * len(target.model.trainable_variables)
+    # The checkpoint's moments are zeros: write others.
+    source = Target(tmp_path, TOKENS, **{"runtime.precision": precision})
+    source.start_from(workdir)
+    moments = getattr(source.optimizer, "inner_optimizer", source.optimizer)
+    rng = np.random.default_rng(0)
+    for variable in (*moments._m, *moments._v):
+        variable.assign(rng.uniform(size=variable.shape))
+    source.optimizer.iterations.assign(5)
+    path = str(tmp_path / "with_moments")
+    tf.train.Checkpoint(model=source.model, optimizer=source.optimizer).write(path)
+    vocab_file = str(workdir / "data" / "vocab.txt")
+    target.start_from(path, restore_optimizer=True, old_vocab_file=vocab_file)
+    assert int(target.optimizer.iterations.numpy()) == 0
+    for name in ("_m", "_v"):
+        for old, new in zip(getattr(moments, name), getattr(inner, name), strict=True):
+            rows = old.shape[0]
+            np.testing.assert_array_equal(new[:rows], old)
+            assert not np.any(new[rows:])
+    assert target.lines[-1].endswith("the optimizer goes on with its moments.")
+    fresh = Target(tmp_path).start_from(path, old_vocab_file=vocab_file)
+    assert not any(np.any(moment) for moment in (*fresh.optimizer._m, *fresh.optimizer._v))
+    assert fresh.lines[-1].endswith("the optimizer begins anew.")
+
+
+def test_averages_start_from_the_weights_that_were_taken(tmp_path, source):
+    target = Target(tmp_path, **{"optimizer.ema_decay": 0.9}).start_from(source)
+    averages = target.optimizer._model_variables_moving_average
+    for average, variable in zip(averages, target.model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(average, variable)
+
+
+def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
+    before = [variable.numpy() for variable in Target(tmp_path).model.variables]
+
+    def refuse(message, tokens=NEW_TOKENS, path=source, **changes):
+        target = Target(tmp_path, tokens)
+        with pytest.raises(UserError, match=message):
+            target.start_from(path, **changes)
+        if tokens is NEW_TOKENS:
+            for variable, value in zip(target.model.variables, before, strict=True):
+                np.testing.assert_array_equal(variable, value)
+
+    swapped = (*TOKENS[:20], TOKENS[21], TOKENS[20], *NEW_TOKENS[22:])
+    refuse(rf"its token 20 is '{TOKENS[21]}', in .*vocab.txt '{TOKENS[20]}'", swapped)
+    refuse("lacks the last 3 tokens", TOKENS[:-3])
+    (tmp_path / "short.txt").write_text("\n".join(TOKENS[:-1]))
+    refuse("has 107 tokens, checkpoint .* 108: give its own", old_vocab_file=str(tmp_path / "short.txt"))
+    (tmp_path / "lonely").mkdir()
+    for file in (source / "checkpoints").glob("ckpt-3.*"):
+        (tmp_path / "lonely" / file.name).write_bytes(file.read_bytes())
+    refuse("has 108 tokens, the data 112, and its vocabulary is not beside it", path=tmp_path / "lonely")
+    checkpoint = tf.train.Checkpoint(model=Target(tmp_path).model)
+    refuse("holds no optimizer: give --config.init.optimizer=fresh", path=checkpoint.write(str(tmp_path / "bare")),
+           restore_optimizer=True)  # fmt: skip
+    target = Target(tmp_path, **{"model.hidden_size": 32})
+    with pytest.raises(UserError, match="are of different models"):
+        target.start_from(source)
+
+
+def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, corpus_file, data_dir):
+    config.train.num_steps = 4
+    loop.train(config, str(tmp_path / "first"), with_evaluation=False, say=lambda _: None)
+    tokens = (data_dir / "vocab.txt").read_text().split("\n")[:VOCAB_SIZE]
+    (tmp_path / "longer.txt").write_text("\n".join([*tokens, "catbird", "fishhorse"]) + "\n")
+    prepare(
+        [str(corpus_file)], str(tmp_path / "data"), PrepareSettings(max_seq_length=32, validation_fraction=0.15),
+        vocab_file=str(tmp_path / "longer.txt"), num_workers=1, overwrite=False, report=lambda *_: None,
+    )  # fmt: skip
+    config.data.dir = str(tmp_path / "data")
+    config.init.checkpoint = str(tmp_path / "first")
+    lines = []
+    loop.train(config, str(tmp_path / "second"), with_evaluation=False, say=lines.append)
+    assert any("2 tokens are new" in line for line in lines)
+    assert any(line.startswith("Starting at step 0 from the weights of") for line in lines)
+    first, second = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+                     for name in ("first", "second"))  # fmt: skip
+    assert second[0]["masked_lm_loss"] < first[0]["masked_lm_loss"]
+    again = []
+    config.train.steps_per_loop = 1
+    loop.train(config, str(tmp_path / "second"), with_evaluation=False, say=again.append)
+    assert again[-1].startswith("Trained to step 4") and not any("tokens are new" in line for line in again)
