@@ -44,7 +44,7 @@ def divide(config: ml_collections.ConfigDict) -> list[PhaseConfig]:
       UserError: the keys of `config.phases` do not fit each other or `config.train.num_steps`.
     """
     num_steps = config.phases.num_steps or (config.train.num_steps,)
-    if any(not isinstance(steps, int) or steps < 1 for steps in num_steps):
+    if config.phases.num_steps and any(not isinstance(steps, int) or steps < 1 for steps in num_steps):
         raise UserError(f"config.phases.num_steps={tuple(num_steps)}: give the steps of each phase, 1 or more")
     if sum(num_steps) != config.train.num_steps:
         raise UserError(

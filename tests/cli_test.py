@@ -48,7 +48,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=smal", "--workdir=x"], "no such file and no preset of that name; presets: base"),
         (["--config=small", "--workdir=x"], "config.data.dir=''"),
         (["--config=small", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
-        (["--config=small", "--workdir=x", "--mode=evl"], "should be one of <train|eval|train_and_eval>"),
+        (["--config=small", "--workdir=x", "--mode=evl"], "should be one of <train|eval|train_and_eval|replay>"),
         (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
         (
             ["--config=small", "--workdir=x", "--config.train.num_stepz=3"],

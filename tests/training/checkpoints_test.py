@@ -1,6 +1,7 @@
 """Checkpoints of a model of a few numbers: damage, kills, full disks, what is kept. Runs are in survival_test.py."""
 
 import json
+import os
 import pathlib
 import random
 import threading
@@ -208,15 +209,16 @@ def test_checkpoints_are_what_tensorflow_writes_and_reads(tmp_path):
 def count_calls(monkeypatch, patch):
     """Patches the file operations of saving with `patch(name, number of the call, original)`; returns the count."""
     calls = [0]
-    for name in ("rename", "remove", "rmtree", "makedirs"):
-        original = getattr(tf.io.gfile, name)
+    operations = [(tf.io.gfile, name) for name in ("rename", "remove", "rmtree", "makedirs")]
+    for module, name in (*operations, (os, "replace")):
+        original = getattr(module, name)
 
         def patched(*args, _name=name, _original=original, **kwargs):
             calls[0] += 1
             patch(_name, calls[0])
             return _original(*args, **kwargs)
 
-        monkeypatch.setattr(tf.io.gfile, name, patched)
+        monkeypatch.setattr(module, name, patched)
     return calls
 
 
