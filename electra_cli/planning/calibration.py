@@ -51,8 +51,8 @@ class Calibration:
             f"measured      {measured.num_steps} steps of {self.batch:,} examples on {measured.devices}: "
             f"{measured.step_seconds:.3g} s each, {self.predicted_seconds:.3g} s predicted; "
             f"{measured.flops_per_second / 1e9:,.0f} GFLOP/s in large products",
-            f"              peak of memory {measured.peak_bytes / GIB:.2f} GiB: {self.library_bytes / GIB:.2f} before, a "
-            f"step, for which {self.predicted_bytes / GIB:.2f} are predicted, and its graph",
+            f"              peak of memory {measured.peak_bytes / GIB:.2f} GiB: {self.library_bytes / GIB:.2f} before, "
+            f"a step, for which {self.predicted_bytes / GIB:.2f} are predicted, and its graph",
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """What a replica's memory holds while it trains, by part. Pure arithmetic; TensorFlow is not imported here.
 
 What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
-execution keep different things: a step that XLA compiles as a whole (GPUs, TPUs) keeps what matrix products and
-LayerNorm read and computes the rest again; TensorFlow's operations one by one (CPUs) keep every factor of every product.
-A step's peak is the greatest of three moments: the end of the forward pass, with the gradients that come before activations go,
-all of them by experience; when the generator's logits are sampled from; and the update.
+execution keep different things: a step that XLA compiles as a whole (GPUs, TPUs) computes again what is cheap;
+TensorFlow's operations one by one (CPUs) keep every factor of every product. A step peaks at one of three moments: at
+the end of the forward pass, with the gradients that come before activations go, all of them by experience; when the
+generator's logits are sampled from; or at the update.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from electra_cli import flops
@@ -15,6 +16,7 @@ from electra_cli.planning.parameters import count_parameters
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
 MASK = 1  # bytes of a decision of dropout
+_BITS = 4  # bytes of the random number that it is made from
 
 # Of the optimizers of `training/optimization.py`, all of which are kinds of Adam.
 _MOMENTS = 2
@@ -62,18 +64,29 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
     generator, discriminator = flops.network_sizes(config)
     sizes = [size for size in (generator, discriminator) if size is not None]
-    kept = [num_examples * execution.network(size, remat) for size in sizes]
-    kept[-1] += num_examples * execution.head(discriminator)
+    kept = [num_examples * size for size in execution.networks(sizes, remat)]
+    activations = execution.at_once(kept)
     working = num_examples * max(execution.block(size) for size in sizes) if remat else 0.0
     a_copy = FLOAT * num_examples * discriminator.num_predictions * discriminator.vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
     moments = (
-        sum(kept) + working + a_copy * execution.logits_kept + trained,
+        activations + working + a_copy * execution.logits_kept + trained * execution.gradients_kept,
         kept[0] + logits,
         gradients - trained * has_parts,
     )
     peak = weights + optimizer + trained * has_parts + max(moments)
-    return ReplicaMemory(weights, optimizer, gradients, sum(kept), working, logits, peak)
+    return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
+
+
+def kept_of_example(config: Any, *, compiled: bool) -> float:
+    """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
+    width = compute_bytes(config)
+    execution = _Compiled(config, width) if compiled else _OneByOne(config, width)
+    generator, discriminator = flops.network_sizes(config)
+    sizes = [size for size in (generator, discriminator) if size is not None]
+    has_logits = not config.objective.uniform_generator
+    logits = FLOAT * discriminator.num_predictions * discriminator.vocab_size * execution.logits_alive * has_logits
+    return sum(execution.networks(sizes, remat=False)) + logits
 
 
 def num_copies(config: Any) -> int:
@@ -95,6 +108,7 @@ class _Execution:
     """
 
     gradient_copies: float
+    gradients_kept: float
     logits_alive: float
     logits_kept: float
 
@@ -103,10 +117,16 @@ class _Execution:
         self.has_hidden_dropout = config.model.hidden_dropout > 0
         self.has_attention_dropout = config.model.attention_dropout > 0
 
-    def network(self, size: flops.NetworkSize, remat: bool) -> float:
-        """What is kept of a network, its embeddings included."""
-        a_block = self.width * size.hidden_size * size.seq_length if remat else self.block(size)
-        return self.embeddings(size) + size.num_layers * a_block
+    def networks(self, sizes: Sequence[flops.NetworkSize], remat: bool) -> list[float]:
+        """What is kept of each network, embeddings and the discriminator's head included."""
+        kept = []
+        for size in sizes:
+            a_block = self.width * size.hidden_size * size.seq_length if remat else self.block(size)
+            kept.append(self.embeddings(size) + size.num_layers * a_block)
+        return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
+
+    def at_once(self, kept: Sequence[float]) -> float:
+        raise NotImplementedError
 
     def embeddings(self, size: flops.NetworkSize) -> float:
         raise NotImplementedError
@@ -119,24 +139,35 @@ class _Execution:
 
 
 class _Compiled(_Execution):
-    """A step that XLA compiles as a whole: fused operations keep only what they read from memory."""
+    """A step that XLA compiles as a whole, as its buffer assignments show (scripts/benchmark_memory.py).
+
+    It takes the generator's gradients before the discriminator runs, so that one network's activations are there at a
+    time; keeps the random bits of dropout, 4 bytes each, and all factors of GELU; and copies kernels for products.
+    """
 
     gradient_copies = 1.0
-    logits_alive = 2.0
-    logits_kept = 1.0
+    gradients_kept = 2.0
+    logits_alive = 3.0
+    logits_kept = 0.0
+
+    def at_once(self, kept: Sequence[float]) -> float:
+        """Returns what is kept of the networks at one time."""
+        return max(kept)
 
     def embeddings(self, size: flops.NetworkSize) -> float:
-        """The sum, and what LayerNorm makes of it."""
-        return size.seq_length * 2.0 * self.width * size.embedding_size
+        """LayerNorm's input, scale and output; bits."""
+        bits = _BITS if self.has_hidden_dropout else 0.0
+        return size.seq_length * size.embedding_size * (3.0 * self.width + bits)
 
     def block(self, size: flops.NetworkSize) -> float:
-        """Query, key, value, context; of each LayerNorm input and output; both sides of GELU; probabilities."""
-        wide = self.width * (8.0 * size.hidden_size + 2.0 * size.intermediate_size)
-        scores = self.width * (2.0 if self.has_attention_dropout else 1.0)
+        """Query, key, value, context and what LayerNorms read, nine in all; four factors of GELU; probabilities."""
+        wide = self.width * (9.0 * size.hidden_size + 4.0 * size.intermediate_size)
+        wide += 2.0 * size.hidden_size * (_BITS if self.has_hidden_dropout else 0.0)
+        scores = 2.0 * self.width + _BITS if self.has_attention_dropout else self.width
         return size.seq_length * (wide + scores * size.num_attention_heads * size.seq_length)
 
     def head(self, size: flops.NetworkSize) -> float:
-        """Both sides of GELU."""
+        """What its products read."""
         return size.seq_length * 2.0 * self.width * size.hidden_size
 
 
@@ -144,8 +175,13 @@ class _OneByOne(_Execution):
     """TensorFlow's operations one by one: a product keeps both factors, LayerNorm and softmax are float32."""
 
     gradient_copies = 2.0  # as they are, and clipped
+    gradients_kept = 1.0
     logits_alive = 4.0  # logits, gradient of the loss, and two copies to sample from
     logits_kept = 1.0  # gradient of the loss
+
+    def at_once(self, kept: Sequence[float]) -> float:
+        """Returns what is kept of the networks at one time."""
+        return sum(kept)
 
     def _layer_norm(self) -> float:
         """Bytes a unit: input and scale, float32, and output."""

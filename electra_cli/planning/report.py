@@ -219,7 +219,7 @@ def _duration(seconds: float) -> str:
 
 def _assumptions(plan: Plan) -> list[str]:
     lines = [
-        f"Predicted from data sheets (docs/scale.md), not measured; --measure makes steps here. Prices are assumed, as of "
+        f"Predicted from data sheets (docs/scale.md), not measured; --measure makes steps here. Prices are assumed, of "
         f"{PRICES_OF}.",
     ]
     faster = _gain_of_bfloat16(plan, ACCELERATORS[0])

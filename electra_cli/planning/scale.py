@@ -12,13 +12,14 @@ import ml_collections
 
 from electra_cli import flops
 from electra_cli.planning.devices import USABLE_MEMORY, Device
-from electra_cli.planning.memory import FLOAT, ReplicaMemory, replica_memory
+from electra_cli.planning.memory import FLOAT, ReplicaMemory, kept_of_example, replica_memory
 from electra_cli.planning.parameters import count_parameters
 
-# How often each byte that the forward pass keeps (`memory.py`) goes to or from memory in a step, what is not kept
-# included. Compiled: with it and two thirds of an A100's peak for products, four throughputs that NVIDIA published for
-# BERT-large in TensorFlow (128 and 512 tokens, FP16 and TF32) come out within 8 %: see docs/scale.md.
-PASSES_COMPILED = 12.0
+# How often each byte that the forward pass keeps (`memory.py`) goes to or from memory in a step; at least five times,
+# as it is written, read forward and backward, and has a gradient that is written and read. Compiled: with it and 65 %
+# of an A100's peak for products, four throughputs that NVIDIA published for BERT-large in TensorFlow (128 and 512
+# tokens, FP16 and TF32) come out within 6 %: see docs/scale.md.
+PASSES_COMPILED = 6.5
 # One by one, on a CPU, where more is kept; with `devices.this_cpu`, as measured here.
 PASSES_ONE_BY_ONE = 10.0
 # The update reads gradient, weight and two moments, writes the latter three, and reads the gradient for its norm.
@@ -139,10 +140,9 @@ def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, 
     """
     examples = config.train.global_batch_size / num_devices
     trained = FLOAT * count_parameters(config).trained
-    kept = replica_memory(config, 1, remat=False, compiled=device.is_compiled, num_replicas=1)
     passes = PASSES_COMPILED if device.is_compiled else PASSES_ONE_BY_ONE
     again = REMAT_FACTOR if remat else 1.0
-    moved = again * passes * examples * (kept.activations + kept.logits)
+    moved = again * passes * examples * kept_of_example(config, compiled=device.is_compiled)
     moved += trained * (_UPDATE_PASSES + (_PART_PASSES * num_parts if num_parts > 1 else 0.0))
     on_host = min(num_devices, device.per_host) * examples
     input_rate = INPUT_CALLS * EXAMPLES_PER_CORE * 128 / config.data.max_seq_length

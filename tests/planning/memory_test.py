@@ -1,15 +1,11 @@
 """The model of memory: its arithmetic by hand, and its peak beside that of a process that trains."""
 
-import importlib.util
-import pathlib
-
 import pytest
 
 from electra_cli.config import default_config, resolve
 from electra_cli.planning.memory import replica_memory
 from electra_cli.planning.parameters import count_parameters
-
-SCRIPTS = pathlib.Path(__file__).parent.parent.parent / "scripts"
+from tests.planning.common import load_script
 
 
 def resolved(vocab_size=100, **changes):
@@ -43,15 +39,16 @@ def test_weights_and_what_belongs_to_each():
 @pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("mixed_bfloat16", 2)])
 def test_activations_of_a_compiled_step_counted_by_hand(precision, width):
     found = memory(resolved(runtime__precision=precision))
-    tokens = 4 * 16
-    # Query, key, value, context, and inputs and outputs of two LayerNorms; both sides of GELU.
-    block = tokens * (8 * 8 + 2 * 32) + 2 * (4 * 2 * 16 * 16)  # probabilities before and behind dropout
-    embeddings, head = tokens * 2 * 8, tokens * 2 * 8
-    assert found.activations == width * (3 * block + embeddings + head)
+    tokens, scores = 4 * 16, 4 * 2 * 16 * 16
+    # Query, key, value, context and five tensors about LayerNorm; four about GELU; probabilities before and behind
+    # dropout; and the random bits of three dropouts.
+    block = width * (tokens * (9 * 8 + 4 * 32) + 2 * scores) + 4 * (2 * tokens * 8 + scores)
+    embeddings, head = (3 * width + 4) * tokens * 8, width * 2 * tokens * 8
+    assert found.activations == 3 * block + embeddings + head
     kept = memory(resolved(runtime__precision=precision), remat=True)
-    assert kept.activations == width * (3 * tokens * 8 + embeddings + head)
+    assert kept.activations == width * 3 * tokens * 8 + embeddings + head
     # A block is there as a whole while its gradients are taken.
-    assert (found.working, kept.working) == (0, width * block)
+    assert (found.working, kept.working) == (0, block)
 
 
 def test_without_dropout_its_tensors_are_not_there():
@@ -69,13 +66,6 @@ def test_peak_grows_with_the_batch_and_has_the_weights_at_least():
     assert (memory(config, 6400).peak - memory(config, 3200).peak) / 3200 == pytest.approx(
         (memory(config, 12800).peak - memory(config, 6400).peak) / 6400
     )
-
-
-def load_script(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.slow
