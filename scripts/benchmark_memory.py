@@ -34,7 +34,6 @@ CASES: tuple[tuple[int, int, int, int, int, dict], ...] = (
     (256, 8, 128, 16, 8_000, {}),
     (512, 4, 128, 4, 30_522, {}),
     (256, 4, 128, 32, 8_000, {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}),
-    (256, 4, 128, 64, 8_000, {"train.gradient_accumulation_steps": 4}),
     (256, 4, 128, 32, 8_000, {"objective.name": "mlm"}),
     (256, 4, 128, 32, 8_000, {"runtime.precision": "mixed_bfloat16"}),
     (256, 4, 512, 8, 8_000, {"runtime.precision": "mixed_bfloat16"}),

@@ -154,7 +154,7 @@ def _flops_text(phase: PhasePlan) -> str:
 def _memory_lines(plan: Plan) -> list[str]:
     sizes = " ".join(f"{device.memory / GIB:>5.0f}" for device in _MEMORIES)
     lines = [
-        f"{'GiB of a replica on one accelerator, parts of a step':<71}most examples at once in GiB of",
+        f"{'GiB of one accelerator that makes the whole step':<71}most examples at once in GiB of",
         f"{'':<22}{'examples':>8}{'weights':>8}{'optim.':>7}{'grads':>6}{'activ.':>8}{'logits':>7}{'peak':>8}"
         f"   {sizes}",
     ]
