@@ -202,7 +202,7 @@ def _loopback() -> str:
 
 def _constants() -> str:
     return (
-        f"Passes over what is kept: {scale.PASSES_COMPILED:.0f} compiled, {scale.PASSES_ONE_BY_ONE:.0f} one by one. "
+        f"Passes over what is kept: {scale.PASSES_COMPILED:g} compiled, {scale.PASSES_IN_PARTS:g} on CPUs. "
         f"Input: {scale.EXAMPLES_PER_CORE:,.0f} examples of 128 tokens a second and core, {scale.INPUT_CALLS} calls at "
         f"once in a host's process. The host: {1000 * scale.HOST_SECONDS:.0f} ms a step."
     )

@@ -52,7 +52,7 @@ class Calibration:
             f"{measured.step_seconds:.3g} s each, {self.predicted_seconds:.3g} s predicted; "
             f"{measured.flops_per_second / 1e9:,.0f} GFLOP/s in large products",
             f"              peak of memory {measured.peak_bytes / GIB:.2f} GiB: {self.library_bytes / GIB:.2f} before, "
-            f"a step, for which {self.predicted_bytes / GIB:.2f} are predicted, and its graph",
+            f"a step, for which {self.predicted_bytes / GIB:.2f} are predicted, its graph and its compilation",
         ]
 
     def to_json(self) -> dict[str, Any]:

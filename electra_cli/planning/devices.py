@@ -69,11 +69,11 @@ class Device:
 # are what NVIDIA's BERT run on 256 of them shows (docs/scale.md); H100's machines have cards of twice the rate; L4's
 # and TPUs' are their network's rate.
 ACCELERATORS = (
-    Device("A100 80 GB", 312e12, 156e12, 0.65, 80 * GIB, 2.0e12, 230e9, 8, 5e9, 8, 2.0),
-    Device("H100 80 GB", 989e12, 495e12, 0.55, 80 * GIB, 3.35e12, 340e9, 8, 10e9, 8, 3.0),
-    Device("TPU v4", 275e12, 92e12, 0.65, 32 * GIB, 1.2e12, 150e9, 4096, 6e9, 4, 3.2),
-    Device("TPU v5e", 197e12, 66e12, 0.65, 16 * GIB, 0.82e12, 100e9, 256, 6e9, 8, 1.2),
-    Device("L4 24 GB", 121e12, 60e12, 0.65, 24e9, 0.3e12, 12e9, 8, 1.5e9, 8, 0.7),
+    Device("A100 80 GB", 312e12, 156e12, 0.75, 80 * GIB, 2.0e12, 230e9, 8, 5e9, 8, 2.0),
+    Device("H100 80 GB", 989e12, 495e12, 0.6, 80 * GIB, 3.35e12, 340e9, 8, 10e9, 8, 3.0),
+    Device("TPU v4", 275e12, 92e12, 0.75, 32 * GIB, 1.2e12, 150e9, 4096, 6e9, 4, 3.2),
+    Device("TPU v5e", 197e12, 66e12, 0.75, 16 * GIB, 0.82e12, 100e9, 256, 6e9, 8, 1.2),
+    Device("L4 24 GB", 121e12, 60e12, 0.75, 24e9, 0.3e12, 12e9, 8, 1.5e9, 8, 0.7),
 )
 
 # Of one core: operations a second in float32, in bfloat16 where the processor multiplies it and where it does not, and

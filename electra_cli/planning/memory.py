@@ -1,10 +1,10 @@
 """What a replica's memory holds while it trains, by part. Pure arithmetic; TensorFlow is not imported here.
 
 What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
-execution keep different things: a step that XLA compiles as a whole (GPUs, TPUs) computes again what is cheap;
-TensorFlow's operations one by one (CPUs) keep every factor of every product. A step peaks at one of three moments: at
-the end of the forward pass, with the gradients that come before activations go, all of them by experience; when the
-generator's logits are sampled from; or at the update.
+execution order things differently: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with
+compiled parts between them (CPUs). A step peaks at one of three moments: at the end of the forward pass, with the
+gradients that come before activations go, all of them by experience; when the generator's logits are sampled from; or
+at the update.
 """
 
 import dataclasses
@@ -15,8 +15,6 @@ from electra_cli import flops
 from electra_cli.planning.parameters import count_parameters
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
-MASK = 1  # bytes of a decision of dropout
-_BITS = 4  # bytes of the random number that it is made from
 
 # Of the optimizers of `training/optimization.py`, all of which are kinds of Adam.
 _MOMENTS = 2
@@ -31,7 +29,7 @@ class ReplicaMemory:
       optimizer: moments and moving averages.
       gradients: of all weights at the end of a step, with those of earlier parts and other replicas.
       activations: kept of the forward pass of one part of a batch.
-      working: with recomputation, the block that is there as a whole while its gradients are taken.
+      working: what is alive beside them while gradients of a block are taken.
       logits: of the masked-LM head, with their copies.
       peak: the most that is there at one time: activations go as gradients come.
     """
@@ -57,7 +55,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     """
     trained = FLOAT * count_parameters(config).trained
     width = compute_bytes(config)
-    execution = _Compiled(config, width) if compiled else _OneByOne(config, width)
+    execution = _Compiled(config, width) if compiled else _InParts(config, width)
     weights = trained * (1.0 if width == FLOAT else 1.0 + width / FLOAT)
     optimizer = trained * num_copies(config)
     has_parts = config.train.gradient_accumulation_steps > 1
@@ -66,7 +64,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     sizes = [size for size in (generator, discriminator) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
     activations = execution.at_once(kept)
-    working = num_examples * max(execution.block(size) for size in sizes) if remat else 0.0
+    working = num_examples * max(execution.working(size, remat) for size in sizes)
     a_copy = FLOAT * num_examples * discriminator.num_predictions * discriminator.vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
     moments = (
@@ -81,7 +79,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 def kept_of_example(config: Any, *, compiled: bool) -> float:
     """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
     width = compute_bytes(config)
-    execution = _Compiled(config, width) if compiled else _OneByOne(config, width)
+    execution = _Compiled(config, width) if compiled else _InParts(config, width)
     generator, discriminator = flops.network_sizes(config)
     sizes = [size for size in (generator, discriminator) if size is not None]
     has_logits = not config.objective.uniform_generator
@@ -125,6 +123,10 @@ class _Execution:
             kept.append(self.embeddings(size) + size.num_layers * a_block)
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
+    def _scores(self, size: flops.NetworkSize) -> float:
+        """Bytes a token of attention probabilities, before and behind dropout."""
+        return self.width * size.num_attention_heads * size.seq_length * (2.0 if self.has_attention_dropout else 1.0)
+
     def at_once(self, kept: Sequence[float]) -> float:
         raise NotImplementedError
 
@@ -137,12 +139,15 @@ class _Execution:
     def head(self, size: flops.NetworkSize) -> float:
         raise NotImplementedError
 
+    def working(self, size: flops.NetworkSize, remat: bool) -> float:
+        raise NotImplementedError
+
 
 class _Compiled(_Execution):
     """A step that XLA compiles as a whole, as its buffer assignments show (scripts/benchmark_memory.py).
 
     It takes the generator's gradients before the discriminator runs, so that one network's activations are there at a
-    time; keeps the random bits of dropout, 4 bytes each, and all factors of GELU; and copies kernels for products.
+    time; keeps GELU's input once more than it must; and copies kernels for products.
     """
 
     gradient_copies = 1.0
@@ -155,50 +160,50 @@ class _Compiled(_Execution):
         return max(kept)
 
     def embeddings(self, size: flops.NetworkSize) -> float:
-        """LayerNorm's input, scale and output; bits."""
-        bits = _BITS if self.has_hidden_dropout else 0.0
-        return size.seq_length * size.embedding_size * (3.0 * self.width + bits)
+        """Both sides of LayerNorm and of dropout."""
+        return size.seq_length * size.embedding_size * 4.0 * self.width
 
     def block(self, size: flops.NetworkSize) -> float:
-        """Query, key, value, context and what LayerNorms read, nine in all; four factors of GELU; probabilities."""
-        wide = self.width * (9.0 * size.hidden_size + 4.0 * size.intermediate_size)
-        wide += 2.0 * size.hidden_size * (_BITS if self.has_hidden_dropout else 0.0)
-        scores = 2.0 * self.width + _BITS if self.has_attention_dropout else self.width
-        return size.seq_length * (wide + scores * size.num_attention_heads * size.seq_length)
+        """Query, key, value, context; both sides of two LayerNorms; three about GELU; probabilities."""
+        wide = self.width * (8.0 * size.hidden_size + 3.0 * size.intermediate_size)
+        return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: flops.NetworkSize) -> float:
-        """What its products read."""
-        return size.seq_length * 2.0 * self.width * size.hidden_size
+        """What its products read, and the gradient of the last block's widest tensor."""
+        return size.seq_length * self.width * (2.0 * size.hidden_size + size.intermediate_size)
+
+    def working(self, size: flops.NetworkSize, remat: bool) -> float:
+        """The block that is computed again."""
+        return self.block(size) if remat else 0.0
 
 
-class _OneByOne(_Execution):
-    """TensorFlow's operations one by one: a product keeps both factors, LayerNorm and softmax are float32."""
+class _InParts(_Execution):
+    """TensorFlow's products, and what lies between them compiled by itself (`fused.py`), as on CPUs."""
 
     gradient_copies = 2.0  # as they are, and clipped
     gradients_kept = 1.0
-    logits_alive = 4.0  # logits, gradient of the loss, and two copies to sample from
-    logits_kept = 1.0  # gradient of the loss
+    logits_alive = 3.0  # logits, and two copies to sample from
+    logits_kept = 1.0
 
     def at_once(self, kept: Sequence[float]) -> float:
         """Returns what is kept of the networks at one time."""
         return sum(kept)
 
-    def _layer_norm(self) -> float:
-        """Bytes a unit: input and scale, float32, and output."""
-        return 2.0 * FLOAT + self.width
-
     def embeddings(self, size: flops.NetworkSize) -> float:
-        """LayerNorm and dropout."""
-        dropped = MASK * self.has_hidden_dropout
-        return size.seq_length * size.embedding_size * (self._layer_norm() + dropped)
+        """LayerNorm's input and output; and behind dropout."""
+        return size.seq_length * size.embedding_size * self.width * (3.0 if self.has_hidden_dropout else 2.0)
 
     def block(self, size: flops.NetworkSize) -> float:
-        """Query, scaled query, key, value, context; two LayerNorms; four factors of GELU; probabilities."""
-        a_unit = 5.0 * self.width + 2.0 * (self._layer_norm() + MASK * self.has_hidden_dropout)
-        wide = a_unit * size.hidden_size + 4.0 * self.width * size.intermediate_size
-        scores = FLOAT + (MASK + self.width if self.has_attention_dropout else self.width % FLOAT)
-        return size.seq_length * (wide + scores * size.num_attention_heads * size.seq_length)
+        """Query, key, value, context; both sides of two LayerNorms and of GELU; probabilities."""
+        wide = self.width * (8.0 * size.hidden_size + 2.0 * size.intermediate_size)
+        return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: flops.NetworkSize) -> float:
-        """Four factors of GELU, and the last in float32."""
-        return size.seq_length * size.hidden_size * (4.0 * self.width + self.width % FLOAT * 2)
+        """Both sides of GELU, and the latter in float32."""
+        return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
+
+    def working(self, size: flops.NetworkSize, remat: bool) -> float:
+        """Two gradients of a block's feed-forward layer and scores; or a block, while the next is computed again."""
+        scores = size.num_attention_heads * size.seq_length
+        widest = 2.0 * self.width * size.seq_length * (size.intermediate_size + scores)
+        return 2.0 * self.block(size) if remat else widest

@@ -131,7 +131,7 @@ class Plan:
     @property
     def asks_for_remat(self) -> bool:
         """Whether the config asks for blocks to be computed again."""
-        return uses_remat(self.config)
+        return self.config.model.remat
 
 
 def resolve_for_plan(
@@ -191,11 +191,6 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     return Plan(resolved, parameters, phases, checkpoint_size(resolved, drafts), tuple(rows), assumes_vocab_size)
 
 
-def uses_remat(config: Any) -> bool:
-    """Returns whether a config asks for blocks to be computed again."""
-    return "remat" in config.model and config.model.remat
-
-
 def with_precision(config: Any, precision: str) -> ml_collections.FrozenConfigDict:
     """Returns a resolved config in another precision."""
     changed = ml_collections.ConfigDict(config.to_dict())
@@ -234,7 +229,7 @@ def _plan_devices(phases: Sequence[PhasePlan], device: Device, correction: float
     found: list[DeviceRow] = []
     for number in NUMBERS_OF_DEVICES:
         placements = tuple(
-            place(phase.config, device, number, remat=uses_remat(phase.config), correction=correction)
+            place(phase.config, device, number, remat=phase.config.model.remat, correction=correction)
             for phase in phases
         )
         times = [placement.time.total for placement in placements if isinstance(placement, Placement)]

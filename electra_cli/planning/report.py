@@ -58,7 +58,7 @@ def to_json(plan: Plan, name: str) -> dict[str, Any]:
             "prices_of": PRICES_OF,
             "usable_memory": USABLE_MEMORY,
             "passes_compiled": scale.PASSES_COMPILED,
-            "passes_one_by_one": scale.PASSES_ONE_BY_ONE,
+            "passes_in_parts": scale.PASSES_IN_PARTS,
             "input_examples_per_second_of_a_host": scale.INPUT_CALLS * scale.EXAMPLES_PER_CORE,
             "host_seconds": scale.HOST_SECONDS,
             "devices": [dataclasses.asdict(device) for device in dict.fromkeys(row.device for row in plan.devices)],

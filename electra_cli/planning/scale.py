@@ -15,13 +15,13 @@ from electra_cli.planning.devices import USABLE_MEMORY, Device
 from electra_cli.planning.memory import FLOAT, ReplicaMemory, kept_of_example, replica_memory
 from electra_cli.planning.parameters import count_parameters
 
-# How often each byte that the forward pass keeps (`memory.py`) goes to or from memory in a step; at least five times,
-# as it is written, read forward and backward, and has a gradient that is written and read. Compiled: with it and 65 %
-# of an A100's peak for products, four throughputs that NVIDIA published for BERT-large in TensorFlow (128 and 512
-# tokens, FP16 and TF32) come out within 6 %: see docs/scale.md.
-PASSES_COMPILED = 6.5
-# One by one, on a CPU, where more is kept; with `devices.this_cpu`, as measured here.
-PASSES_ONE_BY_ONE = 10.0
+# How often each byte that the forward pass keeps (`memory.py`) goes to or from memory in a step: as it is written, read
+# forward and backward, and has a gradient that is written and read, five times at least; what is not kept comes on top.
+# Compiled: with it and three quarters of an A100's peak for products, four throughputs that NVIDIA published for
+# BERT-large in TensorFlow (128 and 512 tokens, FP16 and TF32) come out within 10 %: see docs/scale.md.
+PASSES_COMPILED = 11.5
+# On a CPU, with `devices.this_cpu`, as measured here.
+PASSES_IN_PARTS = 6.0
 # The update reads gradient, weight and two moments, writes the latter three, and reads the gradient for its norm.
 _UPDATE_PASSES = 8.0
 # A part's gradients are written, and added to those before: two reads and a write.
@@ -140,7 +140,7 @@ def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, 
     """
     examples = config.train.global_batch_size / num_devices
     trained = FLOAT * count_parameters(config).trained
-    passes = PASSES_COMPILED if device.is_compiled else PASSES_ONE_BY_ONE
+    passes = PASSES_COMPILED if device.is_compiled else PASSES_IN_PARTS
     again = REMAT_FACTOR if remat else 1.0
     moved = again * passes * examples * kept_of_example(config, compiled=device.is_compiled)
     moved += trained * (_UPDATE_PASSES + (_PART_PASSES * num_parts if num_parts > 1 else 0.0))

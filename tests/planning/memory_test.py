@@ -40,15 +40,26 @@ def test_weights_and_what_belongs_to_each():
 def test_activations_of_a_compiled_step_counted_by_hand(precision, width):
     found = memory(resolved(runtime__precision=precision))
     tokens, scores = 4 * 16, 4 * 2 * 16 * 16
-    # Query, key, value, context and five tensors about LayerNorm; four about GELU; probabilities before and behind
-    # dropout; and the random bits of three dropouts.
-    block = width * (tokens * (9 * 8 + 4 * 32) + 2 * scores) + 4 * (2 * tokens * 8 + scores)
-    embeddings, head = (3 * width + 4) * tokens * 8, width * 2 * tokens * 8
+    # Query, key, value, context and both sides of two LayerNorms; three about GELU; probabilities before and behind
+    # dropout.
+    block = width * (tokens * (8 * 8 + 3 * 32) + 2 * scores)
+    embeddings, head = width * 4 * tokens * 8, width * tokens * (2 * 8 + 32)
     assert found.activations == 3 * block + embeddings + head
     kept = memory(resolved(runtime__precision=precision), remat=True)
     assert kept.activations == width * 3 * tokens * 8 + embeddings + head
     # A block is there as a whole while its gradients are taken.
     assert (found.working, kept.working) == (0, block)
+
+
+@pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("mixed_bfloat16", 2)])
+def test_activations_on_a_cpu_counted_by_hand(precision, width):
+    found = memory(resolved(runtime__precision=precision), compiled=False)
+    tokens, scores = 4 * 16, 4 * 2 * 16 * 16
+    block = width * (tokens * (8 * 8 + 2 * 32) + 2 * scores)
+    embeddings, head = width * 3 * tokens * 8, tokens * 8 * (2 * width + (4 if width == 2 else 0))
+    assert found.activations == 3 * block + embeddings + head
+    kept = memory(resolved(runtime__precision=precision), remat=True, compiled=False)
+    assert (found.working, kept.working) == (2 * width * (tokens * 32 + scores), 2 * block)
 
 
 def test_without_dropout_its_tensors_are_not_there():
