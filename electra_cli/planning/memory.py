@@ -182,8 +182,7 @@ class _InParts(_Execution):
 
     gradient_copies = 2.0  # as they are, and clipped
     gradients_kept = 1.0
-    logits_alive = 3.0  # logits, and two copies to sample from
-    logits_kept = 1.0
+    logits_alive = logits_kept = 3.0  # with a copy to sample from and their gradient, which nothing makes come later
 
     def at_once(self, kept: Sequence[float]) -> float:
         """Returns what is kept of the networks at one time."""
