@@ -202,7 +202,6 @@ class _InParts(_Execution):
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: flops.NetworkSize, remat: bool) -> float:
-        """Two gradients of a block's feed-forward layer and scores; or a block, while the next is computed again."""
-        scores = size.num_attention_heads * size.seq_length
-        widest = 2.0 * self.width * size.seq_length * (size.intermediate_size + scores)
+        """Gradients of a block's feed-forward layer and probabilities; or a block, while the next is computed again."""
+        widest = size.seq_length * (2.0 * self.width * size.intermediate_size + self._scores(size))
         return 2.0 * self.block(size) if remat else widest
