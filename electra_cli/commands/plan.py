@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 from absl import flags
 
@@ -56,6 +57,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Runs the command line."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-plan ... | head` ends quietly
     cli.run(_main, FLAGS, USAGE, f"{EXAMPLES.strip()}\n\n{command_config.describe()}", parse_flags)
 
 
