@@ -67,6 +67,7 @@ setup(
             "electra-import = electra_cli.commands.import_checkpoint:main",
             "electra-prepare = electra_cli.commands.prepare:main",
             "electra-pretrain = electra_cli.main:main",
+            "electra-plan = electra_cli.commands.plan:main",
         ]
     },
 )

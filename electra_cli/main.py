@@ -1,23 +1,15 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
 import os
-import re
 import signal
-import sys
 
 from absl import flags
-from ml_collections import config_flags
 
-from electra_cli import cli, config
+from electra_cli import cli, command_config, config
 from electra_cli.errors import UserError
 
 FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-    "config",
-    help_string="Preset or config file. Any of its keys can be overridden: --config.train.num_steps=1000",
-    lock_config=True,
-    flag_values=FLAGS,
-)
+command_config.define(FLAGS)
 flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, config.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "mode",
@@ -47,11 +39,9 @@ EXIT_CODES = (
 
 
 def _main(values: flags.FlagValues) -> None:
-    if values["config"].value is None:
-        raise UserError(f"--config is missing: give a file or a preset ({', '.join(config.preset_names())})")
+    settings = command_config.given(values)
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
-    settings = values["config"].value
     config.check(settings)
 
     _end_when_stopped()
@@ -84,70 +74,13 @@ def _end_when_stopped() -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line into `FLAGS` and returns what are no flags.
-
-    Raises:
-      UserError: the config cannot be loaded, or an override names no key or has a value of another type.
-    """
-    argv = _expand_preset(argv)
-    # Overrides apply to the config wherever they stand on the command line.
-    files = [argument for argument in argv if argument.startswith("--config=")]
-    argv = [argv[0], *files, *(argument for argument in argv[1:] if argument not in files)]
-    sys.argv = argv  # config_flags looks there for the overrides
-    if files:
-        keys = _load_config(files[-1])
-        for argument in argv:
-            override = re.match(r"--?config\.([^=]+)", argument)
-            if override and override[1] not in keys:
-                raise UserError(f"--config.{override[1]}: {config.describe_keys(config.default_config(), override[1])}")
-    try:
-        return FLAGS(argv)
-    except flags.IllegalFlagValueError as error:
-        override = re.match(r"flag --config\.([^=]+)=([^:]*):", str(error))
-        if override is None:
-            raise
-        described = config.describe_keys(config.default_config(), override[1])
-        raise UserError(f"--config.{override[1]}={override[2]}: {described}") from error
-
-
-def _expand_preset(argv: list[str]) -> list[str]:
-    """Writes `--config=small` and `--config small` as `--config=` and a file."""
-    expanded: list[str] = []
-    arguments = iter(argv)
-    for argument in arguments:
-        if argument in ("--config", "-config"):
-            argument = f"--config={next(arguments, '')}"
-        name, equals, value = argument.partition("=")
-        is_config = name in ("--config", "-config") and equals
-        expanded.append(f"--config={config.preset_path(value)}" if is_config else argument)
-    return expanded
-
-
-def _load_config(argument: str) -> set[str]:
-    """Loads the config of `--config=FILE` alone, so that what is wrong with it is told as such; returns its keys."""
-    scratch = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=scratch, sys_argv=[sys.argv[0], argument])
-    try:
-        scratch([sys.argv[0], argument])
-        keys = set(config.flatten(scratch["config"].value))
-    # A config file is the user's program: whatever it raises is for the user to mend.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        raise UserError(f"{argument} cannot be loaded: {type(error).__name__}: {reason}") from error
-    wrong = sorted(keys ^ set(config.flatten(config.default_config())))
-    if wrong:
-        raise UserError(
-            f"{argument}: get_config() must return electra_cli.config.default_config() with other values, but these "
-            f"keys were added or are missing: {', '.join(wrong)}"
-        )
-    return keys
+    """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
+    return command_config.parse(argv, FLAGS)
 
 
 def main() -> None:
     """Runs the command line."""
-    presets = "Presets: " + ", ".join(config.preset_names())
-    keys = "Keys: " + ", ".join(f"config.{key}" for key in config.flatten(config.default_config()))
-    cli.run(_main, FLAGS, USAGE, "\n\n".join([presets, keys, EXIT_CODES]), parse_flags)
+    cli.run(_main, FLAGS, USAGE, f"{command_config.describe()}\n\n{EXIT_CODES}", parse_flags)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-PRETRAIN, PREPARE = "electra_cli.main", "electra_cli.commands.prepare"
+PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
 
 
 def call(module, *arguments):
@@ -25,7 +25,7 @@ def assert_user_error(result, *parts):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("module", [PRETRAIN, PREPARE])
+@pytest.mark.parametrize("module", [PRETRAIN, PREPARE, PLAN])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
     seconds = []

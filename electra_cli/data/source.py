@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.data.records import RecordFormat, detect_format
-from electra_cli.data.tfrecords import MANIFEST_FILE, Manifest, read_manifest, read_token_counts
+from electra_cli.data.tfrecords import MANIFEST_FILE, Manifest, check_length, read_manifest, read_token_counts
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 
@@ -84,7 +84,7 @@ def open_data(data_dir: str, max_seq_length: int) -> DataSource:
 
 def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
     manifest = read_manifest(data_dir)
-    _check_length(data_dir, manifest.max_seq_length, max_seq_length)
+    check_length(data_dir, manifest.max_seq_length, max_seq_length)
     vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
     if vocabulary.sha256 != manifest.vocab_sha256:
         raise UserError(
@@ -133,7 +133,7 @@ def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
     record_format, length = detect_format(next(iter(tf.data.TFRecordDataset(files[0]))).numpy())
     if record_format is None:
         raise UserError(f"{files[0]} holds neither examples of google-research/electra nor of tf-models-official")
-    _check_length(data_dir, length, max_seq_length)
+    check_length(data_dir, length, max_seq_length)
 
     def split(is_validation: bool) -> Split | None:
         chosen = tuple(
@@ -207,14 +207,6 @@ def _find_damage(split: Split) -> str | None:
 
 def _miscounted(file: str, found: str | int, expected: str | int) -> str:
     return f"{file} holds {found} whole records, not {expected}"
-
-
-def _check_length(data_dir: str, found: int, configured: int) -> None:
-    if found != configured:
-        raise UserError(
-            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to "
-            f"{found} or prepare the data with --max_seq_length={configured}"
-        )
 
 
 def count_records(file: str) -> int:

@@ -128,6 +128,15 @@ def read_manifest(data_dir: str) -> Manifest:
     return manifest
 
 
+def check_length(data_dir: str, found: int, configured: int) -> None:
+    """Raises a `UserError` when data has examples of another length than a run is configured for."""
+    if found != configured:
+        raise UserError(
+            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to "
+            f"{found} or prepare the data with --max_seq_length={configured}"
+        )
+
+
 def read_token_counts(data_dir: str) -> np.ndarray:
     """Returns int64 [vocab_size], how often each token stands in the training examples.
 

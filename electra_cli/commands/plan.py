@@ -1,0 +1,65 @@
+"""`electra-plan`: a config in, what it costs out, without training."""
+
+import json
+import os
+import signal
+
+from absl import flags
+
+from electra_cli import cli, command_config
+from electra_cli.config import notices
+from electra_cli.planning import plan as planning
+from electra_cli.planning import report
+
+FLAGS = flags.FlagValues()
+command_config.define(FLAGS)
+flags.DEFINE_bool(
+    "measure", False, "Make 20 steps on the devices here, and correct the times predicted for them.", flag_values=FLAGS
+)
+flags.DEFINE_bool("json", False, "Print JSON: bytes, seconds, US dollars.", flag_values=FLAGS)
+
+USAGE = """
+Tells what a config costs before it runs: parameters, operations, memory, tokens, disk, and time and price on several
+devices. config.data.dir may be left out.
+
+Usage: {program} --config=PRESET_OR_FILE [--config.KEY=VALUE ...] [--measure] [--json]
+"""
+EXAMPLES = """
+Examples:
+  {program} --config=small --config.data.dir=data
+  {program} --config=large --config.runtime.precision=mixed_bfloat16
+  {program} --config=small --measure
+"""
+
+
+def _main(values: flags.FlagValues) -> None:
+    config = command_config.given(values)
+    name = os.path.basename(values["config"].config_filename).removesuffix(".py")
+    measured, notes = None, [f"note: {line}" for line in notices(config)]
+    plan = planning.make_plan(config)  # before anything slow: what is wrong with the config is told at once
+    if values.measure:
+        from electra_cli.planning import calibration  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+
+        measured = calibration.calibrate(plan)
+        plan = planning.make_plan(config, measured.device, measured.correction)
+        notes += measured.describe()
+    if values.json:
+        found = report.to_json(plan, name)
+        print(json.dumps({**found, "measured": measured.to_json() if measured else None}, indent=1))
+    else:
+        print(report.to_text(plan, name, notes))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line into `FLAGS` and returns what are no flags."""
+    return command_config.parse(argv, FLAGS)
+
+
+def main() -> None:
+    """Runs the command line."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-plan ... | head` ends quietly
+    cli.run(_main, FLAGS, USAGE, f"{EXAMPLES.strip()}\n\n{command_config.describe()}", parse_flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""From a config to its plan: all that `electra-plan` tells, as one structure. TensorFlow is not imported here."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from electra_cli import flops
+from electra_cli.config import phases_of, resolve
+from electra_cli.config_phases import divide
+from electra_cli.errors import UserError
+from electra_cli.planning.devices import ACCELERATORS, Device, this_cpu
+from electra_cli.planning.memory import ReplicaMemory, replica_memory
+from electra_cli.planning.parameters import Parameters, count_parameters
+from electra_cli.planning.run_size import (
+    DEFAULT_VOCAB_SIZE,
+    CheckpointSize,
+    DataSize,
+    checkpoint_size,
+    read_data_size,
+)
+from electra_cli.planning.scale import Placement, place
+
+NUMBERS_OF_DEVICES = (1, 8, 256)
+# Precisions that memory is told for, as `config.runtime.precision` names them.
+PRECISIONS = ("float32", "mixed_bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryRow:
+    """Memory of a replica that makes a whole part of the batch, compiled by XLA, on one device."""
+
+    precision: str
+    remat: bool
+    num_examples: int
+    memory: ReplicaMemory
+
+
+@dataclasses.dataclass(frozen=True)
+class PhasePlan:
+    """What a phase costs.
+
+    Attributes:
+      number: from 0.
+      num_steps: its steps.
+      config: its resolved config.
+      data: what its data holds; None without data.
+      paper_flops: operations of the phase, as the paper counts.
+      parameter_flops: the same as 6 x parameters x tokens.
+      matmul_flops: the same as products of matrices.
+      memory: for each precision, without recomputation and with it.
+    """
+
+    number: int
+    num_steps: int
+    config: ml_collections.FrozenConfigDict
+    data: DataSize | None
+    paper_flops: float
+    parameter_flops: float
+    matmul_flops: float
+    memory: tuple[MemoryRow, ...]
+
+    @property
+    def num_examples(self) -> int:
+        """Examples of all its steps."""
+        return self.num_steps * self.config.train.global_batch_size
+
+    @property
+    def num_positions(self) -> int:
+        """Tokens of all its examples, padding included."""
+        return self.num_examples * self.config.data.max_seq_length
+
+    @property
+    def num_epochs(self) -> float | None:
+        """Times that it sees its data; None when that is not known."""
+        return self.num_examples / self.data.num_examples if self.data and self.data.num_examples else None
+
+    @property
+    def real_tokens(self) -> float | None:
+        """Tokens without padding; None when that is not known."""
+        epochs = self.num_epochs
+        return None if epochs is None or self.data is None else epochs * (self.data.real_tokens or 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceRow:
+    """A run on some devices of a kind.
+
+    Attributes:
+      device: the kind.
+      num_devices: how many.
+      placements: of each phase; or what stands against it.
+      seconds: of the whole run; None when a phase does not fit.
+      positions_per_second: tokens, padding included.
+      of_peak: share of the data sheet's rate that goes into products of the model.
+      scaling: how much faster it is than the first row of the kind, of what so many more devices could be.
+      dollars: at the assumed price.
+    """
+
+    device: Device
+    num_devices: int
+    placements: tuple[Placement | str, ...]
+    seconds: float | None = None
+    positions_per_second: float | None = None
+    of_peak: float | None = None
+    scaling: float | None = None
+    dollars: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a config costs.
+
+    Attributes:
+      config: the resolved config.
+      parameters: of the model.
+      phases: one or several.
+      checkpoints: what they take of the disk.
+      devices: times and costs.
+      assumes_vocab_size: whether neither config nor data gave the size of the vocabulary.
+    """
+
+    config: ml_collections.FrozenConfigDict
+    parameters: Parameters
+    phases: tuple[PhasePlan, ...]
+    checkpoints: CheckpointSize
+    devices: tuple[DeviceRow, ...]
+    assumes_vocab_size: bool
+
+    @property
+    def asks_for_remat(self) -> bool:
+        """Whether the config asks for blocks to be computed again."""
+        return self.config.model.remat
+
+
+def resolve_for_plan(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.FrozenConfigDict, list[DataSize | None], bool]:
+    """Resolves a config, with the sizes of its data where it names any.
+
+    Returns:
+      The resolved config, what each phase's data holds, and whether the vocabulary's size is assumed.
+
+    Raises:
+      UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
+    """
+    settings = ml_collections.ConfigDict(config.to_dict())
+    settings.data.dir = settings.data.dir or _NO_DATA
+    resolve(settings, settings.model.vocab_size or DEFAULT_VOCAB_SIZE)
+    sizes: list[DataSize | None] = []
+    for phase in divide(settings):
+        data = phase.config.data
+        sizes.append(None if data.dir == _NO_DATA else read_data_size(data.dir, data.max_seq_length))
+    vocab_sizes = sorted({size.vocab_size for size in sizes if size is not None})
+    if len(vocab_sizes) > 1:
+        raise UserError(
+            f"config.phases.data_dir: vocabularies of {vocab_sizes[0]:,} and {vocab_sizes[1]:,} entries: prepare the "
+            f"data of all phases with the same --vocab_file"
+        )
+    vocab_size = vocab_sizes[0] if vocab_sizes else settings.model.vocab_size
+    return resolve(settings, vocab_size or DEFAULT_VOCAB_SIZE), sizes, vocab_size is None
+
+
+# Stands for the data of a config that names none, which training would refuse.
+_NO_DATA = "DATA"
+
+
+def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:
+    """Makes the plan of a config.
+
+    Args:
+      config: a config with overrides.
+      here: the device of this machine; None: its CPU.
+      correction: what predicted times of computation on that device are multiplied by, as measured.
+
+    Raises:
+      UserError: as `resolve_for_plan`.
+    """
+    resolved, sizes, assumes_vocab_size = resolve_for_plan(config)
+    parameters = count_parameters(resolved)
+    drafts = phases_of(resolved)
+    phases = tuple(
+        _plan_phase(draft.number, draft.end - draft.begin, draft.config, size, parameters)
+        for draft, size in zip(drafts, sizes, strict=True)
+    )
+    local = here or this_cpu()
+    rows: list[DeviceRow] = []
+    for device, factor in (*((device, 1.0) for device in ACCELERATORS), (local, correction)):
+        rows += _plan_devices(phases, device, factor)
+    return Plan(resolved, parameters, phases, checkpoint_size(resolved, drafts), tuple(rows), assumes_vocab_size)
+
+
+def with_precision(config: Any, precision: str) -> ml_collections.FrozenConfigDict:
+    """Returns a resolved config in another precision."""
+    changed = ml_collections.ConfigDict(config.to_dict())
+    changed.runtime.precision = precision
+    return ml_collections.FrozenConfigDict(changed)
+
+
+def _plan_phase(
+    number: int, num_steps: int, config: ml_collections.FrozenConfigDict, data: DataSize | None, parameters: Parameters
+) -> PhasePlan:
+    positions = num_steps * config.train.global_batch_size * config.data.max_seq_length
+    num_examples = config.train.global_batch_size // config.train.gradient_accumulation_steps
+    rows = tuple(
+        MemoryRow(
+            precision,
+            remat,
+            num_examples,
+            replica_memory(with_precision(config, precision), num_examples, remat=remat, compiled=True, num_replicas=1),
+        )
+        for precision in PRECISIONS
+        for remat in (False, True)
+    )
+    return PhasePlan(
+        number,
+        num_steps,
+        config,
+        data,
+        paper_flops=flops.training_flops(config) * num_steps / config.train.num_steps,
+        parameter_flops=6.0 * parameters.trained * positions,
+        matmul_flops=flops.matmul_flops(config) * num_steps,
+        memory=rows,
+    )
+
+
+def _plan_devices(phases: Sequence[PhasePlan], device: Device, correction: float) -> list[DeviceRow]:
+    found: list[DeviceRow] = []
+    for number in NUMBERS_OF_DEVICES:
+        placements = tuple(
+            place(phase.config, device, number, remat=phase.config.model.remat, correction=correction)
+            for phase in phases
+        )
+        times = [placement.time.total for placement in placements if isinstance(placement, Placement)]
+        if len(times) < len(phases):
+            found.append(DeviceRow(device, number, placements))
+            continue
+        seconds = sum(phase.num_steps * time for phase, time in zip(phases, times, strict=True))
+        device_seconds = next((row.seconds * row.num_devices for row in found if row.seconds is not None), None)
+        peak = number * device.peak_rate(phases[0].config.runtime.precision)
+        found.append(
+            DeviceRow(
+                device,
+                number,
+                placements,
+                seconds,
+                positions_per_second=sum(phase.num_positions for phase in phases) / seconds,
+                of_peak=sum(phase.matmul_flops for phase in phases) / seconds / peak,
+                scaling=1.0 if device_seconds is None else device_seconds / (seconds * number),
+                dollars=seconds / 3600 * number * device.price,
+            )
+        )
+    return found

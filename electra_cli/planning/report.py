@@ -1,0 +1,245 @@
+"""A plan as text and as JSON. TensorFlow is not imported here."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from electra_cli.planning import scale
+from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
+from electra_cli.planning.plan import DeviceRow, MemoryRow, PhasePlan, Plan, with_precision
+from electra_cli.planning.scale import Placement, largest_part, place
+
+# One device of each size of memory.
+_MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])
+
+
+def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
+    """Returns a plan as a page of text.
+
+    Args:
+      plan: the plan.
+      name: what the config was called by.
+      notes: lines that follow the heading.
+    """
+    lines = [_heading(plan, name), *notes, "", *_parameter_lines(plan)]
+    several = len(plan.phases) > 1
+    for phase in plan.phases:
+        title = f"phase {phase.number + 1}" if several else "run"
+        lines += [_row(title, _run_text(phase)), _row("", _flops_text(phase))]
+    one, kept = plan.checkpoints.one / GIB, plan.checkpoints.kept / GIB
+    lines.append(
+        _row(
+            "checkpoints",
+            f"{one:.2f} GiB each; {plan.checkpoints.num_kept} kept, and one being written: {kept:.2f} GiB",
+        )
+    )
+    lines += ["", *_memory_lines(plan), "", *_device_lines(plan), "", *_assumptions(plan)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def to_json(plan: Plan, name: str) -> dict[str, Any]:
+    """Returns a plan as what `json` can write; bytes, seconds, US dollars and shares from 0 to 1."""
+    parameters = plan.parameters
+    return {
+        "config": name,
+        "vocab_size": plan.config.derived.vocab_size,
+        "vocab_size_is_assumed": plan.assumes_vocab_size,
+        "parameters": {
+            **parameters.groups,
+            "generator": parameters.generator,
+            "discriminator": parameters.discriminator,
+            "networks": parameters.networks,
+            "trained": parameters.trained,
+        },
+        "phases": [_phase_json(phase) for phase in plan.phases],
+        "checkpoints": dataclasses.asdict(plan.checkpoints),
+        "devices": [_device_json(row) for row in plan.devices],
+        "assumptions": {
+            "prices_of": PRICES_OF,
+            "usable_memory": USABLE_MEMORY,
+            "passes_compiled": scale.PASSES_COMPILED,
+            "passes_in_parts": scale.PASSES_IN_PARTS,
+            "input_examples_per_second_of_a_host": scale.INPUT_CALLS * scale.EXAMPLES_PER_CORE,
+            "host_seconds": scale.HOST_SECONDS,
+            "devices": [dataclasses.asdict(device) for device in dict.fromkeys(row.device for row in plan.devices)],
+        },
+    }
+
+
+def _phase_json(phase: PhasePlan) -> dict[str, Any]:
+    return {
+        "num_steps": phase.num_steps,
+        "global_batch_size": phase.config.train.global_batch_size,
+        "max_seq_length": phase.config.data.max_seq_length,
+        "num_examples": phase.num_examples,
+        "num_positions": phase.num_positions,
+        "real_tokens": phase.real_tokens,
+        "num_epochs": phase.num_epochs,
+        "data": dataclasses.asdict(phase.data) if phase.data else None,
+        "flops": {"paper": phase.paper_flops, "six_n": phase.parameter_flops, "matmul": phase.matmul_flops},
+        "memory": [dataclasses.asdict(row) for row in phase.memory],
+    }
+
+
+def _device_json(row: DeviceRow) -> dict[str, Any]:
+    placements = [
+        {"does_not_fit": placement}
+        if isinstance(placement, str)
+        else {
+            "num_parts": placement.num_parts,
+            "remat": placement.remat,
+            "peak_bytes": placement.memory.peak,
+            "step_seconds": {**dataclasses.asdict(placement.time), "total": placement.time.total},
+            "bound": placement.time.bound,
+        }
+        for placement in row.placements
+    ]
+    names = ("num_devices", "seconds", "positions_per_second", "of_peak", "scaling", "dollars")
+    return {"device": row.device.name, **{name: getattr(row, name) for name in names}, "phases": placements}
+
+
+def _row(title: str, text: str) -> str:
+    return f"{title:<14}{text}"
+
+
+def _heading(plan: Plan, name: str) -> str:
+    config = plan.config
+    sizes = f"{config.model.num_layers} layers of {config.model.hidden_size}"
+    if config.objective.name == "mlm":
+        what = f"masked language modeling, {sizes}"
+    elif config.objective.uniform_generator:
+        what = f"discriminator {sizes}, no generator"
+    elif config.objective.tied_generator:
+        what = f"one network for both, {sizes}"
+    else:
+        derived = config.derived
+        what = f"discriminator {sizes}, generator {derived.generator_num_layers} of {derived.generator_hidden_size}"
+    assumed = " (assumed)" if plan.assumes_vocab_size else ""
+    return f"{name}: {what}, vocabulary {config.derived.vocab_size:,}{assumed}, {config.runtime.precision}"
+
+
+def _parameter_lines(plan: Plan) -> list[str]:
+    found = plan.parameters
+    if not found.generator:
+        text = f"{found.discriminator:,}; training builds {found.trained:,}, with the head"
+    else:
+        text = (
+            f"discriminator {found.discriminator:,}, generator {found.generator:,}, both {found.networks:,}; "
+            f"training builds {found.trained:,}"
+        )
+    return [_row("parameters", text)]
+
+
+def _run_text(phase: PhasePlan) -> str:
+    batch, length = phase.config.train.global_batch_size, phase.config.data.max_seq_length
+    text = f"{phase.num_steps:,} steps x {batch:,} examples x {length} tokens = {phase.num_positions:.3g}"
+    if phase.data is None:
+        return f"{text}; epochs: give config.data.dir"
+    shards = f"{phase.data.num_shards:,} shard{'s' if phase.data.num_shards > 1 else ''}"
+    if phase.num_epochs is None or phase.real_tokens is None:
+        return f"{text}; {shards} without manifest, whose examples are not counted"
+    return (
+        f"{text}, {phase.real_tokens:.3g} without padding: {phase.num_epochs:.3g} epochs of "
+        f"{phase.data.num_examples:,} examples in {shards}"
+    )
+
+
+def _flops_text(phase: PhasePlan) -> str:
+    return (
+        f"{phase.paper_flops:.3g} FLOPs as the paper counts, {phase.parameter_flops:.3g} as 6 x parameters x tokens, "
+        f"{phase.matmul_flops:.3g} in matrix products"
+    )
+
+
+def _memory_lines(plan: Plan) -> list[str]:
+    sizes = " ".join(f"{device.memory / GIB:>5.0f}" for device in _MEMORIES)
+    lines = [
+        f"{'GiB of one accelerator that makes the whole step':<71}most examples at once in GiB of",
+        f"{'':<22}{'examples':>8}{'weights':>8}{'optim.':>7}{'grads':>6}{'activ.':>8}{'logits':>7}{'peak':>8}"
+        f"   {sizes}",
+    ]
+    for phase in plan.phases:
+        for row in phase.memory:
+            lines.append(_memory_line(plan, phase, row))
+    return lines
+
+
+def _memory_line(plan: Plan, phase: PhasePlan, row: MemoryRow) -> str:
+    title = f"{phase.number + 1}: " if len(plan.phases) > 1 else ""
+    title += row.precision.removeprefix("mixed_") + (" and remat" if row.remat else "")
+    memory = row.memory
+    config = with_precision(phase.config, row.precision)
+    most = " ".join(f"{largest_part(config, device, remat=row.remat):>5,}" for device in _MEMORIES)
+    return (
+        f"{title:<22}{row.num_examples:>8,}{memory.weights / GIB:>8.2f}{memory.optimizer / GIB:>7.2f}"
+        f"{memory.gradients / GIB:>6.2f}{memory.activations / GIB:>8.2f}{memory.logits / GIB:>7.2f}"
+        f"{memory.peak / GIB:>8.2f}   {most}"
+    )
+
+
+def _device_lines(plan: Plan) -> list[str]:
+    lines = [
+        f"{'device':<19}{'number':>6}{'step s':>9}{'tokens/s':>11}{'of peak':>8}{'scaling':>8}{'time':>9}{'US$':>10}"
+        f"  most of a step; keys to change",
+    ]
+    for row in plan.devices:
+        start = f"{row.device.name:<19}{row.num_devices:>6}"
+        if row.seconds is None or row.positions_per_second is None:
+            reasons = dict.fromkeys(placement for placement in row.placements if isinstance(placement, str))
+            lines.append(f"{start}  {'; '.join(reasons)}")
+            continue
+        steps = sum(phase.num_steps for phase in plan.phases)
+        lines.append(
+            f"{start}{row.seconds / steps:>9.3g}{row.positions_per_second:>11,.0f}{row.of_peak:>8.0%}"
+            f"{row.scaling:>8.0%}{_duration(row.seconds):>9}{row.dollars:>10,.0f}  {_advice(plan, row)}"
+        )
+    return lines
+
+
+def _advice(plan: Plan, row: DeviceRow) -> str:
+    placements = [placement for placement in row.placements if isinstance(placement, Placement)]
+    bounds = dict.fromkeys(placement.time.bound for placement in placements)
+    parts = [placement.num_parts for placement in placements]
+    changes = []
+    if parts != [phase.config.train.gradient_accumulation_steps for phase in plan.phases]:
+        key = "phases" if len(parts) > 1 else "train"
+        changes.append(f"{key}.gradient_accumulation_steps={','.join(map(str, parts))}")
+    if any(placement.remat for placement in placements) and not plan.asks_for_remat:
+        changes.append("model.remat=true")
+    return "; ".join([", ".join(bounds), *(changes and [" ".join(changes)])])
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 2 * 3600:
+        return f"{seconds / 60:.1f} min"
+    if seconds < 2 * 86400:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} d" if seconds < 1000 * 86400 else f"{seconds / 86400 / 365.25:.0f} years"
+
+
+def _assumptions(plan: Plan) -> list[str]:
+    lines = [
+        f"Predicted from data sheets (docs/scale.md), not measured; --measure makes steps here. Prices are assumed, of "
+        f"{PRICES_OF}.",
+    ]
+    faster = _gain_of_bfloat16(plan, ACCELERATORS[0])
+    if faster is not None:
+        lines.append(
+            f"config.runtime.precision=mixed_bfloat16 would be {faster:.1f} times as fast on one "
+            f"{ACCELERATORS[0].name}."
+        )
+    return lines
+
+
+def _gain_of_bfloat16(plan: Plan, device: Device) -> float | None:
+    """Returns how much faster a float32 config is in bfloat16 on one device; None when it is not float32."""
+    phase = plan.phases[-1]
+    if phase.config.runtime.precision != "float32":
+        return None
+    slow, fast = (
+        place(with_precision(phase.config, precision), device, 1, remat=plan.asks_for_remat)
+        for precision in ("float32", "mixed_bfloat16")
+    )
+    if isinstance(slow, str) or isinstance(fast, str):
+        return None
+    return slow.time.total / fast.time.total
