@@ -105,6 +105,7 @@ class _Execution:
       width: bytes of a number in the compute dtype.
     """
 
+    gelu_tensors: float
     gradient_copies: float
     gradients_kept: float
     logits_alive: float
@@ -119,13 +120,18 @@ class _Execution:
         """What is kept of each network, embeddings and the discriminator's head included."""
         kept = []
         for size in sizes:
-            a_block = self.width * size.hidden_size * size.seq_length if remat else self.block(size)
-            kept.append(self.embeddings(size) + size.num_layers * a_block)
+            again = self.recomputed(size) if remat else 0.0
+            kept.append(self.embeddings(size) + size.num_layers * (self.block(size) - again))
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
     def _scores(self, size: flops.NetworkSize) -> float:
         """Bytes a token of attention probabilities, before and behind dropout."""
         return self.width * size.num_attention_heads * size.seq_length * (2.0 if self.has_attention_dropout else 1.0)
+
+    def recomputed(self, size: flops.NetworkSize) -> float:
+        """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
+        wide = self.width * (3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size)
+        return size.seq_length * (wide + self._scores(size))
 
     def at_once(self, kept: Sequence[float]) -> float:
         raise NotImplementedError
@@ -150,6 +156,7 @@ class _Compiled(_Execution):
     time; keeps GELU's input once more than it must; and copies kernels for products.
     """
 
+    gelu_tensors = 3.0
     gradient_copies = 1.0
     gradients_kept = 2.0
     logits_alive = 3.0
@@ -165,7 +172,7 @@ class _Compiled(_Execution):
 
     def block(self, size: flops.NetworkSize) -> float:
         """Query, key, value, context; both sides of two LayerNorms; three about GELU; probabilities."""
-        wide = self.width * (8.0 * size.hidden_size + 3.0 * size.intermediate_size)
+        wide = self.width * (8.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: flops.NetworkSize) -> float:
@@ -173,13 +180,14 @@ class _Compiled(_Execution):
         return size.seq_length * self.width * (2.0 * size.hidden_size + size.intermediate_size)
 
     def working(self, size: flops.NetworkSize, remat: bool) -> float:
-        """The block that is computed again."""
-        return self.block(size) if remat else 0.0
+        """What is computed again of one block."""
+        return self.recomputed(size) if remat else 0.0
 
 
 class _InParts(_Execution):
     """TensorFlow's products, and what lies between them compiled by itself (`fused.py`), as on CPUs."""
 
+    gelu_tensors = 2.0
     gradient_copies = 2.0  # as they are, and clipped
     gradients_kept = 1.0
     logits_alive = logits_kept = 3.0  # with a copy to sample from and their gradient, which nothing makes come later
@@ -194,7 +202,7 @@ class _InParts(_Execution):
 
     def block(self, size: flops.NetworkSize) -> float:
         """Query, key, value, context; both sides of two LayerNorms and of GELU; probabilities."""
-        wide = self.width * (8.0 * size.hidden_size + 2.0 * size.intermediate_size)
+        wide = self.width * (8.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: flops.NetworkSize) -> float:
@@ -202,6 +210,6 @@ class _InParts(_Execution):
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: flops.NetworkSize, remat: bool) -> float:
-        """Gradients of a block's feed-forward layer and probabilities; or a block, while the next is computed again."""
+        """Gradients of a block's feed-forward layer and probabilities, and what is computed again of it."""
         widest = size.seq_length * (2.0 * self.width * size.intermediate_size + self._scores(size))
-        return 2.0 * self.block(size) if remat else widest
+        return widest + (self.recomputed(size) if remat else 0.0)
