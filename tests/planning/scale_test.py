@@ -41,7 +41,7 @@ def test_a_step_by_hand():
     in_bfloat16 = step_time(config, ROUND, 4, 1, remat=False)
     assert in_bfloat16.products == found.products / 2 and in_bfloat16.elementwise < found.elementwise
     again = step_time(config, ROUND, 4, 1, remat=True)
-    assert again.products == pytest.approx(1.4 * in_bfloat16.products)
+    assert again.products == pytest.approx(1.17 * in_bfloat16.products)
 
 
 def test_input_is_waited_for_only_when_it_is_slower():
