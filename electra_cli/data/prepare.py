@@ -274,17 +274,16 @@ class Preparation:
 
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
         """Writes shards, counts and manifest; returns the manifest."""
-        splits: dict[str, tuple[Shard, ...]] = {}
+        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
         token_counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
-        for split in SPLITS:
-            tasks = list(self._shard_tasks(split, spool, vocabulary.size))
-            shards = []
-            for shard, counts in self._workers.map(worker_tasks.make_shard, tasks):
-                shards.append(shard)
-                if split == "train":
-                    token_counts += counts
-                self._report(f"writing {split} shards", len(shards) / len(tasks))
-            splits[split] = tuple(shards)
+        tasks = [(split, task) for split in SPLITS for task in self._shard_tasks(split, spool, vocabulary.size)]
+        made = self._workers.map(worker_tasks.make_shard, (task for _, task in tasks))
+        for number, ((split, _), (shard, counts)) in enumerate(zip(tasks, made, strict=True), 1):
+            shards[split].append(shard)
+            if split == "train":
+                token_counts += counts
+            self._report("writing shards", number / len(tasks))
+        splits = {split: tuple(found) for split, found in shards.items()}
         learning, learned = self.read_learned()
         statistics = {
             **self._read_note("corpus.json"),

@@ -68,10 +68,14 @@ class Totals:
         return sum(number for (name, _), number in self.num_records.items() if name == split)
 
     def num_shards(self, split: str, shard_size_mb: float) -> int:
-        """Returns the shards of about so many megabytes that the examples of a split fill."""
+        """Returns the shards of at most about so many megabytes that the examples of a split fill.
+
+        Their number is 1, 2, 4 or a multiple of 8, whatever the number of workers, which so share them evenly.
+        """
         # A record takes about half of what its ids take as uint32; never more shards than examples.
-        size = self.num_bytes[split] / 2
-        return min(self.num_examples(split), max(1, math.ceil(size / (shard_size_mb * 1e6))))
+        fewest = max(1, math.ceil(self.num_bytes[split] / 2 / (shard_size_mb * 1e6)))
+        even = 2 ** (fewest - 1).bit_length() if fewest <= 8 else math.ceil(fewest / 8) * 8
+        return min(self.num_examples(split), even)
 
     def add(self, other: "Totals") -> None:
         """Adds what another holds."""

@@ -1,6 +1,7 @@
 import filecmp
 import gzip
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.source import open_data
+from electra_cli.data.spool import Totals
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
@@ -336,3 +338,13 @@ def test_bytes_that_are_no_text_are_counted_by_file(tmp_path):
     ((path, number),) = manifest.statistics["replaced_characters"].items()
     assert path == str(tmp_path / "in" / "bad.txt")
     assert number == (tmp_path / "in" / "bad.txt").read_bytes().count(b"\xe9")
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "expected"), [(0.1, 1), (1.0, 1), (1.1, 2), (2.5, 4), (5.0, 8), (8.0, 8), (8.5, 16), (16.1, 24)]
+)
+def test_workers_share_shards_evenly(megabytes, expected):
+    totals = Totals(num_records=Counter({("train", 0): 1000}), num_bytes=Counter({"train": int(megabytes * 2e6)}))
+    assert totals.num_shards("train", 1.0) == expected
+    totals.num_records["train", 0] = 3
+    assert totals.num_shards("train", 1.0) == min(3, expected)
