@@ -5,6 +5,7 @@ TensorFlow's operations make one each. So there the products stay TensorFlow's, 
 """
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,22 @@ def set_compiles_parts(value: bool) -> None:
     """Says whether functions marked with `part` are compiled by themselves, in this process, from now on."""
     global _compiles_parts
     _compiles_parts = value
+
+
+def silence_first_notice() -> None:
+    """Compiles something small while standard error is closed.
+
+    XLA says once in a process that it compiled something, whatever TF_CPP_MIN_LOG_LEVEL says.
+    """
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+    finally:
+        os.dup2(stderr, 2)
+        os.close(nowhere)
+        os.close(stderr)
 
 
 def compiles_parts() -> bool:

@@ -133,6 +133,8 @@ def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
     jit_compile = jit_compile and name != "tpu"
     compiles_parts = settings.jit_compile == "auto" and not num_gpus and name != "tpu"
     compilation.set_compiles_parts(compiles_parts)
+    if compiles_parts or jit_compile:
+        compilation.silence_first_notice()
     xla = "on" if jit_compile else "between matrix products" if compiles_parts else "off"
     devices = _describe_devices(name, settings, num_gpus, strategy)
     how = f"{devices}, strategy {name} ({reason}), {settings.precision}"

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 # Means of the loss, one a line of metrics, whose median a spike is measured against.
 _NUM_RECENT = 10
-# "Long after warm-up": so many times its steps, and this fraction of the run.
-_WARMUPS, _FRACTION_OF_RUN = 3, 0.25
+# "Long after warm-up": so many times its steps, so many steps after it, and this fraction of the run.
+_WARMUPS, _STEPS_AFTER_WARMUP, _FRACTION_OF_RUN = 3, 500, 0.25
 # A generator has learned something when its loss is so much (a fraction) below that of the unigram distribution; a
 # discriminator, when it is right more often than by calling all tokens original, or ranks replaced tokens higher.
 _LEAST_GAIN, _LEAST_AUC = 0.01, 0.55
@@ -66,7 +66,7 @@ class CollapseNotices:
     """
 
     def __init__(self, warmup_steps: int, num_steps: int):
-        self._begin = max(_WARMUPS * warmup_steps, _FRACTION_OF_RUN * num_steps)
+        self._begin = max(_WARMUPS * warmup_steps, warmup_steps + _STEPS_AFTER_WARMUP, _FRACTION_OF_RUN * num_steps)
         self._told: set[str] = set()
 
     def look(self, step: int, values: dict[str, float], unigram_loss: float | None) -> list[str]:

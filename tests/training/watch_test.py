@@ -59,8 +59,10 @@ def test_what_has_collapsed_is_named():
 
 
 def test_nothing_is_named_before_long_after_warm_up():
-    assert notices({"masked_lm_loss": 7.0}, step=499) == []  # a quarter of the run
-    assert len(notices({"masked_lm_loss": 7.0}, step=500)) == 1
+    assert notices({"masked_lm_loss": 7.0}, step=599) == []
+    assert len(notices({"masked_lm_loss": 7.0}, step=600)) == 1
+    assert notices({"masked_lm_loss": 7.0}, step=999, num_steps=4000) == []  # a quarter of the run
+    assert len(notices({"masked_lm_loss": 7.0}, step=1000, num_steps=4000)) == 1
     assert notices({"masked_lm_loss": 7.0}, step=899, warmup_steps=300) == []
     assert len(notices({"masked_lm_loss": 7.0}, step=900, warmup_steps=300)) == 1
 
@@ -68,7 +70,7 @@ def test_nothing_is_named_before_long_after_warm_up():
 def test_a_collapse_is_told_once_until_it_is_over():
     collapse = CollapseNotices(warmup_steps=0, num_steps=10)
     bad = {"masked_lm_loss": 6.0}
-    assert len(collapse.look(5, bad, 6.0)) == 1
-    assert collapse.look(6, bad, 6.0) == []
-    assert collapse.look(7, {"masked_lm_loss": 3.0}, 6.0) == []
-    assert len(collapse.look(8, bad, 6.0)) == 1
+    assert len(collapse.look(500, bad, 6.0)) == 1
+    assert collapse.look(501, bad, 6.0) == []
+    assert collapse.look(502, {"masked_lm_loss": 3.0}, 6.0) == []
+    assert len(collapse.look(503, bad, 6.0)) == 1
