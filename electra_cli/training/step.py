@@ -7,6 +7,7 @@ batch is divided.
 A step whose loss or gradient is not finite changes nothing but the count of steps, and ends the call.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 
 import ml_collections
@@ -175,11 +176,21 @@ def build_gradients(
         for index in tf.range(num_parts):
             part = {name: x[index] for name, x in parts.items()}
             gradients, sums = compute_part(part, global_weights, randomness.fold_in(dropout_seed, index))
-            total = [first + second for first, second in zip(total, gradients, strict=True)]
+            total = _add_apart(total, gradients)
             total_sums = {name: total_sums[name] + sums[name] for name in total_sums}
         return total, total_sums
 
     return compute_gradients
+
+
+@functools.partial(tf.function, experimental_attributes={"_noinline": True})
+def _add_apart(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Adds tensors, kept apart from what computes them.
+
+    TensorFlow's optimizer of graphs would make one sum of this and the sums that gradients are, with temporary
+    variables, which in a loop exist already.
+    """
+    return [one + other for one, other in zip(first, second, strict=True)]
 
 
 def replica_dropout_seed(seed: int, step: tf.Tensor | int, replica: tf.Tensor | int) -> tf.Tensor:

@@ -12,7 +12,7 @@ from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.source import open_data
 from electra_cli.training import metrics, phases, run
 from electra_cli.training.distribution import build_runtime
-from electra_cli.training.step import build_eval_step, build_train_steps
+from electra_cli.training.step import _add_apart, build_eval_step, build_train_steps
 from tests.conftest import prepare_small
 
 pytestmark = pytest.mark.slow
@@ -224,3 +224,19 @@ def test_bfloat16_loses_at_most_1_percent_in_300_steps(config):
         assert found[precision]["masked_lm_loss"] < 0.95 * start["masked_lm_loss"]
     for name in ("total_loss", "masked_lm_loss", "rtd_loss"):
         assert found["mixed_bfloat16"][name] == pytest.approx(found["float32"][name], rel=0.01)
+
+
+def test_sums_of_parts_are_kept_apart_from_their_terms():
+    """Or TensorFlow's optimizer of graphs joins them with temporary variables, which fail in a loop over parts."""
+    first, second = [tf.constant([1.0, 2.0]), tf.constant(3.0)], [tf.constant([4.0, 5.0]), tf.constant(6.0)]
+    total = _add_apart(first, second)
+    assert [value.numpy().tolist() for value in total] == [[5.0, 7.0], 9.0]
+
+    @tf.function
+    def add():
+        return _add_apart([tf.sqrt(first[0])], [tf.square(second[0]) + tf.square(first[0])])
+
+    calls = [op for op in add.get_concrete_function().graph.get_operations() if op.type == "PartitionedCall"]
+    (name,) = {op.get_attr("f").name for op in calls}
+    definition = add.get_concrete_function().graph._get_function(name).cached_definition
+    assert definition.attr["_noinline"].b
