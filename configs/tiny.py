@@ -2,7 +2,7 @@
 
     electra-pretrain --config=tiny --config.data.dir=DATA --workdir=RUN
 
-Not a model of the paper's. README.md has the figures of a run: 7 minutes, held-out masked_lm_loss 5.53, rtd_auc 0.74.
+Not a model of the paper's. README.md has the figures of a run: 4 minutes, held-out masked_lm_loss 5.60, rtd_auc 0.74.
 """
 
 import ml_collections
