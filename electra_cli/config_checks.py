@@ -118,6 +118,12 @@ def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
 def _validate_watch(config: ml_collections.ConfigDict, require: Any) -> None:
     factor = config.watch.spike_factor
     require("watch.spike_factor", factor == 0 or factor > 1, "is a multiple of the usual loss: greater than 1, or 0")
+    reach = config.train.keep_checkpoints * config.train.checkpoint_interval
+    needed = config.train.log_interval + config.train.checkpoint_interval
+    require("watch.spike_factor", factor == 0 or reach >= needed,
+            f"a roll-back needs a checkpoint from before the last {config.train.log_interval} steps "
+            f"(config.train.log_interval): raise config.train.keep_checkpoints={config.train.keep_checkpoints} or "
+            f"config.train.checkpoint_interval={config.train.checkpoint_interval}")  # fmt: skip
 
 
 def _validate_checkpoints(config: ml_collections.ConfigDict, require: Any) -> None:

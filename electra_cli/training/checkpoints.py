@@ -115,10 +115,13 @@ class Checkpoints:
     def restore_before(self, step: int) -> int | None:
         """Restores the newest whole checkpoint of a step before `step` and removes later ones; returns its step.
 
+        Only checkpoints of `train.checkpoint_interval` count: those that a stop left would not be there without it.
         All workers must call it at once; none may be writing. None, and nothing is changed, when there is no such one.
         """
+        assert self._settings is not None
+        interval = self._settings.checkpoint_interval
         steps = [other for other in self._files.steps() if other < step]
-        whole = [other for other in steps if find_damage(self._files.path(other)) is None]
+        whole = [other for other in steps if other % interval == 0 and find_damage(self._files.path(other)) is None]
         if not whole:
             return None
         self._restore(self._files.path(whole[-1]), self._items)
@@ -236,7 +239,9 @@ class Checkpoints:
         steps = [other for other in self._files.steps() if other <= step]
         every = self._settings.keep_every_steps
         for_good = [other for other in steps if every and other % every == 0]
-        self._files.keep_only({*steps[-self._settings.keep_checkpoints :], *for_good})
+        # Those that stops left must not push out the one that a run would be rolled back to.
+        regular = [other for other in steps if other % self._settings.checkpoint_interval == 0]
+        self._files.keep_only({*steps[-self._settings.keep_checkpoints :], *regular[-1:], *for_good})
 
 
 def _bundle_writer(values: dict[str, np.ndarray], graph: bytes) -> Callable[[str], None]:

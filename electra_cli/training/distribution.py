@@ -107,13 +107,14 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
     return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
 
-def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
+def build_runtime(config: ml_collections.ConfigDict, *, alone: bool = False) -> Runtime:
     """Picks devices, and sets the global precision policy and which functions are compiled by themselves.
 
     Must run before TensorFlow computes anything.
 
     Args:
       config: a config; reads `runtime` and the batches of all phases.
+      alone: whether one device is to be used by this process alone, whatever the config and the environment say.
 
     Raises:
       UserError: a value that cannot be trained with, devices are missing or come too late, or the replicas do not
@@ -122,9 +123,9 @@ def build_runtime(config: ml_collections.ConfigDict) -> Runtime:
     check(config)
     settings = config.runtime
     tf_keras.mixed_precision.set_global_policy(settings.precision)
-    cluster = find_cluster(settings, os.environ)
+    cluster = None if alone else find_cluster(settings, os.environ)
     num_gpus = len(tf.config.list_physical_devices("GPU"))
-    name, reason = _choose(settings, cluster, num_gpus)
+    name, reason = ("one_device", "as asked") if alone else _choose(settings, cluster, num_gpus)
     _check_logical_cpus(settings, name, num_gpus)
     strategy = _build_strategy(name, settings, cluster, num_gpus)
 
@@ -196,7 +197,13 @@ def _build_strategy(
     if name == "multi_worker_mirrored":
         assert cluster is not None
         os.environ["TF_CONFIG"] = cluster.to_tf_config()
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (tf.errors.OpError, RuntimeError) as error:
+            raise UserError(
+                f"worker {cluster.index} of {', '.join(cluster.addresses)} ({cluster.source}) could not join the "
+                f"others: {str(error).splitlines()[0]}"
+            ) from error
     if name == "tpu":
         try:
             return distribute_utils.get_distribution_strategy(name, tpu_address=settings.tpu or _default_tpu())

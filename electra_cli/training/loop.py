@@ -70,7 +70,7 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, say: Print = pr
     config = config.copy_and_resolve_references()
     config.runtime.strategy, config.runtime.logical_cpus = "one_device", 0
     path, record = replay.find_record(workdir)
-    runtime = build_runtime(config)
+    runtime = build_runtime(config, alone=True)
     resolved, phases = open_phases(config)
     check_config(workdir, resolved, fingerprint(phases))
     say(f"Devices: {runtime.description}")
@@ -114,8 +114,8 @@ def train(
         for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
-        run = Run(resolved, phases, runtime, directory, stop, with_evaluation, say)
         with reporting_lost_workers(runtime):
+            run = Run(resolved, phases, runtime, directory, stop, with_evaluation, say)
             with run.checkpoints:
                 step = run.restore(checkpoint)
                 run.train(step)

@@ -5,6 +5,7 @@ workers agree on the step to stop behind as they do for a signal, so it is enoug
 """
 
 import contextlib
+import http.client
 import os
 import threading
 from collections.abc import Iterator
@@ -54,11 +55,11 @@ def watching_for_notice(stop: StopRequest) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        watcher.join()
+        watcher.join(timeout=2.0)  # a daemon, whose question may never be answered
 
 
 def _is_preempted() -> bool:
     try:
         return failure_handling_util.request_compute_metadata("instance/preempted") == "TRUE"
-    except OSError:  # the server is away for a moment; asked again
+    except (OSError, http.client.HTTPException, ValueError):  # the server is away for a moment; asked again
         return False

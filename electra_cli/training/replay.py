@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -211,6 +212,7 @@ def _look_at_gradients(record, config, model, optimizer, batch, say) -> bool:
         else:
             norm = float(tf.linalg.global_norm(gradients))
             say(f"Gradients of replica {replica}: all finite; their norm is {norm:.3g}")
+            is_bad |= not math.isfinite(norm)  # of entries beyond 1e19
         is_bad |= bool(bad)
     return is_bad
 

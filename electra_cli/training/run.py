@@ -11,7 +11,7 @@ import tf_keras
 
 from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.source import reading
-from electra_cli.errors import Interrupted, UserError
+from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.flops import matmul_flops
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.training import metrics, replay
@@ -127,7 +127,7 @@ class Run:
             self._check_finite(phase, step, sums["nonfinite_replicas"].numpy())
             if step % train.log_interval == 0 or step == phase.end:
                 values = self._summarize(step, progress)
-                if self._is_spike(phase, step, values["total_loss"]):
+                if "total_loss" in values and self._is_spike(phase, step, values["total_loss"]):
                     return self._roll_back(step, values["total_loss"])
                 self._log(phase, step, values, progress)
             self.checkpoints.check()
@@ -153,6 +153,7 @@ class Run:
         self.checkpoints.recover()
         self._runtime.wait_for_all()
         step = self.checkpoints.restore_newest()
+        self._check_agreement(step)
         if step is None and (checkpoint or self._config.init.checkpoint):
             changes = Changes.of(self._config, self._phases[0].source.vocabulary)
             self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
@@ -264,7 +265,7 @@ class Run:
         self._runtime.wait_for_all()
         interval = self._config.train.log_interval
         restored = self.checkpoints.restore_before((step - 1) // interval * interval + 1)
-        self._runtime.wait_for_all()
+        self._check_agreement(restored)
         if restored is None:
             raise UserError(f"{what}, and no checkpoint is there to roll back to. {self._begin_anew()}")
         self._watch.num_rollbacks.assign(num_rollbacks + 1)
@@ -277,10 +278,22 @@ class Run:
         )
         return restored
 
+    def _check_agreement(self, step: int | None) -> None:
+        """Raises a `ResumableError` where workers restored different steps, as from a directory seen too late."""
+        number = 0 if step is None else step + 1
+        for part in divmod(number, 4096):  # of sizes that float32 sums up exactly
+            if abs(self._runtime.total(part) / self._runtime.num_workers - part) > 1e-2:
+                found = "nothing" if step is None else f"step {step:,}"
+                raise ResumableError(
+                    f"worker {self._runtime.worker_index} restored {found} and others another step: "
+                    f"{self._directory.path} does not look the same to all of them; start all again"
+                )
+
     def _summarize(self, step: int, progress: Progress) -> dict[str, float]:
         """Returns the metrics since the last line of them."""
         sums = self._sums.take()
-        values = metrics.summarize(sums, self._config.objective)
+        # Where all steps were left out there are no losses.
+        values = metrics.summarize(sums, self._config.objective) if sums["real_tokens"] else {}
         values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         if uses_loss_scaling(self._optimizer):
             values["loss_scale"] = float(self._optimizer.loss_scale.numpy())
@@ -295,7 +308,7 @@ class Run:
         self._say(progress.line(step, values))
         counts, special = phase.source.token_counts, phase.masking.special_token_ids
         baseline = None if counts is None else unigram_entropy(counts, special)
-        for notice in self._collapse.look(step, values, baseline):
+        for notice in self._collapse.look(step, values, baseline) if "total_loss" in values else ():
             self._say(notice)
 
     def _save(self, step: int) -> None:
