@@ -162,7 +162,7 @@ def test_a_pipeline_stopped_by_sigterm_leaves_nothing(tmp_path):
             break
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=200)
     assert process.returncode == 75
     assert errors.count("\n") == 1
     assert errors.endswith("stopped by SIGTERM; nothing was written, the same command starts anew\n")

@@ -104,7 +104,7 @@ def test_imported_networks_compute_what_transformers_does_and_go_back_bit_for_bi
         assert len(states) == len(expected.hidden_states) - 1
         for ours, theirs in zip(states, expected.hidden_states[1:], strict=True):
             assert largest(ours, theirs, inputs) < 5e-5
-        assert float(expected.logits.std()) > 0.1  # figures that could differ
+        assert float(expected.logits.std()) > 0.05  # figures that could differ
         assert largest(logits_of(run.model, states[-1]), expected.logits, inputs) < 1e-4
     exporting.export(run, "huggingface", "both", str(tmp_path / "back"), overwrite=False)
     for role in ("discriminator", "generator"):
