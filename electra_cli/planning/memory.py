@@ -7,6 +7,7 @@ gradients that come before activations go, all of them by experience; when the g
 at the update.
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +98,7 @@ def compute_bytes(config: Any) -> int:
     return FLOAT if config.runtime.precision == "float32" else 2
 
 
-class _Execution:
+class _Execution(abc.ABC):
     """Bytes that an example needs, however the step is executed.
 
     Args:
@@ -133,20 +134,25 @@ class _Execution:
         wide = self.width * (3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
+    @abc.abstractmethod
     def at_once(self, kept: Sequence[float]) -> float:
-        raise NotImplementedError
+        """What is kept of the networks at one time."""
 
+    @abc.abstractmethod
     def embeddings(self, size: flops.NetworkSize) -> float:
-        raise NotImplementedError
+        """What is kept of the embeddings."""
 
+    @abc.abstractmethod
     def block(self, size: flops.NetworkSize) -> float:
-        raise NotImplementedError
+        """What is kept of a Transformer block."""
 
+    @abc.abstractmethod
     def head(self, size: flops.NetworkSize) -> float:
-        raise NotImplementedError
+        """What is kept of the discriminator's head."""
 
+    @abc.abstractmethod
     def working(self, size: flops.NetworkSize, remat: bool) -> float:
-        raise NotImplementedError
+        """What is alive beside that while gradients of a block are taken."""
 
 
 class _Compiled(_Execution):
