@@ -11,6 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from electra_cli import config
+from electra_cli.config_presets import PRETRAINING, Presets
 from electra_cli.errors import UserError
 
 
@@ -24,52 +25,54 @@ def define(flag_values: flags.FlagValues) -> None:
     )
 
 
-def given(values: flags.FlagValues) -> ml_collections.ConfigDict:
+def given(values: flags.FlagValues, presets: Presets = PRETRAINING) -> ml_collections.ConfigDict:
     """Returns the config of parsed flags.
 
     Raises:
       UserError: none was given.
     """
     if values["config"].value is None:
-        raise UserError(f"--config is missing: give a file or a preset ({', '.join(config.preset_names())})")
+        raise UserError(f"--config is missing: give a file or a preset ({', '.join(presets.names())})")
     return values["config"].value
 
 
-def describe() -> str:
+def describe(presets: Presets = PRETRAINING) -> str:
     """Returns what the help of a command says of presets and keys."""
-    presets = "Presets: " + ", ".join(config.preset_names())
-    keys = "Keys: " + ", ".join(f"config.{key}" for key in config.flatten(config.default_config()))
-    return f"{presets}\n\n{keys}"
+    names = "Presets: " + ", ".join(presets.names())
+    keys = "Keys: " + ", ".join(f"config.{key}" for key in config.flatten(presets.default_config()))
+    return f"{names}\n\n{keys}"
 
 
-def parse(argv: list[str], flag_values: flags.FlagValues) -> list[str]:
+def parse(argv: list[str], flag_values: flags.FlagValues, presets: Presets = PRETRAINING) -> list[str]:
     """Parses the command line into `flag_values` and returns what are no flags.
 
     Raises:
       UserError: the config cannot be loaded, or an override names no key or has a value of another type.
     """
-    argv = _expand_preset(argv)
+    argv = _expand_preset(argv, presets)
     # Overrides apply to the config wherever they stand on the command line.
     files = [argument for argument in argv if argument.startswith("--config=")]
     argv = [argv[0], *files, *(argument for argument in argv[1:] if argument not in files)]
     sys.argv = argv  # config_flags looks there for the overrides
     if files:
-        keys = _load_config(files[-1])
+        keys = _load_config(files[-1], presets)
         for argument in argv:
             override = re.match(r"--?config\.([^=]+)", argument)
             if override and override[1] not in keys:
-                raise UserError(f"--config.{override[1]}: {config.describe_keys(config.default_config(), override[1])}")
+                raise UserError(
+                    f"--config.{override[1]}: {config.describe_keys(presets.default_config(), override[1])}"
+                )
     try:
         return flag_values(argv)
     except flags.IllegalFlagValueError as error:
         override = re.match(r"flag --config\.([^=]+)=([^:]*):", str(error))
         if override is None:
             raise
-        described = config.describe_keys(config.default_config(), override[1])
+        described = config.describe_keys(presets.default_config(), override[1])
         raise UserError(f"--config.{override[1]}={override[2]}: {described}") from error
 
 
-def _expand_preset(argv: list[str]) -> list[str]:
+def _expand_preset(argv: list[str], presets: Presets) -> list[str]:
     """Writes `--config=small` and `--config small` as `--config=` and a file."""
     expanded: list[str] = []
     arguments = iter(argv)
@@ -78,11 +81,11 @@ def _expand_preset(argv: list[str]) -> list[str]:
             argument = f"--config={next(arguments, '')}"
         name, equals, value = argument.partition("=")
         is_config = name in ("--config", "-config") and equals
-        expanded.append(f"--config={config.preset_path(value)}" if is_config else argument)
+        expanded.append(f"--config={presets.path(value)}" if is_config else argument)
     return expanded
 
 
-def _load_config(argument: str) -> set[str]:
+def _load_config(argument: str, presets: Presets) -> set[str]:
     """Loads the config of `--config=FILE` alone, so that what is wrong with it is told as such; returns its keys."""
     scratch = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=scratch, sys_argv=[sys.argv[0], argument])
@@ -93,10 +96,10 @@ def _load_config(argument: str) -> set[str]:
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
         raise UserError(f"{argument} cannot be loaded: {type(error).__name__}: {reason}") from error
-    wrong = sorted(keys ^ set(config.flatten(config.default_config())))
+    wrong = sorted(keys ^ set(config.flatten(presets.default_config())))
     if wrong:
         raise UserError(
-            f"{argument}: get_config() must return electra_cli.config.default_config() with other values, but these "
+            f"{argument}: get_config() must return {presets.origin}() with other values, but these "
             f"keys were added or are missing: {', '.join(wrong)}"
         )
     return keys

@@ -7,7 +7,6 @@ from it. TensorFlow is not imported here.
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
 
 import ml_collections
@@ -41,33 +40,6 @@ CHANGEABLE_KEYS = (
     "runtime.logical_cpus",
     "runtime.jit_compile",
 )
-
-
-def preset_directory() -> pathlib.Path:
-    """Returns the directory of the shipped presets: installed with the package, or beside it in a checkout."""
-    package = pathlib.Path(__file__).resolve().parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
-
-
-def preset_names() -> list[str]:
-    """Returns the names that `--config=` takes besides file names."""
-    return sorted(path.stem for path in preset_directory().glob("*.py") if not path.stem.startswith("_"))
-
-
-def preset_path(name: str) -> str:
-    """Returns the config file that `--config=name` means: a preset's, or the file `name` itself.
-
-    Raises:
-      UserError: neither a preset nor a file.
-    """
-    if name in preset_names():
-        return str(preset_directory() / f"{name}.py")
-    if not pathlib.Path(name).is_file():
-        raise UserError(
-            f"--config={name}: no such file and no preset of that name; presets: {', '.join(preset_names())}"
-        )
-    return name
 
 
 def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:

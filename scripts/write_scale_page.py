@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 import benchmark_memory
 import ml_collections
 
-from electra_cli.config import preset_names, preset_path, resolve
+from electra_cli.config import resolve
+from electra_cli.config_presets import PRETRAINING
 from electra_cli.planning import scale
 from electra_cli.planning.devices import ACCELERATORS, GIB
 from electra_cli.planning.memory import replica_memory
@@ -73,12 +74,12 @@ def published_config(length: int, batch: int, parts: int, precision: str) -> ml_
 
 def load_preset(name: str) -> ml_collections.ConfigDict:
     """Returns the config of a preset."""
-    return runpy.run_path(preset_path(name))["get_config"]()
+    return runpy.run_path(PRETRAINING.path(name))["get_config"]()
 
 
 def _presets() -> str:
     rows = []
-    for name in preset_names():
+    for name in PRETRAINING.names():
         config = load_preset(name)
         config.runtime.precision = "mixed_bfloat16"
         found = [row for row in make_plan(config).devices if row.device in ACCELERATORS]

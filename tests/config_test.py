@@ -4,13 +4,14 @@ import ml_collections
 import pytest
 
 from electra_cli import config as config_module
-from electra_cli.config import default_config, differing_keys, flatten, notices, preset_names, preset_path, resolve
+from electra_cli.config import default_config, differing_keys, flatten, notices, resolve
+from electra_cli.config_presets import PRETRAINING
 from electra_cli.errors import UserError
 
 
 def preset(name):
     scope = {}
-    with open(preset_path(name)) as stream:
+    with open(PRETRAINING.path(name)) as stream:
         exec(stream.read(), scope)
     return scope["get_config"]()
 
@@ -60,8 +61,8 @@ def test_masked_slots_are_the_originals(length, mask_prob, slots):
 
 
 def test_every_preset_has_the_keys_of_the_default():
-    assert preset_names() == ["base", "large", "small", "small_mlm", "small_plus_plus", "tiny"]
-    for name in preset_names():
+    assert PRETRAINING.names() == ["base", "large", "small", "small_mlm", "small_plus_plus", "tiny"]
+    for name in PRETRAINING.names():
         assert flatten(preset(name)).keys() == flatten(default_config()).keys()
 
 

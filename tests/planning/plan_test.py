@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from electra_cli.config import preset_names
+from electra_cli.config_presets import PRETRAINING
 from electra_cli.errors import UserError
 from electra_cli.planning.plan import make_plan
 from electra_cli.planning.report import to_json, to_text
@@ -19,7 +19,7 @@ def planned(name="small", **changes):
     return make_plan(config)
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRETRAINING.names())
 def test_presets_fit_a_page_and_json(name):
     plan = planned(name)
     text = to_text(plan, name)
