@@ -28,6 +28,10 @@ setup(
         "google-crc32c>=1.5",
         "ml-collections>=1.0",
         "numpy>=1.26",
+        # Scores of fine-tuning: accuracy, F1 and MCC; correlations; F1 of entities. tf-models-official brings them.
+        "scikit-learn>=1.3",
+        "scipy>=1.10",
+        "seqeval>=1.2.2",
         "sentencepiece>=0.1.99",
         # Parquet, and .zst without another package.
         "pyarrow>=15",

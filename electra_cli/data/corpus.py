@@ -278,7 +278,7 @@ def _lines_of_documents(block: Block, text_format: TextFormat, replaced: Counter
             yield from _split_documents(text, text_format.separator)
             return
         texts: Iterator[str] = (
-            _without_surrogates(text_files.read_json_text(line, text_format.text_field, block.path, number))
+            text_files.without_surrogates(text_files.read_json_text(line, text_format.text_field, block.path, number))
             for number, line in enumerate(text.split("\n"), block.first_line + 1)
             if line and not line.isspace()
         )
@@ -328,11 +328,6 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
     text = content.decode(errors="replace")
     replaced[block.path] += text.count(_REPLACEMENT) - len(re.findall(_REPLACEMENT.encode(), content))
     return text
-
-
-def _without_surrogates(text: str) -> str:
-    """Puts U+FFFD in place of halves of UTF-16 pairs, which JSON can name and no text can hold."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _place(block: Block, content: bytes, offset: int) -> str:

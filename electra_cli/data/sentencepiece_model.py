@@ -3,6 +3,8 @@
 from array import array
 from collections.abc import Sequence
 
+import numpy as np
+
 from electra_cli import files
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
@@ -45,3 +47,26 @@ class SentencePieceTokenizer:
     def encode_lines(self, lines: Sequence[str]) -> list[array]:
         """Returns the ids of each line, arrays of 'I' (uint32), without special tokens."""
         return [array("I", ids) for ids in self._processor.encode(list(lines), out_type=int)]
+
+    def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
+        """Returns the ids of a text, as `encode_lines` does, and where its tokens stand.
+
+        Returns:
+          The ids; and int32 [tokens, 2], the first character of `text` that each token is made of, and the one behind
+          its last. The space before a word is not a part of its token here.
+        """
+        from sentencepiece import sentencepiece_pb2  # noqa: PLC0415  (import time)
+
+        encoding = sentencepiece_pb2.SentencePieceText()  # type: ignore[attr-defined]
+        encoding.ParseFromString(self._processor.encode(text, out_type="serialized_proto"))
+        content = np.frombuffer(text.encode(), np.uint8)
+        # The model counts bytes: the character of a byte, from the bytes that begin one.
+        characters = np.concatenate([[0], np.cumsum((content & 0xC0) != 0x80)])
+        ids = array("I")
+        offsets: np.ndarray = np.zeros([len(encoding.pieces), 2], np.int32)
+        for index, piece in enumerate(encoding.pieces):
+            ids.append(piece.id)
+            begin, end = (int(characters[place]) for place in (piece.begin, piece.end))
+            surface = text[begin:end]
+            offsets[index] = end - len(surface.lstrip()), end
+        return ids, offsets

@@ -129,6 +129,11 @@ def read_json_text(line: str, field: str, path: str, number: int) -> str:
     return _text_of(record, field, f"{path}, line {number}")
 
 
+def without_surrogates(text: str) -> str:
+    """Puts U+FFFD in place of halves of UTF-16 pairs, which JSON can name and no text can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _text_of(record: Any, field: str, place: str) -> str:
     if not isinstance(record, dict) or field not in record:
         names = f"it has {', '.join(sorted(record)[:10])}" if isinstance(record, dict) else "it is no object"

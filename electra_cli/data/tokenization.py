@@ -9,6 +9,8 @@ import re
 from array import array
 from collections.abc import Sequence
 
+import numpy as np
+
 from electra_cli.data.vocabulary import Vocabulary
 
 # Added to an id, while data is prepared, of a token that belongs to the word of the token before it.
@@ -52,6 +54,7 @@ class Tokenizer:
         )
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._tokenizer = tokenizer
         self._remembered = _Remembered(tokenizer)
         self._keeps_words = keeps_words
 
@@ -64,6 +67,16 @@ class Tokenizer:
     def encode_lines(self, lines: Sequence[str]) -> list[array]:
         """Returns the ids of each line."""
         return [self.encode(line) for line in lines]
+
+    def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
+        """Returns the ids of a text and where its tokens stand, some ten times as slowly as `encode`.
+
+        Returns:
+          The ids that `encode` gives, but never with `CONTINUES_WORD`; and int32 [tokens, 2], the first character of
+          `text` that each token is made of, and the one behind its last.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        return array("I", encoding.ids), np.array(encoding.offsets, np.int32).reshape(-1, 2)
 
     def _encode_word(self, word: str) -> bytes:
         ids = array("I", self._remembered[word])

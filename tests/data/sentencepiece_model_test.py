@@ -3,6 +3,8 @@ from collections import Counter
 
 import pytest
 import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
@@ -86,3 +88,35 @@ def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match="--word_boundaries=whitespace does not go with the SentencePiece model"):
         prepare_with(tmp_path / "spm.model", tmp_path / "data", tmp_path / "text.txt", word_boundaries="whitespace")
     assert isinstance(SentencePieceTokenizer(str(tmp_path / "spm.model")).vocabulary, Vocabulary)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "spm.model"
+    train_model(path)
+    return SentencePieceTokenizer(str(path))
+
+
+@given(
+    st.text(st.one_of(st.sampled_from(" thecatsriver.ﬁ½ü中"), st.characters(exclude_categories=["Cs"])), max_size=60)
+)
+@settings(max_examples=200, deadline=None)
+def test_offsets_go_with_the_ids_of_training(tokenizer, text):
+    ids, offsets = tokenizer.encode_with_offsets(text)
+    assert ids == tokenizer.encode_lines([text])[0]
+    assert offsets.shape == (len(ids), 2)
+    assert all(0 <= begin <= end <= len(text) for begin, end in offsets)
+    assert (offsets[1:, 0] >= offsets[:-1, 0]).all()
+    assert not any(text[begin:end].startswith(" ") for begin, end in offsets)
+
+
+def test_offsets_cover_the_text_but_spaces(tokenizer):
+    text = "  The old ﬁne 中 cat½  sees"
+    _, offsets = tokenizer.encode_with_offsets(text)
+    parts = [text[begin:end] for begin, end in offsets]
+    assert "".join(parts) == "Theoldﬁne中cat½sees"
+    tokens = [tokenizer.vocabulary.tokens[token] for token in tokenizer.encode_lines([text])[0]]
+    pairs = [
+        pair for pair in zip(tokens, parts, strict=True) if pair[1] and pair[1] in "oldcatsees" and pair[0] != "[UNK]"
+    ]
+    assert len(pairs) > 3 and all(token.lstrip("\u2581") == part for token, part in pairs)

@@ -150,3 +150,23 @@ def test_segmented_lines(vocabulary):
         [(5, False), (6, True), (7, False), (8, True), (9, False), (10, True), (5, False)],
         [],
     ]
+
+
+@given(st.text(CHARACTERS, max_size=150))
+@settings(max_examples=150, deadline=None)
+def test_offsets_go_with_the_ids_of_training(tokenizers_of_mode, text):
+    _, ours = tokenizers_of_mode
+    ids, offsets = ours.encode_with_offsets(text)
+    assert ids == ours.encode(text)
+    assert offsets.shape == (len(ids), 2)
+    assert all(0 <= begin <= end <= len(text) for begin, end in offsets)
+    assert (offsets[1:, 0] >= offsets[:-1, 0]).all()
+
+
+def test_offsets_are_those_of_the_text_as_it_stands():
+    vocabulary = Vocabulary((*SPECIAL, "naive", "##ly", "cafe", ",", "北", "x"))
+    text = "  Naïvely\tCAFÉ, zzz北\u200bx"
+    ids, offsets = Tokenizer(vocabulary, lower_case=True).encode_with_offsets(text)
+    assert [vocabulary.tokens[token] for token in ids] == ["naive", "##ly", "cafe", ",", "[UNK]", "北", "x"]
+    assert [text[begin:end] for begin, end in offsets] == ["Naïve", "ly", "CAFÉ", ",", "zzz", "北", "x"]
+    assert Tokenizer(vocabulary, lower_case=True).encode_with_offsets(" ")[1].shape == (0, 2)

@@ -1,0 +1,74 @@
+"""The nine tasks of GLUE (Wang et al., ICLR 2019), as their official download lays them out."""
+
+import dataclasses
+import os
+
+from electra_cli import files
+from electra_cli.errors import UserError
+from electra_cli.finetuning.tables import Columns
+
+
+@dataclasses.dataclass(frozen=True)
+class GlueTask:
+    """A task of GLUE.
+
+    Attributes:
+      folder: its name in the download.
+      kind: 'classification' or 'regression'.
+      primary_score: the score that the paper reports (Clark et al., ICLR 2020, section 3.1).
+      columns: of the training and the validation file; numbers where they have no header.
+      test_columns: of the test file, which has no labels.
+      validation, test: names of the files without '.tsv'.
+      more: further splits by name, of the same columns: the mismatched ones of MNLI.
+      has_broken_lines: whether the download is known to have lines of too few columns, which are left out.
+    """
+
+    folder: str
+    kind: str
+    primary_score: str
+    columns: Columns
+    test_columns: Columns
+    validation: str = "dev"
+    test: str = "test"
+    more: tuple[tuple[str, str], ...] = ()
+    has_broken_lines: bool = False
+
+
+def _task(folder: str, primary_score: str, text: str, second_text: str, label: str, **changes) -> GlueTask:
+    kind = "regression" if primary_score == "spearman" else "classification"
+    columns = Columns(text, second_text, label)
+    changes.setdefault("test_columns", Columns(text, second_text))
+    return GlueTask(folder, kind, primary_score, columns, **changes)
+
+
+TASKS = {
+    "cola": _task("CoLA", "mcc", "3", "", "1", test_columns=Columns("sentence")),
+    "sst2": _task("SST-2", "accuracy", "sentence", "", "label"),
+    "mrpc": _task("MRPC", "accuracy", "#1 String", "#2 String", "Quality"),
+    "stsb": _task("STS-B", "spearman", "sentence1", "sentence2", "score"),
+    "qqp": _task("QQP", "accuracy", "question1", "question2", "is_duplicate", has_broken_lines=True),
+    "mnli": _task(
+        "MNLI", "accuracy", "sentence1", "sentence2", "gold_label", validation="dev_matched", test="test_matched",
+        more=(("validation_mismatched", "dev_mismatched"), ("test_mismatched", "test_mismatched")),
+    ),
+    "qnli": _task("QNLI", "accuracy", "question", "sentence", "label"),
+    "rte": _task("RTE", "accuracy", "sentence1", "sentence2", "label"),
+    "wnli": _task("WNLI", "accuracy", "sentence1", "sentence2", "label"),
+}  # fmt: skip
+
+
+def find_folder(directory: str, name: str) -> str:
+    """Returns the folder of a task, which is `directory` itself or lies in it.
+
+    Raises:
+      UserError: there is no train.tsv in either.
+    """
+    task = TASKS[name]
+    for folder in (files.join(directory, task.folder), directory):
+        if files.size(files.join(folder, "train.tsv")) is not None:
+            return folder
+    there = "" if files.is_remote(directory) or os.path.isdir(directory) else " (no such directory)"
+    raise UserError(
+        f"--config.data.dir={directory}{there}: no {task.folder}/train.tsv for --config.task.glue={name}: give the "
+        f"folder of GLUE's download, or the task's folder in it"
+    )

@@ -1,0 +1,174 @@
+"""Files of any format in, examples out."""
+
+import dataclasses
+import os
+from typing import Any
+
+from electra_cli.data.text_files import uncompressed_name
+from electra_cli.errors import UserError
+from electra_cli.finetuning.conll_files import read_conll
+from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.labels import shown, to_number
+from electra_cli.finetuning.squad_files import read_squad
+from electra_cli.finetuning.tables import Columns, Row, Table, find_columns, read_table
+
+FORMATS = ("tsv", "csv", "jsonl", "conll", "squad")
+_BY_ENDING = {
+    ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
+    ".conll": "conll", ".conllu": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What a file holds.
+
+    Attributes:
+      examples: its examples, one at least: all are labelled, or none.
+      notices: what a user should know, a line each.
+    """
+
+    examples: tuple[Example, ...]
+    notices: tuple[str, ...] = ()
+
+
+def read_examples(
+    path: str,
+    kind: str,
+    columns: Columns,
+    file_format: str = "",
+    *,
+    label_needed: bool,
+    skip_broken: bool = False,
+) -> Contents:
+    """Reads a file.
+
+    Args:
+      path: the file, local or remote, plain or compressed.
+      kind: one of `base.KINDS`.
+      columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
+      file_format: one of `FORMATS`; '': by the name's ending.
+      label_needed: whether it is an error that the file has no labels.
+      skip_broken: leave out lines of tables with another number of columns than the header, with a notice.
+
+    Raises:
+      UserError: the file cannot be read or is broken somewhere; file and line are named.
+    """
+    file_format = find_format(path, kind, file_format)
+    notices: tuple[str, ...] = ()
+    if file_format == "squad":
+        examples = read_squad(path)
+    elif file_format == "conll":
+        examples = read_conll(path, columns.text, columns.label)
+    else:
+        table = read_table(path, file_format, columns, skip_broken=skip_broken)
+        examples, notices = _from_table(table, kind, columns, label_needed)
+    unlabelled = [example for example in examples if not example.is_labelled]
+    if unlabelled and len(unlabelled) < len(examples):
+        raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
+    if unlabelled and label_needed:
+        raise UserError(f"{path}: no example is labelled, and labels are needed")
+    return Contents(tuple(examples), notices)
+
+
+def find_format(path: str, kind: str, file_format: str) -> str:
+    """Returns the format of a file, of `FORMATS`, by its name if `file_format` is ''.
+
+    Raises:
+      UserError: the name does not tell, or the format is not one of that kind of task.
+    """
+    if not file_format:
+        ending = os.path.splitext(uncompressed_name(path))[1].lower()
+        if kind == "question_answering" and ending in ("", ".json"):
+            file_format = "squad"
+        elif ending in _BY_ENDING:
+            file_format = _BY_ENDING[ending]
+        elif kind == "tagging":
+            file_format = "conll"
+        else:
+            raise UserError(
+                f"{path}: the name does not tell the format: give --config.data.format, one of {', '.join(FORMATS)}"
+            )
+    if (file_format == "squad") != (kind == "question_answering"):
+        remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"
+        raise UserError(f"{path} (format {file_format}): --config.task.kind={kind} {remedy}")
+    if file_format == "conll" and kind != "tagging":
+        raise UserError(f"{path}: columns of CoNLL are read with --config.task.kind=tagging, not {kind}")
+    return file_format
+
+
+def _from_table(table: Table, kind: str, columns: Columns, label_needed: bool) -> tuple[list[Example], tuple[str, ...]]:
+    places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
+    examples = []
+    for number, row in enumerate(table.rows):
+        label = None if places.label is None else row.fields[places.label]
+        label = None if isinstance(label, str) and not label.strip() else label
+        example_id = str(number if places.id is None else row.fields[places.id])
+        text = row.fields[places.text]
+        if kind == "tagging":
+            examples.append(_tagged(row, example_id, text, label))
+            continue
+        second = None if places.second_text is None else _text(row, row.fields[places.second_text], "the second text")
+        examples.append(Example(row.where, example_id, _text(row, text, "the text"), second, _label(row, kind, label)))
+    notices = [] if columns.text else [f"{table.path}: {places.description}"]
+    if table.num_skipped:
+        notices.append(f"{table.path}: {table.num_skipped:,} broken lines are left out")
+    if kind != "tagging" and len(examples) > 1 and all(_is_quoted(example.text) for example in examples):
+        notices.append(
+            f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "
+            f"as CSV has, write it without"
+        )
+    return examples, tuple(notices)
+
+
+def _text(row: Row, value: Any, name: str) -> str:
+    if value is None:
+        raise UserError(f"{row.where}: {name} is missing")
+    if not isinstance(value, str):
+        raise UserError(f"{row.where}: {name} is no text but {type(value).__name__}")
+    if not value.strip():
+        raise UserError(f"{row.where}: {name} is empty")
+    return value.strip()
+
+
+def _label(row: Row, kind: str, value: Any) -> str | float | None:
+    if value is None:
+        return None
+    if isinstance(value, (list, dict)):
+        raise UserError(f"{row.where}: the label is {type(value).__name__}, not one value: {value!r:.60}")
+    # As JSON writes them: true, 1, 0.5.
+    text = str(value).lower() if isinstance(value, bool) else str(value).strip()
+    if kind != "regression":
+        return text
+    number = None if isinstance(value, bool) else to_number(text)
+    if number is None:
+        decimal = text.replace(",", ".", 1)
+        remedy = (
+            f"write {decimal}" if "," in text and to_number(decimal) is not None
+            else "classes are learned with --config.task.kind=classification"
+        )  # fmt: skip
+        raise UserError(f"{row.where}: the label {shown([text])!r} is no number: {remedy}")
+    return number
+
+
+def _tagged(row: Row, example_id: str, text: Any, label: Any) -> Example:
+    words = _words(row, text, "words")
+    tags = None if label is None else _words(row, label, "tags")
+    if tags is not None and len(tags) != len(words):
+        raise UserError(f"{row.where}: {len(words)} words, but {len(tags)} tags")
+    return Example(row.where, example_id, " ".join(words), words=words, tags=tags)
+
+
+def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
+    """Returns the words of a list, or of a text with spaces between them."""
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list) or not words:
+        raise UserError(f"{row.where}: there are no {name}: a list, or text with spaces between them, is needed")
+    for word in words:
+        if isinstance(word, bool) or not isinstance(word, (str, int)) or not str(word).strip():
+            raise UserError(f"{row.where}: {word!r} is none of the {name}: it is empty, or no text")
+    return tuple(str(word) for word in words)
+
+
+def _is_quoted(text: str) -> bool:
+    return len(text) > 1 and text[0] == text[-1] == '"'

@@ -1,0 +1,116 @@
+"""What the outputs of a head mean: found in training data, kept beside the model."""
+
+import collections
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+
+from electra_cli import files
+from electra_cli.errors import UserError
+
+LABELS_FILE = "labels.json"
+# Of question answering: the second is there when some contexts do not answer (SQuAD 2.0).
+ANSWER, NO_ANSWER = "answer", "no_answer"
+_FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelMap:
+    """The labels of a task, each at the place of its output.
+
+    Attributes:
+      kind: the kind of task.
+      labels: of classification the classes, of tagging the tags, sorted; of question answering 'answer' and, where a
+        context may have none, 'no_answer'; of regression none.
+      fallback: of tagging, the tag of words that no output is computed for: 'O', or the most frequent one.
+    """
+
+    kind: str
+    labels: tuple[str, ...]
+    fallback: str | None = None
+
+    def index(self, label: str) -> int:
+        """Returns the output of a label.
+
+        Raises:
+          KeyError: there is none of that name.
+        """
+        try:
+            return self.labels.index(label)
+        except ValueError as error:
+            raise KeyError(label) from error
+
+    def check(self, label: str, where: str) -> None:
+        """Raises a `UserError` when there is no such label.
+
+        Args:
+          label: the label.
+          where: file and line, for the message.
+        """
+        if label not in self.labels:
+            raise UserError(
+                f"{where}: label {label!r} does not occur in the training data, which has {shown(self.labels)}"
+            )
+
+    def save(self, path: str) -> None:
+        """Writes the labels as JSON, whole or not at all."""
+        content = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self)}
+        temporary = f"{path}.tmp"
+        with files.open_file(temporary, "w") as stream:
+            stream.write(json.dumps(content, indent=2) + "\n")
+        if files.is_remote(path):
+            import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
+
+            tf.io.gfile.rename(temporary, path, overwrite=True)
+        else:
+            os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: str) -> "LabelMap":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: it is missing or damaged.
+        """
+        try:
+            content = json.loads(files.read_bytes(path))
+            labels = content["labels"]
+            if content["format_version"] != _FORMAT_VERSION or not all(isinstance(label, str) for label in labels):
+                raise ValueError(f"format_version is {content['format_version']}, labels are {labels}")
+            return cls(content["kind"], tuple(labels), content["fallback"])
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} holds no labels of a fine-tuned model ({error!r}): put it back") from error
+
+
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns the different labels in order: by size if all are numbers, by their characters otherwise."""
+    different = set(labels)
+    numbers = {label: to_number(label) for label in different}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(different, key=lambda label: (numbers[label], label)))
+    return tuple(sorted(different))
+
+
+def to_number(label: str) -> float | None:
+    """Returns the number that a label is; None: it is no finite number."""
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in label else None
+
+
+def most_frequent(labels: Iterable[str]) -> str:
+    """Returns the most frequent label, of several the first in order."""
+    counts = collections.Counter(labels)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def shown(names: Sequence[str], most: int = 12) -> str:
+    """Returns names for a message, not too many of them and none too long."""
+    short = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:most]]
+    return ", ".join(short) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,198 @@
+"""The answer to a question, as a span of a context."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.labels import ANSWER, NO_ANSWER, LabelMap
+
+# Tokens of a question that are read, those of BERT and of the original (`max_query_length`).
+MAX_QUESTION_LENGTH = 64
+# Stands for the margin of a question with a context of no tokens: that of no answer, whatever the threshold.
+_NO_CANDIDATE_MARGIN = 1e9
+
+
+class PredictedAnswer(str):
+    """The text of an answer, '' for none, with what it was chosen from.
+
+    Attributes:
+      candidates: (text, score) of the best answers, the best one first; scores are sums of two logits.
+      null_margin: by how much the score of giving no answer is above that of the best one (logits). No answer is given
+        where it is above 0, by a task that knows contexts without one.
+    """
+
+    candidates: tuple[tuple[str, float], ...]
+    null_margin: float
+
+    def __new__(
+        cls, text: str, candidates: tuple[tuple[str, float], ...] = (), null_margin: float = _NO_CANDIDATE_MARGIN
+    ) -> "PredictedAnswer":
+        """Returns the text with its attributes."""
+        answer = super().__new__(cls, text)
+        answer.candidates = candidates
+        answer.null_margin = null_margin
+        return answer
+
+
+class QuestionAnswering(Task):
+    """SQuAD 1.1, or 2.0 where the training data has questions that their context does not answer.
+
+    Contexts that are longer than a row are read in windows. Predictions are `PredictedAnswer`s, parts of the context as
+    it stands in the file; scores are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
+
+    Args:
+      primary_score: 'f1' or 'exact_match'; '': f1.
+      doc_stride: tokens between the beginnings of two windows; at most those that fit beside the question count.
+      max_answer_length: longest answer that is predicted, tokens.
+      num_best: candidates that a prediction keeps.
+    """
+
+    kind = "question_answering"
+    score_names = ("f1", "exact_match")
+    num_outputs = 2
+
+    def __init__(self, primary_score: str = "", *, doc_stride: int, max_answer_length: int, num_best: int):
+        super().__init__(primary_score)
+        self._doc_stride = doc_stride
+        self._max_answer_length = max_answer_length
+        self._num_best = num_best
+
+    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+        """Returns 'answer', and 'no_answer' if an example has none."""
+        has_none = any(example.is_impossible for example in examples)
+        return LabelMap(self.kind, (ANSWER, NO_ANSWER) if has_none else (ANSWER,))
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Does nothing: a model that was never shown a context without an answer is scored there like any other."""
+
+    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+        """Returns `[CLS] question [SEP] window [SEP]`, for each window of each context."""
+        sequences.require_room(length, 16)
+        questions = encoder.encode_lines([example.text for example in examples])
+        contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
+        rows, places, targets, example_indices = [], [], [], []
+        num_cut = 0
+        for index, (example, question) in enumerate(zip(examples, questions, strict=True)):
+            assert example.second_text is not None
+            if example.second_text not in contexts:
+                contexts[example.second_text] = encoder.encode_with_offsets(example.second_text)
+            ids, offsets = contexts[example.second_text]
+            kept = question[: self._question_length(length)]
+            num_cut += len(kept) < len(question)
+            answer = _answer_tokens(example, offsets)
+            for begin, end in self._windows(len(ids), length - len(kept) - 3):
+                rows.append((kept, ids[begin:end]))
+                places.append(offsets[begin:end])
+                is_here = answer is not None and begin <= answer[0] and answer[1] < end
+                shift = len(kept) + 2 - begin
+                targets.append((answer[0] + shift, answer[1] + shift) if answer and is_here else (0, 0))
+                example_indices.append(index)
+        return Encoded(
+            features=sequences.to_features(rows, vocabulary, length),
+            targets=np.array(targets, np.int32) if are_labelled(examples) else None,
+            example_indices=np.array(example_indices, np.int32),
+            places=tuple(places),
+            notices=(f"{num_cut:,} questions are cut to {self._question_length(length)} tokens",) if num_cut else (),
+        )
+
+    @staticmethod
+    def _question_length(length: int) -> int:
+        return min(MAX_QUESTION_LENGTH, (length - 3) // 2)
+
+    def _windows(self, num_tokens: int, room: int) -> Iterator[tuple[int, int]]:
+        begin = 0
+        while True:
+            end = min(begin + room, num_tokens)
+            yield begin, end
+            if end == num_tokens:
+                return
+            begin += min(self._doc_stride, room)
+
+    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+        """Returns int32 [examples]: tokens of the question, 64 at most, of the whole context, and the special ones."""
+        contexts = sorted({example.second_text or "" for example in examples})
+        num_tokens = dict(zip(contexts, map(len, encoder.encode_lines(contexts)), strict=True))
+        questions = encoder.encode_lines([example.text for example in examples])
+        return np.array(
+            [
+                min(MAX_QUESTION_LENGTH, len(question)) + num_tokens[example.second_text or ""] + 3
+                for example, question in zip(examples, questions, strict=True)
+            ],
+            np.int32,
+        )
+
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+        """Returns the best span of all windows of each example, or '' where none is better: `PredictedAnswer`s."""
+        assert encoded.places is not None
+        found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+        null_scores = np.full(len(examples), np.inf)
+        context_begins = encoded.features["input_type_ids"].argmax(axis=1)
+        for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.places, strict=True)):
+            null_scores[example_index] = min(null_scores[example_index], float(logits[row, 0].sum()))
+            window = logits[row, context_begins[row] : context_begins[row] + len(offsets)]
+            for score, first, last in self._best_spans(window):
+                found[example_index].append((score, int(offsets[first, 0]), int(offsets[last, 1])))
+        return [
+            self._choose(example.second_text or "", spans, float(null_score))
+            for example, spans, null_score in zip(examples, found, null_scores, strict=True)
+        ]
+
+    def _best_spans(self, window: np.ndarray) -> list[tuple[float, int, int]]:
+        """Returns (score, first, last token) of the best spans of a window, logits float32 [tokens, 2]."""
+        num_tokens = len(window)
+        longest = min(self._max_answer_length, num_tokens)
+        if not longest:
+            return []
+        ends = np.concatenate([window[:, 1], np.full(longest - 1, -np.inf, np.float32)])
+        # [first token, tokens behind it]
+        totals = window[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)
+        flat = totals.ravel()
+        # As windows share spans, and spans share a text, twice as many as are kept.
+        best = np.argpartition(-flat, min(2 * self._num_best, len(flat)) - 1)[: 2 * self._num_best]
+        spans = ((float(flat[place]), *divmod(int(place), longest)) for place in best)
+        return [(score, first, first + more) for score, first, more in spans if np.isfinite(score)]
+
+    def _choose(self, context: str, spans: list[tuple[float, int, int]], null_score: float) -> PredictedAnswer:
+        best: dict[str, float] = {}
+        for score, begin, end in sorted(spans, key=lambda span: (-span[0], span[1:])):
+            if len(best) == self._num_best:
+                break
+            if context[begin:end].strip():
+                best.setdefault(context[begin:end], score)
+        if not best:
+            return PredictedAnswer("")
+        candidates = tuple(best.items())
+        margin = null_score - candidates[0][1]
+        gives_none = NO_ANSWER in self.known_labels.labels and margin > 0
+        return PredictedAnswer("" if gives_none else candidates[0][0], candidates, margin)
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+        """Returns the scores of SQuAD 2.0 if the task or an example has questions without an answer, else of 1.1.
+
+        The best threshold is told for `PredictedAnswer`s; plain strings are taken as well.
+        """
+        require_scorable(predictions, examples)
+        answers = [[answer.text for answer in example.answers] for example in examples]
+        if NO_ANSWER not in self.known_labels.labels and all(answers):
+            return scores.score_answers(predictions, answers)
+        if not all(isinstance(prediction, PredictedAnswer) for prediction in predictions):
+            return scores.score_answers_or_none(predictions, answers)
+        best = [prediction.candidates[0][0] if prediction.candidates else "" for prediction in predictions]
+        return scores.score_answers_or_none(
+            predictions, answers, best, [prediction.null_margin for prediction in predictions]
+        )
+
+
+def _answer_tokens(example: Example, offsets: np.ndarray) -> tuple[int, int] | None:
+    """Returns the first and the last token of the first answer; None: there is none, or no token is a part of it."""
+    if not example.answers:
+        return None
+    answer = example.answers[0]
+    first = int((offsets[:, 1] <= answer.start).sum())
+    last = int((offsets[:, 0] < answer.start + len(answer.text)).sum()) - 1
+    return (first, last) if first <= last else None

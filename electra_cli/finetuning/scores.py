@@ -1,0 +1,193 @@
+"""Predictions and what is right in, scores out: fractions from 0 to 1, correlations from -1 to 1.
+
+The formulas are those of scikit-learn, SciPy, seqeval and the official SQuAD scripts. Where they have no value, or give
+NaN and a warning, a score is 0 and says why.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+class Scores(dict[str, float]):
+    """Scores by name, all finite.
+
+    Attributes:
+      reasons: by name of a score, why it has no meaning and its value is 0; empty: all mean what they say.
+    """
+
+    def __init__(self, values: Mapping[str, float], reasons: Mapping[str, str] | None = None):
+        super().__init__({name: float(value) for name, value in values.items()})
+        self.reasons = dict(reasons or {})
+
+
+def score_classes(predictions: Sequence[str], gold: Sequence[str], labels: Sequence[str]) -> Scores:
+    """Returns accuracy, F1 and Matthews correlation.
+
+    Args:
+      predictions: a label an example.
+      gold: the right ones.
+      labels: all labels. With two, `f1` is that of the second, the positive class; with more the mean of the F1 of each
+        label that occurs (macro).
+    """
+    from sklearn import metrics  # noqa: PLC0415  (import time)
+
+    reasons = {}
+    if len(labels) == 2:
+        f1 = metrics.f1_score(gold, predictions, labels=[labels[1]], average="macro", zero_division=0)
+        if labels[1] not in gold and labels[1] not in predictions:
+            reasons["f1"] = f"no example is {labels[1]!r}, the positive class, and none is predicted to be"
+    else:
+        f1 = metrics.f1_score(gold, predictions, average="macro", zero_division=0)
+    mcc = 0.0
+    if len(set(gold)) < 2:
+        reasons["mcc"] = f"all examples are {gold[0]!r}"
+    elif len(set(predictions)) < 2:
+        reasons["mcc"] = f"all are predicted to be {predictions[0]!r}"
+    else:
+        mcc = metrics.matthews_corrcoef(gold, predictions)
+    return Scores({"accuracy": metrics.accuracy_score(gold, predictions), "f1": f1, "mcc": mcc}, reasons)
+
+
+def score_numbers(predictions: Sequence[float], gold: Sequence[float]) -> Scores:
+    """Returns Pearson's and Spearman's correlation."""
+    from scipy import stats  # noqa: PLC0415  (import time)
+
+    reason = _no_correlation(np.asarray(predictions, np.float64), np.asarray(gold, np.float64))
+    values = {}
+    reasons = {}
+    for name, function in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+        value = 0.0
+        if reason is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of inputs that are all but constant; the value tells
+                value = float(function(predictions, gold)[0])
+        if reason or not np.isfinite(value):
+            value, reasons[name] = 0.0, reason or "the numbers are all but equal"
+        values[name] = value
+    return Scores(values, reasons)
+
+
+def _no_correlation(predictions: np.ndarray, gold: np.ndarray) -> str | None:
+    if not np.isfinite(predictions).all():
+        return "a predicted number is not finite"
+    if len(gold) < 2:
+        return "there is one example only"
+    if (gold == gold[0]).all():
+        return f"all examples are {gold[0]:g}"
+    if (predictions == predictions[0]).all():
+        return f"all are predicted to be {predictions[0]:g}"
+    return None
+
+
+# BILOU and BMES have other letters for what seqeval reads as BIOES.
+_SEQEVAL_LETTERS = {"L": "E", "U": "S", "M": "I"}
+_ENTITY_LETTERS = "BIES" + "".join(_SEQEVAL_LETTERS)
+
+
+def mark_entities(tags: Sequence[str]) -> bool:
+    """Whether tags mark entities: 'O', and 'B-PER' or 'B' with one of the letters of BIO, BIOES, BILOU or BMES.
+
+    Tags of parts of speech, for example, do not.
+    """
+    marks = [tag for tag in tags if tag != "O"]
+    return bool(marks) and all(tag[:1] in _ENTITY_LETTERS and tag[1:2] in ("", "-") for tag in marks)
+
+
+def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, entities: bool) -> Scores:
+    """Returns the fraction of words with the right tag, and F1, precision and recall of entities.
+
+    An entity is right when its type and its first and last word are, as in CoNLL-2003's script (`seqeval`).
+
+    Args:
+      predictions: tags of the words of each sentence.
+      gold: the right ones, as many.
+      entities: whether the tags mark entities (`mark_entities`); only `accuracy` is returned otherwise.
+    """
+    pairs = [pair for both in zip(predictions, gold, strict=True) for pair in zip(*both, strict=True)]
+    accuracy = sum(predicted == right for predicted, right in pairs) / len(pairs)
+    if not entities:
+        return Scores({"accuracy": accuracy})
+    from seqeval.metrics import sequence_labeling  # noqa: PLC0415  (import time)
+
+    found, right = (
+        [[_SEQEVAL_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
+        for sentences in (predictions, gold)
+    )
+    precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
+        right, found, average="micro", zero_division=0
+    )
+    reasons = {}
+    if not sequence_labeling.get_entities(found):
+        reasons["precision"] = "no entity is predicted"
+    if not sequence_labeling.get_entities(right):
+        reasons["recall"] = "there is no entity"
+    if len(reasons) == 2:
+        reasons["f1"] = "there is no entity, and none is predicted"
+    return Scores({"f1": f1, "precision": precision, "recall": recall, "accuracy": accuracy}, reasons)
+
+
+def score_answers(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
+    """Returns `exact_match` and `f1` of SQuAD 1.1.
+
+    Args:
+      predictions: an answer a question.
+      answers: the right ones of each question, one at least; the one that fits best counts.
+    """
+    from official.nlp.tools import squad_evaluate_v1_1  # noqa: PLC0415  (import time)
+
+    found = squad_evaluate_v1_1.evaluate(_squad(answers), {str(i): text for i, text in enumerate(predictions)})
+    return Scores({"f1": found["final_f1"], "exact_match": found["exact_match"]})
+
+
+def score_answers_or_none(
+    predictions: Sequence[str],
+    answers: Sequence[Sequence[str]],
+    best_answers: Sequence[str] | None = None,
+    null_margins: Sequence[float] | None = None,
+) -> Scores:
+    """Returns the scores of SQuAD 2.0.
+
+    Args:
+      predictions: an answer a question; '': none.
+      answers: the right ones of each question; none: the context does not answer it.
+      best_answers: the answer that would be given to each if one must be given.
+      null_margins: by how much the score of giving none is above that of this answer. A question is answered where it
+        is not above the threshold; in `predictions` that is 0.
+
+    Returns:
+      `exact_match` and `f1`; the same of questions that have an answer (`has_answer_*`) and that have none
+      (`no_answer_*`), if there are any; and with the last two arguments `best_exact_match` and `best_f1`, those of the
+      best threshold (`*_threshold`, logits) for these very questions.
+    """
+    from official.nlp.tools import squad_evaluate_v2_0  # noqa: PLC0415  (import time)
+
+    dataset = _squad(answers)
+    found = squad_evaluate_v2_0.evaluate(dataset, {str(i): text for i, text in enumerate(predictions)})
+    values = {"f1": found["f1"] / 100, "exact_match": found["exact"] / 100}
+    for name, part in (("has_answer", "HasAns"), ("no_answer", "NoAns")):
+        if f"{part}_f1" in found:
+            values[f"{name}_f1"] = found[f"{part}_f1"] / 100
+            values[f"{name}_exact_match"] = found[f"{part}_exact"] / 100
+    if best_answers is None or null_margins is None:
+        return Scores(values)
+    # The official script takes probabilities and compares them only: ranks do, and have no rounding. It answers 0 where
+    # it is best to answer no question.
+    margins, ranks = np.unique(np.asarray(null_margins, np.float64), return_inverse=True)
+    found = squad_evaluate_v2_0.evaluate(
+        dataset,
+        {str(i): text for i, text in enumerate(best_answers)},
+        {str(i): (rank + 1) / len(margins) for i, rank in enumerate(ranks)},
+    )
+    for name, part in (("f1", "f1"), ("exact_match", "exact")):
+        rank = round(found[f"final_{part}_thresh"] * len(margins)) - 1
+        values[f"best_{name}"] = found[f"final_{part}"] / 100
+        values[f"best_{name}_threshold"] = margins[rank] if rank >= 0 else margins[0] - 1
+    return Scores(values)
+
+
+def _squad(answers: Sequence[Sequence[str]]) -> list[dict]:
+    """Returns right answers in the form of SQuAD's files; ids are numbers, as text."""
+    questions = [{"id": str(i), "answers": [{"text": text} for text in texts]} for i, texts in enumerate(answers)]
+    return [{"paragraphs": [{"qas": questions}]}]

@@ -1,0 +1,161 @@
+"""Classification and regression of sentences and of pairs of sentences."""
+
+import abc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.labels import LabelMap, shown, sort_labels, to_number
+
+# Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
+_MOST_NUMERIC_CLASSES = 10
+# Examples from which on it is told that labels do not look like what the kind needs.
+_ENOUGH_EXAMPLES = 20
+
+
+class _SentenceTask(Task):
+    """What both kinds share: how text becomes arrays."""
+
+    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+        """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
+        self.check(examples)
+        sequences.require_room(length, 5)
+        pairs = [sequences.cut_pair(first, second, length) for first, second in self._ids_of_texts(examples, encoder)]
+        num_cut = int((self.lengths(examples, encoder) > length).sum())
+        return Encoded(
+            features=sequences.to_features(pairs, vocabulary, length),
+            targets=self._targets(examples) if are_labelled(examples) else None,
+            example_indices=np.arange(len(examples), dtype=np.int32),
+            notices=(f"{num_cut:,} of {len(examples):,} examples are cut to {length} tokens",) if num_cut else (),
+        )
+
+    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+        """Returns int32 [examples]: tokens of both texts and the special ones."""
+        return np.array(
+            [
+                len(first) + 2 if second is None else len(first) + len(second) + 3
+                for first, second in self._ids_of_texts(examples, encoder)
+            ],
+            np.int32,
+        )
+
+    @staticmethod
+    def _ids_of_texts(
+        examples: Sequence[Example], encoder: TextEncoder
+    ) -> list[tuple[Sequence[int], Sequence[int] | None]]:
+        firsts = encoder.encode_lines([example.text for example in examples])
+        seconds = iter(
+            encoder.encode_lines([example.second_text for example in examples if example.second_text is not None])
+        )
+        return [
+            (first, None if example.second_text is None else next(seconds))
+            for example, first in zip(examples, firsts, strict=True)
+        ]
+
+    @abc.abstractmethod
+    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
+        """Returns the targets of labelled examples."""
+
+
+class Classification(_SentenceTask):
+    """One class of several. Predictions are labels; scores are `accuracy`, `f1` and `mcc` (`scores.score_classes`)."""
+
+    kind = "classification"
+    score_names = ("accuracy", "f1", "mcc")
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes."""
+        return len(self.known_labels.labels)
+
+    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+        """Returns the classes. Raises a `UserError` when there is one only, or when they look like numbers or ids."""
+        labels = sort_labels(str(example.label) for example in examples)
+        first = examples[0]
+        if len(labels) == 1:
+            raise UserError(
+                f"{_file_of(first)}: all {len(examples):,} training examples have the label {labels[0]!r}: there must "
+                f"be two classes at least"
+            )
+        numbers = [to_number(label) for label in labels]
+        fraction = next((label for label, number in zip(labels, numbers, strict=True) if number and number % 1), None)
+        if fraction is not None and None not in numbers and len(labels) > _MOST_NUMERIC_CLASSES:
+            place = next(example.where for example in examples if example.label == fraction)
+            raise UserError(
+                f"{place}: the label {fraction!r} and {len(labels) - 1:,} other numbers look like regression: give "
+                f"--config.task.kind=regression"
+            )
+        if len(examples) >= _ENOUGH_EXAMPLES and len(labels) > len(examples) / 2:
+            raise UserError(
+                f"{_file_of(first)}: {len(labels):,} different labels in {len(examples):,} examples ({first.where} has "
+                f"{shown([str(first.label)])!r}): is --config.data.label the right column?"
+            )
+        return LabelMap(self.kind, labels)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises a `UserError` for a class that the training data did not have."""
+        for example in examples:
+            if example.label is not None:
+                self.known_labels.check(str(example.label), example.where)
+
+    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
+        places = {label: place for place, label in enumerate(self.known_labels.labels)}
+        return np.array([places[str(example.label)] for example in examples], np.int32)
+
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+        """Returns the label of the largest logit of each example."""
+        return [self.known_labels.labels[place] for place in logits.argmax(axis=-1)]
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+        """Returns `accuracy`, `f1` and `mcc`."""
+        require_scorable(predictions, examples)
+        gold = [str(example.label) for example in examples]
+        return scores.score_classes(predictions, gold, self.known_labels.labels)
+
+
+class Regression(_SentenceTask):
+    """A number. Predictions are numbers; scores are `spearman` and `pearson` (`scores.score_numbers`)."""
+
+    kind = "regression"
+    score_names = ("spearman", "pearson")
+    num_outputs = 1
+
+    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+        """Returns an empty map. Raises a `UserError` when the numbers are all the same, or are two classes."""
+        numbers = sorted({float(example.label or 0) for example in examples})
+        if len(numbers) == 1:
+            raise UserError(
+                f"{_file_of(examples[0])}: all {len(examples):,} training examples have the number {numbers[0]:g}: "
+                f"there is nothing to learn"
+            )
+        if len(examples) >= _ENOUGH_EXAMPLES and len(numbers) == 2:
+            raise UserError(
+                f"{_file_of(examples[0])}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
+                f"{len(examples):,} examples, look like classes: give --config.task.kind=classification"
+            )
+        return LabelMap(self.kind, ())
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Does nothing: any number can be predicted. That labels are numbers is known since they were read."""
+
+    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
+        return np.array([example.label for example in examples], np.float32)
+
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+        """Returns the logit of each example."""
+        return [float(number) for number in logits[:, 0]]
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+        """Returns `spearman` and `pearson`."""
+        require_scorable(predictions, examples)
+        return scores.score_numbers(predictions, [float(example.label or 0) for example in examples])
+
+
+def _file_of(example: Example) -> str:
+    return example.where.rpartition(":")[0] or example.where

@@ -1,0 +1,284 @@
+"""Tables in: TSV, CSV, JSON lines; their rows, and which column is what, out."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from electra_cli.data.text_files import without_surrogates
+from electra_cli.errors import UserError
+from electra_cli.finetuning.labels import shown
+from electra_cli.finetuning.text_lines import read_text, split_lines
+
+# Columns that are taken when none is named: of one text, or of two.
+_USUAL_TEXTS = (
+    ("sentence", ""), ("text", ""), ("sentence1", "sentence2"), ("question1", "question2"),
+    ("premise", "hypothesis"), ("question", "sentence"),
+)  # fmt: skip
+_USUAL_WORDS = (("words", ""), ("tokens", ""), ("sentence", ""), ("text", ""))
+_USUAL_LABELS = ("label", "labels", "gold_label", "class", "score")
+_USUAL_TAGS = ("tags", "ner_tags", "labels", "label")
+_USUAL_IDS = ("id", "idx", "index")
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Which columns are read: by name, or by number from 0 (negative from the end). '': the usual names.
+
+    Attributes:
+      text: the text, or the first of a pair, or the words.
+      second_text: the second of a pair. '': none, unless `text` is '' too and the usual names are those of a pair.
+      label: the labels or tags.
+    """
+
+    text: str = ""
+    second_text: str = ""
+    label: str = ""
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether all that are given are numbers: then files have no header."""
+        given = [column for column in (self.text, self.second_text, self.label) if column]
+        return bool(given) and all(is_number(column) for column in given)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+      where: 'FILE:LINE'.
+      fields: its fields, text but in JSON lines; None where JSON lines have none.
+    """
+
+    where: str
+    fields: Sequence[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of a file.
+
+    Attributes:
+      path: the file.
+      names: of its columns; None: it has no header.
+      rows: the rows, one at least, with as many fields each.
+      num_skipped: broken lines that were left out.
+    """
+
+    path: str
+    names: tuple[str, ...] | None
+    rows: list[Row]
+    num_skipped: int = 0
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.names if self.names is not None else self.rows[0].fields)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The numbers of the columns that are read; None: there is no such column.
+
+    Attributes:
+      text, second_text, label, id: as in `Example`.
+      description: the columns as a user would name them.
+    """
+
+    text: int
+    second_text: int | None
+    label: int | None
+    id: int | None
+    description: str
+
+
+def is_number(column: str) -> bool:
+    """Whether a column is given by its number."""
+    return column.removeprefix("-").isdecimal()
+
+
+def read_table(path: str, file_format: str, columns: Columns, *, skip_broken: bool = False) -> Table:
+    """Reads a file.
+
+    Args:
+      path: the file.
+      file_format: 'tsv' (no quoting: a quote is a character, as GLUE means it), 'csv' (commas, quotes) or 'jsonl'.
+      columns: those that will be read; they tell whether there is a header.
+      skip_broken: leave out lines with another number of columns than the header.
+
+    Raises:
+      UserError: the file cannot be read, has no rows, or has a line that is broken.
+    """
+    text = read_text(path)
+    if file_format == "jsonl":
+        return _read_json_lines(path, text)
+    lines: Iterable[tuple[int, list[str]]]
+    if file_format == "tsv":
+        lines = [(number, line.split("\t")) for number, line in enumerate(split_lines(text), 1)]
+    else:
+        lines = _read_csv(path, text)
+    rows = iter(lines)
+    names = None if columns.are_numbers else tuple(name.strip() for name in next(rows)[1])
+    table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows])
+    if not table.rows:
+        raise UserError(f"{path} has a header ({shown(table.names or ())}) and nothing below it")
+    return _check_widths(table, skip_broken)
+
+
+def _check_widths(table: Table, skip_broken: bool) -> Table:
+    expected = "the header" if table.names is not None else "the first line"
+    broken = [row for row in table.rows if len(row.fields) != table.width]
+    if broken and not skip_broken:
+        row = broken[0]
+        is_blank = not any(field.strip() for field in row.fields)
+        what = "the line is blank" if is_blank else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
+        raise UserError(f"{row.where}: {what}{_separator_hint(table.names or table.rows[0].fields)}")
+    rows = [row for row in table.rows if len(row.fields) == table.width]
+    if not rows:
+        raise UserError(f"{table.path}: no line has as many columns as the header, {table.width}")
+    return Table(table.path, table.names, rows, len(broken))
+
+
+def _columns(number: int) -> str:
+    return f"{number} column{'' if number == 1 else 's'}"
+
+
+def _read_csv(path: str, text: str) -> Iterable[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
+    first_line = 1
+    try:
+        for fields in reader:
+            yield first_line, fields
+            first_line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{first_line}: {error}: is a quote not closed, or not doubled within quotes? (TSV has no quotes: "
+            f"--config.data.format=tsv)"
+        ) from error
+
+
+def _read_json_lines(path: str, text: str) -> Table:
+    records: list[tuple[int, dict[str, Any]]] = []
+    for number, line in enumerate(split_lines(text), 1):
+        if not line.strip():
+            raise UserError(f"{path}:{number}: the line is blank")
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(
+                f"{path}:{number}: no JSON ({error}); a file of JSON lines has one object a line"
+            ) from error
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}:{number}: {type(record).__name__} in the place of an object; a file of JSON lines has one "
+                f"object a line, not all in one list"
+            )
+        records.append((number, record))
+    names = tuple(dict.fromkeys(name for _, record in records for name in record))
+    return Table(
+        path,
+        names,
+        [Row(f"{path}:{number}", [_clean(record.get(name)) for name in names]) for number, record in records],
+    )
+
+
+def _clean(value: Any) -> Any:
+    return without_surrogates(value) if isinstance(value, str) else value
+
+
+def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> Places:
+    """Returns which column is what.
+
+    Args:
+      table: the table.
+      columns: what is asked for.
+      tagging: whether the usual names are those of words and tags.
+      label_needed: whether a missing column of labels is an error.
+
+    Raises:
+      UserError: a column is missing, stands twice, or serves as two; a header where there should be none.
+    """
+    text, second = columns.text, columns.second_text
+    if not text:
+        pairs = _USUAL_WORDS if tagging else _USUAL_TEXTS
+        usual = next((pair for pair in pairs if set(filter(None, pair)) <= set(table.names or ())), None)
+        if usual is None:
+            raise _missing(table, "text", " or ".join(first for first, _ in pairs))
+        text, second = usual[0], second or usual[1]
+    label = columns.label
+    if not label and table.names is not None:
+        label = next((name for name in (_USUAL_TAGS if tagging else _USUAL_LABELS) if name in table.names), "")
+    has_label = bool(label) and _has(table, label)
+    if label_needed and not has_label:
+        raise _missing(table, "label", label or _USUAL_LABELS[0])
+    label_place = _place(table, "label", label) if has_label else None
+    places = Places(
+        text=_place(table, "text", text),
+        second_text=_place(table, "second_text", second) if second else None,
+        label=label_place,
+        id=next((table.names.index(name) for name in _USUAL_IDS if name in table.names), None) if table.names else None,
+        description=f"text in column {' and '.join(filter(None, (text, second)))}"
+        + (f", labels in {label}" if has_label else ", no labels"),
+    )
+    used = [place for place in (places.text, places.second_text, places.label) if place is not None]
+    if len(set(used)) < len(used):
+        raise UserError(f"{table.path}: one column is read as two ({places.description}): name them anew")
+    _refuse_header(table, places)
+    return places
+
+
+def _has(table: Table, column: str) -> bool:
+    if is_number(column) and column not in (table.names or ()):
+        return -table.width <= int(column) < table.width
+    return column in (table.names or ())
+
+
+def _place(table: Table, key: str, column: str) -> int:
+    if not _has(table, column):
+        raise _missing(table, key, column)
+    names = table.names or ()
+    if column not in names:
+        return int(column) % table.width
+    if names.count(column) > 1:
+        raise UserError(f"{table.path}: {names.count(column)} columns are named {column!r}: give its number")
+    return names.index(column)
+
+
+def _missing(table: Table, key: str, column: str) -> UserError:
+    if table.names is None:
+        return UserError(
+            f"{table.path} has {_columns(table.width)}, counted from 0: no --config.data.{key}={column or '(none)'}"
+        )
+    return UserError(
+        f"{table.path}: no column {column}; it has {shown(table.names)}: name one with --config.data.{key}=NAME"
+        f"{_separator_hint(table.names)}, or, if the file has no header, all by numbers from 0"
+    )
+
+
+def _separator_hint(names: Sequence[str]) -> str:
+    """Returns what to do where a first line is but one column and has another separator in it."""
+    if len(names) > 1:
+        return ""
+    for separator, hint in (
+        ("\t", "its columns lie between tabs: --config.data.format=tsv"),
+        (";", "its columns lie between semicolons: write them with commas or tabs"),
+        (",", "its columns lie between commas: --config.data.format=csv"),
+    ):
+        if names and separator in names[0]:
+            return f" ({hint})"
+    return ""
+
+
+def _refuse_header(table: Table, places: Places) -> None:
+    """Raises a `UserError` when the first row of a table without a header is one."""
+    if table.names is not None:
+        return
+    fields = [field.strip().lower() for field in table.rows[0].fields]
+    is_header = places.label is not None and fields[places.label] in (*_USUAL_LABELS, *_USUAL_TAGS)
+    if is_header or fields == [str(number) for number in range(len(fields))]:
+        raise UserError(
+            f"{table.rows[0].where}: looks like a header ({shown(fields)}): name columns as it does, not by numbers"
+        )

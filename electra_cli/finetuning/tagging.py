@@ -1,0 +1,118 @@
+"""A tag for each word of a sentence."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.labels import LabelMap, most_frequent, sort_labels
+
+# Target of positions where no word begins.
+NO_WORD = -1
+
+
+class Tagging(Task):
+    """A tag a word, which the word's first token carries. Predictions are tuples of tags, one for every word.
+
+    Words behind the last position have no output: they are not learned, and predicted as `LabelMap.fallback`. Scores
+    are `f1` (of entities), `precision`, `recall` and `accuracy` (of words), or `accuracy` alone where tags mark no
+    entities (`scores.score_tags`).
+    """
+
+    kind = "tagging"
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of tags."""
+        return len(self.known_labels.labels)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """As the tags are; all, before they are known."""
+        if self.labels is not None and not scores.mark_entities(self.labels.labels):
+            return ("accuracy",)
+        return ("f1", "precision", "recall", "accuracy")
+
+    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+        """Returns the tags of the training data. Raises a `UserError` when there is one only."""
+        tags = [tag for example in examples for tag in example.tags or ()]
+        labels = sort_labels(tags)
+        if len(labels) == 1:
+            file = examples[0].where.rpartition(":")[0]
+            raise UserError(f"{file}: all {len(tags):,} words have the tag {labels[0]!r}: there must be two at least")
+        fallback = "O" if "O" in labels else most_frequent(tags)
+        return LabelMap(self.kind, labels, fallback)
+
+    def check(self, examples: Sequence[Example]) -> None:
+        """Raises a `UserError` for a tag that the training data did not have."""
+        known = set(self.known_labels.labels)
+        for example in examples:
+            for tag in example.tags or ():
+                if tag not in known:
+                    self.known_labels.check(tag, example.where)
+
+    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+        """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
+        self.check(examples)
+        sequences.require_room(length, 3)
+        index = {label: place for place, label in enumerate(self.known_labels.labels)}
+        unknown = [vocabulary.unk_id]
+        rows, places = [], []
+        targets: np.ndarray = np.full([len(examples), length], NO_WORD, np.int32)
+        for row, example in enumerate(examples):
+            assert example.words is not None
+            ids: list[int] = []
+            starts: list[int] = []
+            for pieces in encoder.encode_lines(example.words):
+                if len(ids) >= length - 2:
+                    break
+                starts.append(len(ids) + 1)
+                # A word of control characters only has no token, and needs one that carries its tag.
+                ids += pieces or unknown
+            rows.append((ids[: length - 2], None))
+            places.append(np.array(starts, np.int32))
+            if example.tags is not None:
+                targets[row, starts] = [index[tag] for tag in example.tags[: len(starts)]]
+        return Encoded(
+            features=sequences.to_features(rows, vocabulary, length),
+            targets=targets if are_labelled(examples) else None,
+            example_indices=np.arange(len(examples), dtype=np.int32),
+            places=tuple(places),
+            notices=self._cut_notices(examples, places, length),
+        )
+
+    def _cut_notices(self, examples: Sequence[Example], places: list[np.ndarray], length: int) -> tuple[str, ...]:
+        missing = [len(example.words or ()) - len(starts) for example, starts in zip(examples, places, strict=True)]
+        if not any(missing):
+            return ()
+        return (
+            f"{sum(missing):,} words of {sum(map(bool, missing)):,} examples lie behind {length} tokens: they are not "
+            f"learned, and predicted as {self.known_labels.fallback!r}",
+        )
+
+    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+        """Returns int32 [examples]: tokens of all words, [CLS] and [SEP]."""
+        return np.array(
+            [sum(len(pieces) or 1 for pieces in encoder.encode_lines(example.words or ())) + 2 for example in examples],
+            np.int32,
+        )
+
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+        """Returns a tuple of tags an example, one for each of its words."""
+        labels, fallback = self.known_labels.labels, self.known_labels.fallback
+        assert encoded.places is not None
+        return [
+            (*(labels[place] for place in best[starts]), *[fallback] * (len(example.words or ()) - len(starts)))
+            for best, starts, example in zip(logits.argmax(axis=-1), encoded.places, examples, strict=True)
+        ]
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+        """Returns `f1`, `precision`, `recall` and `accuracy`, or `accuracy` alone."""
+        require_scorable(predictions, examples)
+        gold = [example.tags or () for example in examples]
+        return scores.score_tags(predictions, gold, entities=scores.mark_entities(self.known_labels.labels))

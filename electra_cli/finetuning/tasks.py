@@ -1,0 +1,205 @@
+"""A config in; the task and the examples of its splits out."""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+
+import ml_collections
+
+from electra_cli import files
+from electra_cli.errors import UserError
+from electra_cli.finetuning import glue
+from electra_cli.finetuning.base import Task
+from electra_cli.finetuning.data_defaults import kind_of
+from electra_cli.finetuning.examples import Example, are_labelled
+from electra_cli.finetuning.labeled_files import Contents, read_examples
+from electra_cli.finetuning.labels import LabelMap, shown
+from electra_cli.finetuning.question_answering import QuestionAnswering
+from electra_cli.finetuning.sentences import Classification, Regression
+from electra_cli.finetuning.splitting import split_off
+from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.tagging import Tagging
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The examples of a task.
+
+    Attributes:
+      train: labelled; one at least.
+      validation: labelled; may be empty.
+      test: labelled, or not labelled at all; may be empty.
+      labels: what the outputs of the head mean, from `train`.
+      notices: what a user should know, a line each.
+      more: further splits by name: of MNLI 'validation_mismatched' and 'test_mismatched'.
+    """
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: LabelMap
+    notices: tuple[str, ...]
+    more: dict[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
+
+
+def build_task(settings: ml_collections.ConfigDict) -> Task:
+    """Returns the task that the section `task` of a config describes, checked by `data_defaults.validate`.
+
+    Its `labels` are not known yet: `load_splits` finds them, or set what `LabelMap.load` reads.
+    """
+    kind = kind_of(settings)
+    score = settings.primary_score or (glue.TASKS[settings.glue].primary_score if settings.glue else "")
+    if kind == "question_answering":
+        return QuestionAnswering(
+            score,
+            doc_stride=settings.doc_stride,
+            max_answer_length=settings.max_answer_length,
+            num_best=settings.num_best,
+        )
+    if kind == "tagging":
+        return Tagging(score)
+    return Regression(score) if kind == "regression" else Classification(score)
+
+
+def load_splits(settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict, task: Task, seed: int) -> Splits:
+    """Reads and checks all examples, and sets `task.labels`.
+
+    Args:
+      settings: the section `task`.
+      data: the section `data`, both checked by `data_defaults.validate`.
+      task: what `build_task` made of `settings`.
+      seed: of the examples that are held out where there is no validation file.
+
+    Raises:
+      UserError: a file is missing or broken, or its labels are not those of the task; file and line are named.
+    """
+    sources = _glue_sources(settings, data) if settings.glue else _file_sources(data)
+    contents = {name: source.read(task.kind) for name, source in sources.items()}
+    notices = [notice for content in contents.values() for notice in content.notices]
+    train = contents["train"].examples
+    validation: tuple[Example, ...] = ()
+    if "validation" in contents:
+        validation = contents["validation"].examples
+    elif data.validation_fraction > 0:
+        train, validation = split_off(train, data.validation_fraction, seed)
+        notices.append(
+            f"{len(validation):,} of {len(train) + len(validation):,} training examples are held out for validation "
+            f"(config.data.validation_fraction={data.validation_fraction:g})"
+        )
+    task.labels = task.find_labels(train)
+    if task.primary_score not in task.score_names:
+        raise UserError(
+            f"config.task.primary_score={task.primary_score}: the tags of {sources['train'].path} mark no entities (as "
+            f"B-PER and O do): leave it empty, or give {', '.join(task.score_names)}"
+        )
+    others = {name: content.examples for name, content in contents.items() if name not in ("train", "validation")}
+    for examples in (validation, *others.values()):
+        task.check(examples)
+    notices += _label_notices(task, train)
+    for name, examples in (("validation", validation), *others.items()):
+        notices += _overlap_notices(train, examples, name)
+    return Splits(train, validation, others.pop("test", ()), task.labels, tuple(notices), others)
+
+
+def load_file(path: str, settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict, task: Task) -> Contents:
+    """Reads a file to predict for, labelled or not, with the columns of the config; of GLUE, those of its test files.
+
+    Args:
+      path: the file.
+      settings: the section `task`.
+      data: the section `data`.
+      task: a task whose labels are known.
+
+    Raises:
+      UserError: it is missing or broken, or has a label that the task does not know.
+    """
+    columns = Columns(data.text, data.second_text, data.label)
+    if settings.glue:
+        columns = glue.TASKS[settings.glue].test_columns
+    contents = _Source(path, columns, data.format, label_needed=False).read(task.kind)
+    task.check(contents.examples)
+    return contents
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """A file and how it is read."""
+
+    path: str
+    columns: Columns
+    file_format: str = ""
+    label_needed: bool = True
+    skip_broken: bool = False
+
+    def read(self, kind: str) -> Contents:
+        """Returns its examples."""
+        return read_examples(
+            self.path,
+            kind,
+            self.columns,
+            self.file_format,
+            label_needed=self.label_needed,
+            skip_broken=self.skip_broken,
+        )
+
+
+def _file_sources(data: ml_collections.ConfigDict) -> dict[str, _Source]:
+    columns = Columns(data.text, data.second_text, data.label)
+    return {
+        name: _Source(_path(data, data[name]), columns, data.format, label_needed=name != "test")
+        for name in ("train", "validation", "test")
+        if data[name]
+    }
+
+
+def _glue_sources(settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, _Source]:
+    task = glue.TASKS[settings.glue]
+    folder = glue.find_folder(data.dir, settings.glue)
+    names = {"train": "train", "validation": task.validation, "test": task.test, **dict(task.more)}
+    given_names = {"train": data.train, "validation": data.validation, "test": data.test}
+    sources = {}
+    for split, name in names.items():
+        given = given_names.get(split, "")
+        path = _path(data, given) if given else files.join(folder, f"{name}.tsv")
+        is_test = split.startswith("test")
+        if given or split in ("train", "validation") or files.size(path) is not None:
+            sources[split] = _Source(
+                path,
+                task.test_columns if is_test and not given else task.columns,
+                "tsv",
+                label_needed=not is_test,
+                skip_broken=task.has_broken_lines,
+            )
+    return sources
+
+
+def _path(data: ml_collections.ConfigDict, name: str) -> str:
+    return files.join(data.dir, name) if data.dir and not files.is_remote(name) else name
+
+
+def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
+    labels = task.known_labels.labels
+    by_folded = collections.defaultdict(list)
+    for label in labels:
+        by_folded[label.casefold()].append(label)
+    notices = [
+        f"labels {shown(same)} differ by case only, and are learned as different ones"
+        for same in by_folded.values()
+        if len(same) > 1
+    ]
+    if task.kind == "classification":
+        counts = collections.Counter(str(example.label) for example in train)
+        rare = [label for label in labels if counts[label] == 1]
+        if rare:
+            notices.append(f"{len(rare):,} of {len(labels):,} labels have one training example only: {shown(rare)}")
+    return notices
+
+
+def _overlap_notices(train: Sequence[Example], examples: Sequence[Example], name: str) -> list[str]:
+    if not examples:
+        return []
+    known = {(example.text, example.second_text) for example in train}
+    overlap = sum((example.text, example.second_text) in known for example in examples)
+    if not overlap or not are_labelled(examples):
+        return []
+    return [f"{overlap:,} of {len(examples):,} {name} examples stand among the training examples: scores are flattered"]
