@@ -18,8 +18,12 @@ setup(
     python_requires=">=3.10,<3.13",
     # The presets lie at the top of the repository and are installed inside the package, so that --config=small needs
     # no checkout.
-    packages=[*find_packages(include=["electra_cli", "electra_cli.*"]), "electra_cli.configs"],
-    package_dir={"electra_cli.configs": "configs"},
+    packages=[
+        *find_packages(include=["electra_cli", "electra_cli.*"]),
+        "electra_cli.configs",
+        "electra_cli.configs.finetune",
+    ],
+    package_dir={"electra_cli.configs": "configs", "electra_cli.configs.finetune": "configs/finetune"},
     install_requires=[
         "absl-py>=1.4",
         # MinHash signatures of documents (--deduplicate=near).
@@ -68,6 +72,7 @@ setup(
     entry_points={
         "console_scripts": [
             "electra-export = electra_cli.commands.export_checkpoint:main",
+            "electra-finetune = electra_cli.commands.finetune:main",
             "electra-import = electra_cli.commands.import_checkpoint:main",
             "electra-prepare = electra_cli.commands.prepare:main",
             "electra-pretrain = electra_cli.main:main",

@@ -5,6 +5,7 @@ two commands can be imported in one process. TensorFlow is not imported here.
 """
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -74,6 +75,18 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
+
+
+def end_when_stopped() -> None:
+    """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first."""
+
+    def end(number: int, _: object) -> None:
+        program, name = os.path.basename(sys.argv[0]), signal.Signals(number).name
+        os.write(2, f"{program}: stopped by {name}; the same command begins where the last save was\n".encode())
+        os._exit(EXIT_INTERRUPTED)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def _help_text(program: str, usage: str, flag_values: flags.FlagValues, examples: str) -> str:

@@ -1,8 +1,5 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
-import os
-import signal
-
 from absl import flags
 
 from electra_cli import cli, command_config, config
@@ -44,7 +41,7 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--workdir is missing: give the directory of the run")
     config.check(settings)
 
-    _end_when_stopped()
+    cli.end_when_stopped()
     from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
     def say(line: str) -> None:
@@ -59,18 +56,6 @@ def _main(values: flags.FlagValues) -> None:
     else:
         with_evaluation = values.mode == "train_and_eval"
         loop.train(settings, values.workdir, with_evaluation=with_evaluation, say=say, checkpoint=values.checkpoint)
-
-
-def _end_when_stopped() -> None:
-    """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first."""
-
-    def end(number: int, _: object) -> None:
-        name = signal.Signals(number).name
-        os.write(2, f"electra-pretrain: stopped by {name}; the same command begins where the last save was\n".encode())
-        os._exit(cli.EXIT_INTERRUPTED)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

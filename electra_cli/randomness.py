@@ -27,9 +27,9 @@ def fold_in(seed: tf.Tensor, data: tf.Tensor | int) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, data, alg=ALGORITHM)
 
 
-def stream_seed(run_seed: int, stream: Stream, step: tf.Tensor | int) -> tf.Tensor:
+def stream_seed(run_seed: tf.Tensor | int, stream: Stream, step: tf.Tensor | int) -> tf.Tensor:
     """Returns the seed int64 [2] of `stream` at `step` (int64, scalar) of the run with `train.seed == run_seed`."""
-    return fold_in(tf.constant([run_seed, int(stream)], tf.int32), tf.cast(step, tf.int64))
+    return fold_in(tf.stack([tf.cast(run_seed, tf.int32), int(stream)]), tf.cast(step, tf.int64))
 
 
 def uniform(shape: tf.Tensor | list[int] | tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:

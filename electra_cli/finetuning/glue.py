@@ -69,6 +69,6 @@ def find_folder(directory: str, name: str) -> str:
             return folder
     there = "" if files.is_remote(directory) or os.path.isdir(directory) else " (no such directory)"
     raise UserError(
-        f"--config.data.dir={directory}{there}: no {task.folder}/train.tsv for --config.task.glue={name}: give the "
+        f"--config.data.dir={directory}{there}: no {task.folder}/train.tsv for --config.task={name}: give the "
         f"folder of GLUE's download, or the task's folder in it"
     )

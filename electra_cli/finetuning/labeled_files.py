@@ -91,9 +91,9 @@ def find_format(path: str, kind: str, file_format: str) -> str:
             )
     if (file_format == "squad") != (kind == "question_answering"):
         remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"
-        raise UserError(f"{path} (format {file_format}): --config.task.kind={kind} {remedy}")
+        raise UserError(f"{path} (format {file_format}): --config.task={kind} {remedy}")
     if file_format == "conll" and kind != "tagging":
-        raise UserError(f"{path}: columns of CoNLL are read with --config.task.kind=tagging, not {kind}")
+        raise UserError(f"{path}: columns of CoNLL are read with --config.task=tagging, not {kind}")
     return file_format
 
 
@@ -145,7 +145,7 @@ def _label(row: Row, kind: str, value: Any) -> str | float | None:
         decimal = text.replace(",", ".", 1)
         remedy = (
             f"write {decimal}" if "," in text and to_number(decimal) is not None
-            else "classes are learned with --config.task.kind=classification"
+            else "classes are learned with --config.task=classification"
         )  # fmt: skip
         raise UserError(f"{row.where}: the label {shown([text])!r} is no number: {remedy}")
     return number

@@ -89,7 +89,7 @@ class Classification(_SentenceTask):
             place = next(example.where for example in examples if example.label == fraction)
             raise UserError(
                 f"{place}: the label {fraction!r} and {len(labels) - 1:,} other numbers look like regression: give "
-                f"--config.task.kind=regression"
+                f"--config.task=regression"
             )
         if len(examples) >= _ENOUGH_EXAMPLES and len(labels) > len(examples) / 2:
             raise UserError(
@@ -137,7 +137,7 @@ class Regression(_SentenceTask):
         if len(examples) >= _ENOUGH_EXAMPLES and len(numbers) == 2:
             raise UserError(
                 f"{_file_of(examples[0])}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
-                f"{len(examples):,} examples, look like classes: give --config.task.kind=classification"
+                f"{len(examples):,} examples, look like classes: give --config.task=classification"
             )
         return LabelMap(self.kind, ())
 

@@ -42,38 +42,38 @@ class Splits:
     more: dict[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
 
 
-def build_task(settings: ml_collections.ConfigDict) -> Task:
-    """Returns the task that the section `task` of a config describes, checked by `data_defaults.validate`.
+def build_task(config: ml_collections.ConfigDict) -> Task:
+    """Returns the task of a config that `data_defaults.validate` checked.
 
     Its `labels` are not known yet: `load_splits` finds them, or set what `LabelMap.load` reads.
     """
-    kind = kind_of(settings)
-    score = settings.primary_score or (glue.TASKS[settings.glue].primary_score if settings.glue else "")
+    kind, answers = kind_of(config.task), config.answers
+    score = config.primary_score or (glue.TASKS[config.task].primary_score if config.task in glue.TASKS else "")
     if kind == "question_answering":
         return QuestionAnswering(
             score,
-            doc_stride=settings.doc_stride,
-            max_answer_length=settings.max_answer_length,
-            num_best=settings.num_best,
+            doc_stride=answers.doc_stride,
+            max_answer_length=answers.max_answer_length,
+            num_best=answers.num_best,
         )
     if kind == "tagging":
         return Tagging(score)
     return Regression(score) if kind == "regression" else Classification(score)
 
 
-def load_splits(settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict, task: Task, seed: int) -> Splits:
+def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Splits:
     """Reads and checks all examples, and sets `task.labels`.
 
     Args:
-      settings: the section `task`.
-      data: the section `data`, both checked by `data_defaults.validate`.
-      task: what `build_task` made of `settings`.
+      config: a config that `data_defaults.validate` checked.
+      task: what `build_task` made of it.
       seed: of the examples that are held out where there is no validation file.
 
     Raises:
       UserError: a file is missing or broken, or its labels are not those of the task; file and line are named.
     """
-    sources = _glue_sources(settings, data) if settings.glue else _file_sources(data)
+    data = config.data
+    sources = _glue_sources(config.task, data) if config.task in glue.TASKS else _file_sources(data)
     contents = {name: source.read(task.kind) for name, source in sources.items()}
     notices = [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
@@ -89,7 +89,7 @@ def load_splits(settings: ml_collections.ConfigDict, data: ml_collections.Config
     task.labels = task.find_labels(train)
     if task.primary_score not in task.score_names:
         raise UserError(
-            f"config.task.primary_score={task.primary_score}: the tags of {sources['train'].path} mark no entities (as "
+            f"config.primary_score={task.primary_score}: the tags of {sources['train'].path} mark no entities (as "
             f"B-PER and O do): leave it empty, or give {', '.join(task.score_names)}"
         )
     others = {name: content.examples for name, content in contents.items() if name not in ("train", "validation")}
@@ -101,21 +101,21 @@ def load_splits(settings: ml_collections.ConfigDict, data: ml_collections.Config
     return Splits(train, validation, others.pop("test", ()), task.labels, tuple(notices), others)
 
 
-def load_file(path: str, settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict, task: Task) -> Contents:
+def load_file(path: str, config: ml_collections.ConfigDict, task: Task) -> Contents:
     """Reads a file to predict for, labelled or not, with the columns of the config; of GLUE, those of its test files.
 
     Args:
       path: the file.
-      settings: the section `task`.
-      data: the section `data`.
-      task: a task whose labels are known.
+      config: a config that `data_defaults.validate` checked.
+      task: its task, whose labels are known.
 
     Raises:
       UserError: it is missing or broken, or has a label that the task does not know.
     """
+    data = config.data
     columns = Columns(data.text, data.second_text, data.label)
-    if settings.glue:
-        columns = glue.TASKS[settings.glue].test_columns
+    if config.task in glue.TASKS:
+        columns = glue.TASKS[config.task].test_columns
     contents = _Source(path, columns, data.format, label_needed=False).read(task.kind)
     task.check(contents.examples)
     return contents
@@ -152,15 +152,15 @@ def _file_sources(data: ml_collections.ConfigDict) -> dict[str, _Source]:
     }
 
 
-def _glue_sources(settings: ml_collections.ConfigDict, data: ml_collections.ConfigDict) -> dict[str, _Source]:
-    task = glue.TASKS[settings.glue]
-    folder = glue.find_folder(data.dir, settings.glue)
+def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, _Source]:
+    task = glue.TASKS[name]
+    folder = glue.find_folder(data.dir, name)
     names = {"train": "train", "validation": task.validation, "test": task.test, **dict(task.more)}
     given_names = {"train": data.train, "validation": data.validation, "test": data.test}
     sources = {}
-    for split, name in names.items():
+    for split, file in names.items():
         given = given_names.get(split, "")
-        path = _path(data, given) if given else files.join(folder, f"{name}.tsv")
+        path = _path(data, given) if given else files.join(folder, f"{file}.tsv")
         is_test = split.startswith("test")
         if given or split in ("train", "validation") or files.size(path) is not None:
             sources[split] = _Source(

@@ -10,7 +10,7 @@ Formats that hold one network a file know a `Network`: the same names without th
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from electra_cli.errors import UserError
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
 from electra_cli.modeling.masked_lm_pretrainer import MaskedLMPretrainer
 from electra_cli.modeling.pretrainers import Pretrainer
@@ -236,10 +237,36 @@ def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, all_of_them:
     Raises:
       UserError: a weight has another shape than the model's, or is missing and must not be. The model is unchanged.
     """
+    return _assign(named_weights(model), weights, all_of_them)
+
+
+def assign_encoder(encoder: ElectraEncoder, network: Network) -> None:
+    """Puts the weights of a network, but for those of its head, into an encoder with embeddings of its own.
+
+    Raises:
+      UserError: one is missing, or of another shape. The encoder is unchanged.
+    """
+    _assign(_named_encoder_weights(encoder), network.weights, all_of_them=True)
+
+
+def read_encoder(encoder: ElectraEncoder) -> Weights:
+    """Returns the weights of an encoder with embeddings of its own, float32, under the names of `Network.weights`."""
+    weights: Weights = {}
+    for variable, names in _named_encoder_weights(encoder):
+        weights.update(zip(names, np.split(variable.numpy(), len(names), axis=-1), strict=True))
+    return weights
+
+
+def _named_encoder_weights(encoder: ElectraEncoder) -> Iterator[_Pair]:
+    for variable, names in (*_embeddings(encoder.embeddings, "/embeddings"), *_encoder(encoder, "")):
+        yield variable, tuple(name.removeprefix("/") for name in names)
+
+
+def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], all_of_them: bool) -> Assignment:
     values: list[tuple[tf.Variable, np.ndarray]] = []
     matched: list[str] = []
     missing: list[str] = []
-    for variable, names in named_weights(model):
+    for variable, names in pairs:
         absent = [name for name in names if name not in weights]
         if len(absent) == len(names) and not all_of_them:
             missing += names

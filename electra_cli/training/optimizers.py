@@ -86,7 +86,7 @@ class AdamWeightDecay(_WithMoments):
         new_values = update(
             gradient,
             *(tf.convert_to_tensor(part) for part in (variable, m, v)),
-            tf.cast(self.learning_rate, variable.dtype),
+            self.rate_of(variable),
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
@@ -94,6 +94,10 @@ class AdamWeightDecay(_WithMoments):
         )
         for part, value in zip((variable, m, v), new_values, strict=True):
             part.assign(value)
+
+    def rate_of(self, variable):
+        """Returns the learning rate of a weight, a scalar of its type."""
+        return tf.cast(self.learning_rate, variable.dtype)
 
     def _apply_weight_decay(self, variables):
         """Keras' separate decay, which is part of the update here."""

@@ -1,10 +1,6 @@
-"""The compiled train and eval steps: model, optimizer and strategy in, sums of losses and metrics out.
+"""The compiled train and eval steps of pre-training: model, optimizer and strategy in, sums of losses and metrics out.
 
-The losses are means over the masked slots and real tokens of the global batch: every replica divides its sums by the
-weights of all replicas, gradients are added up over replicas, and then clipped. So the update does not depend on how a
-batch is divided.
-
-A step whose loss or gradient is not finite changes nothing but the count of steps, and ends the call.
+The losses are means over the masked slots and real tokens of the global batch, however it is divided (`updates.py`).
 """
 
 import functools
@@ -19,8 +15,7 @@ from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.training import losses, metrics
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-
-Sums = dict[str, tf.Tensor]
+from electra_cli.training.updates import Sums, add_up, build_steps, build_update, with_counts
 
 
 def train_sum_shapes(objective: str) -> dict[str, list[int]]:
@@ -29,7 +24,7 @@ def train_sum_shapes(objective: str) -> dict[str, list[int]]:
     Beside the sums of `metrics.sum_shapes`: `num_steps`, `num_updates` (steps that were not left out because a gradient
     was not finite), and `gradient_norm`, a sum over updates.
     """
-    return {**metrics.sum_shapes(objective), "gradient_norm": [], "num_updates": [], "num_steps": []}
+    return with_counts(metrics.sum_shapes(objective))
 
 
 def build_train_steps(
@@ -56,87 +51,16 @@ def build_train_steps(
       (gradients that loss scaling makes infinite are no such case: their update is left out, and it goes on); and
       `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
     """
-    strategy, num_replicas = runtime.strategy, runtime.num_replicas
-    variables = model.trainable_variables
-    compute_gradients = build_gradients(model, optimizer, config)
-    scales_losses = uses_loss_scaling(optimizer)
-
-    def find_nonfinite(gradients, sums, replica):
-        norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.math.is_finite(sums["masked_lm_loss"] + sums.get("rtd_loss", 0.0))
-        is_finite &= scales_losses or tf.math.is_finite(norm)
-        return tf.one_hot(replica, num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
-
-    def apply_gradients(gradients, norm=None):
-        if scales_losses:
-            gradients, norm = optimizer.get_unscaled_gradients(gradients), None
-        norm = tf.linalg.global_norm(gradients) if norm is None else norm
-        clipped, _ = tf.clip_by_global_norm(gradients, config.optimizer.clip_norm, use_norm=norm)
-        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
-        is_update = tf.math.is_finite(norm) if scales_losses else tf.constant(True)
-        return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
-
-    def leave_out():
-        optimizer.iterations.assign_add(1)
-        return tf.constant(0.0), tf.constant(0.0)
-
-    if num_replicas == 1:
-
-        @tf.function(jit_compile=runtime.jit_compile)
-        def make_step(inputs, step):
-            gradients, sums = compute_gradients(inputs, batch_weights(inputs), step, 0)
-            nonfinite, norm = find_nonfinite(gradients, sums, 0)
-            norm, num_updates = tf.cond(nonfinite[0] > 0, leave_out, lambda: apply_gradients(gradients, norm))
-            return sums, nonfinite, norm, num_updates
-
-        def step_on_all(inputs, step):
-            return strategy.run(make_step, args=(inputs, step))
-
-    else:
-        # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
-        compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
-
-        def replica_gradients(inputs, step):
-            context = tf.distribute.get_replica_context()
-            global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, batch_weights(inputs))
-            replica = context.replica_id_in_sync_group
-            gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
-            nonfinite, _ = find_nonfinite(gradients, sums, replica)
-            # Every replica applies the same sum.
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients), sums, nonfinite
-
-        def step_on_all(inputs, step):
-            gradients, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
-            sums, nonfinite = {name: _add_up(strategy, sums[name]) for name in sums}, _add_up(strategy, nonfinite)
-            if tf.reduce_any(nonfinite > 0):
-                norm, num_updates = strategy.run(leave_out)
-            else:
-                norm, num_updates = strategy.run(apply_gradients, args=(gradients,))
-            mean = tf.distribute.ReduceOp.MEAN  # of numbers that are the same on all
-            return sums, nonfinite, *(strategy.reduce(mean, value, axis=None) for value in (norm, num_updates))
-
-    @tf.function
-    def train_steps(iterator, first_step, num_steps):
-        totals = {name: tf.zeros(shape) for name, shape in train_sum_shapes(config.objective.name).items()}
-        nonfinite = tf.zeros([num_replicas])
-        waited, step_end = tf.zeros([], tf.float64), tf.timestamp()
-        for index in tf.range(num_steps):
-            batch = next(iterator)
-            waited += tf.maximum(_time_after(batch) - step_end, 0.0)
-            sums, nonfinite, norm, num_updates = step_on_all(batch, first_step + index)
-            step_end = _time_after((sums, norm))
-            nonfinite = tf.ensure_shape(nonfinite, [num_replicas])
-            is_whole = tf.logical_not(tf.reduce_any(nonfinite > 0))
-            sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
-            sums |= {"gradient_norm": norm, "num_updates": num_updates, "num_steps": tf.constant(1.0)}
-            if interval_sums is not None:
-                interval_sums.add(sums)
-            totals = {name: totals[name] + sums[name] for name in totals}
-            if not is_whole:
-                break
-        return {**totals, "nonfinite_replicas": nonfinite, "input_wait_seconds": waited}
-
-    return train_steps
+    update = build_update(
+        build_gradients(model, optimizer, config),
+        batch_weights,
+        ("masked_lm_loss", "rtd_loss"),
+        model.trainable_variables,
+        optimizer,
+        runtime,
+        config.optimizer.clip_norm,
+    )
+    return build_steps(update, train_sum_shapes(config.objective.name), runtime.num_replicas, interval_sums)
 
 
 def build_gradients(
@@ -193,7 +117,7 @@ def _add_apart(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tenso
     return [one + other for one, other in zip(first, second, strict=True)]
 
 
-def replica_dropout_seed(seed: int, step: tf.Tensor | int, replica: tf.Tensor | int) -> tf.Tensor:
+def replica_dropout_seed(seed: tf.Tensor | int, step: tf.Tensor | int, replica: tf.Tensor | int) -> tf.Tensor:
     """Returns what the dropout of a replica follows from, int64 [2], after `step` updates of a run with that seed."""
     return randomness.fold_in(randomness.stream_seed(seed, randomness.Stream.DROPOUT, step), replica)
 
@@ -231,7 +155,7 @@ def build_eval_step(
     @tf.function
     def eval_step(inputs):
         per_replica = runtime.strategy.run(replica_step, args=(inputs,))
-        return {name: _add_up(runtime.strategy, value) for name, value in per_replica.items()}
+        return {name: add_up(runtime.strategy, value) for name, value in per_replica.items()}
 
     return eval_step
 
@@ -259,13 +183,3 @@ def _loss_and_sums(inputs, outputs, global_weights, objective) -> tuple[tf.Tenso
     total = objective.generator_loss_weight * total
     total += objective.discriminator_loss_weight * rtd_sum / global_rtd_weight
     return total, {**sums, "rtd_loss": rtd_sum, **metrics.rtd_sums(inputs, outputs)}
-
-
-def _time_after(tensors) -> tf.Tensor:
-    """Returns the time, in seconds, float64, when all tensors of a structure are there."""
-    with tf.control_dependencies(tf.nest.flatten(tensors, expand_composites=True)):
-        return tf.timestamp()
-
-
-def _add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
-    return strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)

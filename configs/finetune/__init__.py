@@ -1,0 +1,1 @@
+"""The shipped presets of electra-finetune; installed as `electra_cli.configs.finetune`."""

@@ -1,0 +1,97 @@
+"""`electra-finetune`: flags in, one call of the fine-tuning library."""
+
+from absl import flags
+
+from electra_cli import cli, command_config
+from electra_cli.errors import UserError
+from electra_cli.finetuning.config import FINETUNING, check
+
+FLAGS = flags.FlagValues()
+command_config.define(FLAGS)
+flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, predictions, scores.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "init",
+    None,
+    "Encoder to start from: a workdir of electra-pretrain or one of its checkpoints, what electra-import or "
+    "electra-export wrote; or random, the baseline.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("like", None, "With --init=random: what gives sizes and vocabulary, as --init.", flag_values=FLAGS)
+flags.DEFINE_string("vocab_file", None, "Vocabulary of the encoder, where it is not there any more.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "predict", None, "File to predict with what --workdir holds, in place of fine-tuning.", flag_values=FLAGS
+)
+flags.DEFINE_string("output", None, "With --predict: file for the predictions, JSON lines.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "With --predict: fine-tuning to take; default: the best.", flag_values=FLAGS)
+
+USAGE = """
+Fine-tunes a pre-trained encoder on labelled files and scores it; or predicts with it. The same command again goes on
+where it stopped.
+
+Usage: {program} --config=PRESET_OR_FILE --init=WORKDIR_OR_EXPORT --workdir=DIR [--config.KEY=VALUE ...]
+       {program} --workdir=DIR --predict=FILE --output=FILE [--seed=N]
+"""
+EXAMPLES = """
+Examples:
+  {program} --config=classification --config.data.train=train.tsv --config.data.validation=dev.tsv \\
+      --config.data.text=sentence --config.data.label=label --init=run --workdir=sentiment
+  {program} --config=glue --config.task=rte --config.data.dir=GLUE/RTE --init=run --workdir=rte \\
+      --config.train.seeds='(0,1,2,3,4)'
+  {program} --config=glue --config.task=rte --config.data.dir=GLUE/RTE --init=random --like=run --workdir=baseline
+  {program} --workdir=sentiment --predict=reviews.tsv --output=predicted.jsonl
+"""
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
+)
+
+
+def _main(values: flags.FlagValues) -> None:
+    if not values.workdir:
+        raise UserError("--workdir is missing: give the directory of the fine-tuning")
+    if values.predict:
+        _predict(values)
+        return
+    for name in ("output", "seed"):
+        if values[name].value is not None:
+            raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
+    settings = command_config.given(values, FINETUNING)
+    check(settings)
+    if not values.init:
+        raise UserError("--init is missing: give a workdir of electra-pretrain, an export, or random")
+    cli.end_when_stopped()
+    from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+
+    finetune(settings, values.workdir, values.init, _say, like=values.like, vocab_file=values.vocab_file)
+
+
+def _predict(values: flags.FlagValues) -> None:
+    if not values.output:
+        raise UserError("--output is missing: give the file for the predictions")
+    for name in ("init", "like", "vocab_file"):
+        if values[name].value is not None:
+            raise UserError(f"--{name} is not read with --predict: leave it out")
+    if values["config"].value is not None:
+        raise UserError("--config is not read with --predict, which takes that of the workdir: leave it out")
+    from electra_cli.finetuning.predicting import predict  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+
+    predict(values.workdir, values.predict, values.output, values.seed, _say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
+    return command_config.parse(argv, FLAGS, FINETUNING)
+
+
+def main() -> None:
+    """Runs the command line."""
+    cli.run(
+        _main, FLAGS, USAGE, f"{EXAMPLES.strip()}\n\n{command_config.describe(FINETUNING)}\n\n{EXIT_CODES}", parse_flags
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Settings of a fine-tuning: presets and overrides in; checked, and with the paper's values where none were given, out.
+
+TensorFlow is not imported here.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from electra_cli.config import flatten
+from electra_cli.config_checks import JIT_CHOICES, PRECISIONS, STRATEGIES
+from electra_cli.config_presets import Presets
+from electra_cli.errors import UserError
+from electra_cli.finetuning.config_defaults import default_config
+from electra_cli.finetuning.data_defaults import validate
+
+FINETUNING = Presets("finetune", default_config, "electra_cli.finetuning.config_defaults.default_config")
+# Keys that a started run may change: where it computes, and which seeds come next.
+CHANGEABLE_KEYS = ("train.seeds", "runtime.strategy", "runtime.tpu", "runtime.jit_compile", "runtime.logical_cpus",
+                   "data.test")  # fmt: skip
+_CHOICES = {
+    "model.network": ("discriminator", "generator"),
+    "optimizer.schedule": ("linear", "cosine"),
+    "runtime.strategy": tuple(name for name in STRATEGIES if name != "multi_worker_mirrored"),
+    "runtime.precision": PRECISIONS,
+    "runtime.jit_compile": JIT_CHOICES,
+}
+_FRACTIONS = ("model.hidden_dropout", "model.attention_dropout", "model.head_dropout", "optimizer.warmup_fraction",
+              "optimizer.beta_1", "optimizer.beta_2")  # fmt: skip
+_POSITIVE = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.clip_norm", "train.num_epochs",
+             "train.global_batch_size")  # fmt: skip
+# Of the paper's Table 7: from which width of the encoder on, learning rate and decay from layer to layer.
+_RATES = ((1024, 5e-5, 0.9), (768, 1e-4, 0.8), (0, 3e-4, 0.8))
+_EPOCHS, _EPOCHS_OF_ANSWERS, _EPOCHS_OF_SMALL_TASKS, _SMALL_TASKS = 3, 2, 10, ("rte", "stsb")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises a `UserError` for the first value that cannot be trained with, whatever the data and the encoder."""
+    flat = flatten(config)
+
+    def require(key: str, is_valid: bool, remedy: str) -> None:
+        if not is_valid:
+            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
+
+    for key, choices in _CHOICES.items():
+        require(key, flat[key] in choices, f"choose one of {', '.join(choices)}")
+    for key in _FRACTIONS:
+        require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
+    for key in _POSITIVE:
+        require(key, flat[key] is None or flat[key] > 0, "must be greater than 0")
+    decay = config.optimizer.layerwise_lr_decay
+    require("optimizer.layerwise_lr_decay", decay is None or 0 < decay <= 1, "is a factor: more than 0, at most 1")
+    require("optimizer.weight_decay_rate", config.optimizer.weight_decay_rate >= 0, "must not be negative")
+    require("runtime.logical_cpus", config.runtime.logical_cpus >= 0, "must not be negative")
+    seeds = config.train.seeds
+    are_seeds = all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in seeds)
+    require("train.seeds", bool(seeds) and are_seeds, "give one or more whole numbers from 0 on, as '(0,1,2)'")
+    require("train.seeds", len(set(seeds)) == len(seeds), "a seed is there twice")
+    validate(config)
+
+
+def fill_in(config: ml_collections.ConfigDict, kind: str, hidden_size: int) -> ml_collections.FrozenConfigDict:
+    """Returns a checked config with the paper's values for keys that are unset.
+
+    Args:
+      config: the config.
+      kind: the kind of its task.
+      hidden_size: width of the encoder.
+    """
+    filled = ml_collections.ConfigDict(config.to_dict())
+    _, rate, decay = next(row for row in _RATES if hidden_size >= row[0])
+    epochs = _EPOCHS_OF_ANSWERS if kind == "question_answering" else _EPOCHS
+    epochs = _EPOCHS_OF_SMALL_TASKS if config.task in _SMALL_TASKS else epochs
+    for section, key, value in (
+        ("optimizer", "learning_rate", rate),
+        ("optimizer", "layerwise_lr_decay", decay),
+        ("train", "num_epochs", epochs),
+    ):
+        if filled[section][key] is None:
+            filled[section][key] = value
+    return ml_collections.FrozenConfigDict(filled)
+
+
+def differences(old: dict[str, Any], config: ml_collections.FrozenConfigDict) -> list[str]:
+    """Returns 'key: old -> new' for each key that may not change within a run.
+
+    Args:
+      old: the config of the run, as JSON has it.
+      config: the config that goes on.
+    """
+    flat_old, flat_new = {**flatten(default_config()), **flatten(old)}, flatten(config)
+    as_json = {key: list(value) if isinstance(value, tuple) else value for key, value in flat_new.items()}
+    return [
+        f"{key}: {flat_old.get(key)!r} -> {as_json.get(key)!r}"
+        for key in sorted(flat_old.keys() | as_json.keys())
+        if key not in CHANGEABLE_KEYS and flat_old.get(key) != as_json.get(key)
+    ]

@@ -1,0 +1,199 @@
+"""Fine-tuning: config, labelled files and an encoder in; a workdir with models, predictions and scores out."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.config import default_config as default_pretraining_config
+from electra_cli.errors import UserError
+from electra_cli.finetuning.base import Task
+from electra_cli.finetuning.config import check, fill_in
+from electra_cli.finetuning.examples import Encoded
+from electra_cli.finetuning.seed_run import SeedRun, Split
+from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
+from electra_cli.finetuning.tasks import Splits, build_task, load_splits
+from electra_cli.finetuning.trainer import Trainer
+from electra_cli.finetuning.workdir import SCORES_FILE, Record, adopt, write_json
+from electra_cli.training.distribution import Runtime, build_runtime
+from electra_cli.training.signals import StopRequest
+from electra_cli.training.workdir import Workdir
+
+# Lengths that examples are padded to are multiples of it, so that hardware divides them well.
+_LENGTH_STEP = 8
+
+Say = Callable[[str], None]
+
+
+def finetune(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    init: str,
+    say: Say = print,
+    *,
+    like: str | None = None,
+    vocab_file: str | None = None,
+) -> dict[str, Any]:
+    """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
+
+    Args:
+      config: a config (`config_defaults.default_config`) with overrides.
+      workdir: where all is written; made when missing.
+      init: what `starting_point.open_starting_point` takes.
+      say: prints a line.
+      like: with init='random', what gives sizes and vocabulary.
+      vocab_file: the encoder's vocabulary, where it is not there any more.
+
+    Returns:
+      What scores.json holds: by split, `num_examples`, the scores of each seed, and of each score `median`, `min` and
+      `max`.
+
+    Raises:
+      UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
+      Interrupted: a stop was asked for; all is saved.
+    """
+    check(config)
+    task = build_task(config)
+    runtime = build_finetuning_runtime(config)
+    say(f"Devices: {runtime.description}")
+    splits = load_splits(config, task, seed=0)
+    for notice in splits.notices:
+        say(notice)
+    start = open_starting_point(init, like, config.model.network, say, vocab_file)
+    sizes = start.network.sizes
+    filled = fill_in(config, task.kind, sizes.hidden_size)
+    encoder = start.tokenizer.build()
+    most, positions = filled.data.max_seq_length, sizes.max_position_embeddings
+    if most > positions:
+        say(f"config.data.max_seq_length={most} is more than the encoder's {positions} positions, which are taken.")
+    by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
+    by_name = {name: examples for name, examples in by_name.items() if examples}
+    all_examples = [example for examples in by_name.values() for example in examples]
+    length = padded_length(task.lengths(all_examples, encoder), most, positions)
+    encoded = {
+        name: task.encode(examples, encoder, start.tokenizer.vocabulary, length) for name, examples in by_name.items()
+    }
+    for name, arrays in encoded.items():
+        for notice in arrays.notices:
+            say(f"{name}: {notice}")
+    if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
+        raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
+    record = Record(
+        config=filled.to_dict(),
+        kind=task.kind,
+        source=start.source,
+        sizes=sizes,
+        initializer_range=start.initializer_range,
+        length=length,
+        lower_case=start.tokenizer.lower_case,
+        data_fingerprint=_fingerprint(start, encoded, task),
+    )
+    with Workdir(workdir), StopRequest() as stop:
+        adopt(workdir, record, filled, task.known_labels, start)
+        say(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
+        trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
+        say(_describe(task, filled, splits, length, trainer.num_steps))
+        predicted = [Split(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
+        found = {
+            seed: SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, stop, say).run()
+            for seed in filled.train.seeds
+        }
+        summary = _summarize(task, predicted, found, start.source)
+        write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
+    say(format_scores(summary))
+    return summary
+
+
+def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
+    """Picks the devices of a fine-tuning; must run before TensorFlow computes anything.
+
+    Raises:
+      UserError: devices are missing, there are several workers, or the replicas do not divide the batch.
+    """
+    pretraining = default_pretraining_config()
+    pretraining.data.dir = "labelled files"
+    pretraining.train.global_batch_size = config.train.global_batch_size
+    for key, value in config.runtime.items():
+        pretraining.runtime[key] = value
+    runtime = build_runtime(pretraining)
+    if runtime.num_workers > 1:
+        raise UserError(f"electra-finetune runs in one process, not in {runtime.num_workers}: start it once")
+    return runtime
+
+
+def padded_length(lengths: np.ndarray, most: int, positions: int) -> int:
+    """Returns the tokens that examples are padded to: as few as the longest needs.
+
+    Args:
+      lengths: tokens that each example would take uncut.
+      most: config.data.max_seq_length.
+      positions: positions of the encoder.
+    """
+    longest = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
+    return min(most, positions, longest)
+
+
+def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:
+    test = f", {len(splits.test):,} test" if splits.test else ""
+    train, optimizer = config.train, config.optimizer
+    return (
+        f"{task.kind.replace('_', ' ').capitalize()}: {len(splits.train):,} training, {len(splits.validation):,} "
+        f"validation{test} examples of up to {length} tokens; {train.num_epochs} epochs are {num_steps:,} steps of "
+        f"{train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
+        f"{optimizer.layerwise_lr_decay:g} from layer to layer."
+    )
+
+
+def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Task) -> str:
+    """Returns a hash of all that weights follow from, the config left out."""
+    digest = hashlib.sha256(json.dumps([start.is_random, task.known_labels.labels]).encode())
+    for name, array in sorted(start.network.weights.items()):
+        digest.update(name.encode() + str(array.shape).encode())
+        digest.update(b"" if start.is_random else np.ascontiguousarray(array).tobytes())
+    for split in ("train", "validation"):
+        if split in encoded:
+            arrays, targets = encoded[split].features, encoded[split].targets
+            assert targets is not None
+            for name, array in (*sorted(arrays.items()), ("targets", targets)):
+                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _summarize(
+    task: Task, splits: Sequence[Split], found: Mapping[int, Mapping[str, Mapping[str, float]]], source: str
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {"task": task.kind, "init": source, "primary_score": task.primary_score, "splits": {}}
+    for split in splits:
+        by_seed = {seed: scores[split.name] for seed, scores in found.items() if split.name in scores}
+        if not by_seed:
+            continue
+        names = list(next(iter(by_seed.values())))
+        columns = {name: [scores[name] for scores in by_seed.values()] for name in names}
+        summary["splits"][split.name] = {
+            "num_examples": len(split.examples),
+            "seeds": {str(seed): dict(scores) for seed, scores in by_seed.items()},
+            "median": {name: float(np.median(values)) for name, values in columns.items()},
+            "min": {name: min(values) for name, values in columns.items()},
+            "max": {name: max(values) for name, values in columns.items()},
+        }
+    return summary
+
+
+def format_scores(summary: Mapping[str, Any]) -> str:
+    """Returns the scores as a table for people."""
+    lines = []
+    for name, split in summary["splits"].items():
+        seeds = list(split["seeds"])
+        head = [f"{'median':>9}", f"{'min':>9}", f"{'max':>9}"] if len(seeds) > 1 else []
+        title = f"{name} ({split['num_examples']:,} examples)"
+        lines.append("".join([f"{title:<34}", *head, *(f"{f'seed {seed}':>9}" for seed in seeds)]))
+        for score in split["median"]:
+            spread = [split[row][score] for row in ("median", "min", "max")] if len(seeds) > 1 else []
+            values = [*spread, *(scores[score] for scores in split["seeds"].values())]
+            mark = " *" if score == summary["primary_score"] and len(split["median"]) > 1 else ""
+            lines.append(f"  {score + mark:<32}" + "".join(f"{value:>9.4f}" for value in values))
+    return "\n".join(lines) or "No labelled examples were given to score."

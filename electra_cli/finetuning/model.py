@@ -1,0 +1,128 @@
+"""An encoder with a head for a task."""
+
+import tensorflow as tf
+import tf_keras
+
+from electra_cli.fused import dropout
+from electra_cli.interop.weights import Sizes
+from electra_cli.modeling.encoders import ElectraEncoder, encode
+from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
+
+# Kinds whose head sees the whole text, at [CLS]; the others' sees each token.
+SENTENCE_KINDS = ("classification", "regression")
+# Sub-seeds of dropout; the encoder's own are below.
+_HEAD_SEED = 1 << 16
+
+
+def build_encoder(
+    sizes: Sizes, *, hidden_dropout: float, attention_dropout: float, initializer_range: float
+) -> ElectraEncoder:
+    """Builds an encoder of given sizes with embeddings of its own, with all weights created.
+
+    Args:
+      sizes: its sizes.
+      hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
+      attention_dropout: dropout rate of attention probabilities.
+      initializer_range: standard deviation of the initial weights.
+    """
+    embeddings = ElectraEmbeddings(
+        vocab_size=sizes.vocab_size,
+        embedding_size=sizes.embedding_size,
+        max_position_embeddings=sizes.max_position_embeddings,
+        type_vocab_size=sizes.type_vocab_size,
+        initializer_range=initializer_range,
+        name="embeddings",
+    )
+    return ElectraEncoder(
+        embeddings,
+        sizes.hidden_size,
+        sizes.num_layers,
+        sizes.num_attention_heads,
+        sizes.intermediate_size,
+        hidden_dropout=hidden_dropout,
+        attention_dropout=attention_dropout,
+        initializer_range=initializer_range,
+        name="encoder",
+    )
+
+
+class FineTunedModel(tf_keras.Model):
+    """An encoder with a head.
+
+    Of a sentence or pair the head is dropout, a layer of the encoder's width with GELU, dropout and a linear layer on
+    the output at [CLS], as `ElectraForSequenceClassification` of transformers has it, so that it can be exported; of
+    tokens and answers dropout and a linear layer on each. (The original has the linear layer alone for both.)
+
+    Args:
+      encoder: the encoder.
+      kind: 'classification', 'regression', 'tagging' or 'question_answering'.
+      num_outputs: outputs of the head.
+      dropout_rate: dropout rate of the head (fraction).
+      initializer_range: standard deviation of the head's initial weights.
+    """
+
+    def __init__(
+        self, encoder: ElectraEncoder, kind: str, num_outputs: int, dropout_rate: float, initializer_range: float
+    ):
+        super().__init__(name="fine_tuned")
+        self.encoder = encoder
+        self.kind = kind
+        self.num_outputs = num_outputs
+        self.dropout_rate = dropout_rate
+        self.head_dense = None
+        if kind in SENTENCE_KINDS:
+            self.head_dense = Dense(
+                encoder.get_config()["hidden_size"],
+                kernel_initializer=truncated_normal(initializer_range),
+                name="head_dense",
+            )
+        # Always float32, as the losses are.
+        self.head_output = tf_keras.layers.Dense(
+            num_outputs, kernel_initializer=truncated_normal(initializer_range), dtype="float32", name="head_output"
+        )
+
+    def call(self, inputs, training=None, seed=None):
+        """Computes logits.
+
+        Args:
+          inputs: int32 [batch, seq_length] of `features.UNMASKED`; others are left out.
+          training: whether to drop out.
+          seed: int32 [2] that dropout follows from; must be given in training.
+
+        Returns:
+          float32 [batch, num_outputs], or of each token [batch, seq_length, num_outputs].
+        """
+        seed = seed if training else None
+        x = encode(self.encoder, inputs, training, seed)
+        if self.head_dense is not None:
+            x = dropout(x[:, 0], self.dropout_rate, sub_seed(seed, _HEAD_SEED))
+            x = gelu(self.head_dense(x))
+        return self.head_output(dropout(x, self.dropout_rate, sub_seed(seed, _HEAD_SEED + 1)))
+
+    def depths(self) -> list[int]:
+        """Returns how deep each of `trainable_variables` lies: embeddings 0, layer i i + 1, the head layers + 2.
+
+        The numbers of google-research/electra (`model/optimization.py`, `_get_layer_lrs`): none is one above the last
+        layer.
+        """
+        layers = self.encoder.transformer_layers
+        depth_of = {id(variable): 0 for variable in self.encoder.trainable_variables}
+        for index, layer in enumerate(layers):
+            depth_of |= {id(variable): index + 1 for variable in layer.trainable_variables}
+        return [depth_of.get(id(variable), len(layers) + 2) for variable in self.trainable_variables]
+
+
+def build_model(
+    encoder: ElectraEncoder,
+    kind: str,
+    num_outputs: int,
+    *,
+    dropout_rate: float,
+    initializer_range: float,
+    length: int,
+) -> FineTunedModel:
+    """Builds a model with all its weights created; `length`, in tokens, is that of the batches it will see."""
+    model = FineTunedModel(encoder, kind, num_outputs, dropout_rate, initializer_range)
+    tokens = tf.zeros([1, length], tf.int32)
+    model({"input_word_ids": tokens, "input_mask": tokens + 1, "input_type_ids": tokens}, training=False)
+    return model

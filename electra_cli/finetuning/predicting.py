@@ -1,0 +1,66 @@
+"""Predictions of a fine-tuned model for a file."""
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from electra_cli import files
+from electra_cli.errors import UserError
+from electra_cli.finetuning.examples import are_labelled
+from electra_cli.finetuning.finetune import build_finetuning_runtime, padded_length
+from electra_cli.finetuning.seed_run import prediction_lines
+from electra_cli.finetuning.tasks import load_file
+from electra_cli.finetuning.trained import load_trained, read_config
+from electra_cli.finetuning.trainer import compute_logits
+from electra_cli.finetuning.workdir import read_record, write_json_lines
+
+
+def predict(workdir: str, path: str, output: str, seed: int | None = None, say: Callable[[str], None] = print) -> None:
+    """Predicts for the examples of a file, and scores them if they are labelled.
+
+    Args:
+      workdir: of electra-finetune.
+      path: the file, of the columns that the fine-tuning's had; labels may be missing.
+      output: file for the predictions, JSON lines of `id`, `prediction`, the label where there is one and, of classes,
+        `probability`, that of the predicted one.
+      seed: which fine-tuning; None: the best.
+      say: prints a line.
+
+    Raises:
+      UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
+    """
+    directory = os.path.dirname(output)
+    if directory and not files.is_remote(output) and not os.path.isdir(directory):
+        raise UserError(f"--output={output}: there is no directory {directory}")
+    config = read_config(read_record(workdir), workdir)
+    runtime = build_finetuning_runtime(config)
+    trained = load_trained(workdir, seed, say)
+    task = trained.task
+    contents = load_file(path, config, task)
+    for notice in contents.notices:
+        say(notice)
+    encoder = trained.tokenizer.build()
+    most, positions = config.data.max_seq_length, trained.record.sizes.max_position_embeddings
+    length = padded_length(task.lengths(contents.examples, encoder), most, positions)
+    encoded = task.encode(contents.examples, encoder, trained.tokenizer.vocabulary, length)
+    for notice in encoded.notices:
+        say(notice)
+    compute = tf.function(lambda inputs: trained.model(inputs, training=False), jit_compile=runtime.jit_compile)
+    logits = compute_logits(compute, encoded, runtime, config.train.global_batch_size)
+    predictions = task.predict(logits, encoded, contents.examples)
+    lines = prediction_lines(contents.examples, predictions)
+    if task.kind == "classification":
+        for line, probability in zip(lines, _softmax(logits).max(axis=1), strict=True):
+            line["probability"] = round(float(probability), 6)
+    write_json_lines(output, lines)
+    say(f"{len(lines):,} predictions: {output}")
+    if are_labelled(contents.examples):
+        scores = task.score(predictions, contents.examples)
+        say("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)

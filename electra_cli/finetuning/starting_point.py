@@ -1,0 +1,126 @@
+"""The encoder that a fine-tuning starts from: a workdir, an import, an export, or random weights of such a one's sizes."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from electra_cli.errors import UserError
+from electra_cli.interop.importing import import_foreign, read_source
+from electra_cli.interop.runs import Run, TokenizerSettings, load_run
+from electra_cli.interop.weights import Network
+from electra_cli.training.workdir import CONFIG_FILE
+
+RANDOM = "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+    """An encoder with its tokenizer.
+
+    Attributes:
+      source: what it is, for people and records.
+      network: its weights; of random ones those that give the sizes.
+      is_random: whether the weights are drawn anew for each seed.
+      initializer_range: standard deviation of weights that are drawn.
+      tokenizer: how text becomes tokens.
+    """
+
+    source: str
+    network: Network
+    is_random: bool
+    initializer_range: float
+    tokenizer: TokenizerSettings
+
+
+def open_starting_point(
+    init: str, like: str | None, role: str, say: Callable[[str], None], vocab_file: str | None = None
+) -> StartingPoint:
+    """Reads an encoder.
+
+    Args:
+      init: a workdir of electra-pretrain, what electra-import wrote, what electra-export wrote for another library, a
+        checkpoint of a workdir; or 'random'.
+      like: with 'random', such a one, whose sizes and tokenizer are taken.
+      role: 'discriminator' or 'generator'; where there is one network, that one is taken.
+      say: prints a line.
+      vocab_file: the vocabulary, where it is not there any more.
+
+    Raises:
+      UserError: there is none, or it cannot be read.
+    """
+    is_random = init == RANDOM
+    if is_random and not like:
+        raise UserError("--init=random needs --like=DIR: a workdir or export whose sizes and vocabulary are taken")
+    if like and not is_random:
+        raise UserError(f"--like={like} is read with --init=random only: leave it out")
+    path = like if is_random and like else init
+    run = _read(path, vocab_file, say)
+    network = run.network(role if role in run.roles else run.roles[0])
+    which = f"{network.role} of {path} at step {run.step:,}"
+    return StartingPoint(
+        source=f"random weights, sizes of the {which}" if is_random else which,
+        network=network,
+        is_random=is_random,
+        initializer_range=run.config.model.initializer_range,
+        tokenizer=run.tokenizer,
+    )
+
+
+def _read(path: str, vocab_file: str | None, say: Callable[[str], None]) -> Run:
+    checkpoint, workdir = None, path
+    if not tf.io.gfile.isdir(path):
+        checkpoint, workdir = path, os.path.dirname(os.path.dirname(path))
+        if not tf.io.gfile.exists(f"{path}.index"):
+            raise UserError(f"--init={path}: there is neither a directory nor a checkpoint of that name")
+    format_name = _format_of(workdir)
+    if format_name is None:
+        return load_run(workdir, checkpoint=checkpoint, vocab_file=vocab_file, say=say)
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = os.path.join(temporary, "start")
+        import_foreign(
+            read_source(format_name, path),
+            format_name,
+            directory,
+            vocab_file=vocab_file,
+            lower_case=None,
+            generator_size=0.25,
+            overwrite=False,
+            say=lambda _: None,
+        )
+        return dataclasses.replace(load_run(directory, say=say), workdir=path)
+
+
+def _format_of(directory: str) -> str | None:
+    """Returns the foreign format of a directory; None: it is a workdir, or looks like one.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    names = tf.io.gfile.listdir(directory)
+    if "saved_model.pb" in names:
+        raise UserError(
+            f"--init={directory} is a SavedModel, which cannot be trained: export with --format=huggingface"
+        )
+    if CONFIG_FILE in names:
+        try:
+            with tf.io.gfile.GFile(tf.io.gfile.join(directory, CONFIG_FILE)) as stream:
+                record = json.load(stream)
+        except ValueError as error:
+            raise UserError(f"{os.path.join(directory, CONFIG_FILE)} is damaged ({error})") from error
+        if "finetuning" in record:
+            raise UserError(f"--init={directory} is fine-tuned already: give the encoder that it started from")
+        return None if "config" in record else "huggingface"
+    if "encoder.yaml" in names:
+        return "tfm"
+    if any(name.endswith(".index") for name in names):
+        return "google_tf1"
+    below = [name.rstrip("/") for name in names if name.rstrip("/") in ("discriminator", "generator")]
+    hint = f"; did you mean {os.path.join(directory, below[0])}?" if below else ""
+    raise UserError(
+        f"--init={directory} is neither a workdir of electra-pretrain nor what electra-import or electra-export "
+        f"wrote{hint}"
+    )

@@ -1,0 +1,161 @@
+"""The directory of a fine-tuning: what it was made of, and one directory a seed.
+
+config.json  labels.json  vocab.txt (or a SentencePiece model)  scores.json
+seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import ml_collections
+import tensorflow as tf
+
+from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import ResumableError, UserError
+from electra_cli.finetuning.config import differences
+from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
+from electra_cli.finetuning.starting_point import StartingPoint
+from electra_cli.interop.runs import TokenizerSettings
+from electra_cli.interop.weights import Sizes
+from electra_cli.training.workdir import CONFIG_FILE, write_atomically
+
+SCORES_FILE, VOCAB_FILE = "scores.json", "vocab.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `config.json` of a fine-tuning holds.
+
+    Attributes:
+      config: the config of `config.fill_in`.
+      kind: the kind of task.
+      source: what the encoder was.
+      sizes: the encoder's sizes.
+      initializer_range: standard deviation of weights that were drawn.
+      length: tokens that examples are padded to.
+      lower_case: whether its tokenizer lower-cases.
+      data_fingerprint: of the examples, as arrays, and the weights it started from.
+    """
+
+    config: dict[str, Any]
+    kind: str
+    source: str
+    sizes: Sizes
+    initializer_range: float
+    length: int
+    lower_case: bool
+    data_fingerprint: str
+
+
+def seed_directory(workdir: str, seed: int) -> str:
+    """Returns the directory of a seed."""
+    return tf.io.gfile.join(workdir, f"seed-{seed}")
+
+
+def adopt(
+    workdir: str, record: Record, config: ml_collections.FrozenConfigDict, labels: LabelMap, start: StartingPoint
+) -> None:
+    """Records what a fine-tuning is made of, or checks that it is the one that the workdir holds.
+
+    Raises:
+      UserError: the workdir holds another one.
+      ResumableError: it cannot be written.
+    """
+    file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if tf.io.gfile.exists(file):
+        old = read_record(workdir)
+        changed = differences(old.config, config)
+        if not changed and old.data_fingerprint != record.data_fingerprint:
+            changed.append(f"its examples, or the weights it starts from ({old.source}), are others")
+        if changed:
+            raise UserError(
+                f"--workdir={workdir} holds another fine-tuning: {'; '.join(changed)}; give the old values, or another "
+                f"--workdir"
+            )
+    try:
+        _write_tokenizer(workdir, start.tokenizer)
+        labels.save(tf.io.gfile.join(workdir, LABELS_FILE))
+        content = {"finetuning": record.config, **_fields(record)}
+        write_atomically(file, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    except (OSError, tf.errors.OpError) as error:
+        raise ResumableError(f"--workdir={workdir} cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def read_record(workdir: str) -> Record:
+    """Reads `config.json` of a fine-tuning.
+
+    Raises:
+      UserError: there is none, or it is damaged or of something else.
+    """
+    file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if not tf.io.gfile.exists(file):
+        raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
+    try:
+        with tf.io.gfile.GFile(file) as stream:
+            content = json.load(stream)
+        if "finetuning" not in content:
+            raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
+        config, sizes = content.pop("finetuning"), Sizes(**content.pop("sizes"))
+        return Record(config=config, sizes=sizes, **content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error
+
+
+def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
+    """Returns the tokenizer of a fine-tuning.
+
+    Raises:
+      UserError: its vocabulary is missing.
+    """
+    sentencepiece_file = tf.io.gfile.join(workdir, SENTENCEPIECE_FILE)
+    if tf.io.gfile.exists(sentencepiece_file):
+        return TokenizerSettings(SentencePieceTokenizer(sentencepiece_file).vocabulary, False, sentencepiece_file)
+    return TokenizerSettings(Vocabulary.from_file(tf.io.gfile.join(workdir, VOCAB_FILE)), record.lower_case)
+
+
+def _write_tokenizer(workdir: str, tokenizer: TokenizerSettings) -> None:
+    if tokenizer.sentencepiece_file:
+        target = tf.io.gfile.join(workdir, SENTENCEPIECE_FILE)
+        if os.path.abspath(tokenizer.sentencepiece_file) != os.path.abspath(target):
+            tf.io.gfile.copy(tokenizer.sentencepiece_file, target, overwrite=True)
+    else:
+        with tf.io.gfile.GFile(tf.io.gfile.join(workdir, VOCAB_FILE), "wb") as stream:
+            stream.write(tokenizer.vocabulary.to_bytes())
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    fields = dataclasses.asdict(record)
+    del fields["config"]
+    return fields
+
+
+def write_json(file: str, content: Any) -> None:
+    """Writes JSON, whole or not at all.
+
+    Raises:
+      ResumableError: it cannot be written.
+    """
+    _write(file, json.dumps(content, indent=1) + "\n")
+
+
+def write_json_lines(file: str, lines: list[dict[str, Any]]) -> None:
+    """Writes one JSON object a line, all or none.
+
+    Raises:
+      ResumableError: they cannot be written.
+    """
+    _write(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _write(file: str, text: str) -> None:
+    try:
+        write_atomically(file, text)
+    except (OSError, tf.errors.OpError) as error:
+        raise ResumableError(
+            f"{file} cannot be written ({str(error).splitlines()[0]}): make room or mend the directory, then the same "
+            f"command goes on"
+        ) from error

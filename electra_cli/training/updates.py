@@ -1,0 +1,163 @@
+"""Optimizer updates over all replicas, compiled: what a replica contributes in, steps out. Knows no objective.
+
+Every replica divides its sums by the weights of the global batch, gradients are added up over replicas, and then
+clipped. So the update does not depend on how a batch is divided.
+
+A step whose loss or gradient is not finite changes nothing but the count of steps, and ends the call.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import tensorflow as tf
+
+from electra_cli.training import metrics
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.optimization import Optimizer, uses_loss_scaling
+
+Sums = dict[str, tf.Tensor]
+Inputs = dict[str, tf.Tensor]
+# A replica's inputs, the weights of the global batch, the steps made before and the replica's number in; gradients of
+# all variables and sums out.
+ComputeGradients = Callable[..., tuple[list[tf.Tensor], Sums]]
+# Distributed inputs and the steps made before in; sums over replicas, `nonfinite` [replicas], the gradient's norm and
+# the number of updates (0 where loss scaling left it out) out.
+Update = Callable[[Inputs, tf.Tensor], tuple[Sums, tf.Tensor, tf.Tensor, tf.Tensor]]
+
+
+def build_update(
+    compute_gradients: ComputeGradients,
+    weights_of: Callable[[Inputs], list[tf.Tensor]],
+    losses: Sequence[str],
+    variables: Sequence[tf.Variable],
+    optimizer: Optimizer,
+    runtime: Runtime,
+    clip_norm: float,
+) -> Update:
+    """Builds the function that makes one update.
+
+    Args:
+      compute_gradients: what one replica contributes: gradients of `variables`, float32, scaled if the optimizer scales
+        losses, and sums, float32.
+      weights_of: the weights that a replica's inputs have in the means of the global batch, float32 scalars.
+      losses: names among the sums that must be finite.
+      variables: what is trained.
+      optimizer: built on `variables`.
+      runtime: strategy and compilation.
+      clip_norm: global norm that the gradient of the whole batch is clipped to.
+    """
+    strategy, num_replicas = runtime.strategy, runtime.num_replicas
+    scales_losses = uses_loss_scaling(optimizer)
+
+    def find_nonfinite(gradients, sums, replica):
+        norm = tf.linalg.global_norm(gradients)
+        is_finite = tf.math.is_finite(tf.add_n([sums[name] for name in losses if name in sums]))
+        is_finite &= scales_losses or tf.math.is_finite(norm)
+        return tf.one_hot(replica, num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
+
+    def apply_gradients(gradients, norm=None):
+        if scales_losses:
+            gradients, norm = optimizer.get_unscaled_gradients(gradients), None
+        norm = tf.linalg.global_norm(gradients) if norm is None else norm
+        clipped, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
+        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
+        is_update = tf.math.is_finite(norm) if scales_losses else tf.constant(True)
+        return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
+
+    def leave_out():
+        optimizer.iterations.assign_add(1)
+        return tf.constant(0.0), tf.constant(0.0)
+
+    if num_replicas == 1:
+
+        @tf.function(jit_compile=runtime.jit_compile)
+        def make_step(inputs, step):
+            gradients, sums = compute_gradients(inputs, weights_of(inputs), step, 0)
+            nonfinite, norm = find_nonfinite(gradients, sums, 0)
+            norm, num_updates = tf.cond(nonfinite[0] > 0, leave_out, lambda: apply_gradients(gradients, norm))
+            return sums, nonfinite, norm, num_updates
+
+        return lambda inputs, step: strategy.run(make_step, args=(inputs, step))
+
+    # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
+    compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
+
+    def replica_gradients(inputs, step):
+        context = tf.distribute.get_replica_context()
+        replica = context.replica_id_in_sync_group
+        global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, weights_of(inputs))
+        gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
+        nonfinite, _ = find_nonfinite(gradients, sums, replica)
+        # Every replica applies the same sum.
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients), sums, nonfinite
+
+    def update_on_all(inputs, step):
+        gradients, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
+        sums, nonfinite = {name: add_up(strategy, sums[name]) for name in sums}, add_up(strategy, nonfinite)
+        if tf.reduce_any(nonfinite > 0):
+            norm, num_updates = strategy.run(leave_out)
+        else:
+            norm, num_updates = strategy.run(apply_gradients, args=(gradients,))
+        mean = tf.distribute.ReduceOp.MEAN  # of numbers that are the same on all
+        return sums, nonfinite, *(strategy.reduce(mean, value, axis=None) for value in (norm, num_updates))
+
+    return update_on_all
+
+
+def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Returns the shapes of sums, and those of what `build_steps` adds: `gradient_norm`, `num_updates`, `num_steps`."""
+    return {**shapes, "gradient_norm": [], "num_updates": [], "num_steps": []}
+
+
+def build_steps(
+    update: Update,
+    sum_shapes: Mapping[str, list[int]],
+    num_replicas: int,
+    interval_sums: metrics.IntervalSums | None = None,
+) -> Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]:
+    """Builds the function that makes many updates in one call.
+
+    Args:
+      update: makes one.
+      sum_shapes: names and shapes of its sums, `with_counts`.
+      num_replicas: replicas that it divides a batch over.
+      interval_sums: what each step's sums are added to, one step after the other, so that their digits do not depend
+        on how many steps are made at once.
+
+    Returns:
+      A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars); see
+      `step.build_train_steps`.
+    """
+
+    @tf.function
+    def train_steps(iterator, first_step, num_steps):
+        totals = {name: tf.zeros(shape) for name, shape in sum_shapes.items()}
+        nonfinite = tf.zeros([num_replicas])
+        waited, step_end = tf.zeros([], tf.float64), tf.timestamp()
+        for index in tf.range(num_steps):
+            batch = next(iterator)
+            waited += tf.maximum(_time_after(batch) - step_end, 0.0)
+            sums, nonfinite, norm, num_updates = update(batch, first_step + index)
+            step_end = _time_after((sums, norm))
+            nonfinite = tf.ensure_shape(nonfinite, [num_replicas])
+            is_whole = tf.logical_not(tf.reduce_any(nonfinite > 0))
+            sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
+            sums |= {"gradient_norm": norm, "num_updates": num_updates, "num_steps": tf.constant(1.0)}
+            if interval_sums is not None:
+                interval_sums.add(sums)
+            totals = {name: totals[name] + sums[name] for name in totals}
+            if not is_whole:
+                break
+        return {**totals, "nonfinite_replicas": nonfinite, "input_wait_seconds": waited}
+
+    return train_steps
+
+
+def add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of a value over replicas."""
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+
+
+def _time_after(tensors) -> tf.Tensor:
+    """Returns the time, in seconds, float64, when all tensors of a structure are there."""
+    with tf.control_dependencies(tf.nest.flatten(tensors, expand_composites=True)):
+        return tf.timestamp()
