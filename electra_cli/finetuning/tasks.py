@@ -75,7 +75,12 @@ def load_splits(settings: ml_collections.ConfigDict, data: ml_collections.Config
     """
     sources = _glue_sources(settings, data) if settings.glue else _file_sources(data)
     contents = {name: source.read(task.kind) for name, source in sources.items()}
-    notices = [notice for content in contents.values() for notice in content.notices]
+    notices = [
+        f"{sources[name].path}: {content.columns}"
+        for name, content in contents.items()
+        if content.columns and (name == "train" or content.columns != contents["train"].columns)
+    ]
+    notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
     validation: tuple[Example, ...] = ()
     if "validation" in contents:
