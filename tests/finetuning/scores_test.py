@@ -193,8 +193,9 @@ def test_answers_or_none_are_scored_as_squad_2_defines(triples):
 
     def at(threshold):
         given = [text if margin <= threshold else "" for text, margin in zip(best, margins, strict=True)]
-        exact = [max(normalized(p) == normalized(a) for a in right or [""]) for p, right in zip(given, answers)]
-        f1 = [max(overlap(p, a, True) for a in right or [""]) for p, right in zip(given, answers)]
+        pairs = list(zip(given, (right or [""] for right in answers), strict=True))
+        exact = [max(normalized(p) == normalized(a) for a in right) for p, right in pairs]
+        f1 = [max(overlap(p, a, True) for a in right) for p, right in pairs]
         return given, exact, f1
 
     given, exact, f1 = at(0)
