@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from electra_cli import features
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import scores, sequences
 from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
@@ -131,7 +132,7 @@ class QuestionAnswering(Task):
         assert encoded.places is not None
         found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
         null_scores = np.full(len(examples), np.inf)
-        context_begins = encoded.features["input_type_ids"].argmax(axis=1)
+        context_begins = encoded.features[features.INPUT_TYPE_IDS].argmax(axis=1)
         for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.places, strict=True)):
             null_scores[example_index] = min(null_scores[example_index], float(logits[row, 0].sum()))
             window = logits[row, context_begins[row] : context_begins[row] + len(offsets)]

@@ -3,10 +3,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.finetuning.tagging import Tagging
-from tests.finetuning.common import CLS, ENCODER, PAD, SEP, UNK, VOCABULARY, tagged, tokens
+from tests.finetuning.common import CLS, ENCODER, PAD, SEP, UNK, VOCABULARY, tagged, tokens, train_sentencepiece
 
 TAGS = ("B-A", "I-A", "O")
 
@@ -98,3 +99,14 @@ def test_unlabelled_words_are_predicted():
     logits = np.zeros([1, 8, 3], np.float32)
     logits[0, 1, 0] = logits[0, 3, 2] = 1
     assert tagging().predict(logits, encoded, examples) == [("B-A", "O")]
+
+
+def test_words_of_a_sentencepiece_model_have_the_tokens_of_the_text(tmp_path):
+    train_sentencepiece(tmp_path / "spm.model", ["the cat sat on the mat", "a dog is in paris"] * 5, 40)
+    encoder = SentencePieceTokenizer(str(tmp_path / "spm.model"))
+    example = tagged("the mat is on a dog", "O O O B-A I-A O")
+    encoded = tagging().encode([example], encoder, encoder.vocabulary, 64)
+    row = encoded.features["input_word_ids"][0][encoded.features["input_mask"][0] == 1].tolist()
+    assert row[1:-1] == encoder.encode_lines([example.text])[0].tolist()
+    pieces = [encoder.vocabulary.tokens[row[place]] for place in encoded.places[0]]
+    assert len(pieces) == 6 and all(piece.startswith("\u2581") for piece in pieces)
