@@ -50,7 +50,7 @@ class QuestionAnswering(Task):
       primary_score: 'f1' or 'exact_match'; '': f1.
       doc_stride: tokens between the beginnings of two windows; at most those that fit beside the question count.
       max_answer_length: longest answer that is predicted, tokens.
-      num_best: candidates that a prediction keeps.
+      num_best: candidates that a prediction keeps at most.
     """
 
     kind = "question_answering"
@@ -153,8 +153,7 @@ class QuestionAnswering(Task):
         # [first token, tokens behind it]
         totals = window[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)
         flat = totals.ravel()
-        # As windows share spans, and spans share a text, twice as many as are kept.
-        best = np.argpartition(-flat, min(2 * self._num_best, len(flat)) - 1)[: 2 * self._num_best]
+        best = np.argpartition(-flat, min(self._num_best, len(flat)) - 1)[: self._num_best]
         spans = ((float(flat[place]), *divmod(int(place), longest)) for place in best)
         return [(score, first, first + more) for score, first, more in spans if np.isfinite(score)]
 

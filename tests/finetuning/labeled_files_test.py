@@ -78,6 +78,11 @@ def test_labels_as_json_has_them(tmp_path):
         assert [example.label for example in read(write(tmp_path, content, "a.jsonl")).examples] == expected
 
 
+def test_spaces_around_texts_and_labels_do_not_count(tmp_path):
+    (example,) = read(write(tmp_path, "text\tlabel\n a  b \t 1 \n")).examples
+    assert (example.text, example.label) == ("a  b", "1")
+
+
 def test_unlabelled_files(tmp_path):
     for content in ("text\na\nb\n", "text\tlabel\na\t\nb\t\n"):
         contents = read(write(tmp_path, content), label_needed=False)

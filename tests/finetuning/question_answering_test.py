@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_windows_without_the_whole_answer_point_at_cls():
     ]
     assert encoded.targets.tolist() == [[10, 12], [0, 0]]
     assert answering().predict(logits_of(encoded), encoded, [example]) == ["mat the dog"]
+    example = question("Who?", example.second_text, "in paris")  # tokens 10 and 11; the first window ends before 11
+    assert answering(doc_stride=8).encode([example], ENCODER, VOCABULARY, 16).targets.tolist() == [[0, 0], [6, 7]]
+
+
+def test_answers_begin_and_end_within_what_has_no_spaces():
+    example = question("Who?", "the cat,red.mat", "red")
+    encoded = answering().encode([example], ENCODER, VOCABULARY, 16)
+    assert encoded.targets.tolist() == [[7, 7]]
+    assert answering().predict(logits_of(encoded), encoded, [example]) == ["red"]
+
+
+def test_tokens_without_text_are_no_answer():
+    example = question("Who?", "the cat", "the")
+    encoded = answering(has_none=True).encode([example], ENCODER, VOCABULARY, 16)
+    # As a piece of SentencePiece that stands for the beginning of the text.
+    empty = dataclasses.replace(encoded, places=(np.array([[0, 0], [4, 7]], np.int32),))
+    found = answering(has_none=True).predict(logits_of(encoded), empty, [example])
+    assert "" not in dict(found[0].candidates) and found[0].candidates[0][0] == "the cat"
 
 
 @given(st.integers(0, 40), st.integers(1, 20), st.integers(1, 30))

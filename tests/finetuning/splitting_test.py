@@ -68,7 +68,7 @@ def test_every_label_and_tag_is_trained_on_and_texts_stay_together(labels, fract
 
 
 def test_questions_of_a_context_stay_together():
-    examples = [question("Who?", f"cat {number // 4}", "cat", number=number) for number in range(40)]
+    examples = [question(f"Who is {number}?", f"cat {number // 4}", "cat", number=number) for number in range(40)]
     train, held_out = split_off(examples, 0.2, 0)
     assert len(held_out) == 8
     assert not {example.second_text for example in train} & {example.second_text for example in held_out}

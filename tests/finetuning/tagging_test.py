@@ -32,6 +32,11 @@ def test_the_first_token_of_a_word_carries_its_tag():
     assert encoded.targets.tolist() == [[-1, 2, 0, -1, 1, 2, -1, -1, -1, -1]]
     assert [places.tolist() for places in encoded.places] == [[1, 2, 4, 5]]
     assert encoded.targets.dtype == np.int32 and encoded.notices == ()
+    # A word of no tokens has one all the same.
+    example = tagged("the \u200b cat", "O I-A B-A")
+    encoded = tagging().encode([example], ENCODER, VOCABULARY, 6)
+    assert tokens(encoded.features["input_word_ids"][0]) == "[CLS] the [UNK] cat [SEP]"
+    assert encoded.targets.tolist() == [[-1, 2, 1, 0, -1, -1]] and Tagging().lengths([example], ENCODER).tolist() == [5]
 
 
 def test_words_behind_the_length_are_left_out_and_told():
