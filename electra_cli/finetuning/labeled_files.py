@@ -121,7 +121,7 @@ def _from_table(table: Table, kind: str, places: Places) -> list[Example]:
 def _table_notices(table: Table, kind: str, examples: list[Example]) -> list[str]:
     notices = []
     if table.num_skipped:
-        notices.append(f"{table.path}: {table.num_skipped:,} broken lines are left out")
+        notices.append(f"{table.path}: broken lines left out: {table.num_skipped:,}")
     if kind != "tagging" and len(examples) > 1 and all(_is_quoted(example.text) for example in examples):
         notices.append(
             f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "

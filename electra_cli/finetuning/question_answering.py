@@ -98,7 +98,7 @@ class QuestionAnswering(Task):
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
             places=tuple(places),
-            notices=(f"{num_cut:,} questions are cut to {self._question_length(length)} tokens",) if num_cut else (),
+            notices=(f"questions cut to {self._question_length(length)} tokens: {num_cut:,}",) if num_cut else (),
         )
 
     @staticmethod

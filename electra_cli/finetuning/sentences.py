@@ -33,7 +33,7 @@ class _SentenceTask(Task):
             features=sequences.to_features(pairs, vocabulary, length),
             targets=self._targets(examples) if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            notices=(f"{num_cut:,} of {len(examples):,} examples are cut to {length} tokens",) if num_cut else (),
+            notices=(f"examples cut to {length} tokens: {num_cut:,} of {len(examples):,}",) if num_cut else (),
         )
 
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:

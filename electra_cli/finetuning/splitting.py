@@ -65,7 +65,7 @@ def split_off(
         )
     if not held_out:
         raise UserError(
-            f"{examples[0].where}: {len(examples)} training examples are too few to hold some of them out: give "
+            f"{examples[0].where}: training examples ({len(examples)}) are too few to hold some of them out: give "
             f"--config.data.validation=FILE, or --config.data.validation_fraction=0"
         )
     return (

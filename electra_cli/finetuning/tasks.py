@@ -196,7 +196,7 @@ def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
         counts = collections.Counter(str(example.label) for example in train)
         rare = [label for label in labels if counts[label] == 1]
         if rare:
-            notices.append(f"{len(rare):,} of {len(labels):,} labels have one training example only: {shown(rare)}")
+            notices.append(f"labels with one training example only: {shown(rare)}")
     return notices
 
 

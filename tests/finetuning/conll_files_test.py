@@ -48,9 +48,9 @@ def test_one_column_is_unlabelled(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words", "tags", "message"),
     [
-        ("a O\nb\n", "", "", r"data\.conll:2: 1 columns, where the first word's line has 2"),
-        ("a O\nb c O\n", "", "", r"data\.conll:2: 3 columns, where"),
-        ("a O\n# b c\n", "", "", r"data\.conll:2: 3 columns, where"),
+        ("a O\nb\n", "", "", r"data\.conll:2: number of columns 1, where the first word's line has 2"),
+        ("a O\nb c O\n", "", "", r"data\.conll:2: number of columns 3, where"),
+        ("a O\n# b c\n", "", "", r"data\.conll:2: number of columns 3, where"),
         ("a\tO\nb\t\n", "", "", r"data\.conll:2: the tag \(column 1\) is empty"),
         ("a\tO\n\tO\n", "", "", r"data\.conll:2: the word \(column 0\) is empty"),
         ("a O\n", "2", "", r"has 2 columns, 0 to 1: no --config\.data\.text=2"),

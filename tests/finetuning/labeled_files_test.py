@@ -150,7 +150,7 @@ def test_broken_lines_and_quoted_texts_are_told(tmp_path):
     contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_broken=True)
     assert len(contents.examples) == 2
     assert [notice.partition(": ")[2] for notice in contents.notices] == [
-        "1 broken lines are left out",
+        "broken lines left out: 1",
         "every text begins and ends with a quote, which is taken for text: if the file has quotes as CSV has, write it "
         "without",
     ]

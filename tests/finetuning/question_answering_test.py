@@ -175,7 +175,7 @@ def test_long_questions_are_cut_and_told():
     examples = [question("who " * 80, "the cat", "cat"), question("who", "the cat", "cat")]
     encoded = answering().encode(examples, ENCODER, VOCABULARY, 200)
     assert encoded.features["input_mask"].sum(axis=1).tolist() == [64 + 2 + 3, 1 + 2 + 3]
-    assert encoded.notices == ("1 questions are cut to 64 tokens",)
+    assert encoded.notices == ("questions cut to 64 tokens: 1",)
     assert answering().lengths(examples, ENCODER).tolist() == [69, 6]
     assert answering().encode(examples, ENCODER, VOCABULARY, 32).features["input_mask"][0].sum() == 14 + 2 + 3
 

@@ -39,7 +39,7 @@ def test_the_longer_text_is_cut_and_told():
     examples = [sentence("the cat sat on the mat", "a dog", label="0"), sentence("the cat", label="1")]
     encoded = encode(classification("0", "1"), examples, length=8)
     assert tokens(encoded.features["input_word_ids"][0]) == "[CLS] the cat sat [SEP] a dog [SEP]"
-    assert encoded.notices == ("1 of 2 examples are cut to 8 tokens",)
+    assert encoded.notices == ("examples cut to 8 tokens: 1 of 2",)
     assert classification("0", "1").lengths(examples, ENCODER).tolist() == [11, 4]
 
 

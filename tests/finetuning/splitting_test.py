@@ -75,5 +75,7 @@ def test_questions_of_a_context_stay_together():
 
 
 def test_too_few_examples():
-    with pytest.raises(UserError, match=r"file\.tsv:1: 1 training examples are too few to hold some of them out: give"):
+    with pytest.raises(
+        UserError, match=r"file\.tsv:1: training examples \(1\) are too few to hold some of them out: give"
+    ):
         split_off([sentence("a", label="a")], 0.5, 0)

@@ -44,7 +44,7 @@ def test_words_behind_the_length_are_left_out_and_told():
     encoded = tagging().encode(examples, ENCODER, VOCABULARY, 4)
     assert tokens(encoded.features["input_word_ids"][0]) == "[CLS] the cat [SEP]"
     assert encoded.targets.tolist() == [[-1, 2, 0, -1], [-1, 2, -1, -1]]
-    assert encoded.notices == ("1 words of 1 examples lie behind 4 tokens: they are not learned, and predicted as 'O'",)
+    assert encoded.notices == ("words behind 4 tokens are not learned, and predicted as 'O': 1, in 1 of 2 examples",)
     assert tagging().predict(one_hot(encoded.targets), encoded, examples) == [("O", "B-A", "O"), ("O",)]
     assert tagging().lengths(examples, ENCODER).tolist() == [6, 3]
 
