@@ -36,7 +36,8 @@ setup(
         "scikit-learn>=1.3",
         "scipy>=1.10",
         "seqeval>=1.2.2",
-        "sentencepiece>=0.1.99",
+        # 0.2.2 is the first that tells where pieces stand in a text without protobuf.
+        "sentencepiece>=0.2.2",
         # Parquet, and .zst without another package.
         "pyarrow>=15",
         "tensorflow==2.20.*",

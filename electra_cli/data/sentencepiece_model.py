@@ -55,18 +55,8 @@ class SentencePieceTokenizer:
           The ids; and int32 [tokens, 2], the first character of `text` that each token is made of, and the one behind
           its last. The space before a word is not a part of its token here.
         """
-        from sentencepiece import sentencepiece_pb2  # noqa: PLC0415  (import time)
-
-        encoding = sentencepiece_pb2.SentencePieceText()  # type: ignore[attr-defined]
-        encoding.ParseFromString(self._processor.encode(text, out_type="serialized_proto"))
-        content = np.frombuffer(text.encode(), np.uint8)
-        # The model counts bytes: the character of a byte, from the bytes that begin one.
-        characters = np.concatenate([[0], np.cumsum((content & 0xC0) != 0x80)])
-        ids = array("I")
-        offsets: np.ndarray = np.zeros([len(encoding.pieces), 2], np.int32)
-        for index, piece in enumerate(encoding.pieces):
-            ids.append(piece.id)
-            begin, end = (int(characters[place]) for place in (piece.begin, piece.end))
-            surface = text[begin:end]
-            offsets[index] = end - len(surface.lstrip()), end
-        return ids, offsets
+        encoding = self._processor.encode(text, return_type="offset_mapping")
+        offsets: np.ndarray = np.array(encoding["offsets"], np.int32).reshape(-1, 2)
+        for place, (begin, end) in enumerate(encoding["offsets"]):
+            offsets[place, 0] = end - len(text[begin:end].lstrip())
+        return array("I", encoding["ids"]), offsets

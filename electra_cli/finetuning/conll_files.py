@@ -57,7 +57,9 @@ def read_conll(path: str, word_column: str, tag_column: str) -> list[Example]:
         if len(fields) != num_columns:
             if line.startswith("#") and not words:
                 continue
-            raise UserError(f"{path}:{number}: {len(fields)} columns, where the first word's line has {num_columns}")
+            raise UserError(
+                f"{path}:{number}: number of columns {len(fields)}, where the first word's line has {num_columns}"
+            )
         if not fields[word_place]:
             raise UserError(f"{path}:{number}: the word (column {word_place}) is empty")
         if tag_place is not None and not fields[tag_place]:

@@ -10,7 +10,7 @@ from electra_cli.finetuning.conll_files import read_conll
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.squad_files import read_squad
-from electra_cli.finetuning.tables import Columns, Row, Table, find_columns, read_table
+from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table
 
 FORMATS = ("tsv", "csv", "jsonl", "conll", "squad")
 _BY_ENDING = {
@@ -26,10 +26,12 @@ class Contents:
     Attributes:
       examples: its examples, one at least: all are labelled, or none.
       notices: what a user should know, a line each.
+      columns: which columns were taken because they have the usual names; '': the user named them, or there are none.
     """
 
     examples: tuple[Example, ...]
     notices: tuple[str, ...] = ()
+    columns: str = ""
 
 
 def read_examples(
@@ -55,20 +57,24 @@ def read_examples(
       UserError: the file cannot be read or is broken somewhere; file and line are named.
     """
     file_format = find_format(path, kind, file_format)
-    notices: tuple[str, ...] = ()
+    notices: list[str] = []
+    found_columns = ""
     if file_format == "squad":
         examples = read_squad(path)
     elif file_format == "conll":
         examples = read_conll(path, columns.text, columns.label)
     else:
         table = read_table(path, file_format, columns, skip_broken=skip_broken)
-        examples, notices = _from_table(table, kind, columns, label_needed)
+        places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
+        examples = _from_table(table, kind, places)
+        notices = _table_notices(table, kind, examples)
+        found_columns = "" if columns.text else places.description
     unlabelled = [example for example in examples if not example.is_labelled]
     if unlabelled and len(unlabelled) < len(examples):
         raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
     if unlabelled and label_needed:
         raise UserError(f"{path}: no example is labelled, and labels are needed")
-    return Contents(tuple(examples), notices)
+    return Contents(tuple(examples), tuple(notices), found_columns)
 
 
 def find_format(path: str, kind: str, file_format: str) -> str:
@@ -97,8 +103,7 @@ def find_format(path: str, kind: str, file_format: str) -> str:
     return file_format
 
 
-def _from_table(table: Table, kind: str, columns: Columns, label_needed: bool) -> tuple[list[Example], tuple[str, ...]]:
-    places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
+def _from_table(table: Table, kind: str, places: Places) -> list[Example]:
     examples = []
     for number, row in enumerate(table.rows):
         label = None if places.label is None else row.fields[places.label]
@@ -110,15 +115,19 @@ def _from_table(table: Table, kind: str, columns: Columns, label_needed: bool) -
             continue
         second = None if places.second_text is None else _text(row, row.fields[places.second_text], "the second text")
         examples.append(Example(row.where, example_id, _text(row, text, "the text"), second, _label(row, kind, label)))
-    notices = [] if columns.text else [f"{table.path}: {places.description}"]
+    return examples
+
+
+def _table_notices(table: Table, kind: str, examples: list[Example]) -> list[str]:
+    notices = []
     if table.num_skipped:
-        notices.append(f"{table.path}: {table.num_skipped:,} broken lines are left out")
+        notices.append(f"{table.path}: broken lines left out: {table.num_skipped:,}")
     if kind != "tagging" and len(examples) > 1 and all(_is_quoted(example.text) for example in examples):
         notices.append(
             f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "
             f"as CSV has, write it without"
         )
-    return examples, tuple(notices)
+    return notices
 
 
 def _text(row: Row, value: Any, name: str) -> str:

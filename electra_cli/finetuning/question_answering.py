@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from electra_cli import features
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import scores, sequences
 from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
@@ -49,7 +50,7 @@ class QuestionAnswering(Task):
       primary_score: 'f1' or 'exact_match'; '': f1.
       doc_stride: tokens between the beginnings of two windows; at most those that fit beside the question count.
       max_answer_length: longest answer that is predicted, tokens.
-      num_best: candidates that a prediction keeps.
+      num_best: candidates that a prediction keeps at most.
     """
 
     kind = "question_answering"
@@ -97,7 +98,7 @@ class QuestionAnswering(Task):
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
             places=tuple(places),
-            notices=(f"{num_cut:,} questions are cut to {self._question_length(length)} tokens",) if num_cut else (),
+            notices=(f"questions cut to {self._question_length(length)} tokens: {num_cut:,}",) if num_cut else (),
         )
 
     @staticmethod
@@ -131,7 +132,7 @@ class QuestionAnswering(Task):
         assert encoded.places is not None
         found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
         null_scores = np.full(len(examples), np.inf)
-        context_begins = encoded.features["input_type_ids"].argmax(axis=1)
+        context_begins = encoded.features[features.INPUT_TYPE_IDS].argmax(axis=1)
         for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.places, strict=True)):
             null_scores[example_index] = min(null_scores[example_index], float(logits[row, 0].sum()))
             window = logits[row, context_begins[row] : context_begins[row] + len(offsets)]
@@ -152,8 +153,7 @@ class QuestionAnswering(Task):
         # [first token, tokens behind it]
         totals = window[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)
         flat = totals.ravel()
-        # As windows share spans, and spans share a text, twice as many as are kept.
-        best = np.argpartition(-flat, min(2 * self._num_best, len(flat)) - 1)[: 2 * self._num_best]
+        best = np.argpartition(-flat, min(self._num_best, len(flat)) - 1)[: self._num_best]
         spans = ((float(flat[place]), *divmod(int(place), longest)) for place in best)
         return [(score, first, first + more) for score, first, more in spans if np.isfinite(score)]
 

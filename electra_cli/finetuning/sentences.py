@@ -26,24 +26,19 @@ class _SentenceTask(Task):
         """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
         self.check(examples)
         sequences.require_room(length, 5)
-        pairs = [sequences.cut_pair(first, second, length) for first, second in self._ids_of_texts(examples, encoder)]
-        num_cut = int((self.lengths(examples, encoder) > length).sum())
+        texts = self._ids_of_texts(examples, encoder)
+        pairs = [sequences.cut_pair(first, second, length) for first, second in texts]
+        num_cut = int((_lengths(texts) > length).sum())
         return Encoded(
             features=sequences.to_features(pairs, vocabulary, length),
             targets=self._targets(examples) if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            notices=(f"{num_cut:,} of {len(examples):,} examples are cut to {length} tokens",) if num_cut else (),
+            notices=(f"examples cut to {length} tokens: {num_cut:,} of {len(examples):,}",) if num_cut else (),
         )
 
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of both texts and the special ones."""
-        return np.array(
-            [
-                len(first) + 2 if second is None else len(first) + len(second) + 3
-                for first, second in self._ids_of_texts(examples, encoder)
-            ],
-            np.int32,
-        )
+        return _lengths(self._ids_of_texts(examples, encoder))
 
     @staticmethod
     def _ids_of_texts(
@@ -61,6 +56,11 @@ class _SentenceTask(Task):
     @abc.abstractmethod
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
         """Returns the targets of labelled examples."""
+
+
+def _lengths(texts: Sequence[tuple[Sequence[int], Sequence[int] | None]]) -> np.ndarray:
+    """Returns int32 [examples]: tokens of one or two texts with the special ones."""
+    return np.array([len(a) + 2 if b is None else len(a) + len(b) + 3 for a, b in texts], np.int32)
 
 
 class Classification(_SentenceTask):
@@ -100,8 +100,9 @@ class Classification(_SentenceTask):
 
     def check(self, examples: Sequence[Example]) -> None:
         """Raises a `UserError` for a class that the training data did not have."""
+        known = set(self.known_labels.labels)
         for example in examples:
-            if example.label is not None:
+            if example.label is not None and str(example.label) not in known:
                 self.known_labels.check(str(example.label), example.where)
 
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:

@@ -38,23 +38,34 @@ def split_off(
         strata[label if isinstance(label, str) else ""].append(group)
     remaining = collections.Counter(label for example in examples for label in _labels_of(example))
     held_out: set[int] = set()
-    # What one class has too many or too few of, rounded, the next makes good.
-    owed = 0.0
+
+    def hold_out(group: list[int]) -> bool:
+        """Holds a group out unless the last example of a label is in it, which is trained on."""
+        labels = collections.Counter(label for place in group for label in _labels_of(examples[place]))
+        if any(remaining[label] <= number for label, number in labels.items()):
+            return False
+        held_out.update(group)
+        remaining.subtract(labels)
+        return True
+
+    owed = 0.0  # what one class got too many or too few of by rounding, the next makes good
     for label in sorted(strata):
-        parts = [strata[label][place] for place in rng.permutation(len(strata[label]))]
-        owed += fraction * sum(map(len, parts))
-        for part in parts:
-            if max(len(part) / 2, 0.5) > owed and held_out:
+        groups = [strata[label][place] for place in rng.permutation(len(strata[label]))]
+        owed += fraction * sum(map(len, groups))
+        for group in groups:
+            if len(group) / 2 > owed:
                 break
-            labels = collections.Counter(label for place in part for label in _labels_of(examples[place]))
-            if any(remaining[label] <= number for label, number in labels.items()):
-                continue  # the last that has this label is trained on
-            held_out.update(part)
-            remaining -= labels
-            owed -= len(part)
+            owed -= len(group) if hold_out(group) else 0
+        owed = min(max(owed, -0.5), 0.5)
+    if not held_out:  # the fraction is less than half an example
+        any(
+            hold_out(group)
+            for label in sorted(strata, key=lambda label: -len(strata[label]))
+            for group in strata[label]
+        )
     if not held_out:
         raise UserError(
-            f"{examples[0].where}: {len(examples)} training examples are too few to hold some of them out: give "
+            f"{examples[0].where}: training examples ({len(examples)}) are too few to hold some of them out: give "
             f"--config.data.validation=FILE, or --config.data.validation_fraction=0"
         )
     return (

@@ -220,7 +220,7 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
         second_text=_place(table, "second_text", second) if second else None,
         label=label_place,
         id=next((table.names.index(name) for name in _USUAL_IDS if name in table.names), None) if table.names else None,
-        description=f"text in column {' and '.join(filter(None, (text, second)))}"
+        description=(f"texts in columns {text} and {second}" if second else f"text in column {text}")
         + (f", labels in {label}" if has_label else ", no labels"),
     )
     used = [place for place in (places.text, places.second_text, places.label) if place is not None]

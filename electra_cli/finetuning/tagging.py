@@ -91,8 +91,8 @@ class Tagging(Task):
         if not any(missing):
             return ()
         return (
-            f"{sum(missing):,} words of {sum(map(bool, missing)):,} examples lie behind {length} tokens: they are not "
-            f"learned, and predicted as {self.known_labels.fallback!r}",
+            f"words behind {length} tokens are not learned, and predicted as {self.known_labels.fallback!r}: "
+            f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples",
         )
 
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:

@@ -75,7 +75,12 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     data = config.data
     sources = _glue_sources(config.task, data) if config.task in glue.TASKS else _file_sources(data)
     contents = {name: source.read(task.kind) for name, source in sources.items()}
-    notices = [notice for content in contents.values() for notice in content.notices]
+    notices = [
+        f"{sources[name].path}: {content.columns}"
+        for name, content in contents.items()
+        if content.columns and (name == "train" or content.columns != contents["train"].columns)
+    ]
+    notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
     validation: tuple[Example, ...] = ()
     if "validation" in contents:
@@ -191,7 +196,7 @@ def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
         counts = collections.Counter(str(example.label) for example in train)
         rare = [label for label in labels if counts[label] == 1]
         if rare:
-            notices.append(f"{len(rare):,} of {len(labels):,} labels have one training example only: {shown(rare)}")
+            notices.append(f"labels with one training example only: {shown(rare)}")
     return notices
 
 

@@ -38,7 +38,8 @@ def read_text(path: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file (iconv -t UTF-8)"
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file (if it is Latin-1: "
+            f"iconv -f LATIN1 -t UTF-8)"
         ) from error
     if not text.strip():
         raise UserError(f"{path} is empty")

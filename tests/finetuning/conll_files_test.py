@@ -1,0 +1,67 @@
+import pytest
+
+from electra_cli.errors import UserError
+from electra_cli.finetuning.conll_files import read_conll
+
+CONLL_2003 = """-DOCSTART- -X- -X- O
+
+EU NNP B-NP B-ORG
+rejects VBZ B-VP O
+
+-DOCSTART- -X- -X- O
+
+# # # O
+Peter NNP B-NP B-PER
+"""
+
+
+def read(tmp_path, content, words="", tags=""):
+    path = tmp_path / "data.conll"
+    path.write_text(content)
+    return read_conll(str(path), words, tags)
+
+
+def test_sentences_of_conll_2003(tmp_path):
+    examples = read(tmp_path, CONLL_2003)
+    assert [(example.words, example.tags) for example in examples] == [
+        (("EU", "rejects"), ("B-ORG", "O")),
+        (("#", "Peter"), ("O", "B-PER")),
+    ]
+    assert [example.where.rpartition("/")[2] for example in examples] == ["data.conll:3", "data.conll:8"]
+    assert [example.id for example in examples] == ["0", "1"]
+    assert examples[0].text == "EU rejects" and examples[0].is_labelled
+
+
+def test_columns_by_number_tabs_and_comments(tmp_path):
+    content = "# id = 1\n1\tNew York\tPROPN\n2\tis\tVERB\n\n# another comment\n1\tbig\tADJ"
+    examples = read(tmp_path, content, "1", "2")
+    assert [example.words for example in examples] == [("New York", "is"), ("big",)]
+    assert [example.tags for example in examples] == [("PROPN", "VERB"), ("ADJ",)]
+    assert [example.tags for example in read(tmp_path, CONLL_2003, "0", "1")] == [("NNP", "VBZ"), ("#", "NNP")]
+
+
+def test_one_column_is_unlabelled(tmp_path):
+    examples = read(tmp_path, "EU\nrejects\n\nPeter\n")
+    assert [(example.words, example.tags) for example in examples] == [(("EU", "rejects"), None), (("Peter",), None)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "tags", "message"),
+    [
+        ("a O\nb\n", "", "", r"data\.conll:2: number of columns 1, where the first word's line has 2"),
+        ("a O\nb c O\n", "", "", r"data\.conll:2: number of columns 3, where"),
+        ("a O\n# b c\n", "", "", r"data\.conll:2: number of columns 3, where"),
+        ("a\tO\nb\t\n", "", "", r"data\.conll:2: the tag \(column 1\) is empty"),
+        ("a\tO\n\tO\n", "", "", r"data\.conll:2: the word \(column 0\) is empty"),
+        ("a O\n", "2", "", r"has 2 columns, 0 to 1: no --config\.data\.text=2"),
+        ("a O\n", "", "-3", r"has 2 columns, 0 to 1: no --config\.data\.label=-3"),
+        ("a O\n", "word", "", r"--config\.data\.text=word: columns of CoNLL files have no names"),
+        ("a O\n", "1", "", r"column 1 is that of words .* and of tags"),
+        ("# only a comment\n", "", "", r"data\.conll holds no word"),
+        ("-DOCSTART- O\n\n", "", "", r"data\.conll holds no word"),
+        ("\n", "", "", r"data\.conll is empty"),
+    ],
+)
+def test_bad_files(tmp_path, content, words, tags, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, content, words, tags)

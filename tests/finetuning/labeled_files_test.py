@@ -1,0 +1,156 @@
+import gzip
+import json
+
+import pytest
+
+from electra_cli.errors import UserError
+from electra_cli.finetuning.labeled_files import find_format, read_examples
+from electra_cli.finetuning.tables import Columns
+
+
+def write(tmp_path, content, name="data.tsv"):
+    path = tmp_path / name
+    path.write_text(content)
+    return str(path)
+
+
+def read(path, kind="classification", columns=None, file_format="", label_needed=True, **options):
+    return read_examples(path, kind, columns or Columns(), file_format, label_needed=label_needed, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("a.tsv", "classification", "tsv"),
+        ("a.CSV", "regression", "csv"),
+        ("a.csv.gz", "regression", "csv"),
+        ("a.json", "classification", "jsonl"),
+        ("a.json.gz", "question_answering", "squad"),
+        ("a.jsonl", "tagging", "jsonl"),
+        ("eng.train", "tagging", "conll"),
+        ("a.txt", "tagging", "conll"),
+        ("a.conll", "tagging", "conll"),
+    ],
+)
+def test_formats_are_told_by_names(name, kind, expected):
+    assert find_format(name, kind, "") == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "given", "message"),
+    [
+        ("a.txt", "classification", "", r"a\.txt: the name does not tell the format: give --config\.data\.format"),
+        ("a.tsv", "question_answering", "", "kind=question_answering needs SQuAD's JSON"),
+        ("a.json", "classification", "squad", "kind=classification cannot read SQuAD's JSON"),
+        ("a.conll", "regression", "", "columns of CoNLL are read with --config.task.kind=tagging, not regression"),
+    ],
+)
+def test_formats_that_do_not_fit(name, kind, given, message):
+    with pytest.raises(UserError, match=message):
+        find_format(name, kind, given)
+
+
+def test_all_formats_give_the_same_examples(tmp_path):
+    rows = [("a cat", "a dog", "1"), ("x", "y", "0")]
+    tsv = write(tmp_path, "sentence1\tsentence2\tlabel\n" + "".join("\t".join(row) + "\n" for row in rows))
+    csv = write(tmp_path, "sentence1,sentence2,label\n" + "".join(",".join(row) + "\n" for row in rows), "data.csv")
+    jsonl = write(
+        tmp_path,
+        "".join(json.dumps({"sentence1": a, "sentence2": b, "label": int(c)}) + "\n" for a, b, c in rows),
+        "data.jsonl",
+    )
+    packed = tmp_path / "data.tsv.gz"
+    packed.write_bytes(gzip.compress((tmp_path / "data.tsv").read_bytes()))
+    found = [
+        [(example.id, example.text, example.second_text, example.label) for example in read(path).examples]
+        for path in (tsv, csv, jsonl, str(packed))
+    ]
+    assert found == [[("0", "a cat", "a dog", "1"), ("1", "x", "y", "0")]] * 4
+    assert read(tsv).columns == "texts in columns sentence1 and sentence2, labels in label"
+    assert read(tsv, columns=Columns("sentence1", "sentence2", "label")).columns == ""
+    numbers = read(tsv, "regression").examples
+    assert [example.label for example in numbers] == [1.0, 0.0]
+
+
+def test_labels_as_json_has_them(tmp_path):
+    for values, expected in (([1, 0], ["1", "0"]), ([True, False], ["true", "false"]), ([1.5, 2], ["1.5", "2"])):
+        content = "".join(json.dumps({"text": "a", "label": value}) + "\n" for value in values)
+        assert [example.label for example in read(write(tmp_path, content, "a.jsonl")).examples] == expected
+
+
+def test_spaces_around_texts_and_labels_do_not_count(tmp_path):
+    (example,) = read(write(tmp_path, "text\tlabel\n a  b \t 1 \n")).examples
+    assert (example.text, example.label) == ("a  b", "1")
+
+
+def test_unlabelled_files(tmp_path):
+    for content in ("text\na\nb\n", "text\tlabel\na\t\nb\t\n"):
+        contents = read(write(tmp_path, content), label_needed=False)
+        assert [example.label for example in contents.examples] == [None, None]
+    with pytest.raises(UserError, match=r"data\.tsv: no example is labelled, and labels are needed"):
+        read(write(tmp_path, "text\tlabel\na\t\nb\t\n"))
+    with pytest.raises(UserError, match=r"data\.tsv:3: has no label, and others of the file do"):
+        read(write(tmp_path, "text\tlabel\na\t1\nb\t\n"), label_needed=False)
+    with pytest.raises(UserError, match="no column label; it has text"):
+        read(write(tmp_path, "text\na\n"))
+
+
+def test_words_and_tags(tmp_path):
+    content = '{"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}\n{"tokens": ["a", 1], "tags": ["O", "O"]}\n'
+    examples = read(write(tmp_path, content, "a.jsonl"), "tagging").examples
+    assert [(example.words, example.tags) for example in examples] == [
+        (("New York", "is"), ("B-LOC", "O")),
+        (("a", "1"), ("O", "O")),
+    ]
+    (example,) = read(write(tmp_path, "words\ttags\nNew York is\tB I O\n"), "tagging").examples
+    assert (example.words, example.tags) == (("New", "York", "is"), ("B", "I", "O"))
+    (example,) = read(write(tmp_path, "a O\nb O\n", "a.conll"), "tagging").examples
+    assert example.words == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "message"),
+    [
+        ("text\tlabel\na\t1\n \t0\n", "classification", r"data\.tsv:3: the text is empty"),
+        ("sentence1\tsentence2\tlabel\na\t\t1\n", "classification", r"data\.tsv:2: the second text is empty"),
+        ("text\tlabel\na\t1\nb\tgood\n", "regression",
+         r"data\.tsv:3: the label 'good' is no number: classes are learned with --config\.task\.kind=classification"),
+        ("text\tlabel\na\t1,5\n", "regression", r"data\.tsv:2: the label '1,5' is no number: write 1\.5"),
+        ("text\tlabel\na\tnan\n", "regression", r"data\.tsv:2: the label 'nan' is no number"),
+        ("words\ttags\na b\tO\n", "tagging", r"data\.tsv:2: 2 words, but 1 tags"),
+        ("words\ttags\n \tO\n", "tagging", r"data\.tsv:2: there are no words"),
+    ],
+)  # fmt: skip
+def test_bad_rows_of_tables(tmp_path, content, kind, message):
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, content), kind)
+
+
+@pytest.mark.parametrize(
+    ("record", "kind", "message"),
+    [
+        ({"text": 5, "label": 1}, "classification", r"a\.jsonl:2: the text is no text but int"),
+        ({"label": 1}, "classification", r"a\.jsonl:2: the text is missing"),
+        ({"text": "a", "label": [1]}, "classification", r"a\.jsonl:2: the label is list, not one value: \[1\]"),
+        ({"text": "a"}, "classification", r"a\.jsonl:2: has no label, and others of the file do"),
+        ({"text": "a", "label": True}, "regression", r"a\.jsonl:2: the label 'true' is no number"),
+        ({"text": ["a", ""], "label": ["1", "1"]}, "tagging", r"a\.jsonl:2: '' is none of the words"),
+        ({"text": ["a"], "label": [None]}, "tagging", r"a\.jsonl:2: None is none of the tags"),
+        ({"text": ["a"], "label": 7}, "tagging", r"a\.jsonl:2: there are no tags"),
+        ({"text": [], "label": []}, "tagging", r"a\.jsonl:2: there are no words"),
+    ],
+)
+def test_bad_json_lines(tmp_path, record, kind, message):
+    good = {"text": "a", "label": "1"}
+    with pytest.raises(UserError, match=message):
+        read(write(tmp_path, f"{json.dumps(good)}\n{json.dumps(record)}\n", "a.jsonl"), kind)
+
+
+def test_broken_lines_and_quoted_texts_are_told(tmp_path):
+    contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_broken=True)
+    assert len(contents.examples) == 2
+    assert [notice.partition(": ")[2] for notice in contents.notices] == [
+        "broken lines left out: 1",
+        "every text begins and ends with a quote, which is taken for text: if the file has quotes as CSV has, write it "
+        "without",
+    ]

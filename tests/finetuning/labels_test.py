@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from electra_cli.errors import UserError
+from electra_cli.finetuning.labels import LabelMap, most_frequent, shown, sort_labels, to_number
+
+
+def test_numbers_are_sorted_as_numbers_and_others_as_text():
+    assert sort_labels(["10", "9", "-1", "2.5", "9"]) == ("-1", "2.5", "9", "10")
+    assert sort_labels(["10", "9", "b", "B"]) == ("10", "9", "B", "b")
+    assert sort_labels(["1", "1.0", "0"]) == ("0", "1", "1.0")
+
+
+def test_what_is_a_number():
+    assert (to_number("5.000"), to_number("-1e3"), to_number(" 2 ")) == (5.0, -1000.0, 2.0)
+    assert [to_number(text) for text in ("nan", "inf", "", "1,5", "1_000", "x")] == [None] * 6
+
+
+def test_most_frequent_is_stable():
+    assert most_frequent(["b", "a", "b", "a", "c"]) == "a"
+
+
+def test_a_map_is_saved_and_read(tmp_path):
+    labels = LabelMap("tagging", ("B-ORT", "I-ORT", "Ö"), "Ö")
+    path = tmp_path / "labels.json"
+    labels.save(str(path))
+    assert LabelMap.load(str(path)) == labels
+    assert [file.name for file in tmp_path.iterdir()] == ["labels.json"]
+    assert labels.index("I-ORT") == 1
+    with pytest.raises(KeyError):
+        labels.index("O")
+
+
+def test_a_damaged_or_missing_map_is_named(tmp_path):
+    path = tmp_path / "labels.json"
+    with pytest.raises(UserError, match=r"labels\.json cannot be read: No such file"):
+        LabelMap.load(str(path))
+    for content in ("{", "[]", "{}", json.dumps({"format_version": 2, "kind": "x", "labels": [], "fallback": None})):
+        path.write_text(content)
+        with pytest.raises(UserError, match=r"labels\.json holds no labels of a fine-tuned model"):
+            LabelMap.load(str(path))
+
+
+def test_an_unknown_label_is_named_with_place_and_known_ones():
+    with pytest.raises(UserError) as error:
+        LabelMap("classification", ("neg", "pos")).check("neutral", "dev.tsv:7")
+    assert str(error.value) == "dev.tsv:7: label 'neutral' does not occur in the training data, which has neg, pos"
+
+
+def test_long_lists_of_names_are_cut():
+    assert shown([str(number) for number in range(20)], most=3) == "0, 1, 2 and 17 more"
+    assert shown(["x" * 100]) == "x" * 37 + "..."

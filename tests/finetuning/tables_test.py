@@ -1,0 +1,137 @@
+import json
+
+import pytest
+
+from electra_cli.errors import UserError
+from electra_cli.finetuning.tables import Columns, find_columns, read_table
+
+
+def write(tmp_path, content, name="data.tsv"):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def rows(table):
+    return [(row.where.rpartition("/")[2], list(row.fields)) for row in table.rows]
+
+
+def test_tsv_has_no_quotes_and_only_newlines_end_lines(tmp_path):
+    path = write(tmp_path, 'sentence\tlabel\r\n"a" said "b\t1\r\nc\u2028d\x85e\x0cf\t0\r\n\r\n')
+    table = read_table(path, "tsv", Columns())
+    assert table.names == ("sentence", "label")
+    assert rows(table) == [("data.tsv:2", ['"a" said "b', "1"]), ("data.tsv:3", ["c\u2028d\x85e\x0cf", "0"])]
+
+
+def test_csv_has_quotes_and_names_the_line_that_a_row_begins_in(tmp_path):
+    path = write(tmp_path, 'text,label\n"a, ""b""\nc",1\nd,0\n', "data.csv")
+    table = read_table(path, "csv", Columns())
+    assert rows(table) == [("data.csv:2", ['a, "b"\nc', "1"]), ("data.csv:4", ["d", "0"])]
+
+
+def test_json_lines_have_fields(tmp_path):
+    path = write(tmp_path, '{"text": "a\\ud800", "label": true}\n{"label": 1.5, "more": [1]}\n', "data.jsonl")
+    table = read_table(path, "jsonl", Columns())
+    assert table.names == ("text", "label", "more")
+    assert rows(table) == [("data.jsonl:1", ["a\ufffd", True, None]), ("data.jsonl:2", [None, 1.5, [1]])]
+
+
+def test_numbers_alone_mean_that_there_is_no_header(tmp_path):
+    path = write(tmp_path, "1\ta cat\n0\ta dog\n")
+    table = read_table(path, "tsv", Columns("-1", "", "0"))
+    assert table.names is None and len(table.rows) == 2
+    places = find_columns(table, Columns("-1", "", "0"), tagging=False, label_needed=True)
+    assert (places.text, places.second_text, places.label, places.id) == (1, None, 0, None)
+    # A name among them: there is a header.
+    table = read_table(write(tmp_path, "y\ts\n0\ta dog\n"), "tsv", Columns("1", "", "y"))
+    places = find_columns(table, Columns("1", "", "y"), tagging=False, label_needed=True)
+    assert table.names == ("y", "s") and (places.text, places.label) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("header", "tagging", "expected"),
+    [
+        ("sentence label", False, (0, None, 1, None)),
+        ("label text", False, (1, None, 0, None)),
+        ("idx sentence1 sentence2 score", False, (1, 2, 3, 0)),
+        ("question1 question2", False, (0, 1, None, None)),
+        ("premise hypothesis label id", False, (0, 1, 2, 3)),
+        ("tokens ner_tags", True, (0, None, 1, None)),
+    ],
+)
+def test_usual_names_are_found(tmp_path, header, tagging, expected):
+    names = header.split()
+    path = write(tmp_path, "\t".join(names) + "\n" + "\t".join(["x"] * len(names)) + "\n")
+    table = read_table(path, "tsv", Columns())
+    places = find_columns(table, Columns(), tagging=tagging, label_needed=False)
+    assert (places.text, places.second_text, places.label, places.id) == expected
+    assert names[places.text] in places.description
+
+
+GOOD = "sentence\tlabel\na\t1\n"
+BAD_FILES = [
+    ("", "data.tsv is empty"),
+    (" \n\n", "data.tsv is empty"),
+    ("sentence\tlabel\n\n", r"data\.tsv has a header \(sentence, label\) and nothing below it"),
+    ("sentence\tlabel\na\t1\nb\n", r"data\.tsv:3: 1 column, where the header has 2$"),
+    ("sentence\tlabel\na\t1\nb\t0\tx\n", r"data\.tsv:3: 3 columns, where the header has 2$"),
+    ("sentence\tlabel\n\na\t1\n", r"data\.tsv:2: the line is blank"),
+    (GOOD.encode() + b"\nb\xff\t1\n", r"data\.tsv:4: byte 0xff is not UTF-8"),
+    (GOOD.encode("utf-16"), r"data\.tsv is UTF-16: convert it"),
+    (GOOD.encode() + b"\x00\t1", r"data\.tsv:3: a zero byte"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_FILES, ids=[message for _, message in BAD_FILES])
+def test_bad_files(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read_table(write(tmp_path, content), "tsv", Columns())
+
+
+def test_bad_csv_and_json(tmp_path):
+    with pytest.raises(UserError, match=r"data\.csv:3: .*is a quote not closed"):
+        read_table(write(tmp_path, 'text,label\na,1\n"b,0\nc,1\n', "data.csv"), "csv", Columns())
+    with pytest.raises(
+        UserError, match=r"data\.csv:2: 2 columns, where the header has 1 \(its columns lie between tabs"
+    ):
+        read_table(write(tmp_path, "text\tlabel\na,b\t1\n", "data.csv"), "csv", Columns())
+    for line, message in (("{", "no JSON"), ("[1]", "list in the place of an object"), ("", "the line is blank")):
+        content = f"{json.dumps({'text': 'a'})}\n{line}\n{json.dumps({'text': 'b'})}\n"
+        with pytest.raises(UserError, match=rf"data\.jsonl:2: {message}"):
+            read_table(write(tmp_path, content, "data.jsonl"), "jsonl", Columns())
+
+
+def test_broken_lines_can_be_left_out(tmp_path):
+    table = read_table(write(tmp_path, GOOD + "b\nc\t0\n"), "tsv", Columns(), skip_broken=True)
+    assert [fields for _, fields in rows(table)] == [["a", "1"], ["c", "0"]] and table.num_skipped == 1
+    with pytest.raises(UserError, match="no line has as many columns as the header, 2"):
+        read_table(write(tmp_path, "a\tb\nc\n"), "tsv", Columns(), skip_broken=True)
+
+
+BAD_COLUMNS = [
+    (
+        "sentence\tlabel\na\t1\n",
+        Columns("review"),
+        r"no column review; it has sentence, label: name one with --config\.da",
+    ),
+    ("sentence\tlabel\na\t1\n", Columns("sentence", "other"), "no column other.*second_text=NAME"),
+    ("sentence\tlabel\na\t1\n", Columns("sentence", "", "y"), r"no column y; .*--config\.data\.label=NAME"),
+    ("x\ty\na\t1\n", Columns(), "no column sentence or text or sentence1"),
+    ("sentence\ty\na\t1\n", Columns(), "no column label; it has sentence, y"),
+    ("sentence,label\na,1\n", Columns(), r"its columns lie between commas: --config\.data\.format=csv"),
+    ("sentence;label\na;1\n", Columns(), "its columns lie between semicolons"),
+    ("sentence\tlabel\na\t1\n", Columns("sentence", "", "sentence"), "one column is read as two"),
+    ("label\tsentence\tsentence\n1\ta\tb\n", Columns("sentence"), "2 columns are named 'sentence': give its number"),
+    ("a\t1\n", Columns("0", "", "2"), r"has 2 columns, counted from 0: no --config\.data\.label=2"),
+    ("a\t1\n", Columns("0"), r"no --config\.data\.label=label"),
+    ("a\t1\n", Columns("3", "", "1"), r"no --config\.data\.text=3"),
+    ("sentence\tlabel\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(sentence, label\)"),
+    ("0\t1\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(0, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("content", "columns", "message"), BAD_COLUMNS, ids=[item[2] for item in BAD_COLUMNS])
+def test_bad_columns(tmp_path, content, columns, message):
+    table = read_table(write(tmp_path, content), "tsv", columns)
+    with pytest.raises(UserError, match=message):
+        find_columns(table, columns, tagging=False, label_needed=True)

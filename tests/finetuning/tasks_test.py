@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from electra_cli.errors import UserError
+from electra_cli.finetuning.data_defaults import data_section, task_section, validate
+from electra_cli.finetuning.labels import LabelMap
+from electra_cli.finetuning.question_answering import QuestionAnswering
+from electra_cli.finetuning.sentences import Classification, Regression
+from electra_cli.finetuning.tagging import Tagging
+from electra_cli.finetuning.tasks import build_task, load_file, load_splits
+
+
+def load(directory, seed=0, kind="classification", **changes):
+    settings, data = task_section(), data_section()
+    settings.kind, data.dir = kind, str(directory)
+    for key, value in changes.items():
+        (settings if key in settings else data)[key] = value
+    validate(settings, data)
+    task = build_task(settings)
+    return settings, data, task, load_splits(settings, data, task, seed)
+
+
+def write_table(path, rows, header="text\tlabel"):
+    path.write_text("".join(line + "\n" for line in ([header] if header else []) + ["\t".join(row) for row in rows]))
+
+
+@pytest.fixture
+def directory(tmp_path):
+    write_table(tmp_path / "train.tsv", [(f"text {number}", str(number % 2)) for number in range(40)])
+    write_table(tmp_path / "dev.tsv", [("text 0", "0"), ("other", "1")])
+    write_table(tmp_path / "test.tsv", [("one",), ("two",)], "text")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("classification", Classification),
+        ("regression", Regression),
+        ("tagging", Tagging),
+        ("question_answering", QuestionAnswering),
+    ],
+)
+def test_kinds_and_primary_scores(kind, expected):
+    settings = task_section()
+    settings.kind = kind
+    task = build_task(settings)
+    assert type(task) is expected and task.kind == kind
+    assert task.primary_score == task.score_names[0]
+    settings.primary_score = task.score_names[-1]
+    assert build_task(settings).primary_score == task.score_names[-1]
+
+
+def test_three_files(directory):
+    _, _, task, splits = load(directory, train="train.tsv", validation="dev.tsv", test="test.tsv")
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 2, 2)
+    assert splits.labels == task.labels == LabelMap("classification", ("0", "1"))
+    assert splits.notices == (
+        f"{directory}/train.tsv: text in column text, labels in label",
+        f"{directory}/test.tsv: text in column text, no labels",
+        "1 of 2 validation examples stand among the training examples: scores are flattered",
+    )
+    assert splits.more == {}
+
+
+def test_a_part_is_held_out_where_there_is_no_validation_file(directory):
+    splits = load(directory, train="train.tsv", validation_fraction=0.25)[-1]
+    assert (len(splits.train), len(splits.validation)) == (30, 10)
+    assert any("10 of 40 training examples are held out" in notice for notice in splits.notices)
+    assert load(directory, train="train.tsv", validation_fraction=0.25)[-1] == splits
+    assert load(directory, seed=1, train="train.tsv", validation_fraction=0.25)[-1] != splits
+    assert load(directory, train="train.tsv", validation_fraction=0.0)[-1].validation == ()
+
+
+def test_files_to_predict_for(directory):
+    settings, data, task, _ = load(directory, train="train.tsv", validation="dev.tsv")
+    assert [example.text for example in load_file(str(directory / "test.tsv"), settings, data, task).examples] == [
+        "one",
+        "two",
+    ]
+    assert load_file(str(directory / "dev.tsv"), settings, data, task).examples[1].label == "1"
+    write_table(directory / "dev.tsv", [("a", "2")])
+    with pytest.raises(UserError, match=r"dev\.tsv:2: label '2' does not occur in the training data, which has 0, 1"):
+        load_file(str(directory / "dev.tsv"), settings, data, task)
+
+
+def test_labels_of_other_splits_are_checked(directory):
+    for split in ("validation", "test"):
+        write_table(directory / "bad.tsv", [("a", "0"), ("b", "yes")])
+        with pytest.raises(UserError, match=r"bad\.tsv:3: label 'yes' does not occur in the training data"):
+            load(directory, train="train.tsv", **{split: "bad.tsv"})
+    write_table(directory / "bad.tsv", [("a",)], "text")
+    with pytest.raises(UserError, match=r"bad\.tsv: no column label; it has text"):
+        load(directory, train="train.tsv", validation="bad.tsv")
+
+
+def test_labels_that_look_wrong_are_told(directory):
+    rows = [("a", "Yes"), ("b", "yes"), ("c", "yes"), ("d", "Yes"), ("e", "no")]
+    write_table(directory / "train.tsv", rows)
+    notices = load(directory, train="train.tsv", validation_fraction=0.0)[-1].notices
+    assert "labels Yes, yes differ by case only, and are learned as different ones" in notices
+    assert "labels with one training example only: no" in notices
+
+
+def test_tagging_and_question_answering(tmp_path):
+    (tmp_path / "train.conll").write_text("\n\n".join(f"w{number} X\nv Y" for number in range(20)))
+    splits = load(tmp_path, kind="tagging", train="train.conll")[-1]
+    assert splits.labels.labels == ("X", "Y") and len(splits.validation) == 2
+    with pytest.raises(UserError, match=r"primary_score=f1: the tags of .*train\.conll mark no entities"):
+        load(tmp_path, kind="tagging", train="train.conll", primary_score="f1")
+    qas = [{"id": str(number), "question": "Who?", "answers": []} for number in range(2)]
+    (tmp_path / "dev.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}))
+    qas = [{"id": "x", "question": "Who?", "answers": [{"text": "c", "answer_start": 0}]}]
+    (tmp_path / "train.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}))
+    splits = load(tmp_path, kind="question_answering", train="train.json", validation="dev.json")[-1]
+    assert splits.labels.labels == ("answer",) and len(splits.validation) == 2
+
+
+def test_tensorflow_is_not_imported():
+    code = "import sys, electra_cli.finetuning.tasks; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
