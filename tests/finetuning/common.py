@@ -2,10 +2,12 @@
 
 import io
 
+import ml_collections
 import sentencepiece
 
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.finetuning.data_defaults import answers_section, data_section
 from electra_cli.finetuning.examples import Answer, Example
 
 TOKENS = """
@@ -15,6 +17,15 @@ the a cat dog sat on mat ##s ##ting in paris , . ? where is who red big bird
 VOCABULARY = Vocabulary(tuple(TOKENS))
 ENCODER = Tokenizer(VOCABULARY, lower_case=True)
 PAD, UNK, CLS, SEP = 0, 1, 2, 3
+
+
+def config_of(task, primary_score="", **data):
+    """The part of a config that says what the task and its data are."""
+    config = ml_collections.ConfigDict(
+        {"task": task, "primary_score": primary_score, "data": data_section(), "answers": answers_section()}
+    )
+    config.data.update(data)
+    return config
 
 
 def ids(text):

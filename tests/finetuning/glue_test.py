@@ -4,8 +4,9 @@ import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
-from electra_cli.finetuning.data_defaults import data_section, task_section, validate
+from electra_cli.finetuning.data_defaults import validate
 from electra_cli.finetuning.tasks import build_task, load_file, load_splits
+from tests.finetuning.common import config_of
 
 MNLI = "index promptID pairID genre sentence1_binary_parse sentence2_binary_parse sentence1_parse sentence2_parse"
 # name: (folder, {file: (header, rows)}, text, second text, label of the first training row)
@@ -76,11 +77,10 @@ def write(directory, name):
         (directory / folder / f"{file}.tsv").write_text(content)
 
 
-def sections(directory, name):
-    settings, data = task_section(), data_section()
-    settings.glue, data.dir = name, str(directory)
-    validate(settings, data)
-    return settings, data
+def config_for(directory, name):
+    config = config_of(name, dir=str(directory))
+    validate(config)
+    return config
 
 
 def test_all_nine_are_there():
@@ -92,9 +92,9 @@ def test_all_nine_are_there():
 def test_the_download_is_read(tmp_path, name, is_parent):
     write(tmp_path, name)
     folder, _, text, second_text, label = LAYOUTS[name]
-    settings, data = sections(tmp_path if is_parent else tmp_path / folder, name)
-    task = build_task(settings)
-    splits = load_splits(settings, data, task, 0)
+    config = config_for(tmp_path if is_parent else tmp_path / folder, name)
+    task = build_task(config)
+    splits = load_splits(config, task, 0)
     first = splits.train[0]
     assert (first.text, first.second_text, first.label) == (text, second_text, label)
     assert len(splits.train) == 2 and len(splits.validation) == 1 and len(splits.test) == 1
@@ -106,28 +106,28 @@ def test_the_download_is_read(tmp_path, name, is_parent):
     broken = [notice for notice in splits.notices if "broken lines left out: 1" in notice]
     assert len(broken) == (1 if name == "qqp" else 0)
     test_file = next(iter(sorted((tmp_path / folder).glob("test*.tsv"))))
-    assert load_file(str(test_file), settings, data, task).examples == splits.test
+    assert load_file(str(test_file), config, task).examples == splits.test
 
 
 def test_a_file_can_take_the_place_of_the_folders(tmp_path):
     write(tmp_path, "rte")
     (tmp_path / "mine.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tg\th\tentailment\n")
-    settings, data = sections(tmp_path, "rte")
-    data.test = "mine.tsv"
-    assert [example.label for example in load_splits(settings, data, build_task(settings), 0).test] == ["entailment"]
+    config = config_for(tmp_path, "rte")
+    config.data.test = "mine.tsv"
+    assert [example.label for example in load_splits(config, build_task(config), 0).test] == ["entailment"]
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"no RTE/train\.tsv for --config\.task\.glue=rte: give the folder of GLUE's"):
+    with pytest.raises(UserError, match=r"no RTE/train\.tsv for --config\.task=rte: give the folder of GLUE's"):
         glue.find_folder(str(tmp_path), "rte")
     with pytest.raises(UserError, match=r"glue \(no such directory\)"):
         glue.find_folder(str(tmp_path / "glue"), "rte")
     write(tmp_path, "rte")
     (tmp_path / "RTE" / "dev.tsv").unlink()
     (tmp_path / "RTE" / "test.tsv").unlink()
-    settings, data = sections(tmp_path, "rte")
+    config = config_for(tmp_path, "rte")
     with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file \(.* has train\.tsv\)"):
-        load_splits(settings, data, build_task(settings), 0)
+        load_splits(config, build_task(config), 0)
     write(tmp_path / "RTE", "rte")
     assert glue.find_folder(str(tmp_path / "RTE"), "rte") == str(tmp_path / "RTE" / "RTE")
 
@@ -135,8 +135,8 @@ def test_what_is_missing_is_named(tmp_path):
 def test_a_label_that_training_never_had(tmp_path):
     write(tmp_path, "rte")
     (tmp_path / "RTE" / "dev.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tg\th\tmaybe\n")
-    settings, data = sections(tmp_path, "rte")
+    config = config_for(tmp_path, "rte")
     with pytest.raises(
         UserError, match=r"RTE/dev\.tsv:2: label 'maybe' does not occur in the training data, which has"
     ):
-        load_splits(settings, data, build_task(settings), 0)
+        load_splits(config, build_task(config), 0)

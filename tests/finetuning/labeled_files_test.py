@@ -40,9 +40,9 @@ def test_formats_are_told_by_names(name, kind, expected):
     ("name", "kind", "given", "message"),
     [
         ("a.txt", "classification", "", r"a\.txt: the name does not tell the format: give --config\.data\.format"),
-        ("a.tsv", "question_answering", "", "kind=question_answering needs SQuAD's JSON"),
-        ("a.json", "classification", "squad", "kind=classification cannot read SQuAD's JSON"),
-        ("a.conll", "regression", "", "columns of CoNLL are read with --config.task.kind=tagging, not regression"),
+        ("a.tsv", "question_answering", "", "--config.task=question_answering needs SQuAD's JSON"),
+        ("a.json", "classification", "squad", "--config.task=classification cannot read SQuAD's JSON"),
+        ("a.conll", "regression", "", "columns of CoNLL are read with --config.task=tagging, not regression"),
     ],
 )
 def test_formats_that_do_not_fit(name, kind, given, message):
@@ -114,7 +114,7 @@ def test_words_and_tags(tmp_path):
         ("text\tlabel\na\t1\n \t0\n", "classification", r"data\.tsv:3: the text is empty"),
         ("sentence1\tsentence2\tlabel\na\t\t1\n", "classification", r"data\.tsv:2: the second text is empty"),
         ("text\tlabel\na\t1\nb\tgood\n", "regression",
-         r"data\.tsv:3: the label 'good' is no number: classes are learned with --config\.task\.kind=classification"),
+         r"data\.tsv:3: the label 'good' is no number: classes are learned with --config\.task=classification"),
         ("text\tlabel\na\t1,5\n", "regression", r"data\.tsv:2: the label '1,5' is no number: write 1\.5"),
         ("text\tlabel\na\tnan\n", "regression", r"data\.tsv:2: the label 'nan' is no number"),
         ("words\ttags\na b\tO\n", "tagging", r"data\.tsv:2: 2 words, but 1 tags"),

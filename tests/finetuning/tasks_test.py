@@ -5,22 +5,20 @@ import sys
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.data_defaults import data_section, task_section, validate
+from electra_cli.finetuning.data_defaults import validate
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression
 from electra_cli.finetuning.tagging import Tagging
 from electra_cli.finetuning.tasks import build_task, load_file, load_splits
+from tests.finetuning.common import config_of
 
 
 def load(directory, seed=0, kind="classification", **changes):
-    settings, data = task_section(), data_section()
-    settings.kind, data.dir = kind, str(directory)
-    for key, value in changes.items():
-        (settings if key in settings else data)[key] = value
-    validate(settings, data)
-    task = build_task(settings)
-    return settings, data, task, load_splits(settings, data, task, seed)
+    config = config_of(kind, dir=str(directory), **changes)
+    validate(config)
+    task = build_task(config)
+    return config, task, load_splits(config, task, seed)
 
 
 def write_table(path, rows, header="text\tlabel"):
@@ -45,17 +43,14 @@ def directory(tmp_path):
     ],
 )
 def test_kinds_and_primary_scores(kind, expected):
-    settings = task_section()
-    settings.kind = kind
-    task = build_task(settings)
+    task = build_task(config_of(kind))
     assert type(task) is expected and task.kind == kind
     assert task.primary_score == task.score_names[0]
-    settings.primary_score = task.score_names[-1]
-    assert build_task(settings).primary_score == task.score_names[-1]
+    assert build_task(config_of(kind, task.score_names[-1])).primary_score == task.score_names[-1]
 
 
 def test_three_files(directory):
-    _, _, task, splits = load(directory, train="train.tsv", validation="dev.tsv", test="test.tsv")
+    _, task, splits = load(directory, train="train.tsv", validation="dev.tsv", test="test.tsv")
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (40, 2, 2)
     assert splits.labels == task.labels == LabelMap("classification", ("0", "1"))
     assert splits.notices == (
@@ -76,15 +71,15 @@ def test_a_part_is_held_out_where_there_is_no_validation_file(directory):
 
 
 def test_files_to_predict_for(directory):
-    settings, data, task, _ = load(directory, train="train.tsv", validation="dev.tsv")
-    assert [example.text for example in load_file(str(directory / "test.tsv"), settings, data, task).examples] == [
+    config, task, _ = load(directory, train="train.tsv", validation="dev.tsv")
+    assert [example.text for example in load_file(str(directory / "test.tsv"), config, task).examples] == [
         "one",
         "two",
     ]
-    assert load_file(str(directory / "dev.tsv"), settings, data, task).examples[1].label == "1"
+    assert load_file(str(directory / "dev.tsv"), config, task).examples[1].label == "1"
     write_table(directory / "dev.tsv", [("a", "2")])
     with pytest.raises(UserError, match=r"dev\.tsv:2: label '2' does not occur in the training data, which has 0, 1"):
-        load_file(str(directory / "dev.tsv"), settings, data, task)
+        load_file(str(directory / "dev.tsv"), config, task)
 
 
 def test_labels_of_other_splits_are_checked(directory):
