@@ -4,7 +4,7 @@
         --init=RUN --workdir=DIR
 
 Columns are found by their usual names, or given: --config.data.text=review --config.data.label=stars. Without a
-validation file a tenth of the training file is held out. Hyperparameters are those of Clark et al. (ICLR 2020), Table 7.
+validation file a tenth of the training file is held out. Hyperparameters: Clark et al. (ICLR 2020), Table 7.
 """
 
 import ml_collections

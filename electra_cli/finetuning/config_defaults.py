@@ -79,7 +79,7 @@ def _train_section() -> ml_collections.ConfigDict:
 
 def _runtime_section() -> ml_collections.ConfigDict:
     runtime = ml_collections.ConfigDict()
-    # auto (a TPU if there is one; all local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), or
+    # auto (a TPU if there is one; all local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs) or
     # tpu. One process.
     runtime.strategy = "auto"
     # The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.

@@ -1,4 +1,4 @@
-"""The encoder that a fine-tuning starts from: a workdir, an import, an export, or random weights of such a one's sizes."""
+"""The encoder that a fine-tuning starts from: of a workdir, an import or an export, or random weights of its sizes."""
 
 import dataclasses
 import json
