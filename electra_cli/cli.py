@@ -13,6 +13,7 @@ from collections.abc import Callable
 from absl import app, flags, logging
 
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.reporter import Reporter
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
@@ -77,10 +78,16 @@ def run(
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
 
 
-def end_when_stopped() -> None:
-    """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first."""
+def end_when_stopped(reporter: Reporter | None = None) -> None:
+    """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first.
+
+    Args:
+      reporter: what shows something on the terminal that must be left clean.
+    """
 
     def end(number: int, _: object) -> None:
+        if reporter is not None:
+            reporter.abandon()
         program, name = os.path.basename(sys.argv[0]), signal.Signals(number).name
         os.write(2, f"{program}: stopped by {name}; the same command begins where the last save was\n".encode())
         os._exit(EXIT_INTERRUPTED)

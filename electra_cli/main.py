@@ -1,9 +1,11 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
+import ml_collections
 from absl import flags
 
 from electra_cli import cli, command_config, config
 from electra_cli.errors import UserError
+from electra_cli.reporter import Reporter
 
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS)
@@ -24,6 +26,12 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
+flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "log_format", "text", ["text", "json"], "text: a live panel on a terminal, else a line now and then. json: an "
+    "object a line, for programs.", flag_values=FLAGS,
+)  # fmt: skip
+
 USAGE = """
 Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.
 
@@ -41,21 +49,33 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--workdir is missing: give the directory of the run")
     config.check(settings)
 
-    cli.end_when_stopped()
-    from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+    if values.checkpoint and values.mode == "replay":
+        raise UserError("--checkpoint is not read by --mode=replay: leave it out")
 
-    def say(line: str) -> None:
-        print(line, flush=True)
+    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+
+    title = f"electra-pretrain --workdir={values.workdir} --mode={values.mode}"
+    with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
+        cli.end_when_stopped(reporter)
+        _run(settings, values, reporter)
+
+
+def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:
+    with reporter.status("Starting TensorFlow"):
+        from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
     if values.mode == "eval":
-        loop.evaluate(settings, values.workdir, say, checkpoint=values.checkpoint)
+        loop.evaluate(settings, values.workdir, reporter, checkpoint=values.checkpoint)
     elif values.mode == "replay":
-        if values.checkpoint:
-            raise UserError("--checkpoint is not read by --mode=replay: leave it out")
-        loop.replay_step(settings, values.workdir, say)
+        loop.replay_step(settings, values.workdir, reporter)
     else:
-        with_evaluation = values.mode == "train_and_eval"
-        loop.train(settings, values.workdir, with_evaluation=with_evaluation, say=say, checkpoint=values.checkpoint)
+        loop.train(
+            settings,
+            values.workdir,
+            with_evaluation=values.mode == "train_and_eval",
+            reporter=reporter,
+            checkpoint=values.checkpoint,
+        )
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -130,7 +130,10 @@ def test_beam_options_need_beam(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_training_ends_the_command_in_one_line(number):
-    program = f"import os; from electra_cli import main; main._end_when_stopped(); os.kill(os.getpid(), {int(number)})"
+    program = (
+        "import os, sys; from electra_cli import cli; sys.argv = ['bin/electra-pretrain']; cli.end_when_stopped(); "
+        f"os.kill(os.getpid(), {int(number)})"
+    )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 75
     name = signal.Signals(number).name

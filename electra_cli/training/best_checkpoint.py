@@ -19,13 +19,13 @@ class BestCheckpoint:
     Args:
       directory: of its own; made when the first is written.
       metric: a name of `config_checks.BEST_METRICS`.
-      say: prints a line.
+      warn: is told of a record or checkpoint that is damaged.
     """
 
-    def __init__(self, directory: str, metric: str, say: Callable[[str], None]):
+    def __init__(self, directory: str, metric: str, warn: Callable[[str], None]):
         self._files = CheckpointFiles(directory)
         self._file = tf.io.gfile.join(directory, _RECORD)
-        self._metric, self._say = metric, say
+        self._metric, self._warn = metric, warn
         self._record: dict | None = None
 
     def recover(self) -> None:
@@ -37,7 +37,7 @@ class BestCheckpoint:
         self._files.recover()
         self._record, problem = self._read()
         if problem is not None:
-            self._say(f"{problem}; the best checkpoint is chosen anew from here on.")
+            self._warn(f"{problem}; the best checkpoint is chosen anew from here on.")
         elif self._record is not None:
             self._files.keep_only({self._record["step"]})
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from types import TracebackType
 
 import ml_collections
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from electra_cli.errors import UserError
 from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.reporter import Lines, Reporter
 from electra_cli.training.background import Background
 from electra_cli.training.best_checkpoint import BestCheckpoint
 from electra_cli.training.checkpoint_files import (
@@ -34,7 +36,7 @@ class Checkpoints:
       optimizer: the optimizer, built; its `iterations` are the step.
       state: by name, what else a run remembers; None where that is not read.
       settings: the section `train` of a resolved config; None where nothing is saved.
-      say: prints a line; is told of damaged checkpoints.
+      reporter: is told of damaged checkpoints, and of what is written.
       is_writer: False for one of several workers that only reads there.
     """
 
@@ -45,7 +47,7 @@ class Checkpoints:
         optimizer: Optimizer,
         state: Mapping[str, tf.Module] | None = None,
         settings: ml_collections.FrozenConfigDict | None = None,
-        say: Callable[[str], None] = print,
+        reporter: Reporter | None = None,
         *,
         is_writer: bool = True,
     ):
@@ -56,10 +58,13 @@ class Checkpoints:
         _ = self._checkpoint.save_counter
         self._files = CheckpointFiles(directory)
         self._is_writer = is_writer
-        self._model, self._optimizer, self._settings, self._say = model, optimizer, settings, say
+        self._model, self._optimizer, self._settings = model, optimizer, settings
+        self._reporter = reporter or Lines()
         self._best: BestCheckpoint | None = None
         if settings is not None and settings.best_metric:
-            self._best = BestCheckpoint(tf.io.gfile.join(directory, "best"), settings.best_metric, say)
+            self._best = BestCheckpoint(
+                tf.io.gfile.join(directory, "best"), settings.best_metric, self._reporter.warning
+            )
         self._background = Background()
         self._layout: Match | None = None
 
@@ -67,8 +72,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
+        in_background = self._settings is not None and self._settings.async_checkpoints
+        waiting = self._reporter.status("Waiting for the last checkpoint") if in_background else nullcontext()
         try:
-            self._background.wait()
+            with waiting:
+                self._background.wait()
         except UserError as failure:
             if isinstance(error, UserError):
                 raise UserError(f"{error}; besides, {failure}") from error
@@ -108,7 +116,7 @@ class Checkpoints:
                     f"choose another --workdir to begin anew"
                 )
             return None
-        tell_damages(damages, path, self._say)
+        tell_damages(damages, path, self._reporter.warning)
         self._restore(path, self._items)
         return self._step
 
@@ -139,9 +147,9 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or of another model.
         """
-        path = find_checkpoint(path, self._say)
+        path = find_checkpoint(path, self._reporter.warning)
         self._restore(path, ("model", "optimizer") if with_optimizer else ("model",))
-        self._say(f"Evaluating checkpoint {path}.")
+        self._reporter.notice(f"Evaluating checkpoint {path}.")
         return step_of(path)
 
     def restore_weights(self, path: str) -> str:
@@ -153,7 +161,7 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or of another model.
         """
-        path = find_checkpoint(path, self._say)
+        path = find_checkpoint(path, self._reporter.warning)
         self._restore(path, ("model",))
         return path
 
@@ -170,11 +178,11 @@ class Checkpoints:
         if changes is None:
             path = self.restore_weights(path)
         else:
-            path = find_checkpoint(path, self._say)
-            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._say)
+            path = find_checkpoint(path, self._reporter.warning)
+            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._reporter.notice)
         start_averages(self._optimizer, self._model.trainable_variables)
         how = "goes on with its moments" if changes and changes.restore_optimizer else "begins anew"
-        self._say(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
+        self._reporter.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.
@@ -235,6 +243,7 @@ class Checkpoints:
     def _write_and_prune(self, step: int, write: Callable[[str], object]) -> None:
         assert self._settings is not None
         self._files.write(step, write)
+        self._reporter.checkpoint(step, self._files.path(step))
         # Later ones were too damaged to go on from: their steps are computed again.
         steps = [other for other in self._files.steps() if other <= step]
         every = self._settings.keep_every_steps

@@ -5,26 +5,31 @@ import tensorflow as tf
 
 from electra_cli.config import notices
 from electra_cli.errors import UserError
+from electra_cli.reporter import Lines, Reporter
 from electra_cli.training import replay
 from electra_cli.training.checkpoints import Checkpoints
-from electra_cli.training.distribution import build_runtime, reporting_lost_workers
+from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
-from electra_cli.training.phases import fingerprint, open_phases, phase_at
+from electra_cli.training.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.training.preemption import watching_for_notice
-from electra_cli.training.run import Print, Run, build_model
+from electra_cli.training.run import Run, build_model
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.workdir import Workdir, check_config
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, workdir: str, say: Print = print, *, checkpoint: str | None = None
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    reporter: Reporter | None = None,
+    *,
+    checkpoint: str | None = None,
 ) -> dict[str, float]:
     """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
       config: a config (`config.default_config`) with overrides.
       workdir: directory of a run of that config.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes.
 
     Returns:
@@ -33,33 +38,37 @@ def evaluate(
     Raises:
       UserError: no checkpoint, or config, data and workdir do not fit.
     """
-    runtime = build_runtime(config)
-    resolved, phases = open_phases(config)
+    reporter = reporter or Lines()
+    runtime, resolved, phases = _open(config, reporter)
     check_config(workdir, resolved, fingerprint(phases))
-    say(f"Devices: {runtime.description}")
-    model, optimizer = build_model(resolved, runtime)
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, say=say)
-    step = (
-        checkpoints.restore_newest()
-        if not checkpoint
-        else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
-    )
+    reporter.notice(f"Devices: {runtime.description}")
+    with reporter.status("Building the model"):
+        model, optimizer = build_model(resolved, runtime)
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, reporter=reporter)
+    with reporter.status("Restoring the checkpoint"):
+        step = (
+            checkpoints.restore_newest()
+            if not checkpoint
+            else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+        )
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     phase = phase_at(phases, step)
     check_validation(phase.source, phase.config)
-    result = Evaluator(model, optimizer, runtime, phase).run()
-    say(format_table(result, step))
+    evaluator = Evaluator(model, optimizer, runtime, phase)
+    with reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
+        result = evaluator.run()
+    reporter.result("evaluation", {"step": step, **result}, format_table(result, step))
     return result
 
 
-def replay_step(config: ml_collections.ConfigDict, workdir: str, say: Print = print) -> bool:
+def replay_step(config: ml_collections.ConfigDict, workdir: str, reporter: Reporter | None = None) -> bool:
     """Computes the last step of a workdir that was not finite again, on one device, and says what in it is not finite.
 
     Args:
       config: the config of the run.
       workdir: its directory; nothing is changed there.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
 
     Returns:
       Whether something is not finite again.
@@ -67,16 +76,23 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, say: Print = pr
     Raises:
       UserError: no such step was kept, or config, data and workdir do not fit.
     """
+    reporter = reporter or Lines()
     config = config.copy_and_resolve_references()
     config.runtime.strategy, config.runtime.logical_cpus = "one_device", 0
     path, record = replay.find_record(workdir)
-    runtime = build_runtime(config, alone=True)
-    resolved, phases = open_phases(config)
+    runtime, resolved, phases = _open(config, reporter, alone=True)
     check_config(workdir, resolved, fingerprint(phases))
-    say(f"Devices: {runtime.description}")
-    model, optimizer = build_model(resolved, runtime)
-    Checkpoints(tf.io.gfile.join(workdir, replay.DIRECTORY), model, optimizer, say=say).restore_weights(path)
-    return replay.replay(record, phases[record.phase - 1], model, optimizer, say)
+    reporter.notice(f"Devices: {runtime.description}")
+    with reporter.status("Building the model"):
+        model, optimizer = build_model(resolved, runtime)
+    directory = tf.io.gfile.join(workdir, replay.DIRECTORY)
+    Checkpoints(directory, model, optimizer, reporter=reporter).restore_weights(path)
+
+    def tell(line: str) -> None:
+        reporter.result("replay", {"text": line}, line)
+
+    with reporter.status(f"Computing step {record.step:,} again"):
+        return replay.replay(record, phases[record.phase - 1], model, optimizer, tell)
 
 
 def train(
@@ -84,7 +100,7 @@ def train(
     workdir: str,
     *,
     with_evaluation: bool,
-    say: Print = print,
+    reporter: Reporter | None = None,
     checkpoint: str | None = None,
 ) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
@@ -93,7 +109,7 @@ def train(
       config: a config (`config.default_config`) with overrides.
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
 
     Raises:
@@ -101,26 +117,33 @@ def train(
         `watch` allows had an infinite loss, or a loss far above those before.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
-    runtime = build_runtime(config)
-    resolved, phases = open_phases(config)
+    reporter = reporter or Lines()
+    runtime, resolved, phases = _open(config, reporter)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source, phase.config)
     if not runtime.is_chief:
-        say = _say_nothing
+        reporter = Reporter()
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
-            say(f"Changed since the run began: {difference}")
+            reporter.notice(f"Changed since the run began: {difference}")
         for notice in notices(resolved, with_evaluation):
-            say(f"Note: {notice}")
-        say(f"Devices: {runtime.description}")
+            reporter.warning(f"Note: {notice}")
+        reporter.notice(f"Devices: {runtime.description}")
         with reporting_lost_workers(runtime):
-            run = Run(resolved, phases, runtime, directory, stop, with_evaluation, say)
+            run = Run(resolved, phases, runtime, directory, stop, with_evaluation, reporter)
             with run.checkpoints:
                 step = run.restore(checkpoint)
                 run.train(step)
             run.conclude()
 
 
-def _say_nothing(_: str) -> None:
-    """What workers other than the chief say."""
+def _open(
+    config: ml_collections.ConfigDict, reporter: Reporter, *, alone: bool = False
+) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
+    """Finds the devices and opens the data: returns them, the resolved config and its phases."""
+    with reporter.status("Looking for devices"):
+        runtime = build_runtime(config, alone=alone)
+    with reporter.status("Opening the data"):
+        resolved, phases = open_phases(config)
+    return runtime, resolved, phases

@@ -1,10 +1,15 @@
 """Throughput, the progress line, and how many steps to make at once."""
 
+import math
 import time
 from collections.abc import Callable
 
-# Metrics of the progress line and their digits.
+from electra_cli.reporter import format_duration
+
 _SECONDS_AT_ONCE = 10.0
+# Seconds over which the time of a step is smoothed.
+_SECONDS_SMOOTHED = 30.0
+# Metrics of the progress line and their digits.
 _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
@@ -70,26 +75,19 @@ class Pace:
 
     Attributes:
       steps: as many as took `_SECONDS_AT_ONCE` lately; 1 until a call was measured.
+      seconds_per_step: smoothed over the last calls; NaN until one was measured.
     """
 
     def __init__(self) -> None:
         self.steps = 1
+        self.seconds_per_step = math.nan
         self._num_calls = 0
 
     def measure(self, num_steps: int, seconds: float) -> None:
         """Takes note of a call. The first is left out: it compiles."""
         self._num_calls += 1
-        if self._num_calls > 1:
+        if self._num_calls > 1 and num_steps:
             self.steps = max(1, int(_SECONDS_AT_ONCE * num_steps / max(seconds, 1e-9)))
-
-
-def format_duration(seconds: float) -> str:
-    """Returns '2d 3h', '3h 5m', '5m 20s' or '20s'."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}h"
-    if hours:
-        return f"{hours}h {minute}m"
-    return f"{minutes}m {second}s" if minutes else f"{second}s"
+            share, last = math.exp(-seconds / _SECONDS_SMOOTHED), seconds / num_steps
+            before = last if math.isnan(self.seconds_per_step) else self.seconds_per_step
+            self.seconds_per_step = share * before + (1 - share) * last

@@ -1,8 +1,9 @@
 """One process' share of a run: training, logging, saving and evaluating, from the newest checkpoint to the end."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
@@ -14,6 +15,7 @@ from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.flops import matmul_flops
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.reporter import Reporter
 from electra_cli.training import metrics, replay
 from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.device_rate import measure_flops_per_second
@@ -27,8 +29,6 @@ from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
 from electra_cli.training.watch import CollapseNotices, Watch
 from electra_cli.training.workdir import Workdir, read_metrics
-
-Print = Callable[[str], None]
 
 
 def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:
@@ -52,7 +52,7 @@ class Run:
       directory: the workdir, entered.
       stop: asks for a stop.
       with_evaluation: whether to evaluate.
-      say: prints a line.
+      reporter: is told how the run goes.
 
     Attributes:
       checkpoints: of the workdir.
@@ -66,12 +66,13 @@ class Run:
         directory: Workdir,
         stop: StopRequest,
         with_evaluation: bool,
-        say: Print,
+        reporter: Reporter,
     ):
         self._config, self._phases, self._runtime = config, phases, runtime
-        self._directory, self._stop, self._say = directory, stop, say
+        self._directory, self._stop, self._reporter = directory, stop, reporter
         self._with_evaluation = with_evaluation
-        self._model, self._optimizer = build_model(config, runtime)
+        with reporter.status("Building the model"):
+            self._model, self._optimizer = build_model(config, runtime)
         self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
         self._watch = Watch()
         self._collapse = CollapseNotices(config.optimizer.warmup_steps, config.train.num_steps)
@@ -81,7 +82,7 @@ class Run:
             self._optimizer,
             {"interval_sums": self._sums, "watch": self._watch},
             config.train,
-            say,
+            reporter,
             is_writer=runtime.is_chief,
         )
         self._evaluator: Evaluator | None = None
@@ -92,11 +93,12 @@ class Run:
     def train(self, step: int) -> None:
         """Trains, logs, saves and evaluates from a step to the last, phase after phase."""
         if step == self._config.train.num_steps:
-            self._say(f"The run is complete: all {step:,} steps are done.")
+            self._reporter.notice(f"The run is complete: all {step:,} steps are done.")
             return
         count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
-        self._flops_per_second = measure_flops_per_second(self._runtime)
-        self._say(
+        with self._reporter.status("Measuring how fast the devices are"):
+            self._flops_per_second = measure_flops_per_second(self._runtime)
+        self._reporter.notice(
             f"Model: {count / 1e6:.1f} million parameters. Devices multiply matrices at "
             f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is measured by."
         )
@@ -113,16 +115,23 @@ class Run:
         iterator = self._batches(phase, step)
         utilization = matmul_flops(phase.config) / self._flops_per_second
         progress, pace = Progress(step, num_steps, utilization), Pace()
+        build: contextlib.AbstractContextManager[None] = self._reporter.status(
+            f"Building step {step + 1:,}; the first takes longer than the others", in_lines=True
+        )
+        which = f"phase {phase.number + 1} of {len(self._phases)}" if self._phases[1:] else ""
+        self._reporter.progress(step, num_steps, pace.seconds_per_step, which)
         while step < phase.end:
             loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
             target = min(phase.end, loop_end, step + pace.steps)
             start = time.monotonic()
-            with reading(phase.source.data_dir, f"between steps {step:,} and {target:,}"):
+            with build, reading(phase.source.data_dir, f"between steps {step:,} and {target:,}"):
                 sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
-            num_made = round(float(sums["num_steps"]))
+                num_made = round(float(sums["num_steps"]))  # waits for the result
+            build = contextlib.nullcontext()
             # The mean over workers, since all must make the same number of steps at once.
             pace.measure(num_made, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
             step += num_made
+            self._reporter.progress(step, num_steps, pace.seconds_per_step * (num_steps - step), which)
             progress.add(float(sums["real_tokens"]), float(sums["input_wait_seconds"]))
             self._check_finite(phase, step, sums["nonfinite_replicas"].numpy())
             if step % train.log_interval == 0 or step == phase.end:
@@ -146,26 +155,29 @@ class Run:
         num_steps = self._config.train.num_steps
         if self._with_evaluation:
             self._show_result(num_steps)
-        self._say(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
+        self._reporter.notice(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
 
     def restore(self, checkpoint: str | None) -> int:
         """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""
-        self.checkpoints.recover()
-        self._runtime.wait_for_all()
-        step = self.checkpoints.restore_newest()
+        with self._reporter.status("Looking for a checkpoint, and restoring it"):
+            self.checkpoints.recover()
+            self._runtime.wait_for_all()
+            step = self.checkpoints.restore_newest()
         self._check_agreement(step)
         if step is None and (checkpoint or self._config.init.checkpoint):
             changes = Changes.of(self._config, self._phases[0].source.vocabulary)
             self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
         elif checkpoint:
-            self._say(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+            self._reporter.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         had_metrics = bool(read_metrics(self._directory.path))
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices)
         lines = self._directory.open_metrics(step or 0)
         if step is None:
             if had_metrics:
-                self._say(f"No checkpoint is in {self._directory.checkpoint_dir}: the run begins again at step 0.")
+                self._reporter.notice(
+                    f"No checkpoint is in {self._directory.checkpoint_dir}: the run begins again at step 0."
+                )
             return 0
         self._saved_step = step
         evaluated = [
@@ -181,7 +193,7 @@ class Run:
         elif self._is_evaluation_due(step):
             self._evaluate(step)  # the stop came between saving and evaluating
         if step < self._config.train.num_steps:
-            self._say(f"Going on from step {step:,}.")
+            self._reporter.notice(f"Going on from step {step:,}.")
         return step
 
     def _batches(self, phase: Phase, step: int) -> Iterator:
@@ -225,7 +237,7 @@ class Run:
                 f"{what}. {self._begin_anew()}, or allow some such steps by config.watch.max_nonfinite_steps, "
                 f"now {allowed}"
             )
-        self._say(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
+        self._reporter.warning(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
 
     def _begin_anew(self) -> str:
         last = (
@@ -272,7 +284,7 @@ class Run:
         self._watch.num_skipped.assign(num_skipped + step - restored)
         self._saved_step, self._last_result = restored, None
         self._directory.open_metrics(restored)
-        self._say(
+        self._reporter.warning(
             f"Warning, {what}: rolled back to step {restored:,}, from where it goes on with other examples "
             f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
         )
@@ -305,17 +317,18 @@ class Run:
 
     def _log(self, phase: Phase, step: int, values: dict[str, float], progress: Progress) -> None:
         self._directory.write_metrics("train", step, values)
-        self._say(progress.line(step, values))
+        self._reporter.metrics("train", step, values, progress.line(step, values))
         counts, special = phase.source.token_counts, phase.masking.special_token_ids
         baseline = None if counts is None else unigram_entropy(counts, special)
         for notice in self._collapse.look(step, values, baseline) if "total_loss" in values else ():
-            self._say(notice)
+            self._reporter.warning(notice)
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
             if not all(np.isfinite(variable.numpy()).all() for variable in self._model.trainable_variables):
                 raise UserError(f"step {step:,} made weights infinite or NaN; they are not saved. {self._begin_anew()}")
-            self.checkpoints.save()
+            with self._reporter.status(f"Saving step {step:,}"):
+                self.checkpoints.save()
             self._runtime.wait_for_all()
             self._saved_step = step
 
@@ -348,7 +361,9 @@ class Run:
                 raise self._interruption(f"while evaluating step {step:,}")
 
         try:
-            result = self._evaluator_at(step).run(before_batch=end_if_asked) | self._phase_number(step)
+            evaluator = self._evaluator_at(step)
+            with self._reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
+                result = evaluator.run(before_batch=end_if_asked) | self._phase_number(step)
         except Interrupted:
             self._save(step)  # here, where the weights are the trained ones again and not their average
             raise
@@ -356,20 +371,19 @@ class Run:
         self._last_result = result
         self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
-        self._say("  ".join([f"step {step:,} held-out", *shown]))
+        self._reporter.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
 
     def _show_result(self, step: int) -> None:
         if self._last_result is None:
             self._evaluate(step)
         assert self._last_result is not None
-        self._say(format_table(self._last_result, step))
+        self._reporter.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))
 
     def _describe(self, phase: Phase, step: int) -> None:
         batch_size, num_steps = phase.config.train.global_batch_size, phase.end - phase.begin
         num_examples = phase.source.train.num_examples
         which = f"Phase {phase.number + 1} of {len(self._phases)}, to step {phase.end:,}. " if self._phases[1:] else ""
-        self._say(
+        self._reporter.notice(
             f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
             f"of {batch_size} are {num_steps * batch_size / num_examples:.2f} epochs."
         )
-        self._say(f"Building step {step + 1:,}; the first takes longer than the others.")

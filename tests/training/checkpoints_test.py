@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.errors import ResumableError, UserError
+from electra_cli.reporter import Lines
 from electra_cli.training import checkpoint_files
 from electra_cli.training.checkpoint_files import CheckpointFiles, find_checkpoint, find_damage
 from electra_cli.training.checkpoints import Checkpoints
@@ -39,7 +40,9 @@ class Run:
         train = default_config().train
         train.update({"keep_checkpoints": 3, **settings})
         self.model, self.optimizer, self.lines = Model(width, num_layers), Optimizer(), []
-        self.checkpoints = Checkpoints(str(directory), self.model, self.optimizer, None, train, self.lines.append)
+        self.checkpoints = Checkpoints(
+            str(directory), self.model, self.optimizer, None, train, Lines(self.lines.append)
+        )
 
     def save(self, *steps, save=True):
         for step in steps:

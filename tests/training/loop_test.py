@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.reporter import Lines
 from electra_cli.training import loop, run
 from electra_cli.training.evaluation import format_table, unigram_log_probs
 from electra_cli.training.workdir import Workdir, read_metrics
@@ -18,7 +19,7 @@ NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_
 
 def train(config, workdir, with_evaluation=True, **more):
     lines = []
-    loop.train(config, str(workdir), with_evaluation=with_evaluation, say=lines.append, **more)
+    loop.train(config, str(workdir), with_evaluation=with_evaluation, reporter=Lines(lines.append), **more)
     return lines
 
 
@@ -164,7 +165,7 @@ def test_eval_mode_evaluates_the_newest_checkpoint(finished, config):
     workdir, _ = finished
     before = {path: path.stat().st_mtime for path in workdir.rglob("*")}
     lines = []
-    result = loop.evaluate(config, str(workdir), lines.append)
+    result = loop.evaluate(config, str(workdir), Lines(lines.append))
     expected = {name: value for name, value in metrics_of(workdir)[-1].items() if name not in ("step", "split")}
     assert result == pytest.approx(expected, rel=1e-6)
     assert "Held-out evaluation at step 12 on 20 examples" in lines[-1]

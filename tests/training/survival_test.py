@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.errors import ResumableError, UserError
+from electra_cli.reporter import Lines
 from electra_cli.training import loop, run
 from tests.conftest import small_config
 from tests.training.loop_test import assert_same_run, metrics_of, stop_at, train
@@ -207,7 +208,9 @@ def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated
     assert (record["step"], record["value"]) == (best, losses[best])
     config.eval.interval, config.train.best_metric = 2, "masked_lm_loss"
     lines = []
-    result = loop.evaluate(config, str(evaluated), lines.append, checkpoint=str(evaluated / "checkpoints" / "best"))
+    result = loop.evaluate(
+        config, str(evaluated), Lines(lines.append), checkpoint=str(evaluated / "checkpoints" / "best")
+    )
     assert result["masked_lm_loss"] == pytest.approx(losses[best], rel=1e-6)
     assert f"Held-out evaluation at step {best} on 20 examples" in lines[-1]
 
@@ -233,7 +236,7 @@ def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated
 def test_a_given_checkpoint_is_evaluated_and_started_from(whole, evaluated, config, tmp_path, monkeypatch):
     losses = {line["step"]: line["masked_lm_loss"] for line in metrics_of(evaluated) if line["split"] == "validation"}
     lines, given = [], str(whole / "checkpoints" / "ckpt-4")
-    result = loop.evaluate(config, str(tmp_path / "none"), lines.append, checkpoint=given)
+    result = loop.evaluate(config, str(tmp_path / "none"), Lines(lines.append), checkpoint=given)
     assert result["masked_lm_loss"] == pytest.approx(losses[4], rel=1e-6)
     assert f"Evaluating checkpoint {given}." in lines
     assert "Held-out evaluation at step 4 on 20 examples" in lines[-1]

@@ -1,0 +1,177 @@
+"""What a run tells, on a terminal: a panel that is drawn anew where it stands, and lines above it that remain."""
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from electra_cli.reporter import JsonLines, Lines, Quiet, Reporter, format_duration
+
+_DRAWINGS_PER_SECOND = 2
+_BAR_WIDTH = 30
+# Metrics that are shown, and their digits.
+_SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+
+
+def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
+    """Returns what tells a command's progress on standard output.
+
+    Args:
+      title: of the panel.
+      quiet: whether to leave out all but warnings and results.
+      log_format: text (a panel where standard output is a terminal, else lines) or json.
+    """
+    if log_format == "json":
+        return Quiet(JsonLines()) if quiet else JsonLines()
+    if quiet:
+        return Quiet(Lines())
+    console = Console(highlight=False)
+    return Panel(title, console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+
+
+class Panel(Reporter):
+    """A panel on a terminal. A thread draws it twice a second from what was told; telling only takes note.
+
+    Args:
+      title: stands on top.
+      console: where.
+      clock: seconds, ever growing.
+    """
+
+    def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._title, self._console, self._clock = title, console, clock
+        self._start = clock()
+        self._statuses: list[tuple[str, float]] = []
+        self._position: tuple[int, int, float, str] | None = None
+        self._metrics: dict[str, tuple[int, Mapping[str, float]]] = {}
+        self._saved: tuple[int, float] | None = None
+        self._last_line = ""
+        self._live = Live(
+            console=console,
+            get_renderable=self.render,
+            refresh_per_second=_DRAWINGS_PER_SECOND,
+            transient=True,
+            # Only what would be written over the panel; a standard error that goes to a file stays there.
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> "Panel":
+        self._live.start()
+        # Live hides the cursor. A process that is killed could not bring it back.
+        self._console.show_cursor(True)
+        return self
+
+    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """Takes the panel away; of a run that did not reach its end the last metrics remain."""
+        self._live.stop()
+        if error is not None and self._last_line:
+            self._print(self._last_line)
+
+    def notice(self, text: str) -> None:
+        """See the base class."""
+        self._print(text)
+
+    def warning(self, text: str) -> None:
+        """See the base class."""
+        self._print(text, "yellow")
+
+    @contextlib.contextmanager
+    def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
+        """See the base class."""
+        self._statuses.append((text, self._clock()))
+        try:
+            yield
+        finally:
+            self._statuses.pop()
+
+    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
+        """See the base class."""
+        self._position = (step, num_steps, seconds_left, phase)
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+        """See the base class."""
+        self._metrics[split] = (step, values)
+        self._last_line = line
+
+    def checkpoint(self, step: int, path: str) -> None:
+        """See the base class."""
+        self._saved = (step, self._clock())
+
+    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
+        """See the base class."""
+        self._print(text)
+
+    def abandon(self) -> None:
+        """See the base class."""
+        os.write(self._console.file.fileno(), b"\r\n")
+
+    def render(self) -> RenderableType:
+        """Returns the panel as it is now."""
+        elapsed = format_duration(self._clock() - self._start)
+        parts: list[RenderableType] = [Rule(f"{self._title}, {elapsed}", align="left", style="dim")]
+        if self._position is not None:
+            parts.append(self._position_line(*self._position))
+        if self._metrics:
+            parts.append(self._metrics_table())
+        if "train" in self._metrics:
+            parts.append(_speed_line(self._metrics["train"][1]))
+        if self._saved is not None:
+            step, moment = self._saved
+            parts.append(_line("checkpoint", f"step {step:,}, {format_duration(self._clock() - moment)} ago"))
+        if self._statuses:
+            text, moment = self._statuses[-1]
+            parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - moment)}"))
+        return Group(*parts)
+
+    def _position_line(self, step: int, num_steps: int, seconds_left: float, phase: str) -> RenderableType:
+        left = "" if math.isnan(seconds_left) else f"{format_duration(seconds_left)} left"
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            grid.add_column(no_wrap=True)
+        grid.add_row(
+            Text(f"step {step:,}/{num_steps:,}" + (f", {phase}" if phase else ""), style="bold"),
+            ProgressBar(total=num_steps, completed=step, width=_BAR_WIDTH),
+            f"{math.floor(100 * step / num_steps)} %  {left}",
+        )
+        return grid
+
+    def _metrics_table(self) -> RenderableType:
+        names = [name for name in _SHOWN if any(name in values for _, values in self._metrics.values())]
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(min_width=10, no_wrap=True)
+        for _ in range(len(names) + 1):
+            grid.add_column(justify="right", no_wrap=True)
+        grid.add_row("", *(Text(name, style="dim") for name in names), Text("step", style="dim"))
+        for split, title in (("train", "train"), ("validation", "held-out")):
+            if split in self._metrics:
+                step, values = self._metrics[split]
+                shown = (f"{values[name]:.{_SHOWN[name]}f}" if name in values else "" for name in names)
+                grid.add_row(title, *shown, f"{step:,}")
+        return grid
+
+    def _print(self, text: str, style: str = "") -> None:
+        # Text, which takes [MASK] for what it is and no markup; lines are the terminal's to wrap, and can be copied.
+        self._console.print(Text(text, style=style), soft_wrap=True)
+
+
+def _line(name: str, text: str) -> Text:
+    return Text(f"{name:<12}{text}", no_wrap=True, overflow="ellipsis")
+
+
+def _speed_line(values: Mapping[str, float]) -> Text:
+    return _line(
+        "speed",
+        f"{values['tokens_per_second']:,.0f} tokens/s  utilization {values['model_flops_utilization']:.0%}  "
+        f"waiting for input {values['input_wait_fraction']:.0%}",
+    )
