@@ -4,22 +4,46 @@ Each command declares its absl flags in a `FlagValues` of its own, so that `--he
 two commands can be imported in one process. TensorFlow is not imported here.
 """
 
+import dataclasses
 import os
+import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags, logging
 
+from electra_cli import command_flags
+from electra_cli.command_flags import FlagInfo
+from electra_cli.completion import completion_script
+from electra_cli.config_reference import Entry
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.help_text import COMMON_FLAGS, help_text
 from electra_cli.reporter import Reporter
+from electra_cli.suggestions import did_you_mean
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The config of a command, as its help and its completion show it.
+
+    Attributes:
+      entries: its keys.
+      presets: what `--config` takes besides files.
+      choices: the values of keys that take some only.
+    """
+
+    entries: Sequence[Entry]
+    presets: Sequence[str]
+    choices: Mapping[str, Sequence[str]]
 
 
 def run(
@@ -28,6 +52,9 @@ def run(
     usage: str,
     examples: str = "",
     parse_flags: Callable[[list[str]], list[str]] | None = None,
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    read_config: Callable[[], Config] | None = None,
 ) -> None:
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
@@ -40,6 +67,8 @@ def run(
       usage: what the command does and how it is called; the first paragraph of its help.
       examples: further text printed after the flags.
       parse_flags: what parses the command line in place of `flag_values`; returns what are no flags.
+      groups: names of the flags that the help shows together, by a title.
+      read_config: returns the config that `--config` names, of a command that has one.
     """
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
@@ -50,14 +79,23 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
-            print(_help_text(program, usage, flag_values, examples))
+            entries = read_config().entries if read_config else ()
+            text = help_text(usage, command_flags.describe(flag_values), groups or {}, examples, entries)
+            print(text.replace("{program}", program))
+            sys.exit(0)
+        if any(argument.startswith("--print_completion") for argument in argv[1:]):
+            print(_completion(program, argv, _all_flags(flag_values, read_config)), end="")
             sys.exit(0)
         flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells its internals at INFO, through absl
         try:
             rest = (parse_flags or flag_values)(argv)
+        except flags.UnrecognizedFlagError as error:
+            known = [flag.name for flag in _all_flags(flag_values, read_config)]
+            meant = did_you_mean(error.flagname, known, "--")
+            raise UserError(f"there is no flag --{error.flagname}{meant} (see {program} --help)") from error
         except flags.Error as error:
-            raise UserError(f"{error} (see {program} --help)") from error
+            raise UserError(f"{_describe_mistake(error, flag_values)} (see {program} --help)") from error
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value (see {program} --help)")
         return rest
@@ -96,12 +134,37 @@ def end_when_stopped(reporter: Reporter | None = None) -> None:
         signal.signal(number, end)
 
 
-def _help_text(program: str, usage: str, flag_values: flags.FlagValues, examples: str) -> str:
-    lines = [usage.strip().replace("{program}", program), "", "Flags:"]
-    for name in sorted(dict(flag_values.flag_values_dict())):
-        flag = flag_values[name]
-        default = "" if flag.default in (None, "", []) else f" (default: {flag.default_as_str.strip(chr(39))})"
-        lines += [f"  --{name}", f"      {' '.join((flag.help or '').split())}{default}"]
-    if examples:
-        lines += ["", examples.strip().replace("{program}", program)]
-    return "\n".join(lines)
+def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] | None) -> list[FlagInfo]:
+    """Returns the flags of a command with those of its config's keys."""
+    found = [*command_flags.describe(flag_values), *COMMON_FLAGS]
+    if read_config is None:
+        return found
+    config = read_config()
+    keys = [
+        FlagInfo(
+            f"config.{entry.path}", entry.type.upper(), entry.description, choices=config.choices.get(entry.path, ())
+        )
+        for entry in config.entries
+    ]
+    return [
+        *(dataclasses.replace(flag, suggestions=config.presets) if flag.name == "config" else flag for flag in found),
+        *keys,
+    ]
+
+
+def _completion(program: str, argv: list[str], found: list[FlagInfo]) -> str:
+    argument = next(argument for argument in argv if argument.startswith("--print_completion"))
+    shell = argument.partition("=")[2]
+    if shell not in _SHELLS:
+        raise UserError(f"--print_completion={shell}: is one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}")
+    return completion_script(program, shell, found)
+
+
+def _describe_mistake(error: flags.Error, flag_values: flags.FlagValues) -> str:
+    """Returns what is wrong with a flag's value, with what may have been meant where it takes some values only."""
+    match = re.match(r"flag --(\w+)=(.*?): value should be one of", str(error), re.S)
+    if match is None:
+        return str(error)
+    name, value = match.groups()
+    choices = getattr(flag_values[name].parser, "enum_values", ())
+    return f"--{name}={value}: is one of {', '.join(choices)}{did_you_mean(value, choices)}"

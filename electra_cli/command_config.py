@@ -10,16 +10,17 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from electra_cli import config
+from electra_cli import cli, config, config_reference
 from electra_cli.config_presets import PRETRAINING, Presets
 from electra_cli.errors import UserError
 
 
-def define(flag_values: flags.FlagValues) -> None:
+def define(flag_values: flags.FlagValues, presets: Presets = PRETRAINING) -> None:
     """Declares `--config` and `--config.KEY` among the flags of a command."""
     config_flags.DEFINE_config_file(
         "config",
-        help_string="Preset or config file. Any of its keys can be overridden: --config.train.num_steps=1000",
+        help_string=f"Preset ({', '.join(presets.names())}) or config file. Any of its keys can be overridden: "
+        "--config.SECTION.KEY=VALUE",
         lock_config=True,
         flag_values=flag_values,
     )
@@ -36,11 +37,9 @@ def given(values: flags.FlagValues, presets: Presets = PRETRAINING) -> ml_collec
     return values["config"].value
 
 
-def describe(presets: Presets = PRETRAINING) -> str:
-    """Returns what the help of a command says of presets and keys."""
-    names = "Presets: " + ", ".join(presets.names())
-    keys = "Keys: " + ", ".join(f"config.{key}" for key in config.flatten(presets.default_config()))
-    return f"{names}\n\n{keys}"
+def read(presets: Presets = PRETRAINING) -> cli.Config:
+    """Returns what help and completion tell of presets and keys."""
+    return cli.Config(config_reference.entries(presets.module), presets.names(), presets.choices)
 
 
 def parse(argv: list[str], flag_values: flags.FlagValues, presets: Presets = PRETRAINING) -> list[str]:

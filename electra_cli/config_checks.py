@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from electra_cli.errors import UserError
+from electra_cli.suggestions import did_you_mean
 
 OBJECTIVES = ("electra", "mlm")
 MASK_UNITS = ("token", "word")
@@ -15,12 +16,12 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 INIT_OPTIMIZERS = ("fresh", "restored")
 INIT_POSITIONS = ("copy", "interpolate")
-JIT_CHOICES = ("auto", "true", "false")
+JITCHOICES = ("auto", "true", "false")
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
 BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_LM_METRICS}
-_CHOICES = {
+CHOICES = {
     "data.mask_unit": MASK_UNITS,
     "model.embedding_sharing": EMBEDDING_SHARING,
     "init.optimizer": INIT_OPTIMIZERS,
@@ -30,7 +31,7 @@ _CHOICES = {
     "optimizer.schedule": SCHEDULES,
     "runtime.strategy": STRATEGIES,
     "runtime.precision": PRECISIONS,
-    "runtime.jit_compile": JIT_CHOICES,
+    "runtime.jit_compile": JITCHOICES,
 }
 
 
@@ -63,8 +64,8 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
             f"together at most 1")  # fmt: skip
     for key in ("model.generator_size", "model.generator_layers"):
         require(key, 0 < flat[key] <= 1, "is a fraction of the discriminator's: greater than 0, at most 1")
-    for key, choices in _CHOICES.items():
-        require(key, flat[key] in choices, f"is one of {', '.join(choices)}")
+    for key, choices in CHOICES.items():
+        require(key, flat[key] in choices, f"is one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     _validate_sizes(config, generator, require)
     _validate_objective(config, require)
     _validate_schedule(config, require)
@@ -131,7 +132,8 @@ def _validate_checkpoints(config: ml_collections.ConfigDict, require: Any) -> No
     require("train.keep_every_steps", train.keep_every_steps % train.checkpoint_interval == 0,
             f"must be a multiple of config.train.checkpoint_interval={train.checkpoint_interval}")  # fmt: skip
     metrics = BEST_METRICS[config.objective.name]
-    require("train.best_metric", train.best_metric in ("", *metrics), f"is empty or one of {', '.join(metrics)}")
+    require("train.best_metric", train.best_metric in ("", *metrics),
+            f"is empty or one of {', '.join(metrics)}{did_you_mean(train.best_metric, metrics)}")  # fmt: skip
 
 
 _OPTIONAL_KEYS = (

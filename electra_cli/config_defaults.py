@@ -30,9 +30,9 @@ def _data_section() -> ml_collections.ConfigDict:
     data.max_seq_length = 128
     # Fraction of an example's real tokens that is masked.
     data.mask_prob = 0.15
-    # Fraction of the masked slots that shows [MASK], and fraction that shows a random token; the others keep their
-    # token. The original's choice; BERT's is 0.8 and 0.1.
+    # Fraction of the masked slots that shows [MASK] (the original's 0.85; BERT's 0.8).
     data.mask_token_prob = 0.85
+    # Fraction of the masked slots that shows a random token (BERT's 0.1); slots of neither kind keep their token.
     data.random_token_prob = 0.0
     # What is masked as one: token, or word (WordPiece's "##", or the segmentation that the data was prepared with).
     data.mask_unit = "token"
@@ -51,10 +51,13 @@ def _model_section() -> ml_collections.ConfigDict:
     # word embeddings), none, or gradient_disentangled (the discriminator adds its own to the generator's, which it
     # does not change: DeBERTaV3, section 3.3).
     model.embedding_sharing = "all"
-    # Discriminator: layers, width, heads, width of the feed-forward layer.
+    # Layers of the discriminator.
     model.num_layers = 12
+    # Width of the discriminator.
     model.hidden_size = 256
+    # Attention heads of the discriminator.
     model.num_attention_heads = 4
+    # Width of the discriminator's feed-forward layers.
     model.intermediate_size = 1024
     # Generator: its width as a fraction of the discriminator's; heads of 64, feed-forward of 4 times its width.
     model.generator_size = 0.25
@@ -86,7 +89,8 @@ def _objective_section() -> ml_collections.ConfigDict:
     # electra, or mlm: masked language modeling alone (BERT without next-sentence prediction), which trains the network
     # of the discriminator's size and reads no other key of this section.
     objective.name = "electra"
-    # total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD (paper, section 2).
+    # Weights of the two: total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD (paper,
+    # section 2).
     objective.generator_loss_weight = 1.0
     objective.discriminator_loss_weight = 50.0
     # Temperature of the softmax that replacements are sampled from (the original's `temperature`).
@@ -130,9 +134,11 @@ def _optimizer_section() -> ml_collections.ConfigDict:
     optimizer.decay_fraction = 0.1
     # Decoupled weight decay of all weights but biases and LayerNorm.
     optimizer.weight_decay_rate = 0.01
-    # Decay of Adam's moments, and epsilon.
+    # Decay of Adam's first moment, the mean of gradients.
     optimizer.beta_1 = 0.9
+    # Decay of Adam's second moment, the mean of their squares.
     optimizer.beta_2 = 0.999
+    # What is added to the root of Adam's second moment.
     optimizer.epsilon = 1e-6
     # Global norm that gradients are clipped to.
     optimizer.clip_norm = 1.0
@@ -211,9 +217,10 @@ def _runtime_section() -> ml_collections.ConfigDict:
     # auto (TPUs if there are any; several workers where TF_CONFIG, Slurm or runtime.worker_addresses name them; all
     # local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), multi_worker_mirrored, or tpu.
     runtime.strategy = "auto"
-    # Of several workers (processes, with all their GPUs each): host:port of each, comma-separated, the same everywhere;
-    # and which of them this process is, from 0. Not needed under Slurm (srun) or with TF_CONFIG.
+    # Of several workers (processes, with all their GPUs each): host:port of each, comma-separated, the same everywhere.
+    # Not needed under Slurm (srun) or with TF_CONFIG.
     runtime.worker_addresses = ""
+    # Which of runtime.worker_addresses this process is, from 0; -1: none.
     runtime.worker_index = -1
     # The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.
     runtime.tpu = ""

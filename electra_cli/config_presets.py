@@ -2,12 +2,16 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 
 import ml_collections
 
+from electra_cli.config_checks import BEST_METRICS, CHOICES
 from electra_cli.config_defaults import default_config
 from electra_cli.errors import UserError
+from electra_cli.suggestions import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +22,18 @@ class Presets:
       folder: where below `configs/` the presets lie; '': there itself.
       default_config: returns all keys with their defaults.
       origin: full name of that function, for messages.
+      choices: the values of keys that take some only.
     """
 
     folder: str
     default_config: Callable[[], ml_collections.ConfigDict]
     origin: str
+    choices: Mapping[str, Sequence[str]]
+
+    @property
+    def module(self) -> ModuleType:
+        """The module that declares the keys."""
+        return sys.modules[self.default_config.__module__]
 
     @property
     def directory(self) -> pathlib.Path:
@@ -46,8 +57,10 @@ class Presets:
         if not pathlib.Path(name).is_file():
             raise UserError(
                 f"--config={name}: no such file and no preset of that name; presets: {', '.join(self.names())}"
+                f"{did_you_mean(name, self.names())}"
             )
         return name
 
 
-PRETRAINING = Presets("", default_config, "electra_cli.config.default_config")
+PRETRAINING = Presets("", default_config, "electra_cli.config.default_config",
+                      {**CHOICES, "train.best_metric": BEST_METRICS["electra"]})  # fmt: skip

@@ -35,12 +35,21 @@ flags.DEFINE_enum(
 USAGE = """
 Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.
 
-Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE]
-       [--checkpoint=PATH] [--config.KEY=VALUE ...]
+Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
 """
-EXIT_CODES = (
-    "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
-)
+EXAMPLES = """
+Examples:
+  {program} --config=small --config.data.dir=data --workdir=run
+  {program} --config=small --config.data.dir=data --workdir=run --mode=eval --checkpoint=run/checkpoints/best
+  {program} --config=base --config.data.dir=data --workdir=run --config.runtime.precision=mixed_bfloat16
+
+Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect.
+"""
+GROUPS = {
+    "Required": ("config", "workdir"),
+    "What is done": ("mode", "checkpoint"),
+    "What is printed": ("quiet", "log_format"),
+}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -85,7 +94,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, f"{command_config.describe()}\n\n{EXIT_CODES}", parse_flags)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=command_config.read)
 
 
 if __name__ == "__main__":

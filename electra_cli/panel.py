@@ -161,8 +161,8 @@ class Panel(Reporter):
         return grid
 
     def _print(self, text: str, style: str = "") -> None:
-        # Text, which takes [MASK] for what it is and no markup; lines are the terminal's to wrap, and can be copied.
-        self._console.print(Text(text, style=style), soft_wrap=True)
+        # Text, which takes [MASK] for what it is and no markup.
+        self._console.print(Text(text, style=style))
 
 
 def _line(name: str, text: str) -> Text:

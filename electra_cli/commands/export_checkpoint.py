@@ -44,6 +44,11 @@ Examples:
   {program} --workdir=run --format=huggingface --output_dir=electra-hf
   {program} --workdir=run --format=saved_model --network=both --checkpoint=best --output_dir=electra-serving
 """
+GROUPS = {
+    "Required": ("workdir", "format", "output_dir"),
+    "What is read": ("network", "checkpoint", "averaged", "vocab_file", "lower_case"),
+    "What is written": ("overwrite",),
+}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -81,7 +86,7 @@ def _main(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """`electra-finetune`: flags in, one call of the fine-tuning library."""
 
+import functools
+
 from absl import flags
 
 from electra_cli import cli, command_config
@@ -7,7 +9,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.config import FINETUNING, check
 
 FLAGS = flags.FlagValues()
-command_config.define(FLAGS)
+command_config.define(FLAGS, FINETUNING)
 flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, predictions, scores.", flag_values=FLAGS)
 flags.DEFINE_string(
     "init",
@@ -39,10 +41,14 @@ Examples:
       --config.train.seeds='(0,1,2,3,4)'
   {program} --config=glue --config.task=rte --config.data.dir=GLUE/RTE --init=random --like=run --workdir=baseline
   {program} --workdir=sentiment --predict=reviews.tsv --output=predicted.jsonl
+
+Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect.
 """
-EXIT_CODES = (
-    "Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect."
-)
+GROUPS = {
+    "Required, but with --predict": ("config", "init", "workdir"),
+    "What is read": ("like", "vocab_file"),
+    "Predictions": ("predict", "output", "seed"),
+}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -88,9 +94,8 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(
-        _main, FLAGS, USAGE, f"{EXAMPLES.strip()}\n\n{command_config.describe(FINETUNING)}\n\n{EXIT_CODES}", parse_flags
-    )
+    read_config = functools.partial(command_config.read, FINETUNING)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=read_config)
 
 
 if __name__ == "__main__":

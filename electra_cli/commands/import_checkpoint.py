@@ -55,6 +55,19 @@ Examples:
   {program} --format=google_tf1 --source=electra_small/electra_small --output_dir=start
   {program} --format=huggingface --source=discriminator/ --generator_source=generator/ --output_dir=start
 """
+GROUPS = {
+    "Required": ("format", "source", "output_dir"),
+    "What is read": (
+        "vocab_file",
+        "lower_case",
+        "checkpoint",
+        "generator_source",
+        "hparams",
+        "num_attention_heads",
+        "generator_num_attention_heads",
+    ),
+    "What is written": ("generator_size", "overwrite"),
+}
 # Flags that belong to one format.
 _ONLY_WITH = {
     "generator_source": "huggingface",
@@ -124,7 +137,7 @@ def _check(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ Examples:
   {program} --config=large --config.runtime.precision=mixed_bfloat16
   {program} --config=small --measure
 """
+GROUPS = {"Required": ("config",), "What is told": ("measure", "json")}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -58,7 +59,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-plan ... | head` ends quietly
-    cli.run(_main, FLAGS, USAGE, f"{EXAMPLES.strip()}\n\n{command_config.describe()}", parse_flags)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=command_config.read)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,23 @@ Examples:
   {program} --inspect=data
   {program} --input=books.txt.gz,news.txt --vocab_file=vocab.txt --document_separator=line --output_dir=data
 """
+GROUPS = {
+    "Required": ("input", "output_dir"),
+    "Vocabulary, one of the first two": ("vocab_file", "learn_vocab", *_LEARNING_FLAGS),
+    "What is read": (
+        "document_separator",
+        "text_field",
+        "input_weights",
+        "encoding_errors",
+        "min_words",
+        "deduplicate",
+        "lower_case",
+        "word_boundaries",
+    ),
+    "What is written": ("max_seq_length", "packing", "validation_fraction", "seed", "shard_size_mb", "overwrite"),
+    "How it runs": ("num_workers", "runner", "beam_options"),
+    "Instead": ("inspect",),
+}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -331,7 +348,7 @@ class _Report:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

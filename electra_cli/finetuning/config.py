@@ -13,8 +13,8 @@ from electra_cli.config_presets import Presets
 from electra_cli.errors import UserError
 from electra_cli.finetuning.config_defaults import default_config
 from electra_cli.finetuning.data_defaults import validate
+from electra_cli.suggestions import did_you_mean
 
-FINETUNING = Presets("finetune", default_config, "electra_cli.finetuning.config_defaults.default_config")
 # Keys that a started run may change: where it computes, and which seeds come next.
 CHANGEABLE_KEYS = ("train.seeds", "runtime.strategy", "runtime.tpu", "runtime.jit_compile", "runtime.logical_cpus",
                    "data.test")  # fmt: skip
@@ -25,6 +25,7 @@ _CHOICES = {
     "runtime.precision": PRECISIONS,
     "runtime.jit_compile": JIT_CHOICES,
 }
+FINETUNING = Presets("finetune", default_config, "electra_cli.finetuning.config_defaults.default_config", _CHOICES)
 _FRACTIONS = ("model.hidden_dropout", "model.attention_dropout", "model.head_dropout", "optimizer.warmup_fraction",
               "optimizer.beta_1", "optimizer.beta_2")  # fmt: skip
 _POSITIVE = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.clip_norm", "train.num_epochs",
@@ -43,7 +44,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
 
     for key, choices in _CHOICES.items():
-        require(key, flat[key] in choices, f"choose one of {', '.join(choices)}")
+        require(key, flat[key] in choices, f"choose one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     for key in _FRACTIONS:
         require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
     for key in _POSITIVE:

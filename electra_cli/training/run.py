@@ -112,7 +112,8 @@ class Run:
             self._watch.forget_losses()
         train, num_steps = phase.config.train, phase.config.train.num_steps
         train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
-        iterator = self._batches(phase, step)
+        with self._reporter.status("Opening the examples"):
+            iterator = self._batches(phase, step)
         utilization = matmul_flops(phase.config) / self._flops_per_second
         progress, pace = Progress(step, num_steps, utilization), Pace()
         build: contextlib.AbstractContextManager[None] = self._reporter.status(
