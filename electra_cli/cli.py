@@ -28,6 +28,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
+_TRUTHS = {"bool": ("true", "false")}
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -142,7 +143,10 @@ def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] 
     config = read_config()
     keys = [
         FlagInfo(
-            f"config.{entry.path}", entry.type.upper(), entry.description, choices=config.choices.get(entry.path, ())
+            f"config.{entry.path}",
+            entry.type.upper(),
+            entry.description,
+            choices=config.choices.get(entry.path) or _TRUTHS.get(entry.type, ()),
         )
         for entry in config.entries
     ]

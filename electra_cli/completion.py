@@ -5,9 +5,12 @@ The tools for this read parsers of argparse or click; a command's flags are absl
 
 import re
 import shlex
+import textwrap
 from collections.abc import Sequence
 
 from electra_cli.command_flags import FlagInfo
+
+_DESCRIPTION_WIDTH = 70
 
 
 def completion_script(program: str, shell: str, flags: Sequence[FlagInfo]) -> str:
@@ -55,6 +58,8 @@ _BASH = """\
   fi
   [[ -n "$words" ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$value")
   [[ "$kind" == path ]] && mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen -f -- "$value")
+  [[ "$kind" == config ]] &&
+    mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen -f -X '!*.py' -- "$value"; compgen -d -- "$value")
   [[ "$kind" == directory ]] && mapfile -t COMPREPLY < <(compgen -d -- "$value")
   [[ -n "$kind" && -z "$prefix" ]] && compopt -o filenames
   COMPREPLY=("${{COMPREPLY[@]/#/$prefix}}")
@@ -91,24 +96,30 @@ def _words(flag: FlagInfo) -> list[str]:
 
 
 def _values(flag: FlagInfo) -> tuple[list[str], str]:
-    """Returns words that a flag's value may be, and which path: 'directory', 'path', 'list' of paths, or ''."""
+    """Returns words that a flag's value may be, and which path: directory, path, list (of paths), config, or none."""
     words = [*flag.choices, *flag.suggestions]
     if flag.takes_directory:
         return words, "directory"
+    if flag.name == "config":
+        return words, "config"
     if flag.takes_path:
         return words, "list" if flag.value.endswith("[,...]") else "path"
     return words, ""
+
+
+def _shortened(flag: FlagInfo) -> str:
+    return textwrap.shorten(flag.description, _DESCRIPTION_WIDTH, placeholder=" ...")
 
 
 def _zsh(program: str, function: str, flags: Sequence[FlagInfo]) -> str:
     lines = []
     for flag in flags:
         words, kind = _values(flag)
-        about = re.sub(r"([\[\]:\\])", r"\\\1", flag.description)
+        about = re.sub(r"([\[\]:\\])", r"\\\1", _shortened(flag))
         actions = {"directory": "_files -/", "path": "_files", "list": "_sequence _files"}
         action = actions.get(kind, f"({' '.join(words)})" if words else " ")
-        if words and kind:
-            action = f"{{compadd -- {' '.join(words)}; _files}}"
+        if kind == "config":
+            action = f"{{compadd -- {' '.join(words)}; _files -g '*.py'}}"
         for word in _words(flag):
             value = f":{flag.value or 'value'}:{action}".replace("|", " or ") if word.endswith("=") else ""
             lines.append(f"    {shlex.quote(f'{word}[{about}]{value}')}")
@@ -124,11 +135,11 @@ def _fish(program: str, _: str, flags: Sequence[FlagInfo]) -> str:
     for flag in flags:
         words, kind = _values(flag)
         values = {"directory": "(__fish_complete_directories)", "path": "(__fish_complete_path)",
-                  "list": "(__fish_complete_path)"}.get(kind, "")  # fmt: skip
+                  "list": "(__fish_complete_path)", "config": "(__fish_complete_suffix .py)"}.get(kind, "")  # fmt: skip
         for word in _words(flag):
             takes = f" -x -a {_fish_quote(' '.join([*words, values]).strip())}" if word.endswith("=") else ""
             name = word.removeprefix("--").removesuffix("=")
-            lines.append(f"complete -c {program} -l {name}{takes} -d {_fish_quote(flag.description)}")
+            lines.append(f"complete -c {program} -l {name}{takes} -d {_fish_quote(_shortened(flag))}")
     return "\n".join(lines) + "\n"
 
 
