@@ -146,7 +146,7 @@ def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] 
             f"config.{entry.path}",
             entry.type.upper(),
             entry.description,
-            choices=config.choices.get(entry.path) or _TRUTHS.get(entry.type, ()),
+            choices=config.choices.get(entry.path, _TRUTHS.get(entry.type, ())),
         )
         for entry in config.entries
     ]

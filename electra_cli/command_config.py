@@ -3,7 +3,10 @@
 TensorFlow is not imported here.
 """
 
+import os
+import pathlib
 import re
+import shlex
 import sys
 
 import ml_collections
@@ -35,6 +38,15 @@ def given(values: flags.FlagValues, presets: Presets = PRETRAINING) -> ml_collec
     if values["config"].value is None:
         raise UserError(f"--config is missing: give a file or a preset ({', '.join(presets.names())})")
     return values["config"].value
+
+
+def command(values: flags.FlagValues, presets: Presets = PRETRAINING) -> str:
+    """Returns a command line with the config of parsed flags."""
+    file = values["config"].config_filename
+    name = pathlib.Path(file).stem
+    shown = name if name in presets.names() and file == presets.path(name) else file
+    overrides = [argument for argument in sys.argv[1:] if re.match(r"--?config\.", argument)]
+    return shlex.join([os.path.basename(sys.argv[0]), f"--config={shown}", *overrides])
 
 
 def read(presets: Presets = PRETRAINING) -> cli.Config:

@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 INIT_OPTIMIZERS = ("fresh", "restored")
 INIT_POSITIONS = ("copy", "interpolate")
-JITCHOICES = ("auto", "true", "false")
+JIT_CHOICES = ("auto", "true", "false")
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
@@ -31,7 +31,7 @@ CHOICES = {
     "optimizer.schedule": SCHEDULES,
     "runtime.strategy": STRATEGIES,
     "runtime.precision": PRECISIONS,
-    "runtime.jit_compile": JITCHOICES,
+    "runtime.jit_compile": JIT_CHOICES,
 }
 
 

@@ -26,6 +26,10 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
+flags.DEFINE_enum(
+    "print_config", None, ["text", "json"], "Print the config with all overrides, and what follows from it, and do "
+    "nothing else: as a config file, also without a value, or as JSON.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "log_format", "text", ["text", "json"], "text: a live panel on a terminal, else a line now and then. json: an "
@@ -48,12 +52,17 @@ Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a sig
 GROUPS = {
     "Required": ("config", "workdir"),
     "What is done": ("mode", "checkpoint"),
-    "What is printed": ("quiet", "log_format"),
+    "What is printed": ("quiet", "log_format", "print_config"),
 }
 
 
 def _main(values: flags.FlagValues) -> None:
     settings = command_config.given(values)
+    if values.print_config:
+        from electra_cli import config_text  # noqa: PLC0415  (--help must not wait for it)
+
+        print(config_text.show(settings, values.print_config, command_config.command(values)))
+        return
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
     config.check(settings)
@@ -89,6 +98,7 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
+    argv = ["--print_config=text" if argument == "--print_config" else argument for argument in argv]
     return command_config.parse(argv, FLAGS)
 
 
