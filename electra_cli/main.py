@@ -26,6 +26,10 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 
+flags.DEFINE_bool(
+    "dry_run", False, "Build everything, make two steps and a short evaluation, check workdir and disk, and tell what "
+    "the run would take; leaves nothing behind.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_enum(
     "print_config", None, ["text", "json"], "Print the config with all overrides, and what follows from it, and do "
     "nothing else: as a config file, also without a value, or as JSON.", flag_values=FLAGS,
@@ -52,7 +56,8 @@ Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a sig
 GROUPS = {
     "Required": ("config", "workdir"),
     "What is done": ("mode", "checkpoint"),
-    "What is printed": ("quiet", "log_format", "print_config"),
+    "Before a run": ("print_config", "dry_run"),
+    "What is printed": ("quiet", "log_format"),
 }
 
 
@@ -66,9 +71,10 @@ def _main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
     config.check(settings)
-
     if values.checkpoint and values.mode == "replay":
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
+    if values.dry_run and values.mode in ("eval", "replay"):
+        raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
 
     from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
@@ -82,18 +88,19 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
     with reporter.status("Starting TensorFlow"):
         from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
-    if values.mode == "eval":
+    with_evaluation = values.mode == "train_and_eval"
+    if values.dry_run:
+        from electra_cli.planning import dry_run  # noqa: PLC0415
+
+        dry_run.dry_run(settings, values.workdir, with_evaluation=with_evaluation, reporter=reporter,
+                        checkpoint=values.checkpoint)  # fmt: skip
+    elif values.mode == "eval":
         loop.evaluate(settings, values.workdir, reporter, checkpoint=values.checkpoint)
     elif values.mode == "replay":
         loop.replay_step(settings, values.workdir, reporter)
     else:
-        loop.train(
-            settings,
-            values.workdir,
-            with_evaluation=values.mode == "train_and_eval",
-            reporter=reporter,
-            checkpoint=values.checkpoint,
-        )
+        loop.train(settings, values.workdir, with_evaluation=with_evaluation, reporter=reporter,
+                   checkpoint=values.checkpoint)  # fmt: skip
 
 
 def parse_flags(argv: list[str]) -> list[str]:

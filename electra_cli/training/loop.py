@@ -39,7 +39,7 @@ def evaluate(
       UserError: no checkpoint, or config, data and workdir do not fit.
     """
     reporter = reporter or Lines()
-    runtime, resolved, phases = _open(config, reporter)
+    runtime, resolved, phases = open_run(config, reporter)
     check_config(workdir, resolved, fingerprint(phases))
     reporter.notice(f"Devices: {runtime.description}")
     with reporter.status("Building the model"):
@@ -80,7 +80,7 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, reporter: Repor
     config = config.copy_and_resolve_references()
     config.runtime.strategy, config.runtime.logical_cpus = "one_device", 0
     path, record = replay.find_record(workdir)
-    runtime, resolved, phases = _open(config, reporter, alone=True)
+    runtime, resolved, phases = open_run(config, reporter, alone=True)
     check_config(workdir, resolved, fingerprint(phases))
     reporter.notice(f"Devices: {runtime.description}")
     with reporter.status("Building the model"):
@@ -118,7 +118,7 @@ def train(
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
     reporter = reporter or Lines()
-    runtime, resolved, phases = _open(config, reporter)
+    runtime, resolved, phases = open_run(config, reporter)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source, phase.config)
@@ -138,10 +138,22 @@ def train(
             run.conclude()
 
 
-def _open(
+def open_run(
     config: ml_collections.ConfigDict, reporter: Reporter, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
-    """Finds the devices and opens the data: returns them, the resolved config and its phases."""
+    """Finds the devices and opens the data.
+
+    Args:
+      config: a config with overrides.
+      reporter: is told what is done.
+      alone: as of `build_runtime`.
+
+    Returns:
+      The devices, the resolved config and its phases.
+
+    Raises:
+      UserError: as `build_runtime` and `open_phases`.
+    """
     with reporter.status("Looking for devices"):
         runtime = build_runtime(config, alone=alone)
     with reporter.status("Opening the data"):

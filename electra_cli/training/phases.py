@@ -2,14 +2,17 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import ml_collections
+import tensorflow as tf
 
 from electra_cli.config import phases_of, resolve
+from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, open_data
 from electra_cli.errors import UserError
+from electra_cli.training.distribution import Runtime
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,31 @@ def fingerprint(phases: Sequence[Phase]) -> str:
     """Returns what tells the data of a run from other data."""
     found = [phase.source.fingerprint for phase in phases]
     return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
+
+
+def training_batches(phase: Phase, runtime: Runtime, data_step: int) -> Iterator:
+    """Returns an iterator over the distributed batches of a phase.
+
+    Args:
+      phase: the phase.
+      runtime: devices.
+      data_step: steps of the run whose examples lie before, those that were passed over among them.
+    """
+
+    def make(part: Part) -> tf.data.Dataset:
+        return training_dataset(
+            phase.source.train,
+            phase.masking,
+            pad_id=phase.source.vocabulary.pad_id,
+            max_seq_length=phase.config.data.max_seq_length,
+            global_batch_size=phase.config.train.global_batch_size,
+            seed=phase.config.train.seed,
+            start_step=data_step,
+            first_step=phase.begin,
+            part=part,
+        )
+
+    return iter(runtime.distribute(make))
 
 
 def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:

@@ -3,14 +3,12 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.flops import matmul_flops
@@ -23,7 +21,7 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
 from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
-from electra_cli.training.phases import Phase, fingerprint, phase_at
+from electra_cli.training.phases import Phase, fingerprint, phase_at, training_batches
 from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
@@ -113,7 +111,7 @@ class Run:
         train, num_steps = phase.config.train, phase.config.train.num_steps
         train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
         with self._reporter.status("Opening the examples"):
-            iterator = self._batches(phase, step)
+            iterator = training_batches(phase, self._runtime, step + int(self._watch.num_skipped.numpy()))
         utilization = matmul_flops(phase.config) / self._flops_per_second
         progress, pace = Progress(step, num_steps, utilization), Pace()
         build: contextlib.AbstractContextManager[None] = self._reporter.status(
@@ -196,22 +194,6 @@ class Run:
         if step < self._config.train.num_steps:
             self._reporter.notice(f"Going on from step {step:,}.")
         return step
-
-    def _batches(self, phase: Phase, step: int) -> Iterator:
-        def make(part: Part) -> tf.data.Dataset:
-            return training_dataset(
-                phase.source.train,
-                phase.masking,
-                pad_id=phase.source.vocabulary.pad_id,
-                max_seq_length=phase.config.data.max_seq_length,
-                global_batch_size=phase.config.train.global_batch_size,
-                seed=phase.config.train.seed,
-                start_step=step + int(self._watch.num_skipped.numpy()),
-                first_step=phase.begin,
-                part=part,
-            )
-
-        return iter(self._runtime.distribute(make))
 
     def _check_finite(self, phase: Phase, step: int, nonfinite_replicas: np.ndarray) -> None:
         """Keeps and tells a step that was left out because it was not finite; ends the run if it is one too many.

@@ -1,0 +1,290 @@
+"""A run tried out: all that it needs is built and checked, two steps and a short evaluation of each phase are made, and
+what the whole would take is told. Nothing is left behind."""
+
+import dataclasses
+import math
+import os
+import statistics
+import time
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.config import notices, phases_of
+from electra_cli.flops import matmul_flops
+from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.planning.devices import GIB
+from electra_cli.planning.measuring import peak_memory
+from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
+from electra_cli.planning.workdir_room import check_place
+from electra_cli.reporter import Lines, Reporter, format_duration
+from electra_cli.training import metrics
+from electra_cli.training.checkpoints import Checkpoints
+from electra_cli.training.device_rate import measure_flops_per_second
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.evaluation import Evaluator, check_validation
+from electra_cli.training.initialization import Changes
+from electra_cli.training.loop import open_run
+from electra_cli.training.optimization import Optimizer
+from electra_cli.training.phases import Phase, fingerprint, training_batches
+from electra_cli.training.run import build_model
+from electra_cli.training.step import build_train_steps
+from electra_cli.training.workdir import check_config
+
+# Steps behind the first: one, and more of them, up to so many, while they take less than so many seconds.
+_MOST_STEPS, _SECONDS_OF_STEPS = 20, 2.0
+_NUM_EVALUATED_BATCHES = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseTrial:
+    """What steps of a phase took.
+
+    Attributes:
+      number: of the phase, from 1.
+      num_steps: steps of it that are left.
+      first_step_seconds: of the first step, with building it.
+      num_timed: steps behind it that were made.
+      step_seconds: median of those.
+      tokens_per_second: real tokens, by the median.
+      model_flops_utilization: likewise.
+      total_loss: mean of all steps.
+      num_evaluations: that are left.
+      first_batch_seconds: of the first batch of an evaluation, with building it; 0 without evaluations.
+      evaluation_seconds: that one will take; 0 without evaluations.
+    """
+
+    number: int
+    num_steps: int
+    first_step_seconds: float
+    num_timed: int
+    step_seconds: float
+    tokens_per_second: float
+    model_flops_utilization: float
+    total_loss: float
+    num_evaluations: int
+    first_batch_seconds: float
+    evaluation_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """What is left of the phase will take."""
+        building = self.first_step_seconds + self.first_batch_seconds
+        return building + self.num_steps * self.step_seconds + self.num_evaluations * self.evaluation_seconds
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What a run would take.
+
+    Attributes:
+      step: that it goes on from.
+      num_steps: its last.
+      num_parameters: that are trained.
+      phases: those that are left.
+      checkpoints: bytes of its checkpoints.
+      free_bytes: of the disk; None where that is not known, as of remote directories.
+      peak_bytes: of memory so far: of the first GPU, or of the process.
+    """
+
+    step: int
+    num_steps: int
+    num_parameters: int
+    phases: tuple[PhaseTrial, ...]
+    checkpoints: CheckpointSize
+    free_bytes: int | None
+    peak_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """What the run will take."""
+        return sum(phase.seconds for phase in self.phases)
+
+
+def dry_run(
+    config: ml_collections.ConfigDict,
+    workdir: str,
+    *,
+    with_evaluation: bool,
+    reporter: Reporter | None = None,
+    checkpoint: str | None = None,
+) -> Trial:
+    """Tries a run out, from where it would go on; `loop.train` with the same arguments is the run.
+
+    Args:
+      config: a config (`config.default_config`) with overrides.
+      workdir: directory of the run, in which nothing is changed.
+      with_evaluation: whether the run will evaluate.
+      reporter: is told how it goes; None: prints lines.
+      checkpoint: what the run would begin with.
+
+    Raises:
+      UserError: config, data, workdir and checkpoint do not fit, the workdir cannot be written, or its disk is too
+        small for the checkpoints that will be kept.
+    """
+    reporter = reporter or Lines()
+    runtime, resolved, phases = open_run(config, reporter)
+    if with_evaluation:
+        for phase in phases:
+            check_validation(phase.source, phase.config)
+    if not runtime.is_chief:
+        reporter = Reporter()
+    check_config(workdir, resolved, fingerprint(phases), runtime.devices)
+    size = checkpoint_size(resolved, phases_of(resolved))
+    free_bytes = check_place(workdir, size) if runtime.is_chief else None
+    for notice in notices(resolved, with_evaluation):
+        reporter.warning(f"Note: {notice}")
+    reporter.notice(f"Devices: {runtime.description}")
+    with reporter.status("Building the model"):
+        model, optimizer = build_model(resolved, runtime)
+    with reporter.status("Restoring the checkpoint"):
+        step = _restore(resolved, workdir, checkpoint, model, optimizer, phases, reporter)
+    with reporter.status("Measuring how fast the devices are"):
+        flops_per_second = measure_flops_per_second(runtime)
+    trials = [
+        _try_phase(phase, step, model, optimizer, runtime, flops_per_second, with_evaluation, reporter)
+        for phase in phases
+        if phase.end > step
+    ]
+    num_parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    trial = Trial(step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
+    reporter.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
+    return trial
+
+
+def _restore(
+    config: ml_collections.FrozenConfigDict,
+    workdir: str,
+    checkpoint: str | None,
+    model: Pretrainer,
+    optimizer: Optimizer,
+    phases: list[Phase],
+    reporter: Reporter,
+) -> int:
+    """Restores what the run would begin with, and returns its step."""
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, reporter=reporter)
+    step = checkpoints.restore_newest()
+    if step is None and (checkpoint or config.init.checkpoint):
+        changes = Changes.of(config, phases[0].source.vocabulary)
+        checkpoints.start_from(checkpoint or config.init.checkpoint, changes)
+    return step or 0
+
+
+def _try_phase(
+    phase: Phase,
+    step: int,
+    model: Pretrainer,
+    optimizer: Optimizer,
+    runtime: Runtime,
+    flops_per_second: float,
+    with_evaluation: bool,
+    reporter: Reporter,
+) -> PhaseTrial:
+    begin = max(step, phase.begin)
+    train_steps = build_train_steps(model, optimizer, runtime, phase.config)
+    batches = training_batches(phase, runtime, begin)
+    seconds: list[float] = []
+    totals: list[dict[str, np.ndarray]] = []
+    with reporter.status(f"Building and making steps of phase {phase.number + 1}"):
+        while len(seconds) < 2 or (len(seconds) <= _MOST_STEPS and sum(seconds[1:]) < _SECONDS_OF_STEPS):
+            start = time.perf_counter()
+            sums = train_steps(batches, tf.constant(begin + len(seconds), tf.int64), tf.constant(1, tf.int64))
+            totals.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
+            seconds.append(time.perf_counter() - start)
+    if any(total["nonfinite_replicas"].any() for total in totals):
+        reporter.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
+    step_seconds = statistics.median(seconds[1:])
+    first_batch, evaluation = 0.0, 0.0
+    if with_evaluation:
+        first_batch, evaluation = _time_evaluation(phase, model, optimizer, runtime, reporter)
+    added = {name: np.sum([total[name] for total in totals], axis=0) for name in totals[0]}
+    return PhaseTrial(
+        phase.number + 1,
+        phase.end - begin,
+        seconds[0],
+        len(seconds) - 1,
+        step_seconds,
+        float(added["real_tokens"]) / len(totals) / step_seconds,
+        matmul_flops(phase.config) / flops_per_second / step_seconds,
+        metrics.summarize(added, phase.config.objective)["total_loss"] if added["real_tokens"] else math.nan,
+        _num_evaluations(phase, begin) if with_evaluation else 0,
+        first_batch,
+        evaluation,
+    )
+
+
+def _num_evaluations(phase: Phase, begin: int) -> int:
+    """Returns how many evaluations a phase will have from a step on: every `eval.interval` steps, and at its end."""
+    interval = phase.config.eval.interval
+    scheduled = phase.end // interval - begin // interval if interval else 0
+    return scheduled + bool(not interval or phase.end % interval)
+
+
+def _time_evaluation(
+    phase: Phase, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, reporter: Reporter
+) -> tuple[float, float]:
+    """Evaluates two batches: returns the seconds of the first, which builds, and those that all will take."""
+    config = ml_collections.ConfigDict(phase.config.to_dict())
+    batch_size = config.train.global_batch_size
+    config.eval.num_examples = _NUM_EVALUATED_BATCHES * batch_size
+    short = dataclasses.replace(phase, config=ml_collections.FrozenConfigDict(config))
+    moments: list[float] = []
+    with reporter.status("Evaluating two batches"):
+        Evaluator(model, optimizer, runtime, short).run(before_batch=lambda: moments.append(time.perf_counter()))
+        moments.append(time.perf_counter())
+    num_batches = math.ceil(Evaluator(model, optimizer, runtime, phase).num_examples / batch_size)
+    return moments[1] - moments[0], num_batches * (moments[-1] - moments[-2])
+
+
+def describe(trial: Trial, workdir: str) -> str:
+    """Returns what a trial found, for people."""
+    what = f"the run in {workdir}, from step {trial.step:,} on" if trial.step else f"a new run in {workdir}"
+    lines = [f"Dry run of {what}; nothing was written there."]
+    several = len(trial.phases) > 1 or any(phase.number > 1 for phase in trial.phases)
+    if not trial.phases:
+        return f"{lines[0]} The run is complete: all {trial.step:,} steps are done."
+    for phase in trial.phases:
+        lines += [f"  phase {phase.number}"] if several else []
+        lines += [
+            _row("first step", f"{phase.first_step_seconds:.1f} s, with building it"),
+            _row(
+                "others",
+                f"{phase.step_seconds:.3g} s, median of {phase.num_timed}: {phase.tokens_per_second:,.0f} real tokens/s, "
+                f"utilization {phase.model_flops_utilization:.0%}; total_loss {phase.total_loss:.3f}",
+            ),
+        ]
+        if phase.num_evaluations:
+            lines.append(_row("evaluation", f"{phase.evaluation_seconds:.3g} s, by a batch of it"))
+    train = sum(phase.num_steps * phase.step_seconds for phase in trial.phases)
+    evaluations = sum(phase.num_evaluations for phase in trial.phases)
+    kept = trial.checkpoints
+    free = "" if trial.free_bytes is None else f"; {_gib(trial.free_bytes)} are free"
+    lines += [
+        "The run would take:",
+        _row(
+            "time",
+            f"{format_duration(trial.seconds)} at this speed: {format_duration(train)} for "
+            f"{trial.num_steps - trial.step:,} steps, {format_duration(trial.seconds - train)} for {evaluations:,} "
+            f"evaluations and for building; more for checkpoints",
+        ),
+        _row(
+            "disk", f"{_gib(kept.kept)}: {kept.num_kept} checkpoints of {_gib(kept.one)}, and one being written{free}"
+        ),
+        _row("memory", f"{_gib(trial.peak_bytes)} at the peak so far{_memory_here()}"),
+    ]
+    return "\n".join(lines)
+
+
+def _memory_here() -> str:
+    if tf.config.list_physical_devices("GPU"):
+        return " of a GPU's"
+    return f" of this process; {_gib(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} are here"
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<13}{text}"
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / GIB:.2f} GiB"
