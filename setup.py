@@ -32,6 +32,8 @@ setup(
         "google-crc32c>=1.5",
         "ml-collections>=1.0",
         "numpy>=1.26",
+        # The live panel on terminals. Keras brings it too.
+        "rich>=13.4",
         # Scores of fine-tuning: accuracy, F1 and MCC; correlations; F1 of entities. tf-models-official brings them.
         "scikit-learn>=1.3",
         "scipy>=1.10",

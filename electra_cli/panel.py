@@ -16,7 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from electra_cli.reporter import JsonLines, Lines, Quiet, Reporter, format_duration
+from electra_cli.reporter import Reporter, format_duration, report_in_lines
 
 _DRAWINGS_PER_SECOND = 2
 _BAR_WIDTH = 30
@@ -32,12 +32,10 @@ def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
       quiet: whether to leave out all but warnings and results.
       log_format: text (a panel where standard output is a terminal, else lines) or json.
     """
-    if log_format == "json":
-        return Quiet(JsonLines()) if quiet else JsonLines()
-    if quiet:
-        return Quiet(Lines())
     console = Console(highlight=False)
-    return Panel(title, console) if console.is_terminal and not console.is_dumb_terminal else Lines()
+    if console.is_terminal and not console.is_dumb_terminal and not quiet and log_format == "text":
+        return Panel(title, console)
+    return report_in_lines(quiet=quiet, log_format=log_format)
 
 
 class Panel(Reporter):

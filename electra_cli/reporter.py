@@ -216,6 +216,17 @@ class Quiet(Reporter):
         self._reporter.result(event, values, text)
 
 
+def report_in_lines(*, quiet: bool, log_format: str) -> Reporter:
+    """Returns what writes lines to standard output.
+
+    Args:
+      quiet: whether to leave out all but warnings and results.
+      log_format: text or json.
+    """
+    reporter = JsonLines() if log_format == "json" else Lines()
+    return Quiet(reporter) if quiet else reporter
+
+
 def format_duration(seconds: float) -> str:
     """Returns '2d 3h', '3h 5m', '5m 20s' or '20s'."""
     minutes, second = divmod(round(seconds), 60)

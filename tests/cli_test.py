@@ -45,18 +45,41 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
     [
         ([], "--config is missing: give a file or a preset (base, large, small, small_mlm, small_plus_plus, tiny)"),
         (["--config=small"], "--workdir is missing"),
-        (["--config=smal", "--workdir=x"], "no such file and no preset of that name; presets: base"),
+        (
+            ["--config=smal", "--workdir=x"],
+            "presets: base, large, small, small_mlm, small_plus_plus, tiny; did you mean small?",
+        ),
         (["--config=small", "--workdir=x"], "config.data.dir=''"),
-        (["--config=small", "--wrkdir=x"], "Unknown command line flag 'wrkdir'"),
-        (["--config=small", "--workdir=x", "--mode=evl"], "should be one of <train|eval|train_and_eval|replay>"),
+        (["--config=small", "--wrkdir=x"], "there is no flag --wrkdir; did you mean --workdir?"),
+        (["--config=small", "--train.num_steps=3"], "--train.num_steps; did you mean --config.train.num_steps?"),
+        (["--config=small", "--xyzzy"], "there is no flag --xyzzy (see "),
+        (
+            ["--config=small", "--workdir=x", "--mode=evl"],
+            "--mode=evl: is one of train, eval, train_and_eval, replay; did you mean eval?",
+        ),
+        (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
+        (["--print_completion=bsh"], "--print_completion=bsh: is one of bash, zsh, fish; did you mean bash?"),
+        (
+            ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],
+            "is one of float32, mixed_bfloat16, mixed_float16; did you mean mixed_bfloat16?",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.train.best_metric=rtd_acc"],
+            "did you mean rtd_auc?",
+        ),
         (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
         (
             ["--config=small", "--workdir=x", "--config.train.num_stepz=3"],
-            "config.train has no key 'num_stepz'; its keys: async_checkpoints, best_metric",
+            "config.train has no key 'num_stepz'; did you mean config.train.num_steps?",
+        ),
+        (["--config=small", "--config.clip_norm=3"], "no key 'clip_norm'; did you mean config.optimizer.clip_norm?"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.zzzzz=3"],
+            "config.train has no key 'zzzzz'; its keys: async_checkpoints, best_metric",
         ),
         (
             ["--config=small", "--workdir=x", "--config.trian.num_steps=3"],
-            "config has no key 'trian'; its keys: data, eval, init, model, objective, optimizer, phases",
+            "config has no key 'trian'; did you mean config.train.num_steps?",
         ),
         (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
         (

@@ -1,21 +1,20 @@
 """`electra-prepare`: raw text to vocabulary and TFRecord shards."""
 
-import datetime
 import functools
 import logging
-import math
 import os
 import signal
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 from absl import flags
 
 from electra_cli import cli
+from electra_cli.data.tfrecords import Manifest
 from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.reporter import Reporter, report_in_lines
+from electra_cli.stage_progress import StageProgress
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -93,6 +92,11 @@ flags.DEFINE_string(
     "beam_options", "", "Options of Apache Beam, as in \"--runner=FlinkRunner --flink_master=HOST:8081\"; without "
     "--runner, the pipeline runs in processes of this machine.", flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "log_format", "text", ["text", "json"], "text: for people. json: an object a line on standard output, for "
+    "programs.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
@@ -132,6 +136,7 @@ GROUPS = {
     "What is written": ("max_seq_length", "packing", "validation_fraction", "seed", "shard_size_mb", "overwrite"),
     "How it runs": ("num_workers", "runner", "beam_options"),
     "Instead": ("inspect",),
+    "What is printed": ("quiet", "log_format"),
 }
 
 
@@ -139,7 +144,8 @@ def _main(values: flags.FlagValues) -> None:
     if values.inspect:
         from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (--help must not wait for it)
 
-        inspect_data(values.inspect)
+        with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
+            inspect_data(values.inspect, lambda line: reporter.result("inspection", {"text": line}, line))
         return
     _check(values)
     prepare = _runner(values)
@@ -163,52 +169,65 @@ def _main(values: flags.FlagValues) -> None:
         text_field=values.text_field,
         input_weights=_weights(values),
     )
-    report = _Report()
-    manifest = prepare(
-        values.input,
-        values.output_dir,
-        settings,
-        vocab_file=values.vocab_file,
-        learning=_learning(values),
-        num_workers=values.num_workers,
-        overwrite=values.overwrite,
-        report=report,
-    )
-    report.end()
-    length = values.max_seq_length
+    with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
+        progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
+        manifest = prepare(
+            values.input,
+            values.output_dir,
+            settings,
+            vocab_file=values.vocab_file,
+            learning=_learning(values),
+            num_workers=values.num_workers,
+            overwrite=values.overwrite,
+            report=progress,
+        )
+        progress.end()
+        _tell(manifest, values, reporter)
+
+
+def _tell(manifest: Manifest, values: flags.FlagValues, reporter: Reporter) -> None:
+    """Tells what was prepared, and what of the text the user should look at."""
+    lines, splits = [], {}
     for split in ("train", "validation"):
         examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
         mean = tokens / examples if examples else 0.0
-        print(
+        lines.append(
             f"{split:<11}{examples:>11,} examples {tokens:>14,} tokens  mean length {mean:6.1f}  "
-            f"padding {1 - mean / length if examples else 0:5.1%}  {len(manifest.splits[split])} shard(s)"
+            f"padding {1 - mean / values.max_seq_length if examples else 0:5.1%}  "
+            f"{len(manifest.splits[split])} shard(s)"
         )
-    dropped = {name: manifest.statistics[name] for name in ("short_documents_dropped", "copies_dropped")}
+        splits[split] = {"num_examples": examples, "real_tokens": tokens, "num_shards": len(manifest.splits[split])}
+    found = manifest.statistics
+    prepared = {"splits": splits, "vocab_size": manifest.vocab_size, "num_documents": found["documents"]}
+    reporter.result("prepared", {**prepared, "output_dir": values.output_dir}, "\n".join(lines))
+    dropped = {name: found[name] for name in ("short_documents_dropped", "copies_dropped")}
     if any(dropped.values()):
-        print("Left out: {short_documents_dropped:,} short documents, {copies_dropped:,} copies.".format(**dropped))
-    replaced = manifest.statistics["replaced_characters"]
+        reporter.notice(
+            "Left out: {short_documents_dropped:,} short documents, {copies_dropped:,} copies.".format(**dropped)
+        )
+    replaced = found["replaced_characters"]
     if replaced:
-        print(f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):")
         worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
-        for path, number in worst[:_NUM_FILES_SHOWN]:
-            print(f"  {number:>9,} in {path}")
+        lines = [f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):"]
+        lines += [f"  {number:>9,} in {path}" for path, number in worst[:_NUM_FILES_SHOWN]]
         if len(worst) > _NUM_FILES_SHOWN:
-            print("  ... (all of them: statistics.replaced_characters in manifest.json)")
-    if manifest.statistics["long_documents_cut"]:
-        print(
-            f"Documents of more than 16 MiB were cut, in {manifest.statistics['long_documents_cut']:,} places: is "
+            lines.append("  ... (all of them: statistics.replaced_characters in manifest.json)")
+        reporter.warning("\n".join(lines))
+    if found["long_documents_cut"]:
+        reporter.warning(
+            f"Documents of more than 16 MiB were cut, in {found['long_documents_cut']:,} places: is "
             f"--document_separator={values.document_separator} right?"
         )
-    if manifest.statistics.get("rare_words_forgotten"):
-        print(
-            f"While words were counted, {manifest.statistics['rare_words_forgotten']:,} occurrences of rare ones were "
-            f"forgotten to bound memory."
+    if found.get("rare_words_forgotten"):
+        reporter.warning(
+            f"While words were counted, {found['rare_words_forgotten']:,} occurrences of rare ones were forgotten to "
+            f"bound memory."
         )
-    print(
-        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {manifest.statistics['documents']:,} documents: "
+    reporter.notice(
+        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: "
         f"{values.output_dir}"
     )
-    print(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
+    reporter.notice(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
 
 
 def _runner(values: flags.FlagValues) -> Callable[..., Any]:
@@ -306,44 +325,6 @@ def _interrupt(number: int, _: object) -> None:
 def _interrupt_beam(number: int, _: object) -> None:
     logging.disable(logging.CRITICAL)  # Beam logs what ends its steps, with a traceback
     raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
-
-
-class _Report:
-    """Progress on standard error: one line that is rewritten on a terminal, else a line every 10 seconds."""
-
-    def __init__(self) -> None:
-        self._stage = ""
-        self._first = (0.0, 0.0, 0)  # time, fraction and bytes when the stage was first told of
-        self._said = 0.0
-        self._is_terminal = sys.stderr.isatty()
-
-    def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
-        now = time.monotonic()
-        if stage != self._stage:
-            self.end()
-            self._stage, self._first, self._said = stage, (now, fraction, num_bytes), -math.inf
-        if now - self._said < (0.2 if self._is_terminal else 10.0):
-            return
-        self._said = now
-        line = stage + self._progress(now, fraction, num_bytes)
-        if self._is_terminal:
-            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def _progress(self, now: float, fraction: float, num_bytes: int) -> str:
-        start, first_fraction, first_bytes = self._first
-        if now == start or fraction <= first_fraction:
-            return ""
-        rate = (num_bytes - first_bytes) / 1e6 / (now - start)
-        text = f", {num_bytes / 1e6:,.0f} MB, {rate:.1f} MB/s" if num_bytes else ""
-        left = round((now - start) * (1 - fraction) / (fraction - first_fraction))
-        return f": {fraction:.0%}{text}, {datetime.timedelta(seconds=left)} left"
-
-    def end(self) -> None:
-        """Ends the line of the current stage."""
-        if self._is_terminal and self._stage:
-            print(file=sys.stderr)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from electra_cli.training.workdir import check_config
 
 # Steps behind the first: one, and more of them, up to so many, while they take less than so many seconds.
 _MOST_STEPS, _SECONDS_OF_STEPS = 20, 2.0
-_NUM_EVALUATED_BATCHES = 2
+_NUM_EVALUATED_BATCHES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PhaseTrial:
       model_flops_utilization: likewise.
       total_loss: mean of all steps.
       num_evaluations: that are left.
-      first_batch_seconds: of the first batch of an evaluation, with building it; 0 without evaluations.
+      build_seconds: that the first evaluation takes more than others; 0 without evaluations.
       evaluation_seconds: that one will take; 0 without evaluations.
     """
 
@@ -64,13 +64,13 @@ class PhaseTrial:
     model_flops_utilization: float
     total_loss: float
     num_evaluations: int
-    first_batch_seconds: float
+    build_seconds: float
     evaluation_seconds: float
 
     @property
     def seconds(self) -> float:
         """What is left of the phase will take."""
-        building = self.first_step_seconds + self.first_batch_seconds
+        building = self.first_step_seconds + self.build_seconds
         return building + self.num_steps * self.step_seconds + self.num_evaluations * self.evaluation_seconds
 
 
@@ -195,9 +195,9 @@ def _try_phase(
     if any(total["nonfinite_replicas"].any() for total in totals):
         reporter.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
     step_seconds = statistics.median(seconds[1:])
-    first_batch, evaluation = 0.0, 0.0
+    build, evaluation = 0.0, 0.0
     if with_evaluation:
-        first_batch, evaluation = _time_evaluation(phase, model, optimizer, runtime, reporter)
+        build, evaluation = _time_evaluation(phase, model, optimizer, runtime, reporter)
     added = {name: np.sum([total[name] for total in totals], axis=0) for name in totals[0]}
     return PhaseTrial(
         phase.number + 1,
@@ -209,7 +209,7 @@ def _try_phase(
         matmul_flops(phase.config) / flops_per_second / step_seconds,
         metrics.summarize(added, phase.config.objective)["total_loss"] if added["real_tokens"] else math.nan,
         _num_evaluations(phase, begin) if with_evaluation else 0,
-        first_batch,
+        build,
         evaluation,
     )
 
@@ -224,17 +224,29 @@ def _num_evaluations(phase: Phase, begin: int) -> int:
 def _time_evaluation(
     phase: Phase, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, reporter: Reporter
 ) -> tuple[float, float]:
-    """Evaluates two batches: returns the seconds of the first, which builds, and those that all will take."""
+    """Evaluates some batches twice: returns the seconds that building took, and those that all batches will take."""
     config = ml_collections.ConfigDict(phase.config.to_dict())
     batch_size = config.train.global_batch_size
     config.eval.num_examples = _NUM_EVALUATED_BATCHES * batch_size
     short = dataclasses.replace(phase, config=ml_collections.FrozenConfigDict(config))
+    evaluator = Evaluator(model, optimizer, runtime, short)
     moments: list[float] = []
-    with reporter.status("Evaluating two batches"):
-        Evaluator(model, optimizer, runtime, short).run(before_batch=lambda: moments.append(time.perf_counter()))
-        moments.append(time.perf_counter())
-    num_batches = math.ceil(Evaluator(model, optimizer, runtime, phase).num_examples / batch_size)
-    return moments[1] - moments[0], num_batches * (moments[-1] - moments[-2])
+
+    def evaluate() -> float:
+        moments.clear()
+        start = time.perf_counter()
+        evaluator.run(before_batch=lambda: moments.append(time.perf_counter()))
+        return time.perf_counter() - start
+
+    with reporter.status("Evaluating some batches"):
+        first = evaluate()
+        start = time.perf_counter()
+        again = evaluate()
+    per_batch = (start + again - moments[0]) / len(moments)
+    assert phase.source.validation is not None
+    num_there = phase.source.validation.num_examples
+    num_batches = math.ceil(min(num_there, phase.config.eval.num_examples or num_there) / batch_size)
+    return first - again, again + (num_batches - len(moments)) * per_batch
 
 
 def describe(trial: Trial, workdir: str) -> str:
@@ -250,12 +262,13 @@ def describe(trial: Trial, workdir: str) -> str:
             _row("first step", f"{phase.first_step_seconds:.1f} s, with building it"),
             _row(
                 "others",
-                f"{phase.step_seconds:.3g} s, median of {phase.num_timed}: {phase.tokens_per_second:,.0f} real tokens/s, "
-                f"utilization {phase.model_flops_utilization:.0%}; total_loss {phase.total_loss:.3f}",
+                f"{phase.step_seconds:.3g} s, median of {phase.num_timed}: "
+                f"{phase.tokens_per_second:,.0f} real tokens/s, utilization "
+                f"{phase.model_flops_utilization:.0%}; total_loss {phase.total_loss:.3f}",
             ),
         ]
         if phase.num_evaluations:
-            lines.append(_row("evaluation", f"{phase.evaluation_seconds:.3g} s, by a batch of it"))
+            lines.append(_row("evaluation", f"{phase.evaluation_seconds:.3g} s, by some batches of it"))
     train = sum(phase.num_steps * phase.step_seconds for phase in trial.phases)
     evaluations = sum(phase.num_evaluations for phase in trial.phases)
     kept = trial.checkpoints

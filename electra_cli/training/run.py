@@ -147,6 +147,8 @@ class Run:
             if self._is_evaluation_due(step):
                 self._evaluate(step)
                 progress.restart(step)
+        with self._reporter.status("Closing the examples"):
+            del iterator
         return step
 
     def conclude(self) -> None:

@@ -1,9 +1,10 @@
+import math
 import os
 import signal
 
 import pytest
 
-from electra_cli.training.progress import Pace, Progress, format_duration
+from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 
 
@@ -22,11 +23,6 @@ def test_rates_and_time_left():
     )
     now[0] += 1
     assert set(progress.rates(20).values()) == {0.0}
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m 5s"), (3661, "1h 1m"), (90_000, "1d 1h")])
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text
 
 
 def test_a_signal_is_remembered_and_a_second_one_acts():
@@ -51,3 +47,13 @@ def test_pace_is_ten_seconds_of_steps():
     assert pace.steps == 5
     pace.measure(5, 1000.0)
     assert pace.steps == 1
+
+
+def test_the_time_of_a_step_is_smoothed():
+    pace = Pace()
+    pace.measure(1, 60.0)  # compiles
+    assert math.isnan(pace.seconds_per_step)
+    pace.measure(10, 20.0)
+    assert pace.seconds_per_step == 2.0
+    pace.measure(30, 30.0)  # a step a second, for as long as is smoothed over
+    assert pace.seconds_per_step == pytest.approx(2.0 / math.e + 1.0 * (1 - 1 / math.e))
