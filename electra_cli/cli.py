@@ -82,10 +82,10 @@ def run(
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
             entries = read_config().entries if read_config else ()
             text = help_text(usage, command_flags.describe(flag_values), groups or {}, examples, entries)
-            print(text.replace("{program}", program))
+            print_page(text.replace("{program}", program))
             sys.exit(0)
         if any(argument.startswith("--print_completion") for argument in argv[1:]):
-            print(_completion(program, argv, _all_flags(flag_values, read_config)), end="")
+            print_page(_completion(program, argv, _all_flags(flag_values, read_config)))
             sys.exit(0)
         flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells its internals at INFO, through absl
@@ -133,6 +133,12 @@ def end_when_stopped(reporter: Reporter | None = None) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+
+
+def print_page(text: str) -> None:
+    """Prints text that may be read through `head` or `less`: a pipe that is closed ends the process quietly."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    print(text.rstrip())
 
 
 def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] | None) -> list[FlagInfo]:

@@ -66,15 +66,15 @@ def _main(values: flags.FlagValues) -> None:
     if values.print_config:
         from electra_cli import config_text  # noqa: PLC0415  (--help must not wait for it)
 
-        print(config_text.show(settings, values.print_config, command_config.command(values)))
+        cli.print_page(config_text.show(settings, values.print_config, command_config.command(values)))
         return
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
-    config.check(settings)
     if values.checkpoint and values.mode == "replay":
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
+    config.check(settings)
 
     from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 

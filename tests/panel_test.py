@@ -56,9 +56,10 @@ def test_the_objective_mlm_has_no_columns_of_rtd():
 # What a run tells, without a run.
 PROGRAM = """
 import sys, time
-from electra_cli import main, panel
+sys.argv = ["bin/electra-pretrain"]
+from electra_cli import cli, panel
 with panel.choose_reporter("title", quiet={quiet}, log_format="text") as reporter:
-    main._end_when_stopped(reporter)
+    cli.end_when_stopped(reporter)
     reporter.notice("Devices: [MASK] CPU")
     reporter.progress(1, 2, 3.0)
     reporter.metrics("train", 1, dict(total_loss=1.0, tokens_per_second=1.0, model_flops_utilization=0.5,

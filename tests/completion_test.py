@@ -1,0 +1,125 @@
+"""Completion, in a real bash; the other shells read their scripts where they are installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from electra_cli.command_flags import FlagInfo
+from electra_cli.completion import completion_script
+
+COMMANDS = ("electra-pretrain", "electra-prepare", "electra-plan", "electra-export", "electra-import")
+MODULES = ("main", "commands.prepare", "commands.plan", "commands.export_checkpoint", "commands.import_checkpoint")
+# What bash does when a tab is typed, as far as the script takes part in it.
+HARNESS = """
+compopt() { options+="$* "; }
+complete_line() {
+  COMP_LINE="$1" COMP_POINT=${#1} COMPREPLY=() options=""
+  "$2"
+  printf '%s|' "${COMPREPLY[@]}"
+  printf '%s\\n' "$options"
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """By command, what it prints."""
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", f"import sys; sys.argv[0] = {name!r}; from electra_cli.{module} import main; main()",
+             "--print_completion=bash"], stdout=subprocess.PIPE, text=True)
+        for name, module in zip(COMMANDS, MODULES, strict=True)
+    }  # fmt: skip
+    return {name: process.communicate()[0] for name, process in processes.items()}
+
+
+def complete(script, function, *lines, cwd=None, before=""):
+    calls = "\n".join(f'complete_line "{line}" {function}' for line in lines)
+    result = subprocess.run(
+        ["bash", "--norc", "-c", f"{before}\n{script}\n{HARNESS}\n{calls}"],
+        capture_output=True, text=True, cwd=cwd, timeout=60,
+    )  # fmt: skip
+    assert result.stderr == ""
+    return [
+        ([word for word in line.split("|")[:-1] if word], line.rpartition("|")[2].strip())
+        for line in result.stdout.splitlines()
+    ]
+
+
+def test_flags_keys_presets_and_values(scripts, tmp_path):
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "notes.txt").touch()
+    cases = {
+        "--mo": (["--mode="], "-o nospace"),
+        "--qu": (["--quiet"], ""),
+        "--mode=": (["train", "eval", "train_and_eval", "replay"], ""),
+        "--quiet --mode=ev": (["eval"], ""),
+        "--mode ev": (["eval"], ""),
+        "--config=s": (["small", "small_mlm", "small_plus_plus"], "-o filenames"),
+        "--config=m": (["mine.py"], "-o filenames"),
+        "--config=r": (["run"], "-o filenames"),
+        "--config.tr": (["--config.train."], "-o nospace"),
+        "--config.train.num": (["--config.train.num_steps="], "-o nospace"),
+        "--config.optimizer.name=adam": (["adam_weight_decay", "adamw"], ""),
+        "--config.model.remat=": (["true", "false"], ""),
+        "--workdir=": (["run"], "-o filenames"),
+        "--checkpoint=n": (["notes.txt"], "-o filenames"),
+        "--config.train.num_steps=": ([], ""),
+    }
+    found = complete(
+        scripts["electra-pretrain"], "_electra_pretrain", *(f"electra-pretrain {line}" for line in cases), cwd=tmp_path
+    )
+    assert dict(zip(cases, found, strict=True)) == cases
+
+
+def test_words_that_do_not_end_at_an_equals_sign(scripts):
+    found = complete(
+        scripts["electra-pretrain"], "_electra_pretrain", "electra-pretrain --mode=ev", before="COMP_WORDBREAKS=' '"
+    )
+    assert found == [(["--mode=eval"], "")]
+
+
+def test_lists_of_paths(scripts, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).touch()
+    found = complete(scripts["electra-prepare"], "_electra_prepare", "electra-prepare --input=a.txt,b", cwd=tmp_path)
+    assert found == [(["a.txt,b.txt"], "")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_its_completion(scripts, name):
+    function = "_" + name.replace("-", "_")
+    result = subprocess.run(
+        ["bash", "--norc", "-c", f"{scripts[name]}\ncomplete -p {name}"], capture_output=True, text=True, timeout=60
+    )
+    assert result.stdout == f"complete -F {function} {name}\n"
+    (words, _) = complete(scripts[name], function, f"{name} -")[0]
+    assert {"--help", "--print_completion="} < set(words)
+
+
+FLAGS = [
+    FlagInfo("mode", "train|eval", "What: [to] do, of the user's.", choices=("train", "eval")),
+    FlagInfo("quiet", "", "Print less."),
+    FlagInfo("workdir", "DIR", "Where."),
+]
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells(shell, tmp_path):
+    script = completion_script("do-it", shell, FLAGS)
+    (tmp_path / "script").write_text(script)
+    if shell == "zsh":
+        assert (
+            r"'--mode=[What\: \[to\] do, of the user'\"'\"'s.]:train or eval:(train eval)'".replace('\\"', '"')
+            in script
+        )
+        assert "'--noquiet[Print less.]'" in script and "'--workdir=[Where.]:DIR:_files -/'" in script
+    else:
+        assert "complete -c do-it -l mode -x -a 'train eval' -d 'What: [to] do, of the user\\'s.'" in script
+        assert "complete -c do-it -l noquiet -d 'Print less.'" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, env=os.environ, timeout=60)

@@ -1,0 +1,64 @@
+import importlib.util
+
+import pytest
+
+from electra_cli.config import default_config, flatten
+from electra_cli.config_reference import Entry, entries
+
+
+def module_of(tmp_path, body):
+    """A module of the shape that is read, whose section `train` is made by `body`."""
+    path = tmp_path / "defaults.py"
+    path.write_text(
+        "import ml_collections\nfrom ml_collections import config_dict\n\n"
+        'def default_config():\n    return ml_collections.ConfigDict({"train": _train_section()})\n\n'
+        f"def _train_section():\n    train = ml_collections.ConfigDict()\n{body}\n    return train\n"
+    )
+    spec = importlib.util.spec_from_file_location(f"defaults_{tmp_path.name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_key_is_described():
+    found = entries()
+    values = flatten(default_config())
+    assert len(found) == len({entry.path for entry in found}) == len(values)
+    for entry in found:
+        value = values[entry.path]
+        assert entry.default == ("unset" if value is None else repr(value)), entry
+        assert entry.type == ("int" if value is None else type(value).__name__), entry
+        assert len(entry.description) > 20 and "#" not in entry.description.replace('"##"', ""), entry
+    by_path = {entry.path: entry for entry in found}
+    assert by_path["train.num_steps"] == Entry(
+        "train", "num_steps", "int", "1000000",
+        "Optimizer updates in the whole run; the learning rate reaches 0 there.",
+    )  # fmt: skip
+    assert [entry.section for entry in found if entry.key == "interval"] == ["eval"]
+    assert by_path["phases.data_dir"].description == by_path["phases.learning_rate"].description
+
+
+def test_another_module(tmp_path):
+    body = """
+    # Steps, of
+    # two lines.
+    train.num_steps = 5
+    train.rate = config_dict.placeholder(float)  # not its description
+    # A name.
+    train.name = "a # b"
+"""
+    assert entries(module_of(tmp_path, body)) == [
+        Entry("train", "num_steps", "int", "5", "Steps, of two lines."),
+        Entry("train", "rate", "float", "unset", "Steps, of two lines."),
+        Entry("train", "name", "str", "'a # b'", "A name."),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["    train.num_steps = 5", "    # Two.\n    for key in ('a', 'b'):\n        train[key] = 1"],
+    ids=["without a comment", "not an assignment"],
+)
+def test_keys_that_cannot_be_read_are_named(tmp_path, body):
+    with pytest.raises(ValueError, match=r"not declared as the reference reads them: \['train\.(num_steps|a)"):
+        entries(module_of(tmp_path, body))

@@ -1,0 +1,73 @@
+import pytest
+
+from electra_cli import command_flags, main
+from electra_cli.command_flags import FlagInfo
+from electra_cli.commands import export_checkpoint, import_checkpoint, plan, prepare
+from electra_cli.config_reference import Entry
+from electra_cli.help_text import help_text
+
+COMMANDS = (main, prepare, plan, export_checkpoint, import_checkpoint)
+
+
+def test_a_help(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "72")
+    flags = [
+        FlagInfo("workdir", "DIR", "Directory of the run, which is made when it is not there."),
+        FlagInfo("mode", "train|eval", "What to do.", "train", ("train", "eval")),
+        FlagInfo("quiet", "", "Print less."),
+    ]
+    entries = [
+        Entry("train", "num_steps", "int", "1000", "Updates in the whole run, after which the rate is 0."),
+        Entry("model", "width", "int", "unset", "Sizes."),
+        Entry("model", "depth", "int", "2", "Sizes."),
+    ]
+    found = help_text("\nDoes it.\n", flags, {"Required": ["workdir"]}, "Examples:\n  do", entries)
+    assert (
+        found
+        == """\
+Does it.
+
+Required:
+  --workdir=DIR               Directory of the run, which is made when
+                              it is not there.
+
+Other flags:
+  --mode=train|eval           What to do. (default: train)
+  --[no]quiet                 Print less.
+
+Help:
+  --help                      Print this text.
+  --print_completion=bash|zsh|fish
+                              Print what makes a shell complete the
+                              flags of this command.
+
+Examples:
+  do
+
+Keys of the config with their defaults; to give others: --config.SECTION.KEY=VALUE
+
+config.train:
+  num_steps = 1000                    Updates in the whole run, after
+                                      which the rate is 0.
+
+config.model:
+  width = unset (int)
+  depth = 2                           Sizes."""
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_every_flag_has_its_group_and_says_what_it_does(command):
+    flags = command_flags.describe(command.FLAGS)
+    grouped = [name for names in command.GROUPS.values() for name in names]
+    assert sorted(grouped) == sorted(flag.name for flag in flags)
+    assert all(len(flag.description) > 10 and not flag.description.startswith("<") for flag in flags)
+
+
+def test_kinds_of_flags():
+    flags = {flag.name: flag for flag in command_flags.describe(prepare.FLAGS)}
+    assert (flags["input"].value, flags["output_dir"].value, flags["vocab_file"].value) == ("PATH[,...]", "DIR", "FILE")
+    assert (flags["seed"].value, flags["seed"].default) == ("N", "0")
+    assert (flags["validation_fraction"].value, flags["validation_fraction"].default) == ("X", "0.01")
+    assert (flags["packing"].value, flags["packing"].choices) == ("pairs|single|full", ("pairs", "single", "full"))
+    assert (flags["lower_case"].value, flags["lower_case"].default, flags["overwrite"].default) == ("", "true", "")
