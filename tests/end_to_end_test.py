@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
+from tests.terminal import Terminal, screen, shows_cursor
 from tests.training.loop_test import assert_same_run, weights_of
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,42 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     evaluated = subprocess.run(pretrain(prepared, "whole", *flags), capture_output=True, text=True, timeout=400)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Held-out evaluation at step 300 on 16 examples" in evaluated.stdout
+
+
+def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
+    steps = ("--config.train.num_steps=40", "--config.eval.interval=20", "--config.train.checkpoint_interval=20")
+    terminal = Terminal(pretrain(prepared, "shown", *steps), columns=80, rows=24)
+    assert terminal.end() == 0
+    assert "starting TensorFlow, " in terminal.written and "building step 1; " in terminal.written
+    assert "tokens/s  utilization " in terminal.written and "checkpoint  step 20, " in terminal.written
+    shown = screen(terminal.written)
+    assert len(shown) < 24 and shows_cursor(terminal.written)
+    assert "Held-out evaluation at step 40 on 16 examples:" in shown
+    assert any(line.startswith("Trained to step 40;") for line in shown[-3:])
+    assert not any("━" in line or "─" in line for line in shown)
+
+    result = subprocess.run(pretrain(prepared, "shown", *steps, "--quiet"), capture_output=True, text=True, timeout=400)
+    assert (result.returncode, result.stderr) == (0, "")
+    warning, *table = result.stdout.splitlines()
+    assert "warmup_steps=200 is longer than the run of 40 steps" in warning
+    assert table[0] == "Held-out evaluation at step 40 on 16 examples:" and len(table) == 12
+
+
+def test_json_tells_all_that_is_written(prepared):
+    steps = ("--config.train.num_steps=20", "--config.train.checkpoint_interval=20", "--config.eval.interval=0")
+    flags = ("--config.objective.name=mlm", "--log_format=json")
+    result = subprocess.run(pretrain(prepared, "json", *steps, *flags), capture_output=True, text=True, timeout=400)
+    assert (result.returncode, result.stderr) == (0, "")
+    records = [json.loads(line) for line in result.stdout.splitlines()]
+    lines = [json.loads(line) for line in (prepared / "json" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["split"] for line in lines] == ["train", "validation"]
+    for line in lines:
+        split = line.pop("split")
+        (told,) = [record for record in records if record["event"] == split]
+        assert {name: told[name] for name in line} == line
+    assert [record["step"] for record in records if record["event"] == "checkpoint"] == [20]
+    assert (records[-1]["event"], records[-1]["outcome"]) == ("end", "done")
+    assert {"status", "notice", "warning", "progress", "evaluation"} < {record["event"] for record in records}
 
 
 def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):

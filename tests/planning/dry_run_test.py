@@ -1,0 +1,129 @@
+"""Runs that are tried out."""
+
+import collections
+import json
+import math
+
+import pytest
+
+from electra_cli.config import resolve
+from electra_cli.config_phases import divide
+from electra_cli.errors import UserError
+from electra_cli.planning import dry_run, workdir_room
+from electra_cli.planning.devices import GIB
+from electra_cli.planning.dry_run import PhaseTrial, Trial, describe
+from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
+from electra_cli.planning.workdir_room import check_place
+from electra_cli.reporter import JsonLines, Lines
+from electra_cli.training.phases import open_phases
+from electra_cli.training.workdir import Workdir
+from tests.training.loop_test import train
+
+SIZE = CheckpointSize(one=GIB // 2, num_kept=3, kept=2 * GIB)
+Usage = collections.namedtuple("Usage", "total used free")
+
+
+def everything_in(directory):
+    return {path: path.read_bytes() if path.is_file() else None for path in directory.rglob("*")}
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Makes the disk have that many free bytes."""
+
+    def make(free_bytes):
+        monkeypatch.setattr(workdir_room.shutil, "disk_usage", lambda _: Usage(0, 0, free_bytes))
+
+    return make
+
+
+def test_room(tmp_path, free):
+    free(2 * GIB)
+    assert check_place(str(tmp_path / "deep" / "run"), SIZE) == 2 * GIB
+    free(2 * GIB - 1)
+    with pytest.raises(
+        UserError, match=r"will take 2\.00 GiB \(3 that are kept, and one being written\) but 2\.00 GiB"
+    ):
+        check_place(str(tmp_path / "run"), SIZE)
+    assert everything_in(tmp_path) == {}
+    # What checkpoints of the run take already is theirs.
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "ckpt-2.index").write_bytes(b"x")
+    before = everything_in(tmp_path)
+    assert check_place(str(tmp_path / "run"), SIZE) == 2 * GIB - 1
+    assert everything_in(tmp_path) == before
+
+
+def test_places_that_will_not_do(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in ("file", "file/run"):
+        with pytest.raises(UserError, match="cannot be written"):
+            check_place(str(tmp_path / path), SIZE)
+    with Workdir(str(tmp_path / "held")), pytest.raises(UserError, match="another process trains here"):
+        check_place(str(tmp_path / "held"), SIZE)
+
+
+def trial_of(**changes):
+    phase = PhaseTrial(1, 600, 12.0, 1, 2.0, 1000.0, 0.25, 33.3, 6, 4.0, 10.0)
+    return Trial(**{"step": 400, "num_steps": 1000, "num_parameters": 5, "phases": (phase,), "checkpoints": SIZE,
+                    "free_bytes": 64 * GIB, "peak_bytes": GIB, **changes})  # fmt: skip
+
+
+def test_what_is_told():
+    trial = trial_of()
+    assert trial.seconds == 12 + 600 * 2 + 4 + 6 * 10
+    lines = describe(trial, "run").splitlines()
+    assert lines[:7] == [
+        "Dry run of the run in run, from step 400 on; nothing was written there.",
+        "  first step   12.0 s, with building it",
+        "  others       2 s, median of 1: 1,000 real tokens/s, utilization 25%; total_loss 33.300",
+        "  evaluation   10 s, by some batches of it",
+        "The run would take:",
+        "  time         21m 16s at this speed: 20m 0s for 600 steps, 1m 16s for 6 evaluations and for building; more "
+        "for checkpoints",
+        "  disk         2.00 GiB: 3 checkpoints of 0.50 GiB, and one being written; 64.00 GiB are free",
+    ]
+    assert lines[7].startswith("  memory       1.00 GiB at the peak so far") and len(lines) == 8
+    assert describe(trial_of(phases=(), step=1000), "run").endswith("The run is complete: all 1,000 steps are done.")
+    assert "free" not in describe(trial_of(free_bytes=None), "gs://b/run")
+
+
+@pytest.mark.parametrize(
+    ("interval", "begin", "expected"), [(6, 0, 2), (6, 6, 1), (6, 7, 1), (5, 0, 3), (5, 10, 1), (0, 0, 1)]
+)
+def test_evaluations_that_are_left_are_those_of_training(config, tmp_path, interval, begin, expected):
+    config.train.steps_per_loop, config.train.checkpoint_interval = 1, 4
+    config.eval.interval = interval
+    (phase,) = open_phases(config)[1]
+    assert dry_run._num_evaluations(phase, begin) == expected
+
+
+@pytest.mark.slow
+def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
+    config.objective.name = "mlm"  # quicker to build
+    config.phases.num_steps = (4, 8)
+    lines = []
+    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=True, reporter=JsonLines(lines.append))
+    assert not (tmp_path / "run").exists()
+    assert (trial.step, trial.num_steps) == (0, 12)
+    assert [(phase.num_steps, phase.num_evaluations) for phase in trial.phases] == [(4, 1), (8, 2)]
+    assert trial.checkpoints == checkpoint_size(resolve(config, 160), divide(config))
+    for phase in trial.phases:
+        assert 0 < phase.step_seconds < phase.first_step_seconds and phase.evaluation_seconds > 0
+        assert 4 < phase.total_loss < 6  # of 160 tokens: ln(160) = 5.08
+    record = json.loads(lines[-1])
+    assert record["event"] == "dry_run" and record["seconds"] == trial.seconds
+
+    # From a checkpoint in the middle of the second phase.
+    train(config, tmp_path / "run", with_evaluation=False)
+    for path in (tmp_path / "run" / "checkpoints").glob("ckpt-12.*"):
+        path.unlink()
+    before, text = everything_in(tmp_path / "run"), []
+    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False, reporter=Lines(text.append))
+    assert everything_in(tmp_path / "run") == before
+    assert (trial.step, [phase.number for phase in trial.phases], trial.phases[0].num_steps) == (8, [2], 4)
+    assert trial.phases[0].num_evaluations == 0 and not math.isnan(trial.seconds)
+    assert len(text[-1].splitlines()) < 25 and "  phase 2\n" in text[-1]
+    config.train.seed = 1
+    with pytest.raises(UserError, match="holds a run of another config"):
+        dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False)

@@ -1,0 +1,35 @@
+import json
+
+from electra_cli import stage_progress
+from electra_cli.reporter import JsonLines, Reporter
+from electra_cli.stage_progress import StageProgress
+
+
+def tell(progress, monkeypatch):
+    """Two stages, of which the first is at 40 % after 20 seconds."""
+    now = [100.0]
+    monkeypatch.setattr(stage_progress.time, "monotonic", lambda: now[0])
+    progress("counting words", 0.0)
+    now[0] += 5
+    progress("counting words", 0.1, 1_000_000)  # within ten seconds of the last
+    now[0] += 15
+    progress("counting words", 0.4, 8_000_000)
+    progress("writing", 0.0)
+    progress.end()
+
+
+LINES = ["counting words", "counting words: 40%, 8 MB, 0.4 MB/s, 0:00:30 left", "writing"]
+
+
+def test_lines(monkeypatch, capsys):
+    tell(StageProgress(), monkeypatch)
+    found = capsys.readouterr()
+    assert found.err.splitlines() == LINES and found.out == ""
+
+
+def test_through_a_reporter(monkeypatch, capsys):
+    lines = []
+    tell(StageProgress(JsonLines(lines.append)), monkeypatch)
+    assert [(record["event"], record["text"]) for record in map(json.loads, lines)] == [("status", x) for x in LINES]
+    tell(StageProgress(Reporter()), monkeypatch)
+    assert capsys.readouterr() == ("", "")
