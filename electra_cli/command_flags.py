@@ -69,8 +69,8 @@ def _value_name(flag: Any, choices: Sequence[str]) -> str:
     several = "[,...]" if "list" in kind else ""
     if words[-1] in ("dir", "workdir", "inspect"):
         return f"DIR{several}"
-    if words[-1] in ("file", "hparams"):
+    if words[-1] in ("file", "hparams", "predict"):
         return f"FILE{several}"
-    if words[-1] in ("input", "checkpoint", "source", "output", "init"):
+    if words[-1] in ("input", "checkpoint", "source", "output", "init", "like"):
         return f"PATH{several}"
     return f"TEXT{several}" if not several else "A[,B...]"

@@ -10,8 +10,14 @@ import pytest
 from electra_cli.command_flags import FlagInfo
 from electra_cli.completion import completion_script
 
-COMMANDS = ("electra-pretrain", "electra-prepare", "electra-plan", "electra-export", "electra-import")
-MODULES = ("main", "commands.prepare", "commands.plan", "commands.export_checkpoint", "commands.import_checkpoint")
+MODULES = {
+    "electra-pretrain": "main",
+    "electra-prepare": "commands.prepare",
+    "electra-plan": "commands.plan",
+    "electra-finetune": "commands.finetune",
+    "electra-export": "commands.export_checkpoint",
+    "electra-import": "commands.import_checkpoint",
+}
 # What bash does when a tab is typed, as far as the script takes part in it.
 HARNESS = """
 compopt() { options+="$* "; }
@@ -31,7 +37,7 @@ def scripts():
         name: subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.argv[0] = {name!r}; from electra_cli.{module} import main; main()",
              "--print_completion=bash"], stdout=subprocess.PIPE, text=True)
-        for name, module in zip(COMMANDS, MODULES, strict=True)
+        for name, module in MODULES.items()
     }  # fmt: skip
     return {name: process.communicate()[0] for name, process in processes.items()}
 
@@ -90,7 +96,13 @@ def test_lists_of_paths(scripts, tmp_path):
     assert found == [(["a.txt,b.txt"], "")]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def test_keys_in_no_section(scripts):
+    lines = [f"electra-finetune {word}" for word in ("--config.ta", "--config.tr", "--config.task=", "--config=gl")]
+    found = complete(scripts["electra-finetune"], "_electra_finetune", *lines)
+    assert [words for words, _ in found] == [["--config.task="], ["--config.train."], [], ["glue"]]
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_every_command_has_its_completion(scripts, name):
     function = "_" + name.replace("-", "_")
     result = subprocess.run(

@@ -2,16 +2,19 @@ import importlib.util
 
 import pytest
 
-from electra_cli.config import default_config, flatten
+from electra_cli.config import flatten
+from electra_cli.config_presets import PRETRAINING
 from electra_cli.config_reference import Entry, entries
+from electra_cli.finetuning.config import FINETUNING
 
 
 def module_of(tmp_path, body):
     """A module of the shape that is read, whose section `train` is made by `body`."""
     path = tmp_path / "defaults.py"
     path.write_text(
-        "import ml_collections\nfrom ml_collections import config_dict\n\n"
-        'def default_config():\n    return ml_collections.ConfigDict({"train": _train_section()})\n\n'
+        "import ml_collections\nfrom ml_collections import config_dict\n\ndef default_config():\n"
+        "    return ml_collections.ConfigDict({\n        # A value in no section.\n        'task': 'x',\n"
+        "        'train': _train_section()})\n\n"
         f"def _train_section():\n    train = ml_collections.ConfigDict()\n{body}\n    return train\n"
     )
     spec = importlib.util.spec_from_file_location(f"defaults_{tmp_path.name}", path)
@@ -20,21 +23,25 @@ def module_of(tmp_path, body):
     return module
 
 
-def test_every_key_is_described():
-    found = entries()
-    values = flatten(default_config())
+@pytest.mark.parametrize("presets", [PRETRAINING, FINETUNING], ids=["pretraining", "finetuning"])
+def test_every_key_is_described(presets):
+    found = entries(presets.module)
+    values = flatten(presets.default_config())
     assert len(found) == len({entry.path for entry in found}) == len(values)
     for entry in found:
         value = values[entry.path]
         assert entry.default == ("unset" if value is None else repr(value)), entry
-        assert entry.type == ("int" if value is None else type(value).__name__), entry
+        assert value is None or entry.type == type(value).__name__, entry
         assert len(entry.description) > 20 and "#" not in entry.description.replace('"##"', ""), entry
-    by_path = {entry.path: entry for entry in found}
+
+
+def test_some_keys():
+    by_path = {entry.path: entry for entry in entries()}
     assert by_path["train.num_steps"] == Entry(
         "train", "num_steps", "int", "1000000",
         "Optimizer updates in the whole run; the learning rate reaches 0 there.",
     )  # fmt: skip
-    assert [entry.section for entry in found if entry.key == "interval"] == ["eval"]
+    assert (by_path["model.vocab_size"].type, by_path["model.vocab_size"].default) == ("int", "unset")
     assert by_path["phases.data_dir"].description == by_path["phases.learning_rate"].description
 
 
@@ -48,6 +55,7 @@ def test_another_module(tmp_path):
     train.name = "a # b"
 """
     assert entries(module_of(tmp_path, body)) == [
+        Entry("", "task", "str", "'x'", "A value in no section."),
         Entry("train", "num_steps", "int", "5", "Steps, of two lines."),
         Entry("train", "rate", "float", "unset", "Steps, of two lines."),
         Entry("train", "name", "str", "'a # b'", "A name."),
