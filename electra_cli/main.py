@@ -4,6 +4,7 @@ from absl import flags
 
 from electra_cli import cli, command_config, config
 from electra_cli.errors import UserError
+from electra_cli.training import wandb_run
 
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS)
@@ -23,6 +24,12 @@ flags.DEFINE_string(
     "and whose weights a run without checkpoints of its own starts from.",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "wandb_project",
+    None,
+    "Project of Weights & Biases where metrics and config are shown as well (pip install 'electra-pretrain[wandb]').",
+    flag_values=FLAGS,
+)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.
@@ -40,6 +47,10 @@ def _main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
     config.check(settings)
+    if values.wandb_project:
+        if values.mode in ("eval", "replay"):
+            raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
+        wandb_run.import_wandb()  # before training: what is missing is told at once
 
     cli.end_when_stopped()
     from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
@@ -55,7 +66,14 @@ def _main(values: flags.FlagValues) -> None:
         loop.replay_step(settings, values.workdir, say)
     else:
         with_evaluation = values.mode == "train_and_eval"
-        loop.train(settings, values.workdir, with_evaluation=with_evaluation, say=say, checkpoint=values.checkpoint)
+        loop.train(
+            settings,
+            values.workdir,
+            with_evaluation=with_evaluation,
+            say=say,
+            checkpoint=values.checkpoint,
+            wandb_project=values.wandb_project,
+        )
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -86,6 +86,7 @@ def train(
     with_evaluation: bool,
     say: Print = print,
     checkpoint: str | None = None,
+    wandb_project: str | None = None,
 ) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
@@ -95,6 +96,7 @@ def train(
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       say: prints a line.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
+      wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or more steps than
@@ -111,6 +113,8 @@ def train(
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
             say(f"Changed since the run began: {difference}")
+        if wandb_project:
+            directory.mirror_to(wandb_project, resolved, say)
         for notice in notices(resolved, with_evaluation):
             say(f"Note: {notice}")
         say(f"Devices: {runtime.description}")
