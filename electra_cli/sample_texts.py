@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Sequence
 
 # What stands behind a token, so that verdicts can be told without colour.
-SIGNS = {"caught": "✓", "missed": "✗", "alarm": "!", "right": "="}
+SIGNS = {"caught": "✓", "missed": "✗", "alarm": "!", "right": "=", "wrong": "≠"}
 MEANINGS = {
     "caught": "replaced, and the discriminator says so",
     "missed": "replaced, and taken for the original",
     "alarm": "the original, and taken for replaced",
-    "right": "masked, and the generator chose the original",
+    "right": "masked, and the original was chosen",
+    "wrong": "masked, and another token was chosen; there is no discriminator",
 }
 
 
@@ -37,11 +38,10 @@ class Token:
 
     @property
     def verdict(self) -> str | None:
-        """A key of `SIGNS`, or None for an original that nobody doubts.
-
-        Where there is no discriminator, a wrong choice is 'missed'.
-        """
+        """A key of `SIGNS`, or None for an original that nobody doubts."""
         is_accused = self.replaced_probability is not None and self.replaced_probability > 0.5
+        if self.is_replaced and self.replaced_probability is None:
+            return "wrong"
         if self.is_replaced:
             return "caught" if is_accused else "missed"
         if is_accused:

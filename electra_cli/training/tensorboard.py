@@ -1,5 +1,6 @@
 """What a run writes for TensorBoard: metrics, samples of text, histograms of weights, and its config as hparams."""
 
+import collections
 from collections.abc import Iterable, Sequence
 
 import ml_collections
@@ -43,10 +44,13 @@ class TensorBoard:
         self._writers["validation"].flush()
 
     def write_histograms(self, step: int, variables: Iterable[tf.Variable]) -> None:
-        """Writes a histogram of each variable under its name."""
+        """Writes a histogram of each variable under its name, with a number where others before it have the same."""
+        seen: collections.Counter[str] = collections.Counter()
         with self._writer("weights").as_default(step=step):
             for variable in variables:
-                tf.summary.histogram(variable.name.removesuffix(":0"), variable)
+                name = variable.name.removesuffix(":0")
+                tf.summary.histogram(f"{name}_{seen[name]}" if seen[name] else name, variable)
+                seen[name] += 1
         self._writers["weights"].flush()
 
     def write_hparams(self, config: ml_collections.FrozenConfigDict) -> None:
