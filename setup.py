@@ -24,12 +24,18 @@ setup(
         "electra_cli.configs.finetune",
     ],
     package_dir={"electra_cli.configs": "configs", "electra_cli.configs.finetune": "configs/finetune"},
+    package_data={"electra_cli.reporting": ["page.html.jinja", "page.css"]},
     install_requires=[
         "absl-py>=1.4",
         # MinHash signatures of documents (--deduplicate=near).
         "datasketch>=1.6",
         # Checksums of TFRecord files, without TensorFlow.
         "google-crc32c>=1.5",
+        # The page of electra-report: a template that escapes what it is given; its curves; the same in a terminal.
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
+        "matplotlib>=3.7",
+        "rich>=13",
         "ml-collections>=1.0",
         "numpy>=1.26",
         # The live panel on terminals. Keras brings it too.
@@ -42,6 +48,7 @@ setup(
         "sentencepiece>=0.2.2",
         # Parquet, and .zst without another package.
         "pyarrow>=15",
+        "tensorboard==2.20.*",
         "tensorflow==2.20.*",
         "tensorflow-text==2.20.*",
         "tf-models-official==2.20.*",
@@ -55,6 +62,7 @@ setup(
         "tpu": ["tensorflow-tpu==2.20.*"],
         "beam": ["apache-beam>=2.60"],
         "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
+        "wandb": ["wandb>=0.17"],
         "test": [
             # So that the tests of --runner=beam run.
             "apache-beam>=2.60",
@@ -70,6 +78,8 @@ setup(
             "transformers>=4.45",
             "safetensors>=0.4",
             "torch>=2.4",
+            # Against which --wandb_project is tested, offline.
+            "wandb>=0.17",
         ],
     },
     entry_points={
@@ -80,6 +90,7 @@ setup(
             "electra-prepare = electra_cli.commands.prepare:main",
             "electra-pretrain = electra_cli.main:main",
             "electra-plan = electra_cli.commands.plan:main",
+            "electra-report = electra_cli.commands.report:main",
         ]
     },
 )

@@ -32,6 +32,7 @@ CHANGEABLE_KEYS = (
     "train.keep_every_steps",
     "train.best_metric",
     "train.async_checkpoints",
+    "train.histograms",
     "eval.",
     "watch.",
     "runtime.strategy",

@@ -171,6 +171,7 @@ _NON_NEGATIVE_KEYS = (
     "optimizer.weight_decay_rate",
     "eval.interval",
     "eval.num_examples",
+    "eval.num_samples",
     "runtime.logical_cpus",
     "train.keep_every_steps",
     "watch.max_nonfinite_steps",

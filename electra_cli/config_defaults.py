@@ -172,6 +172,8 @@ def _train_section() -> ml_collections.ConfigDict:
     train.best_metric = ""
     # Write checkpoints in the background while training goes on; takes memory for a copy of what is written.
     train.async_checkpoints = False
+    # Write histograms of all weights for TensorBoard every checkpoint_interval steps.
+    train.histograms = False
     return train
 
 
@@ -209,6 +211,8 @@ def _eval_section() -> ml_collections.ConfigDict:
     evaluation.interval = 10_000
     # Held-out examples of one evaluation, always the same ones with the same masks; 0: all.
     evaluation.num_examples = 10_000
+    # Of them, the first that each evaluation shows in TensorBoard as text, corrupted and judged; 0: none.
+    evaluation.num_samples = 3
     return evaluation
 
 

@@ -1,5 +1,6 @@
-"""Opening of local and remote files; TensorFlow is imported for remote ones only."""
+"""Local and remote files, opened, and written whole; TensorFlow is imported for remote ones only."""
 
+import contextlib
 import os
 from typing import IO, Any
 
@@ -42,3 +43,29 @@ def open_file(path: str, mode: str) -> IO[Any]:
             raise FileNotFoundError(path)
         return tf.io.gfile.GFile(path, mode)
     return open(path, mode)
+
+
+def write_atomically(file: str, text: str) -> None:
+    """Writes a text file under a temporary name, forces it to the disk and renames it.
+
+    Raises:
+      OSError, tf.errors.OpError: it cannot be written; the file is as it was.
+    """
+    temporary = f"{file}.tmp"
+    if is_remote(file):
+        import tensorflow as tf  # noqa: PLC0415
+
+        with tf.io.gfile.GFile(temporary, "w") as stream:
+            stream.write(text)
+        tf.io.gfile.rename(temporary, file, overwrite=True)
+        return
+    try:
+        with open(temporary, "w", encoding="utf-8") as local:
+            local.write(text)
+            local.flush()
+            os.fsync(local.fileno())  # or a power cut may leave an empty file under the new name
+        os.replace(temporary, file)
+    except OSError:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+        raise

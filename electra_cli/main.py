@@ -6,6 +6,7 @@ from absl import flags
 from electra_cli import cli, command_config, config
 from electra_cli.errors import UserError
 from electra_cli.reporter import Reporter
+from electra_cli.training import wandb_run
 
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS)
@@ -23,6 +24,12 @@ flags.DEFINE_string(
     None,
     "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is taken: what --mode=eval evaluates, "
     "and whose weights a run without checkpoints of its own starts from.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "wandb_project",
+    None,
+    "Project of Weights & Biases where metrics and config are shown as well (pip install 'electra-pretrain[wandb]').",
     flag_values=FLAGS,
 )
 
@@ -75,6 +82,10 @@ def _main(values: flags.FlagValues) -> None:
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
     config.check(settings)
+    if values.wandb_project:
+        if values.mode in ("eval", "replay"):
+            raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
+        wandb_run.import_wandb()  # before training: what is missing is told at once
 
     from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
@@ -99,8 +110,14 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
     elif values.mode == "replay":
         loop.replay_step(settings, values.workdir, reporter)
     else:
-        loop.train(settings, values.workdir, with_evaluation=with_evaluation, reporter=reporter,
-                   checkpoint=values.checkpoint)  # fmt: skip
+        loop.train(
+            settings,
+            values.workdir,
+            with_evaluation=with_evaluation,
+            reporter=reporter,
+            checkpoint=values.checkpoint,
+            wandb_project=values.wandb_project,
+        )
 
 
 def parse_flags(argv: list[str]) -> list[str]:

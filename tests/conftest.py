@@ -94,4 +94,5 @@ def small_config(data_dir: pathlib.Path) -> ml_collections.ConfigDict:
     config.train.checkpoint_interval = 4
     config.eval.interval = 6
     config.eval.num_examples = 20
+    config.eval.num_samples = 0
     return config

@@ -12,7 +12,7 @@ from electra_cli.errors import UserError
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, TokenizerSettings, load_run
 from electra_cli.interop.weights import Network
-from electra_cli.training.workdir import CONFIG_FILE
+from electra_cli.run_files import CONFIG_FILE
 
 RANDOM = "random"
 

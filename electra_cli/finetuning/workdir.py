@@ -16,12 +16,13 @@ from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import ResumableError, UserError
+from electra_cli.files import write_atomically
 from electra_cli.finetuning.config import differences
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.interop.runs import TokenizerSettings
 from electra_cli.interop.weights import Sizes
-from electra_cli.training.workdir import CONFIG_FILE, write_atomically
+from electra_cli.run_files import CONFIG_FILE
 
 SCORES_FILE, VOCAB_FILE = "scores.json", "vocab.txt"
 

@@ -22,8 +22,8 @@ from electra_cli.interop.foreign import Foreign
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.interop.weights import Network, expected_shapes
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.run_files import CONFIG_FILE
 from electra_cli.training.checkpoint_files import CheckpointFiles
-from electra_cli.training.workdir import CONFIG_FILE
 
 PYTHON_CONFIG, VOCAB_FILE, REPORT_FILE = "config.py", "vocab.txt", "import.json"
 _LARGEST_GROUPS = 12

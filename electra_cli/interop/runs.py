@@ -20,9 +20,10 @@ from electra_cli.interop import weights as weights_module
 from electra_cli.interop.weights import Network
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.run_files import CONFIG_FILE
 from electra_cli.training.checkpoint_files import step_of
 from electra_cli.training.restoring import restore_model
-from electra_cli.training.workdir import CONFIG_FILE, read_metrics
+from electra_cli.training.workdir import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

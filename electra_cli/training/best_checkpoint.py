@@ -7,8 +7,8 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from electra_cli.errors import ResumableError
+from electra_cli.files import write_atomically
 from electra_cli.training.checkpoint_files import CheckpointFiles, find_damage
-from electra_cli.training.workdir import write_atomically
 
 _RECORD = "best.json"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import tensorflow as tf
 
 from electra_cli.errors import ResumableError, UserError
-from electra_cli.training.workdir import write_atomically
+from electra_cli.files import write_atomically
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
 # Ours, and those of TensorFlow's own saving, which earlier versions used.

@@ -10,10 +10,12 @@ from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.source import DataSource, reading
 from electra_cli.errors import UserError
 from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.sample_texts import Sample
 from electra_cli.training import metrics
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
 from electra_cli.training.phases import Phase
+from electra_cli.training.samples import Sampler
 from electra_cli.training.step import build_eval_step
 
 
@@ -77,6 +79,9 @@ class Evaluator:
             num_examples=self.num_examples,
         )
         self._dataset = runtime.distribute(lambda part: make_dataset(part=part))
+        self._sampler: Sampler | None = None
+        if config.eval.num_samples:
+            self._sampler = Sampler(model, config, source, masking, config.eval.num_samples, runtime.strategy)
 
     def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Evaluates.
@@ -100,6 +105,14 @@ class Evaluator:
             result["unigram_masked_lm_loss"] = float(totals["unigram_loss"] / totals["masked_lm_weight"])
         result["num_examples"] = self.num_examples
         return result
+
+    def samples(self) -> list[Sample]:
+        """Returns the first `eval.num_samples` examples as generator and discriminator see them."""
+        if self._sampler is None:
+            return []
+        averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
+        with reading(self._data_dir, "in evaluation", self._split), averaged:
+            return self._sampler.take()
 
 
 def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> np.ndarray:

@@ -102,6 +102,7 @@ def train(
     with_evaluation: bool,
     reporter: Reporter | None = None,
     checkpoint: str | None = None,
+    wandb_project: str | None = None,
 ) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
@@ -111,6 +112,7 @@ def train(
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       reporter: is told how it goes; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
+      wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or more steps than
@@ -127,6 +129,8 @@ def train(
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
             reporter.notice(f"Changed since the run began: {difference}")
+        if wandb_project:
+            directory.mirror_to(wandb_project, resolved, reporter.notice)
         for notice in notices(resolved, with_evaluation):
             reporter.warning(f"Note: {notice}")
         reporter.notice(f"Devices: {runtime.description}")

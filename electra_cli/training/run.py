@@ -86,6 +86,7 @@ class Run:
         self._evaluator: Evaluator | None = None
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
+        self._lost_step = 0
         self._flops_per_second = math.nan
 
     def train(self, step: int) -> None:
@@ -100,8 +101,22 @@ class Run:
             f"Model: {count / 1e6:.1f} million parameters. Devices multiply matrices at "
             f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is measured by."
         )
-        while step < self._config.train.num_steps:
-            step = self._train_phase(phase_at(self._phases, step + 1), step)
+        self._directory.write_event("start", step, devices=self._runtime.devices, lost_step=self._lost_step)
+        try:
+            while step < self._config.train.num_steps:
+                step = self._train_phase(phase_at(self._phases, step + 1), step)
+        except (Interrupted, UserError) as end:
+            self._record_early_end(end)
+            raise
+        self._directory.write_event("end", step)
+
+    def _record_early_end(self, end: Interrupted | UserError) -> None:
+        step = int(self._optimizer.iterations.numpy())
+        if isinstance(end, Interrupted):
+            self._directory.write_event("stop", step, reason=self._stop.name or "another worker's signal")
+            return
+        with contextlib.suppress(ResumableError):  # the error itself is told; a full disk may be the reason for both
+            self._directory.write_event("error", step, reason=str(end))
 
     def _train_phase(self, phase: Phase, step: int) -> int:
         """Trains from a step to the end of a phase, or until it is rolled back; returns the step to go on from."""
@@ -170,12 +185,13 @@ class Run:
             self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
         elif checkpoint:
             self._reporter.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
-        had_metrics = bool(read_metrics(self._directory.path))
+        computed = [line["step"] for line in read_metrics(self._directory.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices)
         lines = self._directory.open_metrics(step or 0)
+        self._lost_step = max((other for other in computed if other > (step or 0)), default=0)
         if step is None:
-            if had_metrics:
+            if computed:
                 self._reporter.notice(
                     f"No checkpoint is in {self._directory.checkpoint_dir}: the run begins again at step 0."
                 )
@@ -215,6 +231,7 @@ class Run:
             kept = f"kept in {replay.save_record(self._directory.path, record, self._model)} for --mode=replay"
         self._watch.num_nonfinite.assign_add(1)
         count, allowed = int(self._watch.num_nonfinite.numpy()), self._config.watch.max_nonfinite_steps
+        self._directory.write_event("nonfinite", step, replicas=replicas)
         numbers = ", ".join(map(str, replicas))
         what = f"step {step:,}: the loss or gradient of replica {numbers} is infinite or NaN; {kept}"
         if count > allowed:
@@ -269,6 +286,7 @@ class Run:
         self._watch.num_skipped.assign(num_skipped + step - restored)
         self._saved_step, self._last_result = restored, None
         self._directory.open_metrics(restored)
+        self._directory.write_event("rollback", step, restored_step=restored, total_loss=loss, median=median)
         self._reporter.warning(
             f"Warning, {what}: rolled back to step {restored:,}, from where it goes on with other examples "
             f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
@@ -291,6 +309,7 @@ class Run:
         sums = self._sums.take()
         # Where all steps were left out there are no losses.
         values = metrics.summarize(sums, self._config.objective) if sums["real_tokens"] else {}
+        values["real_tokens"] = float(sums["real_tokens"])
         values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         if uses_loss_scaling(self._optimizer):
             values["loss_scale"] = float(self._optimizer.loss_scale.numpy())
@@ -314,6 +333,8 @@ class Run:
                 raise UserError(f"step {step:,} made weights infinite or NaN; they are not saved. {self._begin_anew()}")
             with self._reporter.status(f"Saving step {step:,}"):
                 self.checkpoints.save()
+            if self._config.train.histograms and step % self._config.train.checkpoint_interval == 0:
+                self._directory.write_histograms(step, self._model.trainable_variables)
             self._runtime.wait_for_all()
             self._saved_step = step
 
@@ -349,10 +370,13 @@ class Run:
             evaluator = self._evaluator_at(step)
             with self._reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
                 result = evaluator.run(before_batch=end_if_asked) | self._phase_number(step)
+            samples = evaluator.samples()
         except Interrupted:
             self._save(step)  # here, where the weights are the trained ones again and not their average
             raise
         self._directory.write_metrics("validation", step, result)
+        if samples:
+            self._directory.write_samples(step, samples)
         self._last_result = result
         self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]

@@ -1,19 +1,24 @@
-"""A run's directory: lock, resolved config, metrics as JSON lines and for TensorBoard."""
+"""A run's directory: lock, resolved config, events, and metrics as JSON lines and for TensorBoard."""
 
 import contextlib
+import datetime
 import fcntl
 import json
 import os
-from typing import IO, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import IO, Any, NoReturn
 
 import ml_collections
 import tensorflow as tf
 
+from electra_cli import run_files
 from electra_cli.config import differing_keys
 from electra_cli.errors import ResumableError, UserError
-
-CONFIG_FILE = "config.json"
-_METRICS_FILE = "metrics.jsonl"
+from electra_cli.files import write_atomically
+from electra_cli.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
+from electra_cli.sample_texts import Sample
+from electra_cli.training.tensorboard import TensorBoard
+from electra_cli.training.wandb_run import WandbRun
 
 
 class Workdir:
@@ -29,7 +34,9 @@ class Workdir:
         self._is_writer = is_writer
         self.checkpoint_dir = tf.io.gfile.join(path, "checkpoints")
         self._lock: IO[str] | None = None
-        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._board = TensorBoard(path)
+        self._mirror: WandbRun | None = None
+        self._has_events = False  # whether events.jsonl was opened
 
     def __enter__(self) -> "Workdir":
         """Makes and locks the directory.
@@ -52,14 +59,15 @@ class Workdir:
             raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.close()
+    def __exit__(self, error: type | None, *_: object) -> None:
+        self._board.close()
+        if self._mirror is not None:
+            self._mirror.close(is_whole=error is None)
         if self._lock is not None:
             self._lock.close()
 
     def adopt_config(self, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str) -> None:
-        """Records the config of a run, after `check_config`.
+        """Records the config of a run, after `check_config`, and tells TensorBoard.
 
         Args:
           config: the resolved config.
@@ -73,6 +81,8 @@ class Workdir:
             record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint, "devices": devices}
             text = json.dumps(record, indent=1, sort_keys=True) + "\n"
             self._write_whole(CONFIG_FILE, text)
+            with self._writing("hparams"):
+                self._board.write_hparams(config)
 
     def open_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops lines of steps after `step` (they are computed again) and returns the others.
@@ -83,7 +93,7 @@ class Workdir:
         """
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self._is_writer:
-            self._write_whole(_METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+            self._write_whole(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
         return kept
 
     def _write_whole(self, name: str, text: str) -> None:
@@ -96,6 +106,30 @@ class Workdir:
                 f"the same command goes on"
             ) from error
 
+    def mirror_to(
+        self, wandb_project: str, config: ml_collections.FrozenConfigDict, say: Callable[[str], None]
+    ) -> None:
+        """Sends what is recorded from now on to Weights & Biases as well; raises as `WandbRun`."""
+        if self._is_writer:
+            self._mirror = WandbRun(wandb_project, self.path, config, say)
+
+    def write_event(self, event: str, step: int, **details: Any) -> None:
+        """Appends a line to events.jsonl (`run_files`).
+
+        Raises:
+          ResumableError: it cannot be written.
+        """
+        if not self._is_writer:
+            return
+        file = tf.io.gfile.join(self.path, EVENTS_FILE)
+        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        with self._writing(f"{EVENTS_FILE} of step {step:,}"):
+            if not self._has_events:
+                _end_last_line(file)
+                self._has_events = True
+            with tf.io.gfile.GFile(file, "a") as stream:
+                stream.write(json.dumps({"time": time, "event": event, "step": step, **details}) + "\n")
+
     def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
         """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`.
 
@@ -104,23 +138,44 @@ class Workdir:
         """
         if not self._is_writer:
             return
+        with self._writing(f"metrics of step {step:,}"):
+            with tf.io.gfile.GFile(tf.io.gfile.join(self.path, METRICS_FILE), "a") as stream:
+                stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            self._board.write_metrics(split, step, values)
+        if self._mirror is not None:
+            self._mirror.write_metrics(split, step, values)
+
+    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Writes held-out examples for TensorBoard; raises as `write_metrics`."""
+        if self._is_writer:
+            with self._writing(f"samples of step {step:,}"):
+                self._board.write_samples(step, samples)
+
+    def write_histograms(self, step: int, variables: Iterable[tf.Variable]) -> None:
+        """Writes histograms of variables for TensorBoard; raises as `write_metrics`."""
+        if self._is_writer:
+            with self._writing(f"histograms of step {step:,}"):
+                self._board.write_histograms(step, variables)
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
         try:
-            self._write_metrics(split, step, values)
+            yield
         except (tf.errors.OpError, OSError) as error:
             raise ResumableError(
-                f"metrics of step {step:,} could not be written to {self.path} ({str(error).splitlines()[0]}): make "
-                f"room or mend the directory, then the same command goes on from the newest checkpoint"
+                f"{what} could not be written to {self.path} ({str(error).splitlines()[0]}): make room or mend the "
+                f"directory, then the same command goes on from the newest checkpoint"
             ) from error
 
-    def _write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
-        with tf.io.gfile.GFile(tf.io.gfile.join(self.path, _METRICS_FILE), "a") as stream:
-            stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(tf.io.gfile.join(self.path, "tensorboard", split))
-        with self._writers[split].as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
-        self._writers[split].flush()
+
+def _end_last_line(file: str) -> None:
+    """Removes what a kill left of a last line."""
+    if not tf.io.gfile.exists(file):
+        return
+    with tf.io.gfile.GFile(file, "rb") as stream:
+        whole, end, cut = stream.read().rpartition(b"\n")
+    if cut:
+        write_atomically(file, (whole + end).decode())
 
 
 def check_config(
@@ -174,42 +229,14 @@ def read_metrics(path: str) -> list[dict[str, Any]]:
     Raises:
       UserError: a whole line is none of ours.
     """
-    file = tf.io.gfile.join(path, _METRICS_FILE)
+    file = tf.io.gfile.join(path, METRICS_FILE)
     if not tf.io.gfile.exists(file):
         return []
+
+    def refuse(number: int, error: Exception) -> NoReturn:
+        raise UserError(
+            f"{file}, line {number:,} is damaged: remove that line, or put the file back that was there"
+        ) from error
+
     with tf.io.gfile.GFile(file, "rb") as stream:
-        lines = stream.read().split(b"\n")[:-1]
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            found.append(json.loads(line))
-            found[-1]["step"], found[-1]["split"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{file}, line {number:,} is damaged: remove that line, or put the file back that was there"
-            ) from error
-    return found
-
-
-def write_atomically(file: str, text: str) -> None:
-    """Writes a text file under a temporary name, forces it to the disk and renames it.
-
-    Raises:
-      OSError, tf.errors.OpError: it cannot be written; the file is as it was.
-    """
-    temporary = f"{file}.tmp"
-    if "://" in file:
-        with tf.io.gfile.GFile(temporary, "w") as stream:
-            stream.write(text)
-        tf.io.gfile.rename(temporary, file, overwrite=True)
-        return
-    try:
-        with open(temporary, "w", encoding="utf-8") as local:
-            local.write(text)
-            local.flush()
-            os.fsync(local.fileno())  # or a power cut may leave an empty file under the new name
-        os.replace(temporary, file)
-    except OSError:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-        raise
+        return run_files.parse_lines(stream.read(), ("step", "split"), refuse)

@@ -33,6 +33,10 @@ def metrics_of(workdir):
     ]
 
 
+def events_of(workdir):
+    return [json.loads(line) for line in (workdir / "events.jsonl").read_text().splitlines()]
+
+
 def weights_of(workdir):
     path = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
     reader = tf.train.load_checkpoint(path)
@@ -80,6 +84,9 @@ def test_a_run_writes_what_it_should(finished):
     kept = sorted(path.name for path in (workdir / "checkpoints").glob("*.index"))
     assert kept == ["ckpt-12.index", "ckpt-4.index", "ckpt-8.index"]
     assert any((workdir / "tensorboard" / "validation").iterdir())
+    assert [(event["event"], event["step"]) for event in events_of(workdir)] == [("start", 0), ("end", 12)]
+    tokens = [line["real_tokens"] for line in metrics_of(workdir) if line["split"] == "train"]
+    assert len(tokens) == 6 and all(0 < number <= 2 * 8 * 32 and number == int(number) for number in tokens)
     text = "\n".join(lines)
     assert "12 steps of 8 are" in text
     assert "unigram distribution of the training data" in text
@@ -121,6 +128,9 @@ def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_pa
             train(config, tmp_path / "run")
     train(config, tmp_path / "run")
     assert_same_run(whole, tmp_path / "run")
+    stop, start = events_of(tmp_path / "run")[1:3]
+    assert (stop["event"], stop["step"], stop["reason"]) == ("stop", step, "SIGTERM")
+    assert (start["event"], start["step"], start["lost_step"]) == ("start", step, 0)
 
 
 @pytest.mark.slow
@@ -139,6 +149,8 @@ def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monk
     with open(tmp_path / "metrics.jsonl", "a") as stream:
         stream.write('{"step": 12, "spl')  # cut by the kill
     assert "Going on from step 8." in train(config, tmp_path)
+    start = events_of(tmp_path)[-2]
+    assert (start["event"], start["step"], start["lost_step"]) == ("start", 8, 10)
     assert_same_run(finished[0], tmp_path)
 
 

@@ -10,7 +10,7 @@ from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.errors import UserError
 from electra_cli.training import loop, replay, run
 from electra_cli.training.phases import open_phases
-from tests.training.loop_test import assert_same_run, metrics_of, train, weights_of
+from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
 from tests.training.survival_test import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -111,12 +111,19 @@ def test_within_the_budget_its_update_is_left_out_and_it_goes_on(config, tmp_pat
     assert all(np.isfinite(line["masked_lm_loss"]) for line in losses.values())
     assert all(np.isfinite(value).all() for value in weights_of(tmp_path / "whole").values())
 
+    events = events_of(tmp_path / "whole")
+    assert [(event["step"], event["replicas"]) for event in events if event["event"] == "nonfinite"] == [
+        (3, [0]),
+        (5, [0]),
+    ]
+
     # The count outlives a stop: one more is one too many, whenever that comes.
     config.watch.max_nonfinite_steps = 1
     with pytest.raises(UserError, match=r"step 5: .*now 1"):
         train(config, tmp_path / "run", with_evaluation=False)
     with pytest.raises(UserError, match=r"step 5: .*now 1"):
         train(config, tmp_path / "run", with_evaluation=False)
+    assert [event["event"] for event in events_of(tmp_path / "run")][-3:] == ["start", "nonfinite", "error"]
     config.watch.max_nonfinite_steps = 2
     lines = train(config, tmp_path / "run", with_evaluation=False)
     assert "Changed since the run began: watch.max_nonfinite_steps: 1 -> 2" in lines
@@ -155,6 +162,8 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     assert len(told) == 1
     assert told[0].startswith(f"Warning, step {step}: total_loss ") and "is more than 3 times the median" in told[0]
     assert f"rolled back to step {restored}, from where it goes on with other examples (1 of 1 times)." in told[0]
+    (event,) = [event for event in events_of(tmp_path / "run") if event["event"] == "rollback"]
+    assert (event["step"], event["restored_step"]) == (step, restored) and event["total_loss"] > 3 * event["median"]
     calm, found = metrics_of(tmp_path / "calm"), metrics_of(tmp_path / "run")
     assert [line["step"] for line in found] == list(range(2, 41, 2))
     assert found[: restored // 2] == calm[: restored // 2] and found[restored // 2] != calm[restored // 2]

@@ -1,0 +1,69 @@
+"""`electra-report`: workdirs in, a page of curves, history, config and samples out."""
+
+import signal
+
+from absl import flags
+
+from electra_cli import cli
+from electra_cli.errors import UserError
+from electra_cli.reporting import report
+
+FLAGS = flags.FlagValues()
+FLAGS.set_gnu_getopt(True)  # workdirs may stand before flags
+flags.DEFINE_string(
+    "output", None, "File to write (default: report.html in the first workdir; text goes to the terminal).",
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_enum("format", "html", report.FORMATS, "A page for browsers, or text for the terminal.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "samples",
+    3,
+    "Held-out examples of each run, corrupted and judged by its newest checkpoint; 0: none, which takes a second "
+    "instead of half a minute.",
+    flag_values=FLAGS,
+)
+
+USAGE = """
+Shows what runs of electra-pretrain did: curves, evaluations, probes, stops, config, and examples as the generator
+corrupted them and the discriminator judged them. One file that needs no network; several runs are compared.
+
+Usage: {program} WORKDIR [WORKDIR ...] [--output=FILE] [--format=html|text] [--samples=N]
+"""
+EXAMPLES = """
+Examples:
+  {program} run
+  {program} run --format=text --samples=0
+  {program} small small_mlm --output=comparison.html
+"""
+
+_workdirs: list[str] = []
+
+
+def _main(values: flags.FlagValues) -> None:
+    if not _workdirs:
+        raise UserError("no workdir is given: electra-report WORKDIR [WORKDIR ...]")
+    if values.samples < 0:
+        raise UserError(f"--samples={values.samples}: must not be negative")
+    report.write_report(
+        _workdirs, values.output, output_format=values.format, num_samples=values.samples, say=_say
+    )  # fmt: skip
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line into `FLAGS`; what are no flags are workdirs, and none is left over."""
+    program, *_workdirs[:] = FLAGS(argv)
+    return [program]
+
+
+def main() -> None:
+    """Runs the command line."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-report ... | head` ends quietly
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""A workdir in; its metrics, events and config out, whatever is missing or damaged. No TensorFlow here."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_cli import files, run_files
+from electra_cli.errors import UserError
+from electra_cli.sample_texts import Sample
+
+Line = dict[str, Any]
+SPLITS = ("train", "validation")
+PROBE_SPLIT = "probe"
+# Of a line, what is no metric.
+NO_METRICS = ("step", "split", "phase", "num_examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a workdir tells of its run.
+
+    Attributes:
+      name: short, and different from that of any other run of the report.
+      path: the workdir.
+      lines: the lines of metrics of each split by step; of two for one step the later one.
+      events: what happened, as `run_files` describes, oldest first.
+      config: the resolved config as nested dicts; None when it cannot be read.
+      devices: what it was computed on last; None when that is not known.
+      notes: what is missing or damaged, a line each.
+    """
+
+    name: str
+    path: str
+    lines: dict[str, list[Line]]
+    events: list[Line]
+    config: dict[str, Any] | None
+    devices: str | None
+    notes: list[str]
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last line of metrics."""
+        return max(line["step"] for lines in self.lines.values() for line in lines)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the whole run; None when its config cannot be read."""
+        return self.config["train"]["num_steps"] if self.config else None
+
+    @property
+    def status(self) -> str:
+        """How the run stands, in a few words."""
+        last = self.events[-1] if self.events else {"event": ""}
+        if self.last_step == self.num_steps or last["event"] == "end":
+            return "complete"
+        if last["event"] == "stop":
+            return f"stopped by {last.get('reason')} at step {last['step']:,}"
+        if last["event"] == "error":
+            return f"ended with an error at step {last['step']:,}"
+        return "under way, or killed"
+
+    def metric_names(self, split: str) -> list[str]:
+        """Returns the metrics of a split, in the order in which lines have them."""
+        names = dict.fromkeys(name for line in self.lines.get(split, []) for name in line)
+        return [name for name in names if name not in NO_METRICS]
+
+    def series(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the steps, int64 [lines], and values, float64 [lines], of a metric where it is finite."""
+        pairs = [
+            (line["step"], line[name])
+            for line in self.lines.get(split, [])
+            if name in line and math.isfinite(line[name])
+        ]
+        steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+        return np.array(steps, np.int64), np.array(values, np.float64)
+
+    @functools.cached_property
+    def counts_real_tokens(self) -> bool:
+        """Whether `tokens_at` leaves padding out; lines before version 0.1.0 do not tell."""
+        return bool(self.lines["train"]) and all("real_tokens" in line for line in self.lines["train"])
+
+    def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
+        """Returns the tokens that were trained on up to each step, float64; with padding unless `counts_real_tokens`.
+
+        None when neither metrics nor config tell.
+        """
+        if self.counts_real_tokens:
+            train = self.lines["train"]
+            ends = [0, *(line["step"] for line in train)]
+            return np.asarray(np.interp(steps, ends, np.cumsum([0.0, *(line["real_tokens"] for line in train)])))
+        if self.config is None:
+            return None
+        ends, tokens = [0], [0.0]
+        for num_steps, batch_size, length in _phase_sizes(self.config):
+            ends.append(ends[-1] + num_steps)
+            tokens.append(tokens[-1] + num_steps * batch_size * length)
+        return np.asarray(np.interp(steps, ends, tokens))
+
+    def phase_ends(self) -> list[int]:
+        """Returns the last step of each phase but the last."""
+        phases = list(self.config["phases"]["num_steps"]) if self.config and "phases" in self.config else []
+        return np.cumsum(phases)[:-1].tolist()
+
+
+def _phase_sizes(config: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """Returns steps, examples of a batch, and tokens of an example, of each phase."""
+    phases = config.get("phases", {})
+    steps = phases.get("num_steps") or [config["train"]["num_steps"]]
+    batch_sizes = phases.get("global_batch_size") or [config["train"]["global_batch_size"]] * len(steps)
+    lengths = phases.get("max_seq_length") or [config["data"]["max_seq_length"]] * len(steps)
+    return list(zip(steps, batch_sizes, lengths, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSamples:
+    """Held-out examples of a run.
+
+    Attributes:
+      step: of the checkpoint that they were made with.
+      samples: the examples.
+      note: why there are none; '' where there are, or none were asked for.
+    """
+
+    step: int = 0
+    samples: tuple[Sample, ...] = ()
+    note: str = ""
+
+
+def probe_names(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns the probes that some runs were tried by, those on random weights left out."""
+    names = dict.fromkeys(name for run in runs for name in run.metric_names(PROBE_SPLIT))
+    return [name for name in names if not name.endswith("_random")]
+
+
+def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
+    """Reads workdirs.
+
+    Raises:
+      UserError: one is not there, holds no metrics yet, or is given twice.
+    """
+    paths = [workdir.rstrip("/") or "/" for workdir in workdirs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice: name each workdir once")
+    return [_read_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
+
+
+def _read_run(path: str, name: str) -> RunRecord:
+    if not _exists(path):
+        raise UserError(f"{path}: no such directory; give the workdir of electra-pretrain")
+    notes: list[str] = []
+    metrics = _read_lines(path, run_files.METRICS_FILE, ("step", "split"), notes)
+    if metrics is None:
+        raise UserError(f"{path} holds no {run_files.METRICS_FILE}: it is no workdir of electra-pretrain, or a new one")
+    lines: dict[str, dict[int, Line]] = {split: {} for split in SPLITS}
+    num_strange = 0
+    for line in metrics:
+        if _is_line(line):
+            lines.setdefault(line["split"], {})[line["step"]] = line
+        else:
+            num_strange += 1
+    if num_strange:
+        notes.append(f"{num_strange:,} lines of {run_files.METRICS_FILE} are no metrics and are left out")
+    if not any(lines[split] for split in SPLITS):
+        raise UserError(
+            f"{path} holds no metrics yet: the first line comes after config.train.log_interval steps; try again then"
+        )
+    config, devices = _read_config(path, notes)
+    events = _read_lines(path, run_files.EVENTS_FILE, ("time", "event", "step"), notes)
+    return RunRecord(
+        name=name,
+        path=path,
+        lines={split: [found[step] for step in sorted(found)] for split, found in lines.items()},
+        events=events or [],
+        config=config,
+        devices=devices,
+        notes=notes,
+    )
+
+
+def _exists(path: str) -> bool:
+    if files.is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
+
+        return tf.io.gfile.isdir(path)
+    return os.path.isdir(path)
+
+
+def _is_line(line: Line) -> bool:
+    step, split = line["step"], line["split"]
+    values = (value for name, value in line.items() if name not in ("step", "split"))
+    return (
+        isinstance(step, int)
+        and step >= 0
+        and isinstance(split, str)
+        and all(isinstance(value, (int, float)) for value in values)
+    )
+
+
+def _read_lines(path: str, name: str, keys: tuple[str, ...], notes: list[str]) -> list[Line] | None:
+    """Returns the lines of a file that are whole; None when there is no such file. Damage is noted."""
+    file = files.join(path, name)
+    if files.size(file) is None:
+        return None
+    damaged: list[int] = []
+    try:
+        found = run_files.parse_lines(files.read_bytes(file), keys, lambda number, _: damaged.append(number))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    if damaged:
+        lines = "line is" if len(damaged) == 1 else "lines are"
+        notes.append(f"{len(damaged):,} {lines} damaged in {name} and left out, the first is line {damaged[0]:,}")
+    return found
+
+
+def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, str | None]:
+    file = files.join(path, run_files.CONFIG_FILE)
+    if files.size(file) is None:
+        notes.append(f"{run_files.CONFIG_FILE} is missing: the config is not shown")
+        return None, None
+    try:
+        record = json.loads(files.read_bytes(file))
+        config = record["config"]
+        _phase_sizes(config), config["objective"]["name"], config["model"]
+        return config, record.get("devices")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        notes.append(f"{run_files.CONFIG_FILE} is damaged ({type(error).__name__}: {error}): the config is not shown")
+        return None, None
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """Returns the ends of paths, of as many parts as tell them apart."""
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) or path for part, path in zip(parts, paths, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)

@@ -1,0 +1,89 @@
+"""Workdirs in; a page, or text, out. TensorFlow is imported for samples alone."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from electra_cli import files, run_files
+from electra_cli.errors import UserError
+from electra_cli.reporting.records import RunRecord, RunSamples, read_runs
+
+FORMATS = ("html", "text")
+
+
+def write_report(
+    workdirs: Sequence[str],
+    output: str | None = None,
+    *,
+    output_format: str = "html",
+    num_samples: int = 3,
+    say: Callable[[str], None] = print,
+) -> str | None:
+    """Writes a report of one or several runs.
+
+    Args:
+      workdirs: their directories.
+      output: the file to write; None: report.html in the first workdir, or for text no file: it is said.
+      output_format: one of `FORMATS`.
+      num_samples: held-out examples of each run; 0: none, and neither TensorFlow nor a checkpoint is needed.
+      say: prints a line.
+
+    Returns:
+      The file that was written; None when there is none.
+
+    Raises:
+      UserError: a workdir is missing or holds no metrics, or the file cannot be written.
+    """
+    runs = read_runs(workdirs)
+    if output is None and output_format == "html":
+        output = files.join(runs[0].path, run_files.REPORT_FILE)
+    if output is not None:
+        _check_output(output)
+    for run in runs:
+        for note in run.notes:
+            say(f"{run.path}: {note}.")
+    samples = [_samples_of(run, num_samples, say) for run in runs]
+    # Each brings a library that the other does without.
+    if output_format == "html":
+        from electra_cli.reporting import page  # noqa: PLC0415
+
+        content = page.to_html(runs, samples)
+    else:
+        from electra_cli.reporting import text  # noqa: PLC0415
+
+        content = text.to_text(runs, samples, is_terminal=output is None)
+    if output is None:
+        say(content.rstrip())
+        return None
+    try:
+        files.write_atomically(output, content)
+    except OSError as error:
+        raise UserError(f"--output={output} cannot be written: {error.strerror or error}; choose another") from error
+    say(f"Written: {output} ({len(content.encode()) / 1e6:.1f} MB)")
+    return output
+
+
+def _check_output(output: str) -> None:
+    """Finds before the work what would fail after it."""
+    if files.is_remote(output):
+        return
+    directory = os.path.dirname(output) or "."
+    if os.path.isdir(output):
+        raise UserError(f"--output={output} is a directory: give a file in it")
+    if not os.path.isdir(directory):
+        raise UserError(f"--output={output}: there is no directory {directory}; make it, or choose another")
+    if not os.access(directory, os.W_OK):
+        raise UserError(f"--output={output} cannot be written: {directory} is not yours to write in; choose another")
+
+
+def _samples_of(run: RunRecord, num_samples: int, say: Callable[[str], None]) -> RunSamples:
+    """Takes samples; a page is worth having without them, so that what stands in their way is noted there."""
+    if num_samples == 0:
+        return RunSamples()
+    from electra_cli.reporting.samples import take_samples  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+
+    try:
+        step, samples = take_samples(run.path, num_samples, say)
+    except UserError as error:
+        say(f"{run.path}: no samples: {error}")
+        return RunSamples(note=str(error))
+    return RunSamples(step, tuple(samples))

@@ -1,0 +1,44 @@
+"""Names and lines of the files in a workdir, for those that write them and those that read them. No TensorFlow here.
+
+`events.jsonl` has an object a line: `time` (UTC, ISO 8601), `event`, `step`, and by event
+
+- `start`: `devices`, and `lost_step`, the last step whose metrics are dropped because they are computed again (0: none)
+- `stop`: `reason`, the signal
+- `error`: `reason`, the line that the command ended with
+- `rollback`: `restored_step`, `total_loss` and `median`, the usual loss
+- `nonfinite`: `replicas`, the numbers of those whose loss or gradient was infinite or NaN
+- `end`: the last step is done
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "events.jsonl"
+REPORT_FILE = "report.html"
+CHECKPOINT_DIRECTORY = "checkpoints"
+
+
+def parse_lines(
+    content: bytes, keys: tuple[str, ...], on_damage: Callable[[int, Exception], None]
+) -> list[dict[str, Any]]:
+    """Parses the whole lines of a file of JSON objects; a last one that is not ended was cut by a kill: it is left out.
+
+    Args:
+      content: of the file.
+      keys: what each object must have.
+      on_damage: is called for each line that is none, with its number from 1 and the error; may raise.
+    """
+    found = []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            value = json.loads(line)
+            for key in keys:
+                value[key]
+        except (ValueError, KeyError, TypeError) as error:
+            on_damage(number, error)
+        else:
+            found.append(value)
+    return found
