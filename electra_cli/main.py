@@ -64,7 +64,7 @@ GROUPS = {
     "Required": ("config", "workdir"),
     "What is done": ("mode", "checkpoint"),
     "Before a run": ("print_config", "dry_run"),
-    "What is printed": ("quiet", "log_format"),
+    "What is printed": ("quiet", "log_format", "wandb_project"),
 }
 
 

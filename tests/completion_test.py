@@ -17,6 +17,7 @@ MODULES = {
     "electra-finetune": "commands.finetune",
     "electra-export": "commands.export_checkpoint",
     "electra-import": "commands.import_checkpoint",
+    "electra-report": "commands.report",
 }
 # What bash does when a tab is typed, as far as the script takes part in it.
 HARNESS = """

@@ -2,11 +2,11 @@ import pytest
 
 from electra_cli import command_flags, main
 from electra_cli.command_flags import FlagInfo
-from electra_cli.commands import export_checkpoint, finetune, import_checkpoint, plan, prepare
+from electra_cli.commands import export_checkpoint, finetune, import_checkpoint, plan, prepare, report
 from electra_cli.config_reference import Entry
 from electra_cli.help_text import help_text
 
-COMMANDS = (main, prepare, plan, finetune, export_checkpoint, import_checkpoint)
+COMMANDS = (main, prepare, plan, finetune, export_checkpoint, import_checkpoint, report)
 
 
 def test_a_help(monkeypatch):

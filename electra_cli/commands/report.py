@@ -36,6 +36,8 @@ Examples:
   {program} small small_mlm --output=comparison.html
 """
 
+GROUPS = {"What is written": ("format", "output", "samples")}
+
 _workdirs: list[str] = []
 
 
@@ -62,7 +64,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-report ... | head` ends quietly
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS)
 
 
 if __name__ == "__main__":

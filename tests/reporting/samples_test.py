@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.errors import UserError
+from electra_cli.reporter import Reporter
 from electra_cli.reporting.samples import take_samples
 from electra_cli.training import loop
 from electra_cli.training.phases import open_phases
@@ -15,7 +16,7 @@ NUM_SAMPLES = 3
 
 def train(config, workdir):
     config.train.num_steps = config.train.checkpoint_interval = 2
-    loop.train(config, str(workdir), with_evaluation=False, say=lambda _: None)
+    loop.train(config, str(workdir), with_evaluation=False, reporter=Reporter())
     return str(workdir)
 
 
