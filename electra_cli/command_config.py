@@ -3,6 +3,7 @@
 TensorFlow is not imported here.
 """
 
+import ast
 import os
 import pathlib
 import re
@@ -60,7 +61,7 @@ def parse(argv: list[str], flag_values: flags.FlagValues, presets: Presets = PRE
     Raises:
       UserError: the config cannot be loaded, or an override names no key or has a value of another type.
     """
-    argv = _expand_preset(argv, presets)
+    argv = [_quote_tuple(argument, presets) for argument in _expand_preset(argv, presets)]
     # Overrides apply to the config wherever they stand on the command line.
     files = [argument for argument in argv if argument.startswith("--config=")]
     argv = [argv[0], *files, *(argument for argument in argv[1:] if argument not in files)]
@@ -94,6 +95,19 @@ def _expand_preset(argv: list[str], presets: Presets) -> list[str]:
         is_config = name in ("--config", "-config") and equals
         expanded.append(f"--config={presets.path(value)}" if is_config else argument)
     return expanded
+
+
+def _quote_tuple(argument: str, presets: Presets) -> str:
+    """Writes `--config.KEY=a,b` with quotes, `('a', 'b')`, where the key holds several values and they are text."""
+    name, equals, value = argument.partition("=")
+    key = re.fullmatch(r"--?config\.(.+)", name)
+    if not equals or key is None or not isinstance(config.flatten(presets.default_config()).get(key[1]), tuple):
+        return argument
+    try:
+        ast.literal_eval(value)
+        return argument
+    except (ValueError, SyntaxError):
+        return f"{name}={tuple(part.strip() for part in value.split(',') if part.strip())!r}"
 
 
 def _load_config(argument: str, presets: Presets) -> set[str]:

@@ -181,6 +181,8 @@ def notices(config: Any, with_evaluation: bool = True) -> list[str]:
         )
     if config.train.best_metric and not with_evaluation:
         found.append("config.train.best_metric is not used: --mode=train evaluates nothing")
+    if config.eval.probes and not with_evaluation:
+        found.append("config.eval.probes is not used: --mode=train evaluates nothing")
     return found + [f"config.{key} is not used: {reason}" for key, reason in _unused_keys(config)]
 
 
@@ -195,6 +197,7 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
         (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),
         (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
          "warmup_stable_decay", ("optimizer.decay_fraction",)),
+        (not config.eval.probes, "config.eval.probes names no file", ("eval.probe_",)),
         *((bool(config.phases[name]), f"config.phases.{name} has a value for each phase", (key,))
           for name, (key, _) in config_phases.COLUMNS.items()),
     ]  # fmt: skip

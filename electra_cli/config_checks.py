@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_collections
 
+from electra_cli.config_probes import parse_probes
 from electra_cli.errors import UserError
 from electra_cli.suggestions import did_you_mean
 
@@ -17,6 +18,8 @@ STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 INIT_OPTIMIZERS = ("fresh", "restored")
 INIT_POSITIONS = ("copy", "interpolate")
 JIT_CHOICES = ("auto", "true", "false")
+# Fewer would leave less than four in a fold.
+LEAST_PROBE_EXAMPLES = 20
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
@@ -71,6 +74,9 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
     _validate_schedule(config, require)
     _validate_checkpoints(config, require)
     _validate_watch(config, require)
+    parse_probes(config.eval.probes)
+    require("eval.probe_examples", config.eval.probe_examples >= LEAST_PROBE_EXAMPLES,
+            f"are too few to tell anything: {LEAST_PROBE_EXAMPLES} at least")  # fmt: skip
 
 
 def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], require: Any) -> None:
@@ -111,6 +117,7 @@ def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
         ("train.log_interval", train.log_interval),
         ("train.checkpoint_interval", train.checkpoint_interval),
         ("eval.interval", config.eval.interval),
+        ("eval.probe_interval", config.eval.probe_interval),
     ):
         require(key, interval % train.steps_per_loop == 0,
                 f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
@@ -172,6 +179,7 @@ _NON_NEGATIVE_KEYS = (
     "eval.interval",
     "eval.num_examples",
     "eval.num_samples",
+    "eval.probe_interval",
     "runtime.logical_cpus",
     "train.keep_every_steps",
     "watch.max_nonfinite_steps",

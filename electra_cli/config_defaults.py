@@ -213,6 +213,13 @@ def _eval_section() -> ml_collections.ConfigDict:
     evaluation.num_examples = 10_000
     # Of them, the first that each evaluation shows in TensorBoard as text, corrupted and judged; 0: none.
     evaluation.num_samples = 3
+    # Labelled files that a linear model of the frozen encoder is scored on, beside the same of random weights: tables
+    # with the usual names of columns, or FILE:text=COLUMN,label=COLUMN. Empty: none.
+    evaluation.probes = ()
+    # Steps between two probes; 0: with every evaluation.
+    evaluation.probe_interval = 0
+    # Examples of a file that are probed, chosen at random once; of smaller files all.
+    evaluation.probe_examples = 2000
     return evaluation
 
 

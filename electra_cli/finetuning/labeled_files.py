@@ -84,14 +84,12 @@ def find_format(path: str, kind: str, file_format: str) -> str:
       UserError: the name does not tell, or the format is not one of that kind of task.
     """
     if not file_format:
-        ending = os.path.splitext(uncompressed_name(path))[1].lower()
-        if kind == "question_answering" and ending in ("", ".json"):
+        file_format = format_by_name(path)
+        if kind == "question_answering" and os.path.splitext(uncompressed_name(path))[1].lower() in ("", ".json"):
             file_format = "squad"
-        elif ending in _BY_ENDING:
-            file_format = _BY_ENDING[ending]
-        elif kind == "tagging":
+        elif not file_format and kind == "tagging":
             file_format = "conll"
-        else:
+        elif not file_format:
             raise UserError(
                 f"{path}: the name does not tell the format: give --config.data.format, one of {', '.join(FORMATS)}"
             )
@@ -101,6 +99,11 @@ def find_format(path: str, kind: str, file_format: str) -> str:
     if file_format == "conll" and kind != "tagging":
         raise UserError(f"{path}: columns of CoNLL are read with --config.task=tagging, not {kind}")
     return file_format
+
+
+def format_by_name(path: str) -> str:
+    """Returns the format that a file's name ends in, of `FORMATS`; '': it tells none."""
+    return _BY_ENDING.get(os.path.splitext(uncompressed_name(path))[1].lower(), "")
 
 
 def _from_table(table: Table, kind: str, places: Places) -> list[Example]:

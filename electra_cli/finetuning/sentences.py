@@ -14,7 +14,7 @@ from electra_cli.finetuning.examples import Encoded, Example, are_labelled
 from electra_cli.finetuning.labels import LabelMap, shown, sort_labels, to_number
 
 # Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
-_MOST_NUMERIC_CLASSES = 10
+MOST_NUMERIC_CLASSES = 10
 # Examples from which on it is told that labels do not look like what the kind needs.
 _ENOUGH_EXAMPLES = 20
 
@@ -85,7 +85,7 @@ class Classification(_SentenceTask):
             )
         numbers = [to_number(label) for label in labels]
         fraction = next((label for label, number in zip(labels, numbers, strict=True) if number and number % 1), None)
-        if fraction is not None and None not in numbers and len(labels) > _MOST_NUMERIC_CLASSES:
+        if fraction is not None and None not in numbers and len(labels) > MOST_NUMERIC_CLASSES:
             place = next(example.where for example in examples if example.label == fraction)
             raise UserError(
                 f"{place}: the label {fraction!r} and {len(labels) - 1:,} other numbers look like regression: give "

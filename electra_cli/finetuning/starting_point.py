@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.interop.importing import import_foreign, read_source
-from electra_cli.interop.runs import Run, TokenizerSettings, load_run
+from electra_cli.interop.runs import Run, load_run
 from electra_cli.interop.weights import Network
 from electra_cli.run_files import CONFIG_FILE
 

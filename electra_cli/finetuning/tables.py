@@ -31,11 +31,13 @@ class Columns:
       text: the text, or the first of a pair, or the words.
       second_text: the second of a pair. '': none, unless `text` is '' too and the usual names are those of a pair.
       label: the labels or tags.
+      flag: what a user writes before `text=COLUMN`, `label=COLUMN` or `format=FORMAT`, for messages.
     """
 
     text: str = ""
     second_text: str = ""
     label: str = ""
+    flag: str = "--config.data."
 
     @property
     def are_numbers(self) -> bool:
@@ -66,12 +68,14 @@ class Table:
       names: of its columns; None: it has no header.
       rows: the rows, one at least, with as many fields each.
       num_skipped: broken lines that were left out.
+      flag: as of the columns that are read.
     """
 
     path: str
     names: tuple[str, ...] | None
     rows: list[Row]
     num_skipped: int = 0
+    flag: str = Columns.flag
 
     @property
     def width(self) -> int:
@@ -114,15 +118,15 @@ def read_table(path: str, file_format: str, columns: Columns, *, skip_broken: bo
     """
     text = read_text(path)
     if file_format == "jsonl":
-        return _read_json_lines(path, text)
+        return dataclasses.replace(_read_json_lines(path, text), flag=columns.flag)
     lines: Iterable[tuple[int, list[str]]]
     if file_format == "tsv":
         lines = [(number, line.split("\t")) for number, line in enumerate(split_lines(text), 1)]
     else:
-        lines = _read_csv(path, text)
+        lines = _read_csv(path, text, columns.flag)
     rows = iter(lines)
     names = None if columns.are_numbers else tuple(name.strip() for name in next(rows)[1])
-    table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows])
+    table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows], flag=columns.flag)
     if not table.rows:
         raise UserError(f"{path} has a header ({shown(table.names or ())}) and nothing below it")
     return _check_widths(table, skip_broken)
@@ -135,18 +139,18 @@ def _check_widths(table: Table, skip_broken: bool) -> Table:
         row = broken[0]
         is_blank = not any(field.strip() for field in row.fields)
         what = "the line is blank" if is_blank else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
-        raise UserError(f"{row.where}: {what}{_separator_hint(table.names or table.rows[0].fields)}")
+        raise UserError(f"{row.where}: {what}{_separator_hint(table)}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
     if not rows:
         raise UserError(f"{table.path}: no line has as many columns as the header, {table.width}")
-    return Table(table.path, table.names, rows, len(broken))
+    return dataclasses.replace(table, rows=rows, num_skipped=len(broken))
 
 
 def _columns(number: int) -> str:
     return f"{number} column{'' if number == 1 else 's'}"
 
 
-def _read_csv(path: str, text: str) -> Iterable[tuple[int, list[str]]]:
+def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     first_line = 1
     try:
@@ -156,7 +160,7 @@ def _read_csv(path: str, text: str) -> Iterable[tuple[int, list[str]]]:
     except csv.Error as error:
         raise UserError(
             f"{path}:{first_line}: {error}: is a quote not closed, or not doubled within quotes? (TSV has no quotes: "
-            f"--config.data.format=tsv)"
+            f"{flag}format=tsv)"
         ) from error
 
 
@@ -250,22 +254,23 @@ def _place(table: Table, key: str, column: str) -> int:
 def _missing(table: Table, key: str, column: str) -> UserError:
     if table.names is None:
         return UserError(
-            f"{table.path} has {_columns(table.width)}, counted from 0: no --config.data.{key}={column or '(none)'}"
+            f"{table.path} has {_columns(table.width)}, counted from 0: no {table.flag}{key}={column or '(none)'}"
         )
     return UserError(
-        f"{table.path}: no column {column}; it has {shown(table.names)}: name one with --config.data.{key}=NAME"
-        f"{_separator_hint(table.names)}, or, if the file has no header, all by numbers from 0"
+        f"{table.path}: no column {column}; it has {shown(table.names)}: name one with {table.flag}{key}=NAME"
+        f"{_separator_hint(table)}, or, if the file has no header, all by numbers from 0"
     )
 
 
-def _separator_hint(names: Sequence[str]) -> str:
+def _separator_hint(table: Table) -> str:
     """Returns what to do where a first line is but one column and has another separator in it."""
+    names = table.names or table.rows[0].fields
     if len(names) > 1:
         return ""
     for separator, hint in (
-        ("\t", "its columns lie between tabs: --config.data.format=tsv"),
+        ("\t", f"its columns lie between tabs: {table.flag}format=tsv"),
         (";", "its columns lie between semicolons: write them with commas or tabs"),
-        (",", "its columns lie between commas: --config.data.format=csv"),
+        (",", f"its columns lie between commas: {table.flag}format=csv"),
     ):
         if names and separator in names[0]:
             return f" ({hint})"

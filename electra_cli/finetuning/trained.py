@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.config_defaults import default_config
@@ -14,7 +15,6 @@ from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
 from electra_cli.finetuning.tasks import build_task
 from electra_cli.finetuning.workdir import SCORES_FILE, Record, read_record, read_tokenizer, seed_directory
-from electra_cli.interop.runs import TokenizerSettings
 from electra_cli.training.checkpoint_files import find_checkpoint
 from electra_cli.training.checkpoint_matching import restore
 

@@ -14,13 +14,13 @@ import tensorflow as tf
 
 from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.finetuning.config import differences
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.starting_point import StartingPoint
-from electra_cli.interop.runs import TokenizerSettings
 from electra_cli.interop.weights import Sizes
 from electra_cli.run_files import CONFIG_FILE
 

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from electra_cli.config import default_config, flatten, phases_of, resolve
 from electra_cli.data.sentencepiece_model import SUFFIX, SentencePieceTokenizer
-from electra_cli.data.tfrecords import MANIFEST_FILE, SENTENCEPIECE_FILE, read_manifest
 from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.tokenizer_settings import TokenizerSettings, tokenizer_of_data
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
@@ -24,27 +24,6 @@ from electra_cli.run_files import CONFIG_FILE
 from electra_cli.training.checkpoint_files import step_of
 from electra_cli.training.restoring import restore_model
 from electra_cli.training.workdir import read_metrics
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerSettings:
-    """How a run's text became tokens.
-
-    Attributes:
-      vocabulary: the tokens.
-      lower_case: whether text is lower-cased and its accents are stripped.
-      sentencepiece_file: a SentencePiece model that takes the place of WordPiece; None: there is none.
-    """
-
-    vocabulary: Vocabulary
-    lower_case: bool
-    sentencepiece_file: str | None = None
-
-    def build(self) -> Tokenizer | SentencePieceTokenizer:
-        """Returns what tokenizes as the run's data was."""
-        if self.sentencepiece_file:
-            return SentencePieceTokenizer(self.sentencepiece_file)
-        return Tokenizer(self.vocabulary, lower_case=self.lower_case)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,14 +182,7 @@ def _find_tokenizer(
             f"{data_dir}, which {workdir} was trained on, is not there any more: give its vocabulary, "
             f"--vocab_file=FILE (and --lower_case=false where it is cased)"
         )
-    sentencepiece_file = None
-    if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
-        manifest = read_manifest(data_dir)
-        lower_case = manifest.lower_case if lower_case is None else lower_case
-        if manifest.sentencepiece_sha256:
-            sentencepiece_file = tf.io.gfile.join(data_dir, SENTENCEPIECE_FILE)
-    vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
-    return TokenizerSettings(vocabulary, lower_case is not False, sentencepiece_file)
+    return tokenizer_of_data(data_dir, lower_case)
 
 
 def encode_texts(

@@ -12,6 +12,7 @@ from electra_cli.training.distribution import Runtime, build_runtime, reporting_
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
 from electra_cli.training.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.training.preemption import watching_for_notice
+from electra_cli.training.probes import Prober, describe, read_probes
 from electra_cli.training.run import Run, build_model
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.workdir import Workdir, check_config
@@ -33,7 +34,7 @@ def evaluate(
       checkpoint: what `checkpoint_files.find_checkpoint` takes.
 
     Returns:
-      The metrics of `Evaluator.run`.
+      The metrics of `Evaluator.run` and, with `eval.probes`, those of `Prober.run`.
 
     Raises:
       UserError: no checkpoint, or config, data and workdir do not fit.
@@ -53,12 +54,18 @@ def evaluate(
         )
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
-    phase = phase_at(phases, step)
+    phase, probed = phase_at(phases, step), read_probes(resolved)
     check_validation(phase.source, phase.config)
     evaluator = Evaluator(model, optimizer, runtime, phase)
     with reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
         result = evaluator.run()
     reporter.result("evaluation", {"step": step, **result}, format_table(result, step))
+    if probed:
+        with reporter.status(f"Probing {len(probed)} labelled files"):
+            found = Prober(resolved, phases, probed, model, optimizer, runtime).run()
+        assert found is not None  # nothing stops it
+        reporter.result("probes", {"step": step, **found}, describe(step, found))
+        result |= found
     return result
 
 
@@ -124,6 +131,7 @@ def train(
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source, phase.config)
+    probed = read_probes(resolved) if with_evaluation else ()
     if not runtime.is_chief:
         reporter = Reporter()
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
@@ -135,7 +143,7 @@ def train(
             reporter.warning(f"Note: {notice}")
         reporter.notice(f"Devices: {runtime.description}")
         with reporting_lost_workers(runtime):
-            run = Run(resolved, phases, runtime, directory, stop, with_evaluation, reporter)
+            run = Run(resolved, phases, runtime, directory, stop, probed, with_evaluation, reporter)
             with run.checkpoints:
                 step = run.restore(checkpoint)
                 run.train(step)

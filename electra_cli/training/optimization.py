@@ -76,6 +76,17 @@ def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> 
             variable.assign(value)
 
 
+def evaluated_values(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> Sequence[tf.Variable]:
+    """Returns what evaluation takes for the trained weights: their moving averages, or where none are kept they.
+
+    Args:
+      optimizer: an optimizer of `build_optimizer`, built on `variables`.
+      variables: the trained weights.
+    """
+    inner = optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+    return inner._model_variables_moving_average if inner.use_ema else variables
+
+
 def start_averages(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> None:
     """Makes the moving averages, when the optimizer keeps them, start from the weights as they are now.
 

@@ -3,6 +3,8 @@
 import contextlib
 import math
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -11,10 +13,11 @@ import tf_keras
 
 from electra_cli.data.source import reading
 from electra_cli.errors import Interrupted, ResumableError, UserError
+from electra_cli.finetuning.probe_files import ProbeExamples
 from electra_cli.flops import matmul_flops
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.reporter import Reporter
-from electra_cli.training import metrics, replay
+from electra_cli.training import metrics, probes, replay
 from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.device_rate import measure_flops_per_second
 from electra_cli.training.distribution import Runtime
@@ -49,6 +52,7 @@ class Run:
       runtime: devices.
       directory: the workdir, entered.
       stop: asks for a stop.
+      probed: the examples of `eval.probes`; none where nothing is evaluated.
       with_evaluation: whether to evaluate.
       reporter: is told how the run goes.
 
@@ -63,6 +67,7 @@ class Run:
         runtime: Runtime,
         directory: Workdir,
         stop: StopRequest,
+        probed: Sequence[ProbeExamples],
         with_evaluation: bool,
         reporter: Reporter,
     ):
@@ -83,6 +88,7 @@ class Run:
             reporter,
             is_writer=runtime.is_chief,
         )
+        self._prober = probes.Prober(config, phases, probed, self._model, self._optimizer, runtime) if probed else None
         self._evaluator: Evaluator | None = None
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
@@ -162,6 +168,9 @@ class Run:
             if self._is_evaluation_due(step):
                 self._evaluate(step)
                 progress.restart(step)
+            if self._is_probe_due(step):
+                self._probe(step)
+                progress.restart(step)
         with self._reporter.status("Closing the examples"):
             del iterator
         return step
@@ -209,6 +218,8 @@ class Run:
             self.checkpoints.save_if_best(step, self._last_result)  # the stop may have come before this
         elif self._is_evaluation_due(step):
             self._evaluate(step)  # the stop came between saving and evaluating
+        if self._is_probe_due(step, lines):
+            self._probe(step)
         if step < self._config.train.num_steps:
             self._reporter.notice(f"Going on from step {step:,}.")
         return step
@@ -381,6 +392,27 @@ class Run:
         self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
         self._reporter.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
+
+    def _is_probe_due(self, step: int, lines: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Whether to probe at a step, unless lines of metrics have what would be found."""
+        if self._prober is None or self._prober.is_done(lines, step):
+            return False
+        interval = self._config.eval.probe_interval
+        if not interval:
+            return self._is_evaluation_due(step)
+        return step == self._config.train.num_steps or step % interval == 0
+
+    def _probe(self, step: int) -> None:
+        """Probes in the chief; other workers wait for it."""
+        assert self._prober is not None
+        with self._reporter.status(f"Probing the encoder of step {step:,}"):
+            values = self._prober.run(lambda: self._stop.requested) if self._runtime.is_chief else None
+        if values is not None:
+            self._directory.write_metrics(probes.SPLIT, step, values)
+            self._reporter.metrics(probes.SPLIT, step, values, probes.describe(step, values))
+        if self._is_stop_asked():
+            self._save(step)
+            raise self._interruption(f"while probing step {step:,}")
 
     def _show_result(self, step: int) -> None:
         if self._last_result is None:

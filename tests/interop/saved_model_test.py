@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import TokenizerSettings, encode_texts
+from electra_cli.interop.runs import encode_texts
 from tests.interop.common import TOKENS, make_run, write_vocabulary
 
 # Imports TensorFlow and tensorflow-text alone, from a directory without this package.
