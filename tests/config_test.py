@@ -87,6 +87,10 @@ def test_every_preset_has_the_keys_of_the_default():
         ("train.seed", 2**31, "less than 2"),
         ("train.log_interval", 30, "multiple of config.train.steps_per_loop=20"),
         ("eval.interval", 10, "multiple of config.train.steps_per_loop=20"),
+        ("eval.probe_interval", 10, "multiple of config.train.steps_per_loop=20"),
+        ("eval.probe_interval", -20, "not be negative"),
+        ("eval.probe_examples", 19, "20 at least"),
+        ("eval.probes", ("a.tsv:lable=x",), "may follow a file"),
         ("data.random_token_prob", 0.2, "together at most 1"),
         ("data.random_token_prob", -0.1, "fraction from 0 to 1"),
         ("data.mask_unit", "sentence", "is one of token, word"),
@@ -114,6 +118,15 @@ def test_bad_values_are_named_with_key_and_remedy(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"^config.{key}=.*{message}"):
         resolve(config, 100)
+
+
+def test_settings_of_probes_that_are_not_read_are_named():
+    config = default_config()
+    config.eval.probe_interval = 100
+    assert notices(config) == ["config.eval.probe_interval is not used: config.eval.probes names no file"]
+    config.eval.probes = ("a.tsv",)
+    assert notices(config) == []
+    assert notices(config, with_evaluation=False) == ["config.eval.probes is not used: --mode=train evaluates nothing"]
 
 
 @pytest.mark.parametrize(

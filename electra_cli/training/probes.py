@@ -1,8 +1,8 @@
 """Probes: how well a linear model tells labels by what the encoder makes of text, while it is pre-trained.
 
 The encoder is frozen: the weights of the run, or their moving averages, are copied to a network beside it, and nothing
-of the run is written to. The model is fitted on means over tokens of a middle and of the last layer. The same with random
-weights is the baseline.
+of the run is written to. The linear model is fitted on means over tokens of a middle and of the last layer. The same
+with random weights is the baseline.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

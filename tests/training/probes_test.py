@@ -1,5 +1,6 @@
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ def config_with(data_dir, files, **changes):
     config = small_config(data_dir)
     config.optimizer.ema_decay = 0.9
     config.eval.probes = files
+    config.runtime.jit_compile = "false"  # it takes more time than all else
     config.update_from_flattened_dict(changes)
     return config
 
@@ -59,10 +61,17 @@ def probe_lines(workdir):
     return [line for line in metrics_of(workdir) if line["split"] == "probe"]
 
 
-def test_probes_change_nothing_of_the_run(probed, data_dir, tmp_path):
-    train(config_with(data_dir, ()), tmp_path)
-    assert [line for line in metrics_of(probed[0]) if line["split"] != "probe"] == metrics_of(tmp_path)
-    expected, found = weights_of(tmp_path), weights_of(probed[0])
+@pytest.fixture(scope="module")
+def plain(data_dir, tmp_path_factory):
+    """The same run without probes."""
+    workdir = tmp_path_factory.mktemp("plain")
+    train(config_with(data_dir, ()), workdir)
+    return workdir
+
+
+def test_probes_change_nothing_of_the_run(probed, plain):
+    assert [line for line in metrics_of(probed[0]) if line["split"] != "probe"] == metrics_of(plain)
+    expected, found = weights_of(plain), weights_of(probed[0])
     assert any("optimizer" in name for name in expected) and expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(value, found[name], err_msg=name)
@@ -100,7 +109,7 @@ def test_scores_are_those_of_the_averaged_weights_computed_otherwise(probed, dat
     with open(files[1].partition(":")[0]) as stream:
         rows = [line.rstrip().split(",") for line in stream][1:]
     gold = np.array([float(number) for _, _, number in rows])
-    pairs = [(means(first), means(second)) for first, second in rows_texts(rows)]
+    pairs = [(means(first), means(second)) for first, second, _ in rows]
     features = np.stack([np.concatenate([abs(u - v), u * v]) for u, v in pairs]).astype(np.float64)
     predictions = np.empty(len(rows))
     for fitted, held_out in KFold(5, shuffle=True, random_state=0).split(features):
@@ -112,51 +121,40 @@ def test_scores_are_those_of_the_averaged_weights_computed_otherwise(probed, dat
     assert probe_lines(probed[0])[-1]["overlap/pearson"] == pytest.approx(expected["pearson"], abs=1e-3)
 
 
-def rows_texts(rows):
-    return [(first, second) for first, second, _ in rows]
+def test_a_run_stopped_before_its_probes_are_made_makes_them(probed, data_dir, files, tmp_path, monkeypatch):
+    def train_and_stop_in(owner, method, doing):
+        original = getattr(owner, method)
 
+        def stop(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+            return original(*args, **kwargs)
 
-@pytest.mark.parametrize("stopped_in", ["probing", "evaluating"])
-def test_a_run_stopped_before_its_probes_are_made_makes_them(
-    probed, data_dir, files, tmp_path, monkeypatch, stopped_in
-):
-    owner, method = (probes.Prober, "_score") if stopped_in == "probing" else (loop.Evaluator, "run")
-    original = getattr(owner, method)
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, stop)
+            with pytest.raises(Interrupted, match=f"while {doing} step 6; saved"):
+                train(config_with(data_dir, files), tmp_path)
 
-    def stop(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **kwargs)
-
-    config = config_with(data_dir, files)
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, method, stop)
-        with pytest.raises(Interrupted, match=f"while {stopped_in} step 6; saved"):
-            train(config, tmp_path)
+    train_and_stop_in(loop.Evaluator, "run", "evaluating")
+    train_and_stop_in(probes.Prober, "_score", "probing")
     assert probe_lines(tmp_path) == []
-    train(config, tmp_path)
+    train(config_with(data_dir, files), tmp_path)
     assert_same_run(probed[0], tmp_path)
 
 
-def test_a_finished_run_and_mode_eval_probe_too(probed, data_dir, files, tmp_path):
-    config = config_with(data_dir, (), **{"train.num_steps": 4})
-    train(config, tmp_path)
-    config.eval.probes = files[:1]
-    assert any(line.startswith("step 4 probes  verbs accuracy") for line in train(config, tmp_path))
-    lines = probe_lines(tmp_path)
-    assert [line["step"] for line in lines] == [4]
-    assert not any("probes" in line for line in train(config, tmp_path))
+def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, tmp_path):
+    shutil.copytree(plain, tmp_path, dirs_exist_ok=True)
+    config = config_with(data_dir, files[:1])
+    lines = train(config, tmp_path, with_evaluation=False)
+    assert "Note: config.eval.probes is not used: --mode=train evaluates nothing" in lines
+    assert probe_lines(tmp_path) == []
+    assert any(line.startswith("step 12 probes  verbs accuracy") for line in train(config, tmp_path))
+    (line,) = probe_lines(tmp_path)
+    assert line == {name: value for name, value in probe_lines(probed[0])[-1].items() if "overlap" not in name}
+    assert not any("probes" in line for line in train(config, tmp_path))  # once is enough
     said = []
     result = loop.evaluate(config, str(tmp_path), said.append)
-    assert result["verbs/accuracy"] == lines[0]["verbs/accuracy"] and said[-1].startswith("step 4 probes  verbs")
-    assert probe_lines(tmp_path) == lines
-
-
-def test_an_interval_of_its_own(data_dir, files, tmp_path):
-    train(config_with(data_dir, files[:1], **{"train.num_steps": 10, "eval.probe_interval": 4}), tmp_path)
-    assert [line["step"] for line in probe_lines(tmp_path)] == [4, 8, 10]
-    lines = train(config_with(data_dir, files, **{"train.num_steps": 2}), tmp_path / "train", with_evaluation=False)
-    assert "Note: config.eval.probes is not used: --mode=train evaluates nothing" in lines
-    assert probe_lines(tmp_path / "train") == []
+    assert result["verbs/accuracy"] == line["verbs/accuracy"] and said[-1].startswith("step 12 probes  verbs")
+    assert probe_lines(tmp_path) == [line]
 
 
 @pytest.mark.parametrize(
@@ -203,11 +201,12 @@ def test_mistakes_are_told_before_anything_is_written(data_dir, files, tmp_path)
 def test_several_replicas_and_a_quiet_terminal(data_dir, files, tmp_path):
     flags = [f"--config.{key}={value}" for key, value in (
         ("data.dir", data_dir), ("data.max_seq_length", 32), ("train.num_steps", 20), ("train.global_batch_size", 8),
-        ("runtime.logical_cpus", 2), ("eval.num_examples", 8), ("eval.probes", ",".join(files)),
+        ("runtime.logical_cpus", 2), ("eval.num_examples", 8), ("train.steps_per_loop", 4),
+        ("eval.probes", ",".join(files)), ("eval.probe_interval", 8),
     )]  # fmt: skip
     command = [sys.executable, "-m", "electra_cli.main", "--config=tiny", f"--workdir={tmp_path}", *flags]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert "2 logical CPUs, strategy mirrored" in result.stdout
     assert "step 20 probes  verbs accuracy" in result.stdout
-    assert [line["step"] for line in probe_lines(tmp_path)] == [20]
+    assert [line["step"] for line in probe_lines(tmp_path)] == [8, 16, 20]
