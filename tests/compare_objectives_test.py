@@ -1,0 +1,218 @@
+"""scripts/compare_objectives.sh, with a stand-in for electra-pretrain, and once with the real one."""
+
+import importlib.util
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree
+
+import pytest
+
+from electra_cli import flops
+from electra_cli.config import resolve
+from electra_cli.config_presets import PRETRAINING
+from tests.conftest import VOCAB_SIZE
+from tests.scripts_test import SCRIPTS
+
+# Writes the lines that a run would, with scores that follow from objective, seed and step.
+STAND_IN = """#!{python}
+import json, os, sys
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+if os.environ.get("FAILS_AT_SEED") == flags["config.train.seed"]:
+    sys.exit(75)
+open({calls!r}, "a").write(json.dumps(flags) + "\\n")
+os.makedirs(flags["workdir"], exist_ok=True)
+total, interval = int(flags["config.train.num_steps"]), int(flags["config.eval.interval"])
+with open(os.path.join(flags["workdir"], "metrics.jsonl"), "w") as stream:
+    stream.write(json.dumps({{"step": total, "split": "train", "total_loss": 1.0}}) + "\\n")
+    for step in [*range(interval, total, interval), total]:
+        score = step / total / (2 if "config.objective.name" in flags else 1) - 0.1 * int(flags["config.train.seed"])
+        line = {{"step": step, "split": "probe", "trec/accuracy": score, "trec/accuracy_random": 0.25}}
+        stream.write(json.dumps(line | {{"sts/spearman": -score, "sts/spearman_random": 0.0}}) + "\\n")
+"""
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("compare_objectives", SCRIPTS / "compare_objectives.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def start(tmp_path, data_dir):
+    """Starts the script with a stand-in for electra-pretrain; returns (process, what the stand-in was called with)."""
+    program, calls = tmp_path / "bin" / "electra-pretrain", tmp_path / "calls"
+    program.parent.mkdir()
+    program.write_text(STAND_IN.format(python=sys.executable, calls=str(calls)))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+
+    def start(*flags, **environment):
+        process = compare(
+            f"--data={data_dir}", f"--output_dir={tmp_path / 'out'}", *flags,
+            PATH=f"{program.parent}:{os.environ['PATH']}", **environment,
+        )  # fmt: skip
+        return process, [json.loads(line) for line in calls.read_text().splitlines()] if calls.exists() else []
+
+    return start
+
+
+def compare(*flags, **environment):
+    command = [sys.executable, str(SCRIPTS / "compare_objectives.py"), "--config=tiny", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+
+
+def config_of(call):
+    scope = {}
+    with open(call["config"]) as stream:
+        exec(stream.read(), scope)
+    config = scope["get_config"]()
+    for key, value in call.items():
+        if key.startswith("config."):
+            key = key.removeprefix("config.")
+            old = config.get_type(key) if "." not in key else config[key.split(".")[0]].get_type(key.split(".")[1])
+            value = value == "True" if old is bool else (value,) if old is tuple else old(value)
+            config.update_from_flattened_dict({key: value})
+    return resolve(config, VOCAB_SIZE)
+
+
+def test_table_and_picture_hold_what_was_probed(start, tmp_path, script):
+    flags = ("--probes=trec.tsv,sts.tsv", "--num_steps=2000", "--seeds=0,3", "--config.model.hidden_dropout=0.2")
+    process, calls = start(*flags)
+    assert process.returncode == 0, process.stderr
+    assert [os.path.basename(call["workdir"]) for call in calls] == [
+        "electra-seed0", "mlm-seed0", "electra-seed3", "mlm-seed3",
+    ]  # fmt: skip
+    electra, mlm = config_of(calls[2]), config_of(calls[3])  # each is a config that can be trained with
+    assert (electra.objective.name, mlm.objective.name) == ("electra", "mlm")
+    assert (mlm.data.mask_token_prob, mlm.data.random_token_prob) == (0.8, 0.1)
+    assert electra.train.num_steps == 2000
+    for section in ("model", "optimizer"):
+        assert electra[section].to_dict() == mlm[section].to_dict()
+    assert electra.model.hidden_dropout == 0.2 and electra.train.seed == mlm.train.seed == 3
+    one_step = flops.training_flops(mlm) / mlm.train.num_steps
+    assert abs(flops.training_flops(electra) - flops.training_flops(mlm)) < one_step
+
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert f"| ELECTRA | 2,000 | {flops.training_flops(electra) / 2000:.4e} |" in table
+    rows = dict(re.findall(r"## (\w+)\n(.*?)(?=\n## |\Z)", table, re.DOTALL))
+    assert "| random weights |  | 0.2500 (0.2500 to 0.2500) | 0.2500 (0.2500 to 0.2500) |" in rows["trec"]
+    ends = rows["trec"].splitlines()[-1].split(" | ")
+    assert ends[2:] == ["0.8500 (0.7000 to 1.0000)", "0.3500 (0.2000 to 0.5000) |"]
+    assert ends[0].endswith(", 2,000") and ends[1].endswith(f", {mlm.train.num_steps:,}")
+    assert rows["sts"].splitlines()[-1].count("-0.8500 (-1.0000 to -0.7000)") == 1
+    assert len(rows["trec"].strip().splitlines()) == 2 + 1 + 10
+
+    picture = xml.etree.ElementTree.parse(tmp_path / "out" / "comparison.svg").getroot()
+    assert picture.tag.endswith("svg")
+    plans = [
+        script.Plan(name, config.train.num_steps, flops.training_flops(config) / config.train.num_steps,
+                    config.train.steps_per_loop, config.eval.interval)
+        for name, config in (("electra", electra), ("mlm", mlm))
+    ]  # fmt: skip
+    workdirs = [[str(tmp_path / "out" / f"{name}-seed{seed}") for seed in (0, 3)] for name in ("electra", "mlm")]
+    curves = [script.read_curve(plan, paths) for plan, paths in zip(plans, workdirs, strict=True)]
+    first, second = script.draw(curves).axes
+    assert (first.get_title(), first.get_ylabel(), second.get_title()) == ("trec", "accuracy", "sts")
+    lines = first.get_lines()
+    assert list(lines[0].get_xdata())[-1] == pytest.approx(list(lines[1].get_xdata())[-1], rel=1e-3)
+    assert list(lines[0].get_ydata()) == pytest.approx([step / 2000 - 0.15 for step in range(200, 2001, 200)])
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 3
+
+
+def test_it_goes_on_and_ends_as_a_run_does(start, tmp_path):
+    flags = ("--probes=trec.tsv", "--num_steps=100", "--seeds=0,1")
+    process, calls = start(*flags, FAILS_AT_SEED="1")
+    assert process.returncode == 75 and len(calls) == 2
+    assert "seed 0." in (tmp_path / "out" / "comparison.md").read_text()  # what is done is shown
+    process, calls = start(*flags)
+    assert process.returncode == 0 and len(calls) == 2 + 4
+    first = (tmp_path / "out" / "comparison.svg").read_bytes()
+    start(*flags)
+    assert (tmp_path / "out" / "comparison.svg").read_bytes() == first
+
+
+def test_a_signal_reaches_the_run_once(tmp_path, data_dir):
+    program, notes = tmp_path / "electra-pretrain", tmp_path / "notes"
+    program.write_text(
+        f"#!/bin/bash\ntrap 'echo x >> {notes}; exit 75' TERM\ntouch {notes}\nwhile :; do sleep 0.05; done\n"
+    )
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPTS / "compare_objectives.py"), "--config=tiny", f"--data={data_dir}",
+         "--probes=a.tsv", f"--output_dir={tmp_path / 'out'}"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not notes.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(20) == 75 and notes.read_text() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--probes=a.tsv", "--seeds=0,0"], "--seeds=0,0: give different numbers"),
+        ([], "--probes is missing"),
+        (["--probes=a.tsv", "--config.train.log_interval=20"], "--config.train.log_interval is set here"),
+        (["--probes=a.tsv", "--config.objective.name=mlm"], "--config.objective.name is set here"),
+        (["--probes=a.tsv", "--num_steps=0"], "config.train.num_steps=0: must be greater than 0"),
+        (["--probes=a.tsv:label=,b.tsv"], "may follow a file"),
+    ],
+)
+def test_mistakes_end_it_before_a_run_begins(start, tmp_path, flags, message):
+    process, calls = start(*flags)
+    assert (process.returncode, calls) == (2, [])
+    assert message in process.stderr and len(process.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+@pytest.mark.parametrize("num_steps", [1, 2, 17, 999, 1001, 123_456, 1_000_000])
+def test_flops_are_equal_at_the_end_and_nearly_so_at_every_probe(script, name, num_steps):
+    scope = {}
+    with open(PRETRAINING.path(name)) as stream:
+        exec(stream.read(), scope)
+    config = scope["get_config"]()
+    config.data.dir, config.train.num_steps = "data", num_steps
+    for key in ("log_interval", "checkpoint_interval", "steps_per_loop"):
+        config.train[key] = 1
+    config.eval.interval = 1
+    electra, mlm = script.make_plans(config, 30_522)
+    total = num_steps * electra.flops_per_step
+    assert electra.num_steps == num_steps
+    assert abs(total - mlm.num_steps * mlm.flops_per_step) <= mlm.flops_per_step / 2 * (1 + 1e-9)
+    assert len(electra.probed_steps) == len(mlm.probed_steps) == min(10, int(num_steps**0.5))
+    for plan in (electra, mlm):
+        assert plan.interval % plan.steps_per_loop == 0
+    if num_steps > 900:
+        for ours, other in zip(electra.probed_steps, mlm.probed_steps, strict=True):
+            assert abs(ours * electra.flops_per_step - other * mlm.flops_per_step) < 0.01 * total
+
+
+@pytest.mark.slow
+def test_real_runs(data_dir, tmp_path):
+    words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer", "bird") for verb in ("sees", "likes")]
+    (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "embedding_size": 8, "generator_size": 0.5}
+    process = compare(
+        f"--data={data_dir}", f"--probes={tmp_path / 'words.tsv'}", f"--output_dir={tmp_path}", "--num_steps=4",
+        "--seeds=1", "--config.data.max_seq_length=32", "--config.train.global_batch_size=8",
+        "--config.eval.num_examples=8", "--config.runtime.jit_compile=false",
+        *(f"--config.model.{name}={value}" for name, value in sizes.items()),
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    table = (tmp_path / "comparison.md").read_text().splitlines()
+    for objective, column in (("electra", 3), ("mlm", 4)):
+        lines = [json.loads(line) for line in (tmp_path / f"{objective}-seed1" / "metrics.jsonl").open()]
+        (*_, last) = [line for line in lines if line["split"] == "probe"]
+        assert table[-1].split(" | ")[column - 1].startswith(f"{last['words/accuracy']:.4f}")
+    assert (tmp_path / "comparison.svg").stat().st_size > 1000
