@@ -53,6 +53,8 @@ setup(
         "tensorflow-text==2.20.*",
         "tf-models-official==2.20.*",
         "tf-keras==2.20.*",
+        # Keeps fits of probes to one thread. scikit-learn brings it.
+        "threadpoolctl>=3.1",
         "tokenizers>=0.20",
         # tensorflow-hub, which tf-models-official imports, needs pkg_resources.
         "setuptools<81",

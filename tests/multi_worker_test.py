@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from electra_cli.training.workdir import read_metrics
 from tests.training.loop_test import assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -99,15 +100,19 @@ def undisturbed(data_dir, tmp_path_factory):
 
 
 def read_losses(workdir):
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in read_metrics(str(workdir)) if line["split"] != "probe"]
     return [(line["step"], line["split"], line["masked_lm_loss"], line["rtd_loss"]) for line in lines]
 
 
 def test_two_workers_make_the_steps_of_one(data_dir, tmp_path):
     one = Workers(data_dir, tmp_path / "one", *NO_DROPOUT, number=1)
     assert one.wait() == [0], one.output(0)
-    two = Workers(data_dir, tmp_path / "two", *NO_DROPOUT)
+    words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer") for verb in ("sees", "likes")]
+    (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
+    two = Workers(data_dir, tmp_path / "two", *NO_DROPOUT, f"--config.eval.probes={tmp_path / 'words.tsv'}")
     assert two.wait() == [0, 0], two.output(0) + two.output(1)
+    assert "step 50 probes  words accuracy" in two.output(0)
+    assert [line["step"] for line in read_metrics(str(tmp_path / "two")) if line["split"] == "probe"] == [20, 40, 50]
     expected, found = read_losses(tmp_path / "one"), read_losses(tmp_path / "two")
     assert len(expected) == NUM_STEPS // 2 + 3
     for first, second in zip(expected, found, strict=True):
