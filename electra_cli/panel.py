@@ -20,6 +20,8 @@ from electra_cli.reporter import Reporter, format_duration, report_in_lines
 
 _DRAWINGS_PER_SECOND = 2
 _BAR_WIDTH = 30
+# Splits whose metrics the panel shows, by their titles; of others the line stays above it.
+_ROWS = {"train": "train", "validation": "held-out"}
 # Metrics that are shown, and their digits.
 _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
@@ -99,6 +101,9 @@ class Panel(Reporter):
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
         """See the base class."""
+        if split not in _ROWS:
+            self._print(line)
+            return
         self._metrics[split] = (step, values)
         self._last_line = line
 
@@ -151,7 +156,7 @@ class Panel(Reporter):
         for _ in range(len(names) + 1):
             grid.add_column(justify="right", no_wrap=True)
         grid.add_row("", *(Text(name, style="dim") for name in names), Text("step", style="dim"))
-        for split, title in (("train", "train"), ("validation", "held-out")):
+        for split, title in _ROWS.items():
             if split in self._metrics:
                 step, values = self._metrics[split]
                 shown = (f"{values[name]:.{_SHOWN[name]}f}" if name in values else "" for name in names)

@@ -57,7 +57,7 @@ class Reporter:
         """Tells metrics.
 
         Args:
-          split: train, or validation.
+          split: train, validation or probe.
           step: the step that they are of.
           values: by the names of metrics.jsonl.
           line: the same for people.
@@ -70,7 +70,7 @@ class Reporter:
         """Tells what the command was called for.
 
         Args:
-          event: what it is: evaluation, or dry_run.
+          event: what it is: evaluation, probes, or dry_run.
           values: for programs.
           text: the same for people, of several lines.
         """
@@ -121,9 +121,9 @@ class Lines(Reporter):
 class JsonLines(Reporter):
     """A JSON object a line: `time` (ISO 8601, UTC), `event`, and what the event is made of.
 
-    Events are notice, warning and status (`text`), progress (`step`, `num_steps`, `seconds_left`, `phase`), train and
-    validation (`step` and the metrics), checkpoint (`step`, `path`), evaluation and dry_run, and at last end: `outcome`
-    is done, interrupted or error. Numbers that are infinite or NaN are null.
+    Events are notice, warning and status (`text`), progress (`step`, `num_steps`, `seconds_left`, `phase`), train,
+    validation and probe (`step` and the metrics), checkpoint (`step`, `path`), evaluation, probes and dry_run, and at
+    last end: `outcome` is done, interrupted or error. Numbers that are infinite or NaN are null.
 
     Args:
       write: takes a line.

@@ -47,6 +47,14 @@ def test_what_it_shows():
     assert all(len(line) <= 40 for line in drawn(panel, 40))
 
 
+def test_the_line_of_probes_stays_above_it():
+    console = Console(file=io.StringIO(), width=80)
+    panel = Panel("title", console)
+    panel.metrics("probe", 20, {"trec/accuracy": 0.5, "trec/accuracy_random": 0.25}, "step 20 probes  trec accuracy")
+    assert console.file.getvalue() == "step 20 probes  trec accuracy\n"
+    assert not any("probe" in line for line in drawn(panel, 80))
+
+
 def test_the_objective_mlm_has_no_columns_of_rtd():
     panel = Panel("title", Console(file=io.StringIO()))
     panel.metrics("train", 20, {"total_loss": 5.0, "masked_lm_loss": 5.0, **RATES}, "")

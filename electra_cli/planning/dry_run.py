@@ -28,6 +28,7 @@ from electra_cli.training.initialization import Changes
 from electra_cli.training.loop import open_run
 from electra_cli.training.optimization import Optimizer
 from electra_cli.training.phases import Phase, fingerprint, training_batches
+from electra_cli.training.probes import read_probes
 from electra_cli.training.run import build_model
 from electra_cli.training.step import build_train_steps
 from electra_cli.training.workdir import check_config
@@ -128,6 +129,7 @@ def dry_run(
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source, phase.config)
+        read_probes(resolved)
     if not runtime.is_chief:
         reporter = Reporter()
     check_config(workdir, resolved, fingerprint(phases), runtime.devices)

@@ -104,11 +104,21 @@ class Prober:
             for ending, value in (("", scores[score]), (_RANDOM, baseline[score]))
         }
 
-    def is_done(self, lines: Iterable[Mapping[str, Any]], step: int) -> bool:
-        """Whether lines of metrics have the scores of all files at a step."""
+    def is_due(self, step: int, is_evaluated: bool, lines: Iterable[Mapping[str, Any]] = ()) -> bool:
+        """Whether to probe at a step.
+
+        Args:
+          step: the step.
+          is_evaluated: whether there is an evaluation at it.
+          lines: lines of metrics; where they have the scores of all files at that step, it is not probed again.
+        """
+        interval = self._config.eval.probe_interval
+        is_last = step == self._config.train.num_steps
+        if not (is_last or step % interval == 0 if interval else is_evaluated):
+            return False
         found = [line for line in lines if (line["split"], line["step"]) == (SPLIT, step)]
         names = {name.rpartition("/")[0] for line in found for name in line}
-        return names >= {probe.name for probe in self._probes}
+        return not names >= {probe.name for probe in self._probes}
 
     def _build(self) -> None:
         tf_keras.utils.set_random_seed(self._config.train.seed)  # as `run.build_model` does

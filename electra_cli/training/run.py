@@ -3,8 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -168,8 +167,8 @@ class Run:
             if self._is_evaluation_due(step):
                 self._evaluate(step)
                 progress.restart(step)
-            if self._is_probe_due(step):
-                self._probe(step)
+            if self._prober is not None and self._prober.is_due(step, self._is_evaluation_due(step)):
+                self._probe(self._prober, step)
                 progress.restart(step)
         with self._reporter.status("Closing the examples"):
             del iterator
@@ -218,8 +217,8 @@ class Run:
             self.checkpoints.save_if_best(step, self._last_result)  # the stop may have come before this
         elif self._is_evaluation_due(step):
             self._evaluate(step)  # the stop came between saving and evaluating
-        if self._is_probe_due(step, lines):
-            self._probe(step)
+        if self._prober is not None and self._prober.is_due(step, self._is_evaluation_due(step), lines):
+            self._probe(self._prober, step)
         if step < self._config.train.num_steps:
             self._reporter.notice(f"Going on from step {step:,}.")
         return step
@@ -393,20 +392,10 @@ class Run:
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
         self._reporter.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
 
-    def _is_probe_due(self, step: int, lines: Sequence[Mapping[str, Any]] = ()) -> bool:
-        """Whether to probe at a step, unless lines of metrics have what would be found."""
-        if self._prober is None or self._prober.is_done(lines, step):
-            return False
-        interval = self._config.eval.probe_interval
-        if not interval:
-            return self._is_evaluation_due(step)
-        return step == self._config.train.num_steps or step % interval == 0
-
-    def _probe(self, step: int) -> None:
+    def _probe(self, prober: probes.Prober, step: int) -> None:
         """Probes in the chief; other workers wait for it."""
-        assert self._prober is not None
         with self._reporter.status(f"Probing the encoder of step {step:,}"):
-            values = self._prober.run(lambda: self._stop.requested) if self._runtime.is_chief else None
+            values = prober.run(lambda: self._stop.requested) if self._runtime.is_chief else None
         if values is not None:
             self._directory.write_metrics(probes.SPLIT, step, values)
             self._reporter.metrics(probes.SPLIT, step, values, probes.describe(step, values))

@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
+from electra_cli.reporter import Lines
 from electra_cli.training import loop, probes, run
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.phases import open_phases
@@ -152,7 +153,7 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
     assert line == {name: value for name, value in probe_lines(probed[0])[-1].items() if "overlap" not in name}
     assert not any("probes" in line for line in train(config, tmp_path))  # once is enough
     said = []
-    result = loop.evaluate(config, str(tmp_path), said.append)
+    result = loop.evaluate(config, str(tmp_path), Lines(said.append))
     assert result["verbs/accuracy"] == line["verbs/accuracy"] and said[-1].startswith("step 12 probes  verbs")
     assert probe_lines(tmp_path) == [line]
 
