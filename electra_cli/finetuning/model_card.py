@@ -27,10 +27,14 @@ tag = pipeline("token-classification", model=PATH, aggregation_strategy="first")
 entities = tag("Some text.")
 """,
     "question_answering": """\
-from transformers import pipeline
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-answer = pipeline("question-answering", model=PATH)
-print(answer(question="Who?", context="Some text."{more}))
+tokenizer = AutoTokenizer.from_pretrained(PATH)
+model = AutoModelForQuestionAnswering.from_pretrained(PATH)
+inputs = tokenizer("Who?", "Some text.", truncation="only_second", return_tensors="pt")
+found = model(**inputs)
+first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax()){none}
+answer = tokenizer.decode(inputs["input_ids"][0, first : last + 1])
 """,
 }
 _WHAT = {
@@ -47,7 +51,7 @@ def model_card(trained: Trained) -> str:
     pairs, labels = record.has_pairs, trained.task.known_labels.labels
     use = _USES[kind].format(
         texts='"Some text.", "Another."' if pairs else '"Some text."',
-        more=", handle_impossible_answer=True" if len(labels) > 1 else "",
+        none="  # 0 and 0: the text has no answer" if len(labels) > 1 else "",
     )
     named = f": {', '.join(labels)}" if labels and kind in ("classification", "tagging") and len(labels) <= 30 else ""
     rows = {

@@ -228,6 +228,7 @@ class SeedRun:
         write_json(tf.io.gfile.join(self._directory, SCORES_FILE), found.splits)
         if not self._is_trained:
             self._files.write(step, tf.train.Checkpoint(model=self._trainer.model).write)
+            self._files.keep_only([step])
         return found
 
 

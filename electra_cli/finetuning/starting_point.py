@@ -10,12 +10,11 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from electra_cli.errors import UserError
+from electra_cli.finetuning.config import RANDOM, check_start
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, TokenizerSettings, load_run
 from electra_cli.interop.weights import Network
 from electra_cli.run_files import CONFIG_FILE
-
-RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +52,8 @@ def open_starting_point(
     Raises:
       UserError: there is none, or it cannot be read.
     """
+    check_start(init, like)
     is_random = init == RANDOM
-    if is_random and not like:
-        raise UserError("--init=random needs --like=DIR: a workdir or export whose sizes and vocabulary are taken")
-    if like and not is_random:
-        raise UserError(f"--like={like} is read with --init=random only: leave it out")
     path = like if is_random and like else init
     try:
         run = _read(path, vocab_file, say)
