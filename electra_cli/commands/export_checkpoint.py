@@ -1,4 +1,4 @@
-"""`electra-export`: a run to a directory in the format of another library."""
+"""`electra-export`: a run or a fine-tuned model to a directory in the format of another library."""
 
 from absl import flags
 
@@ -7,10 +7,13 @@ from electra_cli.errors import UserError
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("workdir", None, "Workdir of electra-pretrain, or what electra-import wrote.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "workdir", None, "Workdir of electra-pretrain or electra-finetune, or what electra-import wrote.", flag_values=FLAGS
+)
 flags.DEFINE_enum(
     "format", None, FORMATS, "huggingface: a folder of transformers. saved_model: text in, for TensorFlow Serving and "
-    "Hub. tfm: an init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra.",
+    "Hub. tfm: an init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra. Of a "
+    "fine-tuned model the first, or of classification and regression the second.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
@@ -31,24 +34,30 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("lower_case", None, "Whether text is lower-cased; without it, as the data was.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "Of electra-finetune: fine-tuning to take; default: the best.", flag_values=FLAGS)
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
-Writes a trained network for another library, and compares it with the checkpoint before it is delivered.
+Writes a trained network or a fine-tuned model for another library, and compares it with the checkpoint before it is
+delivered.
 
 Usage: {program} --workdir=RUN --format=huggingface|saved_model|tfm|google_tf1 --output_dir=DIR
        [--network=discriminator|generator|both] [--FLAG=VALUE ...]
+       {program} --workdir=FINE_TUNED --format=huggingface|saved_model --output_dir=DIR [--seed=N]
 """
 EXAMPLES = """
 Examples:
   {program} --workdir=run --format=huggingface --output_dir=electra-hf
   {program} --workdir=run --format=saved_model --network=both --checkpoint=best --output_dir=electra-serving
+  {program} --workdir=sentiment --format=huggingface --output_dir=sentiment-hf
 """
 GROUPS = {
     "Required": ("workdir", "format", "output_dir"),
-    "What is read": ("network", "checkpoint", "averaged", "vocab_file", "lower_case"),
+    "What is read": ("network", "checkpoint", "averaged", "vocab_file", "lower_case", "seed"),
     "What is written": ("overwrite",),
 }
+# Of which there is nothing to choose in a fine-tuned model.
+_PRETRAINED_ONLY = ("network", "checkpoint", "averaged", "vocab_file", "lower_case")
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -60,10 +69,36 @@ def _main(values: flags.FlagValues) -> None:
         if not values[name].value:
             raise UserError(f"--{name} is missing: {what}")
 
-    from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (imports TensorFlow: seconds)
 
-    def say(line: str) -> None:
-        print(line, flush=True)
+    export = _export_fine_tuned if holds_finetuning(values.workdir) else _export_pretrained
+    difference = export(values)
+    _say(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
+    _say(f"Exported as {values.format}: {values.output_dir}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _export_fine_tuned(values: flags.FlagValues) -> float:
+    for name in _PRETRAINED_ONLY:
+        if values[name].present:
+            raise UserError(f"--{name} is not read of a fine-tuned model: leave it out")
+    from electra_cli.finetuning import exporting, trained  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.interop import delivery  # noqa: PLC0415
+
+    exporting.check_format(values.workdir, values.format)
+    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
+    model = trained.load_trained(values.workdir, values.seed, _say)
+    _say(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
+    return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)
+
+
+def _export_pretrained(values: flags.FlagValues) -> float:
+    if values.seed is not None:
+        raise UserError(f"--seed={values.seed} is read of a fine-tuned model only, which {values.workdir} is none of")
+    from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
 
     exporting.check_installed(values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
@@ -73,15 +108,11 @@ def _main(values: flags.FlagValues) -> None:
         averaged=values.averaged,
         vocab_file=values.vocab_file,
         lower_case=values.lower_case,
-        say=say,
+        say=_say,
     )
     averages = ", averaged" if run.is_averaged else ""
-    say(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
-    difference = exporting.export(
-        run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=say
-    )
-    say(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
-    say(f"Exported as {values.format}: {values.output_dir}")
+    _say(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
+    return exporting.export(run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=_say)
 
 
 def main() -> None:

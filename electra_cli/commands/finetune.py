@@ -6,7 +6,7 @@ from absl import flags
 
 from electra_cli import cli, command_config
 from electra_cli.errors import UserError
-from electra_cli.finetuning.config import FINETUNING, check
+from electra_cli.finetuning.config import FINETUNING, check, check_start
 
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS, FINETUNING)
@@ -62,8 +62,7 @@ def _main(values: flags.FlagValues) -> None:
             raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
     settings = command_config.given(values, FINETUNING)
     check(settings)
-    if not values.init:
-        raise UserError("--init is missing: give a workdir of electra-pretrain, an export, or random")
+    check_start(values.init, values.like)
     cli.end_when_stopped()
     from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 

@@ -15,6 +15,8 @@ from electra_cli.finetuning.config_defaults import default_config
 from electra_cli.finetuning.data_defaults import validate
 from electra_cli.suggestions import did_you_mean
 
+# What stands for an encoder whose weights are drawn.
+RANDOM = "random"
 # Keys that a started run may change: where it computes, and which seeds come next.
 CHANGEABLE_KEYS = ("train.seeds", "runtime.strategy", "runtime.tpu", "runtime.jit_compile", "runtime.logical_cpus",
                    "data.test")  # fmt: skip
@@ -58,6 +60,16 @@ def check(config: ml_collections.ConfigDict) -> None:
     require("train.seeds", bool(seeds) and are_seeds, "give one or more whole numbers from 0 on, as '(0,1,2)'")
     require("train.seeds", len(set(seeds)) == len(seeds), "a seed is there twice")
     validate(config)
+
+
+def check_start(init: str | None, like: str | None) -> None:
+    """Raises a `UserError` when no encoder is named to start from, or when `init` and `like` do not go together."""
+    if not init:
+        raise UserError(f"--init is missing: give a workdir of electra-pretrain, an export, or {RANDOM}")
+    if init == RANDOM and not like:
+        raise UserError(f"--init={RANDOM} needs --like=DIR: a workdir or export whose sizes and vocabulary are taken")
+    if like and init != RANDOM:
+        raise UserError(f"--like={like} is read with --init={RANDOM} only: leave it out")
 
 
 def fill_in(config: ml_collections.ConfigDict, kind: str, hidden_size: int) -> ml_collections.FrozenConfigDict:

@@ -1,6 +1,7 @@
 """What fine-tuning is made of: labelled examples, and the arrays that they become."""
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -72,6 +73,14 @@ class Encoded:
     example_indices: np.ndarray
     places: tuple[np.ndarray, ...] | None = None
     notices: tuple[str, ...] = ()
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """Returns a hash of examples, wherever they stand."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr(dataclasses.replace(example, where="")).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def are_labelled(examples: Sequence[Example]) -> bool:

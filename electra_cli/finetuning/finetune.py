@@ -49,8 +49,8 @@ def finetune(
       vocab_file: the encoder's vocabulary, where it is not there any more.
 
     Returns:
-      What scores.json holds: by split, `num_examples`, the scores of each seed, and of each score `median`, `min` and
-      `max`.
+      What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, and of each score `median`,
+      `min` and `max`.
 
     Raises:
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
@@ -67,16 +67,18 @@ def finetune(
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
     encoder = start.tokenizer.build()
-    most, positions = filled.data.max_seq_length, sizes.max_position_embeddings
-    if most > positions:
-        say(f"config.data.max_seq_length={most} is more than the encoder's {positions} positions, which are taken.")
+    most = min(filled.data.max_seq_length, sizes.max_position_embeddings)
+    if most < filled.data.max_seq_length:
+        say(f"config.data.max_seq_length={filled.data.max_seq_length}, but the encoder has {most} positions: as many.")
     by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
     by_name = {name: examples for name, examples in by_name.items() if examples}
-    all_examples = [example for examples in by_name.values() for example in examples]
-    length = padded_length(task.lengths(all_examples, encoder), most, positions)
-    encoded = {
-        name: task.encode(examples, encoder, start.tokenizer.vocabulary, length) for name, examples in by_name.items()
-    }
+    # What training sees does not depend on files that are only predicted, which may be others later.
+    length = padded_length(task.lengths([*splits.train, *splits.validation], encoder), most)
+    encoded = {}
+    for name, examples in by_name.items():
+        is_learned = name in ("train", "validation")
+        own = length if is_learned else padded_length(task.lengths(examples, encoder), most)
+        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
     for name, arrays in encoded.items():
         for notice in arrays.notices:
             say(f"{name}: {notice}")
@@ -89,6 +91,7 @@ def finetune(
         sizes=sizes,
         initializer_range=start.initializer_range,
         length=length,
+        has_pairs=splits.train[0].second_text is not None,
         lower_case=start.tokenizer.lower_case,
         data_fingerprint=_fingerprint(start, encoded, task),
     )
@@ -97,7 +100,7 @@ def finetune(
         say(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
         say(_describe(task, filled, splits, length, trainer.num_steps))
-        predicted = [Split(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
+        predicted = [Split.of(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
         found = {
             seed: SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, stop, say).run()
             for seed in filled.train.seeds
@@ -125,16 +128,15 @@ def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
     return runtime
 
 
-def padded_length(lengths: np.ndarray, most: int, positions: int) -> int:
+def padded_length(lengths: np.ndarray, most: int) -> int:
     """Returns the tokens that examples are padded to: as few as the longest needs.
 
     Args:
       lengths: tokens that each example would take uncut.
-      most: config.data.max_seq_length.
-      positions: positions of the encoder.
+      most: tokens at most.
     """
     longest = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
-    return min(most, positions, longest)
+    return min(most, longest)
 
 
 def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:
@@ -166,7 +168,13 @@ def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Tas
 def _summarize(
     task: Task, splits: Sequence[Split], found: Mapping[int, Mapping[str, Mapping[str, float]]], source: str
 ) -> dict[str, Any]:
-    summary: dict[str, Any] = {"task": task.kind, "init": source, "primary_score": task.primary_score, "splits": {}}
+    summary: dict[str, Any] = {
+        "task": task.kind,
+        "init": source,
+        "primary_score": task.primary_score,
+        "seeds": list(found),
+        "splits": {},
+    }
     for split in splits:
         by_seed = {seed: scores[split.name] for seed, scores in found.items() if split.name in scores}
         if not by_seed:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.training.optimization import Optimizer
+from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 from electra_cli.training.optimizers import AdamWeightDecay
 from electra_cli.training.schedules import WarmupDecay
 
@@ -75,6 +75,8 @@ def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: 
 
 def reset(optimizer: Optimizer) -> None:
     """Makes an optimizer as it was before its first update."""
-    # Of a scaled one these are the inner one's; its scale is found anew within a few updates.
-    for variable in optimizer.variables if not callable(optimizer.variables) else optimizer.variables():
+    for variable in optimizer.variables:  # of one that scales losses these are the inner one's
         variable.assign(tf.zeros_like(variable))
+    if uses_loss_scaling(optimizer):
+        optimizer.dynamic_counter.assign(0)
+        optimizer._loss_scale.current_loss_scale.assign(optimizer.initial_scale)  # Keras shows its value only

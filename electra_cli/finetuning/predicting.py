@@ -36,14 +36,14 @@ def predict(workdir: str, path: str, output: str, seed: int | None = None, say: 
         raise UserError(f"--output={output}: there is no directory {directory}")
     config = read_config(read_record(workdir), workdir)
     runtime = build_finetuning_runtime(config)
-    trained = load_trained(workdir, seed, say)
+    with runtime.strategy.scope():
+        trained = load_trained(workdir, seed, say)
     task = trained.task
     contents = load_file(path, config, task)
     for notice in contents.notices:
         say(notice)
     encoder = trained.tokenizer.build()
-    most, positions = config.data.max_seq_length, trained.record.sizes.max_position_embeddings
-    length = padded_length(task.lengths(contents.examples, encoder), most, positions)
+    length = padded_length(task.lengths(contents.examples, encoder), trained.max_length)
     encoded = task.encode(contents.examples, encoder, trained.tokenizer.vocabulary, length)
     for notice in encoded.notices:
         say(notice)

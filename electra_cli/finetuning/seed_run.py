@@ -1,7 +1,6 @@
 """One seed's fine-tuning, from its newest checkpoint to its scores."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,11 +10,18 @@ import tensorflow as tf
 
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled, fingerprint
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import SCORES_FILE, seed_directory, write_json, write_json_lines
-from electra_cli.training.checkpoint_files import CheckpointFiles, none_can_be_read, tell_damages
+from electra_cli.finetuning.workdir import (
+    SCORES_FILE,
+    SeedScores,
+    read_seed_scores,
+    seed_directory,
+    write_json,
+    write_json_lines,
+)
+from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
 from electra_cli.training.checkpoint_matching import restore
 from electra_cli.training.progress import Pace
 from electra_cli.training.signals import StopRequest
@@ -29,14 +35,26 @@ class Split:
     """Examples that are predicted.
 
     Attributes:
-      name: 'validation' or 'test'.
+      name: 'validation' or 'test', or a further one of GLUE's.
       examples: the examples.
       encoded: the same as arrays.
+      fingerprint: a hash of the examples.
     """
 
     name: str
     examples: Sequence[Example]
     encoded: Encoded
+    fingerprint: str
+
+    @classmethod
+    def of(cls, name: str, examples: Sequence[Example], encoded: Encoded) -> "Split":
+        """Returns the split of these examples."""
+        return cls(name, examples, encoded, fingerprint(examples))
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether it can be scored."""
+        return are_labelled(self.examples)
 
 
 class SeedRun:
@@ -74,57 +92,32 @@ class SeedRun:
             model=trainer.model, optimizer=trainer.optimizer, interval_sums=trainer.sums
         )
         _ = self._checkpoint.save_counter
+        # Whether the newest checkpoint is the trained model, which nothing may change any more.
+        self._is_trained = False
 
     def run(self) -> dict[str, dict[str, float]]:
         """Trains to the end and returns the scores of each labelled split.
 
-        What was done before is not done again.
+        What was done before is not done again; a file that came later, or holds other examples now, is predicted.
 
         Raises:
           UserError: a loss is not finite, or no checkpoint can be read.
           ResumableError: something cannot be written.
           Interrupted: a stop was asked for; all is saved.
         """
-        done = self._read_scores()
-        if done is not None and all(split.name in done for split in self._splits if are_labelled(split.examples)):
+        found = read_seed_scores(self._directory)
+        missing = [split for split in self._splits if found is None or not found.has(split.name, split.fingerprint)]
+        if found is None or missing:
+            with Workdir(self._directory) as directory:
+                step = self._restore(is_trained=found is not None)
+                if not self._is_trained:
+                    self._train(directory, step)
+                found = self._finish(missing, found or SeedScores({}))
+        else:
             self._say(f"seed {self._seed}: done before")
-            return done
-        if done is not None:  # but a test file was added
-            self._restore(("model",))
-            return self._finish()
-        with Workdir(self._directory) as directory:
-            step = self._restore()
-            lines = directory.open_metrics(step)
-            batches, pace = self._trainer.batches(self._seed, step), Pace()
-            evaluated = {line["step"] for line in lines if line["split"] == "validation"}
-            if step in self._ends and step not in evaluated:
-                self._end_epoch(directory, step)  # the stop came within its evaluation
-            while step < self._trainer.num_steps:
-                target = min(next(end for end in self._ends if end > step), step + pace.steps)
-                start = time.monotonic()
-                sums = self._trainer.train_steps(
-                    batches, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64)
-                )
-                pace.measure(target - step, time.monotonic() - start)
-                self._check_finite(step + round(float(sums["num_steps"])), float(sums["nonfinite_replicas"][0]))
-                step = target
-                if step in self._ends:
-                    self._end_epoch(directory, step)
-                    self._save(step)
-                self._end_if_asked(step)
-            return self._finish()
+        return {split.name: found.scores(split.name) for split in self._splits if split.is_labelled}
 
-    def _read_scores(self) -> dict[str, dict[str, float]] | None:
-        file = tf.io.gfile.join(self._directory, SCORES_FILE)
-        if not tf.io.gfile.exists(file):
-            return None
-        try:
-            with tf.io.gfile.GFile(file) as stream:
-                return json.load(stream)
-        except ValueError as error:
-            raise UserError(f"{file} is damaged ({error}): remove it, then the same command makes it again") from error
-
-    def _restore(self, items: tuple[str, ...] = _ITEMS) -> int:
+    def _restore(self, is_trained: bool) -> int:
         """Begins, or goes on from the newest checkpoint; returns its step."""
         self._files.recover()
         self._trainer.restart(self._seed)
@@ -132,24 +125,59 @@ class SeedRun:
         if path is None:
             if damages:
                 raise UserError(f"{none_can_be_read(damages)}: remove {self._directory} to begin this seed anew")
+            if is_trained:
+                raise UserError(f"{self._files.directory} holds no model: remove {self._directory} to begin anew")
             return 0
         tell_damages(damages, path, self._say)
-        restore(self._checkpoint, path, items)
+        self._is_trained = is_trained or not has_optimizer(path)
+        restore(self._checkpoint, path, ("model",) if self._is_trained else _ITEMS)
+        if self._is_trained:
+            self._say(f"seed {self._seed}: trained before")
+            return self._trainer.num_steps
         step = int(self._trainer.optimizer.iterations.numpy())
         self._say(f"seed {self._seed}: going on from step {step:,}")
         return step
+
+    def _train(self, directory: Workdir, step: int) -> None:
+        self._go_on_with_metrics(directory, step)
+        batches, pace = self._trainer.batches(self._seed, step), Pace()
+        while step < self._trainer.num_steps:
+            target = min(next(end for end in self._ends if end > step), step + pace.steps)
+            start = time.monotonic()
+            sums = self._trainer.train_steps(batches, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+            pace.measure(target - step, time.monotonic() - start)
+            self._check_finite(step + round(float(sums["num_steps"])), float(sums["nonfinite_replicas"][0]))
+            step = target
+            if step in self._ends:
+                self._end_epoch(directory, step)
+                self._save(step)
+            self._end_if_asked(step)
+
+    def _go_on_with_metrics(self, directory: Workdir, step: int) -> None:
+        """Drops metrics that will be written again; ends an epoch that was stopped within its evaluation."""
+        lines = directory.open_metrics(step)
+        if step not in self._ends:
+            return
+        # The line of training is the last of an epoch.
+        if any(line["split"] == "train" and line["step"] == step for line in lines):
+            self._trainer.sums.take()  # a kill after it may have left a checkpoint from before
+        else:
+            directory.open_metrics(step - 1)
+            self._end_epoch(directory, step)
 
     def _save(self, step: int) -> None:
         self._files.write(step, self._checkpoint.write)
         self._files.keep_only([step])
 
     def _end_if_asked(self, step: int) -> None:
-        if self._stop.requested:
+        if not self._stop.requested:
+            return
+        if not self._is_trained:
             self._save(step)
-            raise Interrupted(
-                f"stopped by {self._stop.name} at step {step:,} of seed {self._seed}; saved: the same command goes on "
-                f"from there"
-            )
+        raise Interrupted(
+            f"stopped by {self._stop.name} at step {step:,} of seed {self._seed}; saved: the same command goes on from "
+            f"there"
+        )
 
     def _check_finite(self, step: int, nonfinite: float) -> None:
         if nonfinite:
@@ -164,17 +192,17 @@ class SeedRun:
         scores = {
             split.name: self._score(split, step)
             for split in self._splits
-            if split.name == "validation" and are_labelled(split.examples)
+            if split.name == "validation" and split.is_labelled
         }
         sums = self._trainer.sums.take()
         loss = float(sums["loss"] / max(1.0, sums["weight"]))
         norm = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         rate = float(self._trainer.optimizer.learning_rate.numpy())
-        directory.write_metrics("train", step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
         shown = []
         for name, values in scores.items():
             directory.write_metrics(name, step, dict(values))
             shown = [f"{score} {values[score]:.4f}" for score in self._task.score_names[:3]]
+        directory.write_metrics("train", step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
         self._say("  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown]))
 
     def _score(self, split: Split, step: int) -> Scores:
@@ -184,21 +212,23 @@ class SeedRun:
         logits = self._trainer.logits(split.encoded, before_batch=lambda: self._end_if_asked(step))
         return self._task.predict(logits, split.encoded, split.examples)
 
-    def _finish(self) -> dict[str, dict[str, float]]:
-        """Writes predictions, scores and the model alone in place of the checkpoint."""
+    def _finish(self, splits: Sequence[Split], found: SeedScores) -> SeedScores:
+        """Writes predictions and scores of splits, and then the model alone in place of the checkpoint."""
         step = self._trainer.num_steps
-        found: dict[str, dict[str, float]] = {}
-        for split in self._splits:
+        for split in splits:
             predictions = self._predict(split, step)
             file = tf.io.gfile.join(self._directory, f"predictions-{split.name}.jsonl")
             write_json_lines(file, prediction_lines(split.examples, predictions))
-            if are_labelled(split.examples):
+            scores = None
+            if split.is_labelled:
                 scores = self._task.score(predictions, split.examples)
-                found[split.name] = dict(scores)
                 for name, reason in scores.reasons.items():
                     self._say(f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}")
-        self._files.write(step, tf.train.Checkpoint(model=self._trainer.model).write)
-        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), found)
+            found = found.with_split(split.name, split.fingerprint, len(split.examples), scores)
+        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), found.splits)
+        if not self._is_trained:
+            self._files.write(step, tf.train.Checkpoint(model=self._trainer.model).write)
+            self._files.keep_only([step])
         return found
 
 

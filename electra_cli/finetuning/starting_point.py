@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 
@@ -10,12 +11,11 @@ import tensorflow as tf
 
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import UserError
+from electra_cli.finetuning.config import RANDOM, check_start
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.interop.weights import Network
 from electra_cli.run_files import CONFIG_FILE
-
-RANDOM = "random"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +53,15 @@ def open_starting_point(
     Raises:
       UserError: there is none, or it cannot be read.
     """
+    check_start(init, like)
     is_random = init == RANDOM
-    if is_random and not like:
-        raise UserError("--init=random needs --like=DIR: a workdir or export whose sizes and vocabulary are taken")
-    if like and not is_random:
-        raise UserError(f"--like={like} is read with --init=random only: leave it out")
     path = like if is_random and like else init
-    run = _read(path, vocab_file, say)
+    try:
+        run = _read(path, vocab_file, say)
+    except UserError as error:
+        # Readers name the flags of their own commands.
+        flag = "--like" if is_random else "--init"
+        raise UserError(re.sub(r"--(source|checkpoint|workdir|init)=", f"{flag}=", str(error))) from error
     network = run.network(role if role in run.roles else run.roles[0])
     which = f"{network.role} of {path} at step {run.step:,}"
     return StartingPoint(
@@ -72,14 +74,17 @@ def open_starting_point(
 
 
 def _read(path: str, vocab_file: str | None, say: Callable[[str], None]) -> Run:
-    checkpoint, workdir = None, path
+    directory = path
     if not tf.io.gfile.isdir(path):
-        checkpoint, workdir = path, os.path.dirname(os.path.dirname(path))
+        directory = os.path.dirname(path)
         if not tf.io.gfile.exists(f"{path}.index"):
             raise UserError(f"--init={path}: there is neither a directory nor a checkpoint of that name")
-    format_name = _format_of(workdir)
+    workdir = _workdir_of_checkpoints(directory)
+    if workdir is not None:
+        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, say=say)
+    format_name = _format_of(directory)
     if format_name is None:
-        return load_run(workdir, checkpoint=checkpoint, vocab_file=vocab_file, say=say)
+        return load_run(directory, vocab_file=vocab_file, say=say)
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
         import_foreign(
@@ -93,6 +98,14 @@ def _read(path: str, vocab_file: str | None, say: Callable[[str], None]) -> Run:
             say=lambda _: None,
         )
         return dataclasses.replace(load_run(directory, say=say), workdir=path)
+
+
+def _workdir_of_checkpoints(directory: str) -> str | None:
+    """Returns the workdir that a directory holds checkpoints of; None: it is none of these."""
+    above, name = os.path.split(directory.rstrip("/"))
+    if name == "best":
+        above, name = os.path.split(above)
+    return above if name == "checkpoints" and tf.io.gfile.exists(tf.io.gfile.join(above, CONFIG_FILE)) else None
 
 
 def _format_of(directory: str) -> str | None:
@@ -114,7 +127,10 @@ def _format_of(directory: str) -> str | None:
             raise UserError(f"{os.path.join(directory, CONFIG_FILE)} is damaged ({error})") from error
         if "finetuning" in record:
             raise UserError(f"--init={directory} is fine-tuned already: give the encoder that it started from")
-        return None if "config" in record else "huggingface"
+        if "model_type" in record:
+            return "huggingface"
+        if "config" in record:
+            return None
     if "encoder.yaml" in names:
         return "tfm"
     if any(name.endswith(".index") for name in names):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
+from electra_cli.config import flatten
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
@@ -14,7 +15,15 @@ from electra_cli.finetuning.config_defaults import default_config
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
 from electra_cli.finetuning.tasks import build_task
-from electra_cli.finetuning.workdir import SCORES_FILE, Record, read_record, read_tokenizer, seed_directory
+from electra_cli.finetuning.workdir import (
+    SCORES_FILE,
+    Record,
+    SeedScores,
+    read_record,
+    read_seed_scores,
+    read_tokenizer,
+    seed_directory,
+)
 from electra_cli.training.checkpoint_files import find_checkpoint
 from electra_cli.training.checkpoint_matching import restore
 
@@ -31,6 +40,7 @@ class Trained:
       task: its task, with the labels.
       tokenizer: how its text becomes tokens.
       model: the model, in the precision of the current policy.
+      scores: what it reached.
     """
 
     workdir: str
@@ -40,6 +50,12 @@ class Trained:
     task: Task
     tokenizer: TokenizerSettings
     model: FineTunedModel
+    scores: SeedScores
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that text is cut to."""
+        return min(self.config.data.max_seq_length, self.record.sizes.max_position_embeddings)
 
 
 def read_config(record: Record, workdir: str) -> ml_collections.ConfigDict:
@@ -49,24 +65,21 @@ def read_config(record: Record, workdir: str) -> ml_collections.ConfigDict:
       UserError: it has keys or types that this version does not know.
     """
     config = default_config()
-    known = {key for section in (config,) for key in section.to_dict()}
+    known = flatten(config)
     try:
-        for key, value in record.config.items():
-            if key not in known:
-                raise KeyError(key)
-            if not isinstance(value, dict):
-                config[key] = value
-                continue
-            for name, inner in value.items():
-                is_tuple = isinstance(config[key][name], tuple)
-                config[key][name] = tuple(inner) if is_tuple else inner
+        config.update_from_flattened_dict(
+            {
+                key: tuple(value) if isinstance(known[key], tuple) else value
+                for key, value in flatten(record.config).items()
+            }
+        )
         return config
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{workdir} was written by another version of this program: {error}") from error
 
 
 def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
-    """Returns the seed with the best validation score, the first where several are; the only one where there is one.
+    """Returns the seed with the best validation score, or test score where there is no validation; else the first.
 
     Raises:
       UserError: the fine-tuning is not done.
@@ -79,12 +92,13 @@ def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
             summary = json.load(stream)
         splits, primary = summary["splits"], summary["primary_score"]
         of_seed = splits.get("validation", splits.get("test", {})).get("seeds", {})
-        best = max(of_seed, key=lambda seed: of_seed[seed][primary]) if of_seed else str(min(summary["seeds"]))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        best = max(of_seed, key=lambda seed: of_seed[seed][primary]) if of_seed else summary["seeds"][0]
+        if len(of_seed) > 1:
+            name = "validation" if "validation" in splits else "test"
+            say(f"Seed {best}, the best of {len(of_seed)} by {name} {primary}.")
+        return int(best)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it and run the fine-tuning's command again") from error
-    if len(of_seed) > 1:
-        say(f"Seed {best}, the best of {len(of_seed)} by validation {primary}.")
-    return int(best)
 
 
 def load_trained(workdir: str, seed: int | None = None, say: Callable[[str], None] = print) -> Trained:
@@ -105,8 +119,9 @@ def load_trained(workdir: str, seed: int | None = None, say: Callable[[str], Non
     tokenizer = read_tokenizer(workdir, record)
     seed = choose_seed(workdir, say) if seed is None else seed
     directory = seed_directory(workdir, seed)
-    if not tf.io.gfile.isdir(directory):
-        raise UserError(f"--workdir={workdir} holds no fine-tuning with seed {seed}")
+    scores = read_seed_scores(directory)
+    if scores is None:
+        raise UserError(f"--workdir={workdir} holds no fine-tuning with seed {seed} that is done")
     settings = config.model
     encoder = build_encoder(
         record.sizes,
@@ -123,4 +138,4 @@ def load_trained(workdir: str, seed: int | None = None, say: Callable[[str], Non
         length=record.length,
     )
     restore(tf.train.Checkpoint(model=model), find_checkpoint(directory, say), ("model",))
-    return Trained(workdir, seed, record, config, task, tokenizer, model)
+    return Trained(workdir, seed, record, config, task, tokenizer, model, scores)

@@ -7,6 +7,7 @@ seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/prediction
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -37,7 +38,8 @@ class Record:
       source: what the encoder was.
       sizes: the encoder's sizes.
       initializer_range: standard deviation of weights that were drawn.
-      length: tokens that examples are padded to.
+      length: tokens that training examples are padded to.
+      has_pairs: whether an example is two texts.
       lower_case: whether its tokenizer lower-cases.
       data_fingerprint: of the examples, as arrays, and the weights it started from.
     """
@@ -48,13 +50,76 @@ class Record:
     sizes: Sizes
     initializer_range: float
     length: int
+    has_pairs: bool
     lower_case: bool
     data_fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedScores:
+    """What `scores.json` of a seed holds.
+
+    Attributes:
+      splits: by name of a split that was predicted: `examples`, their fingerprint, `num_examples` and `scores`, None
+        where it is not labelled.
+    """
+
+    splits: Mapping[str, Mapping[str, Any]]
+
+    def has(self, name: str, fingerprint: str) -> bool:
+        """Returns whether these examples were predicted."""
+        return name in self.splits and self.splits[name]["examples"] == fingerprint
+
+    def scores(self, name: str) -> dict[str, float]:
+        """Returns the scores of a labelled split."""
+        return dict(self.splits[name]["scores"])
+
+    def with_split(
+        self, name: str, fingerprint: str, num_examples: int, scores: Mapping[str, float] | None
+    ) -> "SeedScores":
+        """Returns these and one more, in place of one of that name."""
+        values = None if scores is None else dict(scores)
+        entry = {"examples": fingerprint, "num_examples": num_examples, "scores": values}
+        return SeedScores({**self.splits, name: entry})
+
+
+def read_seed_scores(directory: str) -> SeedScores | None:
+    """Reads `scores.json` of a seed's directory; None: the seed is not done.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    file = tf.io.gfile.join(directory, SCORES_FILE)
+    if not tf.io.gfile.exists(file):
+        return None
+    try:
+        with tf.io.gfile.GFile(file) as stream:
+            found = SeedScores(json.load(stream))
+        for entry in found.splits.values():
+            if entry["scores"] is not None:
+                dict(entry["scores"])
+            entry["examples"], entry["num_examples"]
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it, then the same command makes it again") from error
 
 
 def seed_directory(workdir: str, seed: int) -> str:
     """Returns the directory of a seed."""
     return tf.io.gfile.join(workdir, f"seed-{seed}")
+
+
+def holds_finetuning(workdir: str) -> bool:
+    """Returns whether a directory is the workdir of a fine-tuning, and not of pre-training; whole or damaged."""
+    file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if not tf.io.gfile.exists(file):
+        return False
+    try:
+        with tf.io.gfile.GFile(file) as stream:
+            content = json.load(stream)
+    except ValueError:
+        return False  # whoever reads it as the other kind says that it is damaged
+    return isinstance(content, dict) and "finetuning" in content
 
 
 def adopt(

@@ -46,8 +46,28 @@ def export(
     roles = choose_roles(run, network)
     check_installed(format_name)
     texts = sample_texts(run.tokenizer.vocabulary)
+    return deliver(
+        output_dir, lambda directory: _WRITERS[format_name](run, roles, directory, texts, say), overwrite=overwrite
+    )
+
+
+def deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool) -> float:
+    """Makes a directory of what `write` puts there, if that computes the same.
+
+    Args:
+      output_dir: the directory to be made; local.
+      write: writes to the directory that it is called with, reads that, and returns the largest difference from the
+        checkpoint's figures.
+      overwrite: whether one that is there and not empty may be replaced.
+
+    Returns:
+      The difference.
+
+    Raises:
+      UserError: it is too large, or the directory cannot be written. Nothing is left then.
+    """
     with new_directory(output_dir, overwrite=overwrite) as directory:
-        difference = _WRITERS[format_name](run, roles, directory, texts, say)
+        difference = write(directory)
         if not difference <= TOLERANCE:
             raise UserError(
                 f"what was written differs from the checkpoint by {difference:.1e}, more than {TOLERANCE:.0e}: nothing "

@@ -32,7 +32,7 @@ class GraphTokenizer(tf.Module):
     Args:
       settings: the tokenizer of a run.
       vocab_file: a file of its vocabulary, which becomes an asset of the SavedModel.
-      max_length: tokens of a text, [CLS] and [SEP] included; longer texts are cut.
+      max_length: tokens of a row, [CLS] and [SEP] included; longer texts are cut.
     """
 
     def __init__(self, settings: TokenizerSettings, vocab_file: str, max_length: int):
@@ -72,12 +72,35 @@ class GraphTokenizer(tf.Module):
             tf.fill([tf.reduce_sum(tf.cast(~is_first, tf.int32))], self._mask_id), tf.cast(~is_first, tf.int64)
         )
         rows = parts.with_values(tf.concat([masks, ids.values], axis=1)).merge_dims(1, 2)
-        rows = rows[:, : self._max_length - 2]
-        ends = tf.ones([rows.nrows(), 1], tf.int32)
-        rows = tf.concat([ends * self._cls_id, rows, ends * self._sep_id], axis=1)
-        word_ids = rows.to_tensor(self._pad_id)
-        mask = tf.ones_like(rows).to_tensor(0)
-        return {"input_word_ids": word_ids, "input_mask": mask, "input_type_ids": tf.zeros_like(word_ids)}
+        return self._assemble(rows[:, : self._max_length - 2])
+
+    def encode_pairs(self, texts: tf.Tensor, second_texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns what `finetuning.sequences` makes of one or two strings [batch], int32 [batch, longest].
+
+        '[MASK]' is text like any other here, and of two that are too long the longer one is cut.
+        """
+        first = self._encode(texts)
+        if second_texts is None:
+            return self._assemble(first[:, : self._max_length - 2])
+        second, room = self._encode(second_texts), self._max_length - 3
+        num_first, num_second = first.row_lengths(), second.row_lengths()
+        kept = tf.minimum(num_first, tf.maximum(room - num_second, (room + 1) // 2))
+        kept = tf.where(num_first + num_second <= room, num_first, kept)
+        return self._assemble(_first_of(first, kept), _first_of(second, room - kept))
+
+    def _assemble(self, first: tf.RaggedTensor, second: tf.RaggedTensor | None = None) -> dict[str, tf.Tensor]:
+        """Returns rows of [CLS] first [SEP] second [SEP], padded."""
+        ends = tf.ones([first.nrows(), 1], tf.int32)
+        rows = tf.concat([ends * self._cls_id, first, ends * self._sep_id], axis=1)
+        type_ids = tf.zeros_like(rows)
+        if second is not None:
+            behind = tf.concat([second, ends * self._sep_id], axis=1)
+            rows, type_ids = tf.concat([rows, behind], axis=1), tf.concat([type_ids, tf.ones_like(behind)], axis=1)
+        return {
+            "input_word_ids": rows.to_tensor(self._pad_id),
+            "input_mask": tf.ones_like(rows).to_tensor(0),
+            "input_type_ids": type_ids.to_tensor(0),
+        }
 
     def tokens_of(self, ids: tf.Tensor) -> tf.Tensor:
         """Returns the tokens of ids of any shape."""
@@ -108,3 +131,8 @@ class GraphTokenizer(tf.Module):
             texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
             texts = tf.strings.lower(texts, encoding="utf-8")
         return texts
+
+
+def _first_of(rows: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:
+    """Returns as many of each row's first values as `numbers` [rows] says, or all."""
+    return tf.ragged.boolean_mask(rows, tf.ragged.range(rows.row_lengths()) < numbers[:, tf.newaxis])

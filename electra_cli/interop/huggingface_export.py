@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from electra_cli.errors import UserError
 from electra_cli.interop import huggingface
 from electra_cli.interop.model_card import model_card
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import Run, encode_texts
+from electra_cli.interop.runs import Run, TokenizerSettings, encode_texts
 
 _ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
 
@@ -40,34 +41,63 @@ def write(run: Run, role: str, directory: str) -> None:
       UserError: the run has a SentencePiece model, for which there is no tokenizer of ELECTRA.
       OSError: it cannot be written.
     """
-    if run.tokenizer.sentencepiece_file:
-        raise UserError(
-            "the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose "
-            "--format=tfm or google_tf1, which hold no tokenizer"
-        )
+    require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
     network = run.network(role)
-    vocabulary = run.tokenizer.vocabulary
-    config = huggingface.config_of(network, run.settings, vocabulary.pad_id)
-    contents = {
-        huggingface.CONFIG_FILE: json.dumps(
-            {"architectures": [_ARCHITECTURES[role]], "model_type": "electra", **config}, indent=1
+    config = huggingface.config_of(network, run.settings, run.tokenizer.vocabulary.pad_id)
+    tensors = {huggingface.their_name(name, role): their_layout(name, value) for name, value in network.weights.items()}
+    write_folder(
+        directory,
+        {"architectures": [_ARCHITECTURES[role]], "model_type": "electra", **config},
+        tensors,
+        run.tokenizer,
+        network.sizes.max_position_embeddings,
+        model_card(run, role),
+    )
+
+
+def require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
+    """Raises a `UserError` for a SentencePiece model, of which ELECTRA has none there; `others` are formats that do."""
+    if tokenizer.sentencepiece_file:
+        raise UserError(
+            f"the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose {others}"
         )
-        + "\n",
-        "README.md": model_card(run, role),
-        **huggingface.tokenizer_files(
-            vocabulary.tokens, run.tokenizer.lower_case, network.sizes.max_position_embeddings
-        ),
+
+
+def their_layout(name: str, value: np.ndarray) -> np.ndarray:
+    """Returns a weight of a `Network` as PyTorch has it: kernels are [outputs, inputs]."""
+    return np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
+
+
+def write_folder(
+    directory: str,
+    config: Mapping[str, Any],
+    tensors: dict[str, np.ndarray],
+    tokenizer: TokenizerSettings,
+    max_length: int,
+    card: str,
+) -> None:
+    """Writes `config.json`, `model.safetensors`, the tokenizer's files and `README.md`.
+
+    Args:
+      directory: an empty directory.
+      config: the arguments of transformers' `ElectraConfig`, `architectures` and `model_type`.
+      tensors: by their names there.
+      tokenizer: how text becomes tokens; WordPiece.
+      max_length: tokens that the tokenizer cuts text to.
+      card: the model card.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    contents = {
+        huggingface.CONFIG_FILE: json.dumps(config, indent=1) + "\n",
+        "README.md": card,
+        **huggingface.tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length),
     }
     for name, content in contents.items():
         with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
             stream.write(content)
-    _write_tensors(
-        {
-            huggingface.their_name(name, role): np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
-            for name, value in network.weights.items()
-        },
-        os.path.join(directory, "model.safetensors"),
-    )
+    _write_tensors(tensors, os.path.join(directory, "model.safetensors"))
 
 
 def _write_tensors(tensors: dict[str, np.ndarray], file: str) -> None:
@@ -78,6 +108,16 @@ def _write_tensors(tensors: dict[str, np.ndarray], file: str) -> None:
         save_file(tensors, file, metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
+
+
+def load_folder(directory: str, automatic: str) -> tuple[Any, Any]:
+    """Returns tokenizer and model of a folder, as transformers' class of the name `automatic` loads it."""
+    import transformers  # noqa: PLC0415  (an extra; only this format needs it)
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    return tokenizer, getattr(transformers, automatic).from_pretrained(directory).eval()
 
 
 def deviation(run: Run, role: str, directory: str, texts: list[str]) -> float:
@@ -93,21 +133,16 @@ def deviation(run: Run, role: str, directory: str, texts: list[str]) -> float:
       UserError: tokens differ.
     """
     import torch  # noqa: PLC0415  (an extra; only this format needs it)
-    import transformers  # noqa: PLC0415
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    tokenizer, model = load_folder(
+        directory, "AutoModelForPreTraining" if role == "discriminator" else "AutoModelForMaskedLM"
+    )
     length = min(128, run.config.model.max_position_embeddings)
     inputs = encode_texts(run.tokenizer, texts, length)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     theirs = tokenizer(texts, truncation=True, max_length=length, padding=True)
     for text, ids, ours in zip(texts, theirs["input_ids"], inputs["input_word_ids"].tolist(), strict=True):
         if ids != ours:
             raise UserError(f"the exported tokenizer makes other tokens of {text[:40]!r}: nothing was exported")
-    automatic: Any = transformers.AutoModelForPreTraining if role == "discriminator" else (
-        transformers.AutoModelForMaskedLM
-    )  # fmt: skip
-    model = automatic.from_pretrained(directory).eval()
     with torch.no_grad():
         found = model(
             torch.tensor(inputs["input_word_ids"], dtype=torch.long),

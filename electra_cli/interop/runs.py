@@ -135,6 +135,8 @@ def read_record(workdir: str) -> dict[str, Any]:
     try:
         with tf.io.gfile.GFile(file) as stream:
             record = json.load(stream)
+        if "finetuning" in record:
+            raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
         if isinstance(record["config"], dict):
             return record
     except (ValueError, KeyError, TypeError) as error:

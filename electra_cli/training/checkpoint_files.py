@@ -233,6 +233,12 @@ def step_of(path: str) -> int:
     return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
 
 
+def has_optimizer(path: str) -> bool:
+    """Returns whether a whole checkpoint holds an optimizer, or a model alone."""
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    return any(name.startswith("optimizer/") for name in names)
+
+
 def tell_damages(damages: dict[str, str], used: str, say: Callable[[str], None]) -> None:
     """Says, a line each, which checkpoints are damaged and which is used instead."""
     for path, damage in damages.items():

@@ -6,7 +6,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
-from electra_cli.training.checkpoint_files import find_checkpoint
+from electra_cli.training.checkpoint_files import find_checkpoint, has_optimizer
 from electra_cli.training.checkpoint_matching import restore
 from electra_cli.training.optimization import averaged_weights, build_optimizer
 
@@ -30,7 +30,7 @@ def restore_model(
     """
     path = find_checkpoint(path, say)
     model = build_pretrainer(config)
-    if not (averaged and config.optimizer.ema_decay > 0 and _has_optimizer(path)):
+    if not (averaged and config.optimizer.ema_decay > 0 and has_optimizer(path)):
         restore(tf.train.Checkpoint(model=model), path, ("model",))
         return model, path
     optimizer = build_optimizer(config)
@@ -41,8 +41,3 @@ def restore_model(
     for variable, average in zip(model.trainable_variables, averages, strict=True):
         variable.assign(average)
     return model, path
-
-
-def _has_optimizer(path: str) -> bool:
-    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    return any(name.startswith("optimizer/") for name in names)

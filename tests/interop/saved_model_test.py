@@ -13,6 +13,7 @@ from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.finetuning import sequences
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
@@ -160,3 +161,20 @@ def test_the_generator_alone_has_no_signature_for_replaced_tokens(tmp_path):
     exporting.export(run, "saved_model", "generator", str(tmp_path / "out"), overwrite=False)
     assert set(tf.saved_model.load(str(tmp_path / "out")).signatures) == {"serving_default", "embeddings", "fill_mask"}
     assert pathlib.Path(tmp_path / "out" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("max_length", [6, 7, 8, 40])
+def test_pairs_are_cut_as_fine_tuning_cuts_them(tmp_path, max_length):
+    write_vocabulary(tmp_path)
+    settings = TokenizerSettings(Vocabulary(TOKENS), True)
+    in_graph, encoder = GraphTokenizer(settings, str(tmp_path / "vocab.txt"), max_length), settings.build()
+    texts = ["the quick fox", "the quick brown fox jump over the lazy dog", "", "[MASK] is the", "two minute", "a"]
+    first = encoder.encode_lines(texts)
+    for seconds in ([*texts[1:], texts[0]], texts, texts[::-1], None):
+        second = [None] * len(texts) if seconds is None else encoder.encode_lines(seconds)
+        pairs = [sequences.cut_pair(*pair, max_length) for pair in zip(first, second, strict=True)]
+        found = in_graph.encode_pairs(tf.constant(texts), None if seconds is None else tf.constant(seconds))
+        longest = found["input_word_ids"].shape[1]
+        for name, value in sequences.to_features(pairs, settings.vocabulary, max(longest, max_length)).items():
+            np.testing.assert_array_equal(found[name], value[:, :longest])
+            assert not value[:, longest:].any()

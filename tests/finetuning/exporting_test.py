@@ -1,0 +1,221 @@
+"""Exports of fine-tuned models: loaded by their own libraries, and what is refused."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from electra_cli import api
+from electra_cli.commands import export_checkpoint
+from electra_cli.errors import UserError
+from electra_cli.finetuning import exporting, finetune, huggingface_export, saved_model
+from electra_cli.finetuning.predicting import predict
+from electra_cli.finetuning.trained import load_trained
+from tests.finetuning import made
+from tests.interop.commands_test import run, tree
+
+KINDS = (*made.MAKERS, "pairs")
+# Imports TensorFlow and tensorflow-text alone, from a directory without this package.
+SERVE = """
+import json, sys
+import tensorflow as tf
+import tensorflow_text
+
+texts = {name: tf.constant(values) for name, values in json.loads(sys.argv[2]).items()}
+found = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](**texts)
+names = ("label", "probability", "labels", "probabilities", "number")
+values = {name: found[name].numpy() for name in names if name in found}
+print(json.dumps({name: value.astype(str).tolist() if value.dtype == object else value.tolist()
+                  for name, value in values.items()}))
+assert not any(name.startswith("electra_cli") for name in sys.modules)
+"""
+
+
+def silent(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def workdirs(tmp_path_factory, encoder, shared_trainer):
+    """Returns the workdir of a kind, fine-tuned a little with two seeds, and its validation file."""
+    made_before = {}
+
+    def find(kind):
+        if kind not in made_before:
+            directory = tmp_path_factory.mktemp(kind)
+            files = made.write(kind, directory, 64, 20)
+            overrides = {**made.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
+            config = made.config_for("classification" if kind == "pairs" else kind, files, **overrides)
+            finetune.finetune(config, str(directory / "tuned"), encoder, silent)
+            made_before[kind] = directory / "tuned", files["validation"]
+        return made_before[kind]
+
+    return find
+
+
+def predicted(workdir, path, output, seed=3):
+    predict(str(workdir), path, str(output), seed, silent)
+    return [json.loads(line) for line in output.read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    workdir, validation = workdirs(kind)
+    out = tmp_path / "out"
+    run(export_checkpoint, f"--workdir={workdir}", "--format=huggingface", f"--output_dir={out}", "--seed=3")
+    told = capsys.readouterr().out
+    assert float(re.search(r"largest difference (\S+)\.\n", told)[1]) < 1e-5
+    assert "Fine-tuned with seed 3 from discriminator of" in told
+    expected = predicted(workdir, validation, tmp_path / "ours.jsonl")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    assert tokenizer.model_max_length == 40
+    config = json.loads((out / "config.json").read_text())
+    if kind in ("classification", "pairs", "regression"):
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
+        rows = [line.split("\t")[:-1] for line in pathlib.Path(validation).read_text().splitlines()[1:]]
+        with torch.no_grad():
+            logits = model(**tokenizer(*map(list, zip(*rows, strict=True)), padding=True, return_tensors="pt")).logits
+        if kind == "regression":
+            assert logits.shape == (20, 1) and config["problem_type"] == "regression"
+            np.testing.assert_allclose(logits[:, 0], [line["prediction"] for line in expected], atol=1e-5)
+            return
+        theirs = [model.config.id2label[int(place)] for place in logits.argmax(dim=-1)]
+        assert config["label2id"] == ({"other": 0, "same": 1} if kind == "pairs" else {"animal": 0, "none": 1})
+        assert theirs == [line["prediction"] for line in expected]
+        probabilities = torch.softmax(logits, dim=-1).max(dim=-1).values
+        np.testing.assert_allclose(probabilities, [line["probability"] for line in expected], atol=1e-5)
+    elif kind == "tagging":
+        assert config["id2label"] == {"0": "B-ANI", "1": "B-PER", "2": "I-PER", "3": "O"}
+        tag = transformers.pipeline("token-classification", model=str(out), aggregation_strategy=None)
+        blocks = pathlib.Path(validation).read_text().strip().split("\n\n")
+        for block, line in zip(blocks, expected, strict=True):
+            words = [row.split()[0] for row in block.split("\n")]  # each is one token
+            found = {entity["index"]: entity["entity"] for entity in tag(" ".join(words))}
+            assert [found.get(index + 1, "O") for index in range(len(words))] == line["prediction"]
+    else:
+        model = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
+        paragraphs = json.loads(pathlib.Path(validation).read_text())["data"][0]["paragraphs"]
+        trained = load_trained(str(workdir), 3, silent)
+        for paragraph, line in zip(paragraphs, expected, strict=True):
+            inputs = tokenizer("is it ?", paragraph["context"], return_tensors="pt")
+            with torch.no_grad():
+                found = model(**inputs)
+            ours = trained.model(
+                {
+                    name: inputs[theirs].numpy().astype(np.int32)
+                    for name, theirs in (
+                        ("input_word_ids", "input_ids"), ("input_mask", "attention_mask"),
+                        ("input_type_ids", "token_type_ids"),
+                    )
+                },
+                training=False,
+            ).numpy()  # fmt: skip
+            np.testing.assert_allclose(found.start_logits, ours[..., 0], atol=1e-5)
+            np.testing.assert_allclose(found.end_logits, ours[..., 1], atol=1e-5)
+            assert line["prediction"] in paragraph["context"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    workdir, _ = workdirs(kind)
+    trained = load_trained(str(workdir), 0, silent)
+    exporting.export(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
+    card = (tmp_path / "out/README.md").read_text()
+    for name, value in trained.scores.scores("validation").items():
+        assert f"| {name} | {value:.4f} |" in card
+    assert "| validation, 20 examples | |" in card and "| seed | 0 |" in card
+    assert f"| started from | {trained.record.source} |" in card
+    found = {"PATH": str(tmp_path / "out")}
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], found)
+    result = {"classification": "label", "pairs": "label", "regression": "number", "tagging": "entities",
+              "question_answering": "answer"}[kind]  # fmt: skip
+    expected = {"label": str, "number": float, "entities": list, "answer": str}[result]
+    assert isinstance(found[result], expected)
+    if result == "label":
+        assert found[result] in trained.task.known_labels.labels
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classification", "regression", "pairs"])
+def test_a_saved_model_predicts_text_without_us(kind, workdirs, tmp_path):
+    workdir, validation = workdirs(kind)
+    out = tmp_path / "out"
+    run(export_checkpoint, f"--workdir={workdir}", "--format=saved_model", f"--output_dir={out}", "--seed=3")
+    lines = [line.split("\t")[:-1] for line in pathlib.Path(validation).read_text().splitlines()[1:]]
+    columns = zip(("text", "second_text"), map(list, zip(*lines, strict=True)), strict=False)
+    result = subprocess.run(
+        [sys.executable, "-c", SERVE, out, json.dumps(dict(columns))], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    expected = predicted(workdir, validation, tmp_path / "ours.jsonl")
+    if kind == "regression":
+        assert found.keys() == {"number"}
+        np.testing.assert_allclose(found["number"], [line["prediction"] for line in expected], atol=1e-5)
+        return
+    assert found["label"] == [line["prediction"] for line in expected]
+    np.testing.assert_allclose(found["probability"], [line["probability"] for line in expected], atol=1e-5)
+    assert found["labels"] == [["other", "same"] if kind == "pairs" else ["animal", "none"]] * 20
+    np.testing.assert_allclose(np.sum(found["probabilities"], axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(np.max(found["probabilities"], axis=1), found["probability"])
+
+
+def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
+    def refuse(kind, message, *flags):
+        record = {"finetuning": {}, "kind": kind, "source": "x", "initializer_range": 0.1, "length": 8,
+                  "has_pairs": False, "lower_case": True, "data_fingerprint": "x"}  # fmt: skip
+        sizes = dict.fromkeys(
+            ("vocab_size", "embedding_size", "hidden_size", "num_layers", "num_attention_heads", "intermediate_size",
+             "max_position_embeddings", "type_vocab_size"), 2
+        )  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps({**record, "sizes": sizes}))
+        with pytest.raises(UserError, match=message):
+            run(export_checkpoint, f"--workdir={tmp_path}", f"--output_dir={tmp_path / 'out'}", *flags)
+        assert tree(tmp_path) == ["config.json"]
+
+    refuse("classification", "holds encoders without a task: of a fine-tuned model give huggingface", "--format=tfm")
+    refuse("classification", "--format=google_tf1 holds encoders", "--format=google_tf1")
+    refuse("tagging", "is for classification and regression: of tagging give huggingface", "--format=saved_model")
+    refuse("question_answering", "of question answering give huggingface", "--format=saved_model")
+    refuse("regression", "--network is not read of a fine-tuned model", "--format=saved_model", "--network=both")
+    refuse("regression", "--checkpoint is not read of a fine-tuned", "--format=saved_model", "--checkpoint=best")
+    refuse("regression", "--averaged is not read of a fine-tuned model", "--format=saved_model", "--noaveraged")
+
+
+def test_a_seed_is_of_fine_tuned_models(encoder, tmp_path):
+    with pytest.raises(UserError, match="--seed=1 is read of a fine-tuned model only"):
+        run(export_checkpoint, f"--workdir={encoder}", "--format=tfm", f"--output_dir={tmp_path / 'o'}", "--seed=1")
+
+
+def test_what_takes_encoders_says_that_a_model_is_fine_tuned(workdirs):
+    workdir, _ = workdirs("classification")
+    with pytest.raises(UserError, match="holds a fine-tuned model: give the workdir of its encoder"):
+        api.load(str(workdir))
+
+
+@pytest.mark.parametrize("writer", [pytest.param(huggingface_export, marks=pytest.mark.slow), saved_model])
+def test_an_export_that_computes_something_else_is_refused(writer, workdirs, tmp_path, monkeypatch):
+    if writer is huggingface_export:
+        pytest.importorskip("transformers")
+    trained = load_trained(str(workdirs("classification")[0]), 0, silent)
+    write = writer.write
+
+    def write_and_alter(*arguments):
+        write(*arguments)
+        trained.model.head_output.bias.assign_add([0.01, 0.0])
+
+    monkeypatch.setattr(writer, "write", write_and_alter)
+    with pytest.raises(UserError, match=r"differs from the checkpoint by .*: nothing was exported"):
+        name = "huggingface" if writer is huggingface_export else "saved_model"
+        exporting.export(trained, name, str(tmp_path / "out"), overwrite=False)
+    assert tree(tmp_path) == []
