@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.interop import huggingface
 from electra_cli.interop.model_card import model_card
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import Run, TokenizerSettings, encode_texts
+from electra_cli.interop.runs import Run, encode_texts
 
 _ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
 
