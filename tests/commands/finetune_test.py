@@ -16,7 +16,7 @@ CONFIG = ["--config=classification", "--config.data.train=t.tsv"]
 
 def test_help_does_not_import_tensorflow():
     shown = call(MODULE, "--help").stdout
-    assert "Usage: " in shown and "(classification, glue" in shown and "seeds = (0,)" in shown
+    assert "Usage: " in shown and "Preset (classification, glue" in shown and "seeds = (0,)" in shown
     code = f"import sys, {MODULE}; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -38,7 +38,7 @@ def test_a_mistake_is_one_line_and_exit_code_2():
         (["--workdir=w", "--predict=f", "--output=o", "--init=r"], "--init is not read with --predict"),
         (["--workdir=w", "--predict=f", "--output=o", *CONFIG], "--config is not read with --predict"),
         (["--config=small", "--workdir=w"], "no such file and no preset of that name; presets: classification, glue"),
-        ([*CONFIG, "--config.train.num_epoch=3"], "config.train has no key 'num_epoch'; its keys: global_batch_size"),
+        ([*CONFIG, "--config.train.num_epoch=3"], "has no key 'num_epoch'; did you mean config.train.num_epochs?"),
         ([*CONFIG, "--config.train.num_epochs=x"], "config.train.num_epochs is of type int"),
         (["--config=classification", "--workdir=w", "--init=r"], "config.data.train='': give the file"),
         ([*CONFIG, "--config.train.seeds=(1,1)", "--workdir=w", "--init=r"], "a seed is there twice"),

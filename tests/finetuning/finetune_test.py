@@ -175,7 +175,8 @@ def test_a_kill_loses_and_repeats_nothing(tmp_path, short, whole, monkeypatch, o
     assert found == expected
 
 
-@pytest.mark.parametrize("number", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
 def test_a_kill_among_the_metrics_of_a_resumed_epoch(tmp_path, short, whole, monkeypatch, number):
     """After a stop within an evaluation there is a checkpoint whose step has no, some or all metrics."""
     with pytest.raises(Interrupted):
