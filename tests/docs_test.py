@@ -3,6 +3,8 @@
 import contextlib
 import gzip
 import io
+import pathlib
+import re
 import runpy
 import signal
 import subprocess
@@ -31,6 +33,14 @@ def test_commands_are_what_the_programs_take(page):
     for block in blocks(page):
         for line in block.lines():
             check(split(line))
+
+
+def test_the_quickstart_calls_what_the_programs_take():
+    text = (documents.ROOT / "scripts" / "quickstart.sh").read_text().replace("\\\n", " ").replace('"$@"', "")
+    calls = re.findall(r"^ *(electra-.*)$", text, re.M)
+    assert len(calls) == 3
+    for line in calls:
+        check(split(line))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -140,8 +150,13 @@ _SMALL = {
         "--config.train.checkpoint_interval=2",
         "--config.eval.interval=2",
         "--config.eval.num_examples=8",
+        "--config.runtime.jit_compile=false",
     ],
-    "electra-finetune": ["--config.train.num_epochs=1", "--config.data.max_seq_length=32"],
+    "electra-finetune": [
+        "--config.train.num_epochs=1",
+        "--config.data.max_seq_length=32",
+        "--config.runtime.jit_compile=false",
+    ],
 }
 _LABELS = {"happy": "good", "heavy": "bad"}
 
@@ -166,9 +181,11 @@ def run(line, monkeypatch):
     if program not in documents.entry_points():
         subprocess.run(["bash", "-c", line], check=True)
         return
-    small = _SMALL.get(program, ())
-    if "--inspect=data" in arguments or any(word.startswith("--predict") for word in arguments):
-        small = ()
+    small = [*_SMALL.get(program, ())]
+    if "--learn_vocab=30522" in arguments:
+        small.append("--learn_vocab=150")  # as many tokens as the text has are the most that can be learned
+    if any(word.startswith(("--inspect", "--predict")) for word in arguments):
+        small = []
     monkeypatch.setattr(sys, "argv", [program, *arguments, *small])
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)}
     output = io.StringIO()
@@ -179,6 +196,9 @@ def run(line, monkeypatch):
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert end.value.code in (None, 0), f"{line}\n{output.getvalue()}"
+    for argument in arguments:
+        written = re.match(r"--(?:output_dir|output|workdir)=(.+)", argument)
+        assert not written or "--dry_run" in arguments or pathlib.Path(written[1]).exists(), line
 
 
 @pytest.mark.slow

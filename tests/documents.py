@@ -94,7 +94,9 @@ def blocks(page: pathlib.Path) -> list[Block]:
         for match in _BLOCK.finditer(text)
     ]
     # A mark or a block that the expression above does not see would be neither run nor checked.
-    assert text.count(RUNS) == sum(block.runs for block in found), f"{page.name}: a mark without a block below it"
+    assert len(re.findall(rf"^ *{RUNS}", text, re.M)) == sum(block.runs for block in found), (
+        f"{page.name}: a mark without a block below it"
+    )
     assert len(re.findall(r"^ *```(?:bash|sh|shell|console)", text, re.M)) == len(found), f"{page.name}: a block's form"
     return found
 
