@@ -73,6 +73,8 @@ def test_code_in_the_text_names_what_there_is(page):
         "scripts/run_until_done.sh --conifg=small",
         "SPOT=yes scripts/tpu_vm.sh name zone --config=small --workdir=run",
         "scripts/test.sh tests/dta",
+        "scripts/compare_objectives.sh --config=tiny --data=data --probs=a.tsv --output_dir=x",
+        "scripts/compare_objectives.sh --config=tiny --data=data --probes=a.tsv --output_dir=x --config.train.seed=3",
         "sbatch --nodes=4 scripts/slurm.sh --config=small --workdri=run",
         "sbatch --noodles=4 scripts/slurm.sh --config=small",
         "python scripts/benchmark.py --prestet=small",

@@ -27,6 +27,7 @@ from electra_cli.config_presets import PRETRAINING
 from electra_cli.errors import UserError
 from electra_cli.finetuning import config as finetuning_config
 from electra_cli.finetuning.config import FINETUNING
+from tests.planning.common import load_script
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RUNS = "<!-- runs -->"
@@ -289,6 +290,14 @@ def _check_script(program: str, arguments: list[str], *, is_whole: bool = True) 
         paths = [word for word in arguments if "/" in word]
         _expect(all((ROOT / word).exists() for word in paths), [program, *arguments], "no such tests")
         _expect([word for word in arguments if word not in paths] in ([], ["-m", "not slow"]), arguments, "for pytest")
+    elif path.name == "compare_objectives.sh":
+        script = load_script(path.stem)
+        with _command_line([program, *arguments]) as argv:
+            try:
+                command_config.parse(argv, script.FLAGS)
+                script._checked(script.FLAGS, [word for word in arguments if word.startswith("--config.")])
+            except (UserError, flags.Error) as error:
+                raise Mistake(f"{shlex.join([program, *arguments])}: {error}") from error
     else:
         _expect(not arguments, [program, *arguments], "takes nothing")
 
