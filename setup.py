@@ -65,10 +65,14 @@ setup(
         "beam": ["apache-beam>=2.60"],
         "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
         "wandb": ["wandb>=0.17"],
+        # Builds the documentation: mkdocs build --strict.
+        "docs": ["mkdocs>=1.6"],
         "test": [
             # So that the tests of --runner=beam run.
             "apache-beam>=2.60",
             "hypothesis",
+            # That the documentation builds without warnings.
+            "mkdocs>=1.6",
             "mypy",
             "pytest",
             "pytest-cov",
