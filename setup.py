@@ -35,10 +35,9 @@ setup(
         "jinja2>=3.1",
         "markupsafe>=2.1",
         "matplotlib>=3.7",
-        "rich>=13",
         "ml-collections>=1.0",
         "numpy>=1.26",
-        # The live panel on terminals. Keras brings it too.
+        # The live panel on terminals, and reports there. Keras brings it too.
         "rich>=13.4",
         # Scores of fine-tuning: accuracy, F1 and MCC; correlations; F1 of entities. tf-models-official brings them.
         "scikit-learn>=1.3",
