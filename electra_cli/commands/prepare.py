@@ -171,16 +171,22 @@ def _main(values: flags.FlagValues) -> None:
     )
     with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
         progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
-        manifest = prepare(
-            values.input,
-            values.output_dir,
-            settings,
-            vocab_file=values.vocab_file,
-            learning=_learning(values),
-            num_workers=values.num_workers,
-            overwrite=values.overwrite,
-            report=progress,
-        )
+        try:
+            manifest = prepare(
+                values.input,
+                values.output_dir,
+                settings,
+                vocab_file=values.vocab_file,
+                learning=_learning(values),
+                num_workers=values.num_workers,
+                overwrite=values.overwrite,
+                report=progress,
+            )
+        except Exception as error:
+            # Beam makes errors of its own of what a signal raises within its code.
+            if _beam_stops and not isinstance(error, Interrupted):
+                raise _beam_stops[0] from error
+            raise
         progress.end()
         _tell(manifest, values, reporter)
 
@@ -322,9 +328,15 @@ def _interrupt(number: int, _: object) -> None:
     raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on where it ended")
 
 
+# What a signal made of a run of Beam, if one came.
+_beam_stops: list[Interrupted] = []
+
+
 def _interrupt_beam(number: int, _: object) -> None:
     logging.disable(logging.CRITICAL)  # Beam logs what ends its steps, with a traceback
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
+    name = signal.Signals(number).name
+    _beam_stops.append(Interrupted(f"stopped by {name}; nothing was written, the same command starts anew"))
+    raise _beam_stops[0]
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.errors import UserError
-from electra_cli.training import loop, replay, run
+from electra_cli.reporter import Lines
+from electra_cli.training import loop, phases, replay, run
 from electra_cli.training.phases import open_phases
 from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
 from tests.training.survival_test import tiny_config
@@ -35,7 +36,7 @@ def poison(monkeypatch, *bad_data_steps):
 
         return training_dataset(*arguments, start_step=start_step, **more).enumerate(start_step).map(spoil)
 
-    for module in (run, replay):
+    for module in (phases, replay):
         monkeypatch.setattr(module, "training_dataset", poisoned)
 
 
@@ -58,7 +59,7 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
 
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     lines = []
-    assert loop.replay_step(config, str(tmp_path), lines.append)
+    assert loop.replay_step(config, str(tmp_path), Lines(lines.append))
     text = "\n".join(lines)
     assert "Replaying step 5: examples 32 to 39 of the training stream, on 1 replica(s); not finite: replica 0." in text
     assert "Weights before the step: all finite; the largest is" in text
@@ -74,7 +75,7 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
     # Without the cause the step is finite, and the run goes on.
     monkeypatch.undo()
     lines = []
-    assert not loop.replay_step(config, str(tmp_path), lines.append)
+    assert not loop.replay_step(config, str(tmp_path), Lines(lines.append))
     assert "Finite when computed again" in lines[-1]
     assert "Going on from step 4." in train(config, tmp_path, with_evaluation=False)
     assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 6]

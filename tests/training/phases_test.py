@@ -7,7 +7,7 @@ import tensorflow as tf
 from electra_cli import config_phases
 from electra_cli.config import check, resolve
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.training import run
+from electra_cli.training import phases as phases_module
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.training.phases import open_phases, phase_at
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, prepare_small
@@ -110,13 +110,13 @@ def test_the_steps_of_a_phase_are_those_of_a_run_on_its_data(config, data_dir, t
     """The first phase is the run without a second; the second begins with the first examples of its data."""
     train(config, tmp_path / "both", with_evaluation=False)
     seen = []
-    dataset = run.training_dataset
+    dataset = phases_module.training_dataset
 
     def remember(*arguments, start_step, first_step, **more):
         seen.append((more["max_seq_length"], start_step - first_step))
         return dataset(*arguments, start_step=start_step, first_step=first_step, **more)
 
-    monkeypatch.setattr(run, "training_dataset", remember)
+    monkeypatch.setattr(phases_module, "training_dataset", remember)
     alone = tiny_config(data_dir)
     alone.model.max_position_embeddings = 2 * SEQ_LENGTH
     alone.optimizer.learning_rate = 5e-3
