@@ -117,6 +117,18 @@ def run(
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
 
 
+def define_output_flags(flag_values: flags.FlagValues) -> None:
+    """Declares `--quiet` and `--log_format`, which `panel.choose_reporter` takes, among the flags of a command."""
+    flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "log_format",
+        "text",
+        ["text", "json"],
+        "text: a live panel on a terminal, else a line now and then. json: an object a line, for programs.",
+        flag_values=flag_values,
+    )
+
+
 def end_when_stopped(reporter: Reporter | None = None) -> None:
     """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first.
 
@@ -125,10 +137,10 @@ def end_when_stopped(reporter: Reporter | None = None) -> None:
     """
 
     def end(number: int, _: object) -> None:
+        text = f"stopped by {signal.Signals(number).name}; the same command begins where the last save was"
         if reporter is not None:
-            reporter.abandon()
-        program, name = os.path.basename(sys.argv[0]), signal.Signals(number).name
-        os.write(2, f"{program}: stopped by {name}; the same command begins where the last save was\n".encode())
+            reporter.abandon(text)
+        os.write(2, f"{os.path.basename(sys.argv[0])}: {text}\n".encode())
         os._exit(EXIT_INTERRUPTED)
 
     for number in (signal.SIGTERM, signal.SIGINT):

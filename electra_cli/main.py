@@ -41,11 +41,7 @@ flags.DEFINE_enum(
     "print_config", None, ["text", "json"], "Print the config with all overrides, and what follows from it, and do "
     "nothing else: as a config file, also without a value, or as JSON.", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "log_format", "text", ["text", "json"], "text: a live panel on a terminal, else a line now and then. json: an "
-    "object a line, for programs.", flag_values=FLAGS,
-)  # fmt: skip
+cli.define_output_flags(FLAGS)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.

@@ -115,7 +115,7 @@ class Panel(Reporter):
         """See the base class."""
         self._print(text)
 
-    def abandon(self) -> None:
+    def abandon(self, text: str) -> None:
         """See the base class."""
         os.write(self._console.file.fileno(), b"\r\n")
 

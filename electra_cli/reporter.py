@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -57,7 +58,7 @@ class Reporter:
         """Tells metrics.
 
         Args:
-          split: train, validation or probe.
+          split: train, validation or probe; epoch for those of a fine-tuning.
           step: the step that they are of.
           values: by the names of metrics.jsonl.
           line: the same for people.
@@ -70,13 +71,17 @@ class Reporter:
         """Tells what the command was called for.
 
         Args:
-          event: what it is: evaluation, probes, or dry_run.
+          event: what it is, such as evaluation.
           values: for programs.
           text: the same for people, of several lines.
         """
 
-    def abandon(self) -> None:
-        """Leaves a clean terminal behind when the process ends at once; may be called in a signal handler."""
+    def abandon(self, text: str) -> None:
+        """Ends what is shown when the process ends at once; may be called in a signal handler.
+
+        Args:
+          text: why it ends.
+        """
 
 
 def print_at_once(line: str) -> None:
@@ -122,8 +127,9 @@ class JsonLines(Reporter):
     """A JSON object a line: `time` (ISO 8601, UTC), `event`, and what the event is made of.
 
     Events are notice, warning and status (`text`), progress (`step`, `num_steps`, `seconds_left`, `phase`), train,
-    validation and probe (`step` and the metrics), checkpoint (`step`, `path`), evaluation, probes and dry_run, and at
-    last end: `outcome` is done, interrupted or error. Numbers that are infinite or NaN are null.
+    validation, probe and epoch (`step` and the metrics), checkpoint (`step`, `path`), what the command was called for
+    (evaluation, probes, replay, dry_run, scores, predictions), and at last end: `outcome` is done, interrupted or
+    error. Numbers that are infinite or NaN are null.
 
     Args:
       write: takes a line.
@@ -178,10 +184,19 @@ class JsonLines(Reporter):
         """See the base class."""
         self._tell(event, **values)
 
+    def abandon(self, text: str) -> None:
+        """See the base class."""
+        # Past `write`, within which the signal may have come.
+        os.write(1, f"{_record('end', outcome='interrupted', text=text)}\n".encode())
+
     def _tell(self, event: str, **values: Any) -> None:
-        moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-        record = {"time": moment.replace("+00:00", "Z"), "event": event}
-        self._write(json.dumps({**record, **{name: _valid(value) for name, value in values.items()}}))
+        self._write(_record(event, **values))
+
+
+def _record(event: str, **values: Any) -> str:
+    moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    record = {"time": moment.replace("+00:00", "Z"), "event": event}
+    return json.dumps({**record, **{name: _valid(value) for name, value in values.items()}})
 
 
 def _valid(value: Any) -> Any:
@@ -214,6 +229,10 @@ class Quiet(Reporter):
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
         """See the base class."""
         self._reporter.result(event, values, text)
+
+    def abandon(self, text: str) -> None:
+        """See the base class."""
+        self._reporter.abandon(text)
 
 
 def report_in_lines(*, quiet: bool, log_format: str) -> Reporter:

@@ -1,7 +1,9 @@
 """The panel, drawn into text and on a pseudo-terminal."""
 
 import io
+import json
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -66,7 +68,7 @@ PROGRAM = """
 import sys, time
 sys.argv = ["bin/electra-pretrain"]
 from electra_cli import cli, panel
-with panel.choose_reporter("title", quiet={quiet}, log_format="text") as reporter:
+with panel.choose_reporter("title", quiet={quiet}, log_format="{log_format}") as reporter:
     cli.end_when_stopped(reporter)
     reporter.notice("Devices: [MASK] CPU")
     reporter.progress(1, 2, 3.0)
@@ -81,7 +83,7 @@ with panel.choose_reporter("title", quiet={quiet}, log_format="text") as reporte
 
 
 def run(seconds=1.2, last="", quiet=False, **environment):
-    program = PROGRAM.format(seconds=seconds, last=last, quiet=quiet)
+    program = PROGRAM.format(seconds=seconds, last=last, quiet=quiet, log_format="text")
     return Terminal([sys.executable, "-c", program], **environment)
 
 
@@ -110,6 +112,23 @@ def test_a_signal_leaves_the_terminal_clean(number):
     if number != signal.SIGKILL:
         last = screen(terminal.written)[-1]
         assert last == f"electra-pretrain: stopped by {number.name}; the same command begins where the last save was"
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_signal_before_training_ends_json_too(quiet):
+    told_before = 'reporter.warning("now") or 60'
+    program = PROGRAM.format(seconds=told_before, last="", quiet=quiet, log_format="json")
+    command = [sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    events = [json.loads(process.stdout.readline())]
+    while events[-1]["event"] != "warning":
+        events.append(json.loads(process.stdout.readline()))
+    process.send_signal(signal.SIGTERM)
+    rest, errors = process.communicate(timeout=60)
+    last = json.loads(rest.splitlines()[-1])
+    text = "stopped by SIGTERM; the same command begins where the last save was"
+    assert (last["event"], last["outcome"], last["text"]) == ("end", "interrupted", text)
+    assert (process.returncode, errors) == (75, f"electra-pretrain: {text}\n")
 
 
 def test_no_panel_when_quiet_or_on_a_terminal_that_can_not():

@@ -1,12 +1,14 @@
 """`electra-finetune`: flags in, one call of the fine-tuning library."""
 
 import functools
+from collections.abc import Callable
 
 from absl import flags
 
 from electra_cli import cli, command_config
 from electra_cli.errors import UserError
 from electra_cli.finetuning.config import FINETUNING, check, check_start
+from electra_cli.reporter import Reporter
 
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS, FINETUNING)
@@ -25,6 +27,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output", None, "With --predict: file for the predictions, JSON lines.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", None, "With --predict: fine-tuning to take; default: the best.", flag_values=FLAGS)
+cli.define_output_flags(FLAGS)
 
 USAGE = """
 Fine-tunes a pre-trained encoder on labelled files and scores it; or predicts with it. The same command again goes on
@@ -48,28 +51,40 @@ GROUPS = {
     "Required, but with --predict": ("config", "init", "workdir"),
     "What is read": ("like", "vocab_file"),
     "Predictions": ("predict", "output", "seed"),
+    "What is printed": ("quiet", "log_format"),
 }
 
 
 def _main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the fine-tuning")
-    if values.predict:
-        _predict(values)
-        return
+    work = _prepare_to_predict(values) if values.predict else _prepare_to_finetune(values)
+    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+
+    title = f"electra-finetune --workdir={values.workdir}"
+    with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
+        cli.end_when_stopped(reporter)
+        work(reporter)
+
+
+def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]:
     for name in ("output", "seed"):
         if values[name].value is not None:
             raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
     settings = command_config.given(values, FINETUNING)
     check(settings)
     check_start(values.init, values.like)
-    cli.end_when_stopped()
-    from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
-    finetune(settings, values.workdir, values.init, _say, like=values.like, vocab_file=values.vocab_file)
+    def work(reporter: Reporter) -> None:
+        with reporter.status("Starting TensorFlow"):
+            from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (takes seconds)
+
+        finetune(settings, values.workdir, values.init, reporter, like=values.like, vocab_file=values.vocab_file)
+
+    return work
 
 
-def _predict(values: flags.FlagValues) -> None:
+def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
     if not values.output:
         raise UserError("--output is missing: give the file for the predictions")
     for name in ("init", "like", "vocab_file"):
@@ -77,13 +92,14 @@ def _predict(values: flags.FlagValues) -> None:
             raise UserError(f"--{name} is not read with --predict: leave it out")
     if values["config"].value is not None:
         raise UserError("--config is not read with --predict, which takes that of the workdir: leave it out")
-    from electra_cli.finetuning.predicting import predict  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
-    predict(values.workdir, values.predict, values.output, values.seed, _say)
+    def work(reporter: Reporter) -> None:
+        with reporter.status("Starting TensorFlow"):
+            from electra_cli.finetuning.predicting import predict  # noqa: PLC0415  (takes seconds)
 
+        predict(values.workdir, values.predict, values.output, values.seed, reporter)
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+    return work
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -12,13 +12,14 @@ import tensorflow as tf
 from electra_cli.config import default_config as default_pretraining_config
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.config import check, fill_in
+from electra_cli.finetuning.config import RANDOM, check, fill_in
 from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
 from electra_cli.finetuning.tasks import Splits, build_task, load_splits
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import SCORES_FILE, Record, adopt, write_json
+from electra_cli.reporter import Lines, Reporter
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.workdir import Workdir
@@ -26,14 +27,12 @@ from electra_cli.training.workdir import Workdir
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8
 
-Say = Callable[[str], None]
-
 
 def finetune(
     config: ml_collections.ConfigDict,
     workdir: str,
     init: str,
-    say: Say = print,
+    reporter: Reporter | None = None,
     *,
     like: str | None = None,
     vocab_file: str | None = None,
@@ -44,7 +43,7 @@ def finetune(
       config: a config (`config_defaults.default_config`) with overrides.
       workdir: where all is written; made when missing.
       init: what `starting_point.open_starting_point` takes.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
       like: with init='random', what gives sizes and vocabulary.
       vocab_file: the encoder's vocabulary, where it is not there any more.
 
@@ -56,20 +55,26 @@ def finetune(
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
       Interrupted: a stop was asked for; all is saved.
     """
+    reporter = reporter or Lines()
     check(config)
     task = build_task(config)
-    runtime = build_finetuning_runtime(config)
-    say(f"Devices: {runtime.description}")
-    splits = load_splits(config, task, seed=0)
+    with reporter.status("Looking for devices"):
+        runtime = build_finetuning_runtime(config)
+    reporter.notice(f"Devices: {runtime.description}")
+    with reporter.status("Reading the labelled files"):
+        splits = load_splits(config, task, seed=0)
     for notice in splits.notices:
-        say(notice)
-    start = open_starting_point(init, like, config.model.network, say, vocab_file)
+        reporter.notice(notice)
+    with reporter.status(f"Opening the encoder of {like if init == RANDOM else init}"):
+        start = open_starting_point(init, like, config.model.network, reporter.notice, vocab_file)
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
     encoder = start.tokenizer.build()
     most = min(filled.data.max_seq_length, sizes.max_position_embeddings)
     if most < filled.data.max_seq_length:
-        say(f"config.data.max_seq_length={filled.data.max_seq_length}, but the encoder has {most} positions: as many.")
+        reporter.notice(
+            f"config.data.max_seq_length={filled.data.max_seq_length}, but the encoder has {most} positions: as many."
+        )
     by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
     by_name = {name: examples for name, examples in by_name.items() if examples}
     # What training sees does not depend on files that are only predicted, which may be others later.
@@ -81,7 +86,7 @@ def finetune(
         encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
     for name, arrays in encoded.items():
         for notice in arrays.notices:
-            say(f"{name}: {notice}")
+            reporter.notice(f"{name}: {notice}")
     if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
         raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
     record = Record(
@@ -97,17 +102,19 @@ def finetune(
     )
     with Workdir(workdir), StopRequest() as stop:
         adopt(workdir, record, filled, task.known_labels, start)
-        say(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
-        trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
-        say(_describe(task, filled, splits, length, trainer.num_steps))
+        reporter.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
+        with reporter.status("Building the model"):
+            trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
+        reporter.notice(_describe(task, filled, splits, length, trainer.num_steps))
         predicted = [Split.of(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
-        found = {
-            seed: SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, stop, say).run()
-            for seed in filled.train.seeds
-        }
+        found, seeds = {}, filled.train.seeds
+        for index, seed in enumerate(seeds):
+            place = (index, len(seeds))
+            run = SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, place, stop, reporter)
+            found[seed] = run.run()
         summary = _summarize(task, predicted, found, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
-    say(format_scores(summary))
+    reporter.result("scores", summary, format_scores(summary))
     return summary
 
 

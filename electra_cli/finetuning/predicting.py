@@ -1,7 +1,6 @@
 """Predictions of a fine-tuned model for a file."""
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -15,9 +14,10 @@ from electra_cli.finetuning.tasks import load_file
 from electra_cli.finetuning.trained import load_trained, read_config
 from electra_cli.finetuning.trainer import compute_logits
 from electra_cli.finetuning.workdir import read_record, write_json_lines
+from electra_cli.reporter import Lines, Reporter
 
 
-def predict(workdir: str, path: str, output: str, seed: int | None = None, say: Callable[[str], None] = print) -> None:
+def predict(workdir: str, path: str, output: str, seed: int | None = None, reporter: Reporter | None = None) -> None:
     """Predicts for the examples of a file, and scores them if they are labelled.
 
     Args:
@@ -26,39 +26,42 @@ def predict(workdir: str, path: str, output: str, seed: int | None = None, say: 
       output: file for the predictions, JSON lines of `id`, `prediction`, the label where there is one and, of classes,
         `probability`, that of the predicted one.
       seed: which fine-tuning; None: the best.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
 
     Raises:
       UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
     """
+    reporter = reporter or Lines()
     directory = os.path.dirname(output)
     if directory and not files.is_remote(output) and not os.path.isdir(directory):
         raise UserError(f"--output={output}: there is no directory {directory}")
     config = read_config(read_record(workdir), workdir)
-    runtime = build_finetuning_runtime(config)
-    with runtime.strategy.scope():
-        trained = load_trained(workdir, seed, say)
+    with reporter.status("Opening the model"):
+        runtime = build_finetuning_runtime(config)
+        with runtime.strategy.scope():
+            trained = load_trained(workdir, seed, reporter.notice)
     task = trained.task
     contents = load_file(path, config, task)
     for notice in contents.notices:
-        say(notice)
+        reporter.notice(notice)
     encoder = trained.tokenizer.build()
     length = padded_length(task.lengths(contents.examples, encoder), trained.max_length)
     encoded = task.encode(contents.examples, encoder, trained.tokenizer.vocabulary, length)
     for notice in encoded.notices:
-        say(notice)
+        reporter.notice(notice)
     compute = tf.function(lambda inputs: trained.model(inputs, training=False), jit_compile=runtime.jit_compile)
-    logits = compute_logits(compute, encoded, runtime, config.train.global_batch_size)
+    with reporter.status(f"Predicting {len(contents.examples):,} examples"):
+        logits = compute_logits(compute, encoded, runtime, config.train.global_batch_size)
     predictions = task.predict(logits, encoded, contents.examples)
     lines = prediction_lines(contents.examples, predictions)
     if task.kind == "classification":
         for line, probability in zip(lines, _softmax(logits).max(axis=1), strict=True):
             line["probability"] = round(float(probability), 6)
     write_json_lines(output, lines)
-    say(f"{len(lines):,} predictions: {output}")
-    if are_labelled(contents.examples):
-        scores = task.score(predictions, contents.examples)
-        say("  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    scores = task.score(predictions, contents.examples) if are_labelled(contents.examples) else {}
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    text = f"{len(lines):,} predictions: {output}" + (f"\n{shown}" if shown else "")
+    reporter.result("predictions", {"num_examples": len(lines), "path": output, **scores}, text)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """One seed's fine-tuning, from its newest checkpoint to its scores."""
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ from electra_cli.finetuning.workdir import (
     write_json,
     write_json_lines,
 )
+from electra_cli.reporter import Reporter
 from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
 from electra_cli.training.checkpoint_matching import restore
 from electra_cli.training.progress import Pace
@@ -67,8 +69,9 @@ class SeedRun:
       num_epochs: epochs of it.
       workdir: the directory of all seeds, locked.
       seed: the seed.
+      place: which of the seeds it is, from 0, and how many there are.
       stop: asks for a stop.
-      say: prints a line.
+      reporter: is told how it goes.
     """
 
     def __init__(
@@ -79,12 +82,14 @@ class SeedRun:
         num_epochs: int,
         workdir: str,
         seed: int,
+        place: tuple[int, int],
         stop: StopRequest,
-        say: Callable[[str], None],
+        reporter: Reporter,
     ):
         self._trainer, self._task, self._splits = trainer, task, splits
         self._directory, self._seed = seed_directory(workdir, seed), seed
-        self._stop, self._say = stop, say
+        self._place = place
+        self._stop, self._reporter = stop, reporter
         # The step that each epoch ends with.
         self._ends = [math.ceil(trainer.num_steps * epoch / num_epochs) for epoch in range(1, num_epochs + 1)]
         self._files = CheckpointFiles(tf.io.gfile.join(self._directory, "checkpoints"))
@@ -109,12 +114,13 @@ class SeedRun:
         missing = [split for split in self._splits if found is None or not found.has(split.name, split.fingerprint)]
         if found is None or missing:
             with Workdir(self._directory) as directory:
-                step = self._restore(is_trained=found is not None)
+                with self._reporter.status(f"Opening seed {self._seed}"):
+                    step = self._restore(is_trained=found is not None)
                 if not self._is_trained:
                     self._train(directory, step)
                 found = self._finish(missing, found or SeedScores({}))
         else:
-            self._say(f"seed {self._seed}: done before")
+            self._reporter.notice(f"seed {self._seed}: done before")
         return {split.name: found.scores(split.name) for split in self._splits if split.is_labelled}
 
     def _restore(self, is_trained: bool) -> int:
@@ -128,30 +134,45 @@ class SeedRun:
             if is_trained:
                 raise UserError(f"{self._files.directory} holds no model: remove {self._directory} to begin anew")
             return 0
-        tell_damages(damages, path, self._say)
+        tell_damages(damages, path, self._reporter.warning)
         self._is_trained = is_trained or not has_optimizer(path)
         restore(self._checkpoint, path, ("model",) if self._is_trained else _ITEMS)
         if self._is_trained:
-            self._say(f"seed {self._seed}: trained before")
+            self._reporter.notice(f"seed {self._seed}: trained before")
             return self._trainer.num_steps
         step = int(self._trainer.optimizer.iterations.numpy())
-        self._say(f"seed {self._seed}: going on from step {step:,}")
+        self._reporter.notice(f"seed {self._seed}: going on from step {step:,}")
         return step
 
     def _train(self, directory: Workdir, step: int) -> None:
         self._go_on_with_metrics(directory, step)
         batches, pace = self._trainer.batches(self._seed, step), Pace()
+        build: contextlib.AbstractContextManager[None] = self._reporter.status(
+            f"Building step {step + 1:,}; the first takes longer than the others"
+        )
+        self._tell_progress(step, pace)
         while step < self._trainer.num_steps:
             target = min(next(end for end in self._ends if end > step), step + pace.steps)
-            start = time.monotonic()
-            sums = self._trainer.train_steps(batches, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
+            start, num_steps = time.monotonic(), tf.constant(target - step, tf.int64)
+            with build:
+                sums = self._trainer.train_steps(batches, tf.constant(step, tf.int64), num_steps)
+                num_made = round(float(sums["num_steps"]))  # waits for the result
+            build = contextlib.nullcontext()
             pace.measure(target - step, time.monotonic() - start)
-            self._check_finite(step + round(float(sums["num_steps"])), float(sums["nonfinite_replicas"][0]))
+            self._check_finite(step + num_made, float(sums["nonfinite_replicas"][0]))
             step = target
+            self._tell_progress(step, pace)
             if step in self._ends:
                 self._end_epoch(directory, step)
                 self._save(step)
             self._end_if_asked(step)
+
+    def _tell_progress(self, step: int, pace: Pace) -> None:
+        """Tells how far all seeds are, of which those before are done."""
+        index, num_seeds = self._place
+        made, in_all = index * self._trainer.num_steps + step, num_seeds * self._trainer.num_steps
+        which = f"seed {self._seed}, {index + 1} of {num_seeds}" if num_seeds > 1 else f"seed {self._seed}"
+        self._reporter.progress(made, in_all, pace.seconds_per_step * (in_all - made), which)
 
     def _go_on_with_metrics(self, directory: Workdir, step: int) -> None:
         """Drops metrics that will be written again; ends an epoch that was stopped within its evaluation."""
@@ -166,8 +187,10 @@ class SeedRun:
             self._end_epoch(directory, step)
 
     def _save(self, step: int) -> None:
-        self._files.write(step, self._checkpoint.write)
-        self._files.keep_only([step])
+        with self._reporter.status(f"Saving step {step:,}"):
+            self._files.write(step, self._checkpoint.write)
+            self._files.keep_only([step])
+        self._reporter.checkpoint(step, self._files.path(step))
 
     def _end_if_asked(self, step: int) -> None:
         if not self._stop.requested:
@@ -199,17 +222,21 @@ class SeedRun:
         norm = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         rate = float(self._trainer.optimizer.learning_rate.numpy())
         shown = []
-        for name, values in scores.items():
-            directory.write_metrics(name, step, dict(values))
-            shown = [f"{score} {values[score]:.4f}" for score in self._task.score_names[:3]]
-        directory.write_metrics("train", step, {"loss": loss, "gradient_norm": norm, "learning_rate": rate})
-        self._say("  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown]))
+        for name, found in scores.items():
+            directory.write_metrics(name, step, dict(found))
+            shown = [f"{score} {found[score]:.4f}" for score in self._task.score_names[:3]]
+        values = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
+        directory.write_metrics("train", step, values)
+        line = "  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown])
+        scored = {f"{name}_{score}": value for name, found in scores.items() for score, value in found.items()}
+        self._reporter.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)
 
     def _score(self, split: Split, step: int) -> Scores:
         return self._task.score(self._predict(split, step), split.examples)
 
     def _predict(self, split: Split, step: int) -> list[Any]:
-        logits = self._trainer.logits(split.encoded, before_batch=lambda: self._end_if_asked(step))
+        with self._reporter.status(f"Predicting {len(split.examples):,} {split.name} examples"):
+            logits = self._trainer.logits(split.encoded, before_batch=lambda: self._end_if_asked(step))
         return self._task.predict(logits, split.encoded, split.examples)
 
     def _finish(self, splits: Sequence[Split], found: SeedScores) -> SeedScores:
@@ -223,7 +250,9 @@ class SeedRun:
             if split.is_labelled:
                 scores = self._task.score(predictions, split.examples)
                 for name, reason in scores.reasons.items():
-                    self._say(f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}")
+                    self._reporter.warning(
+                        f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}"
+                    )
             found = found.with_split(split.name, split.fingerprint, len(split.examples), scores)
         write_json(tf.io.gfile.join(self._directory, SCORES_FILE), found.splits)
         if not self._is_trained:

@@ -1,5 +1,6 @@
 """Whole fine-tunings on made sets: what is learned, stopped and started again, and what is not done twice."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -16,17 +17,15 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning import finetune as finetune_module
 from electra_cli.finetuning import seed_run
 from electra_cli.finetuning.finetune import finetune, padded_length
+from electra_cli.reporter import JsonLines, Lines, Reporter
 from electra_cli.training import progress
 from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.workdir import Workdir
 from tests.finetuning import made
+from tests.terminal import Terminal
 
 LEARNED = {"classification": "accuracy", "regression": "spearman", "tagging": "f1", "question_answering": "exact_match"}
-
-
-def silent(_):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,7 @@ def silent(_):
 )
 def test_a_function_of_the_words_is_learned(kind, tmp_path, encoder):
     files = made.write(kind, tmp_path)
-    summary = finetune(made.config_for(kind, files), str(tmp_path / "tuned"), "random", silent, like=encoder)
+    summary = finetune(made.config_for(kind, files), str(tmp_path / "tuned"), "random", Reporter(), like=encoder)
     assert summary["splits"]["validation"]["median"][LEARNED[kind]] > 0.98
     assert summary["task"] == kind and summary["seeds"] == [0]
     lines = [json.loads(line) for line in (tmp_path / "tuned/seed-0/metrics.jsonl").read_text().splitlines()]
@@ -75,12 +74,11 @@ def short(files, encoder, shared_trainer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "_SECONDS_AT_ONCE", 0.0)  # one step a call
 
-        def run(workdir, stop_at=10_000, say=silent, **overrides):
+        def run(workdir, stop_at=10_000, reporter=None, **overrides):
             patch.setattr(finetune_module, "StopRequest", lambda: StopAt(stop_at))
             more = {key.replace("__", "."): value for key, value in overrides.items()}
-            return finetune(
-                made.config_for("classification", files, **{**made.SHORT, **more}), str(workdir), encoder, say
-            )
+            config = made.config_for("classification", files, **{**made.SHORT, **more})
+            return finetune(config, str(workdir), encoder, reporter or Reporter())
 
         yield run
 
@@ -121,7 +119,7 @@ def test_stopped_and_started_again_is_as_never_stopped(tmp_path, short, whole, s
         with pytest.raises(Interrupted):
             short(tmp_path / "other", 2, train__seeds=(stop_at + 5,))  # leaves its state in the trainer
     told = []
-    assert short(tmp_path / "stopped", say=told.append) == summary
+    assert short(tmp_path / "stopped", reporter=Lines(told.append)) == summary
     assert any(line.startswith("seed 0: going on from step") for line in told)
     expected = contents(workdir)
     assert contents(tmp_path / "stopped") == expected
@@ -200,11 +198,41 @@ def test_without_validation_metrics_are_written_once(tmp_path, short):
     assert [json.loads(line)["step"] for line in lines] == [8, 16]
 
 
+def test_json_tells_all_that_is_written(tmp_path, short):
+    told = []
+    summary = short(
+        tmp_path / "tuned",
+        train__seeds=(0, 3),
+        reporter=JsonLines(told.append, clock=itertools.count(step=20).__next__),
+    )
+    records = [json.loads(line) for line in told]
+    epochs = [record for record in records if record["event"] == "epoch"]
+    assert [(record["seed"], record["epoch"], record["step"]) for record in epochs] == [
+        (0, 1, 8), (0, 2, 16), (3, 1, 8), (3, 2, 16)
+    ]  # fmt: skip
+    for seed in (0, 3):
+        for line in (tmp_path / f"tuned/seed-{seed}/metrics.jsonl").read_text().splitlines():
+            line = json.loads(line)
+            (record,) = [record for record in epochs if (record["seed"], record["step"]) == (seed, line["step"])]
+            prefix = "validation_" if line.pop("split") == "validation" else ""
+            assert all(record[name if name == "step" else prefix + name] == value for name, value in line.items())
+    progress_of = [(record["step"], record["phase"]) for record in records if record["event"] == "progress"]
+    assert progress_of == [
+        *((step, "seed 0, 1 of 2") for step in range(17)), *((step, "seed 3, 2 of 2") for step in range(16, 33))
+    ]  # fmt: skip
+    assert {record["num_steps"] for record in records if record["event"] == "progress"} == {32}
+    saved = [record for record in records if record["event"] == "checkpoint"]
+    assert [record["step"] for record in saved] == [8, 16, 8, 16]
+    assert saved[0]["path"] == str(tmp_path / "tuned/seed-0/checkpoints/ckpt-8")
+    (scores,) = [record for record in records if record["event"] == "scores"]
+    assert {name: scores[name] for name in summary} == summary
+
+
 def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, short, whole):
     workdir, first = whole
     shutil.copytree(workdir, tmp_path / "tuned")
     told = []
-    both = short(tmp_path / "tuned", train__seeds=(0, 3), say=told.append)
+    both = short(tmp_path / "tuned", train__seeds=(0, 3), reporter=Lines(told.append))
     assert "seed 0: done before" in told and any(line.startswith("seed 3  epoch 2/2") for line in told)
     assert contents(tmp_path / "tuned/seed-0") == contents(workdir / "seed-0")
     assert both["seeds"] == [0, 3]
@@ -227,7 +255,7 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     long_text = " ".join(made.WORDS)  # longer than what was trained on
     test.write_text(f"text\tlabel\n{long_text}\tanimal\nthe city\tnone\n")
     told = []
-    summary = short(tuned, data__test=str(test), say=told.append)
+    summary = short(tuned, data__test=str(test), reporter=Lines(told.append))
     assert "seed 0: trained before" in told and summary["splits"]["test"]["num_examples"] == 2
     after = contents(tuned)
     untouched = {name for name in before if name not in ("scores.json", "config.json", "seed-0/scores.json")}
@@ -241,7 +269,7 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     (line,) = (tuned / "seed-0/predictions-test.jsonl").read_text().splitlines()
     assert json.loads(line).keys() == {"id", "prediction"}
     told.clear()
-    short(tuned, data__test=str(test), say=told.append)
+    short(tuned, data__test=str(test), reporter=Lines(told.append))
     assert "seed 0: done before" in told
     test.write_text("text\nthe quick dog\n")
     with pytest.raises(Interrupted):  # while predicting: nothing of the model is written again
@@ -268,7 +296,7 @@ def test_another_fine_tuning_in_the_workdir_is_refused(tmp_path, short, whole, f
         short(tuned)
     (tuned / "seed-0/scores.json").unlink()
     told = []
-    assert short(tuned, say=told.append) == whole[1]
+    assert short(tuned, reporter=Lines(told.append)) == whole[1]
     assert "seed 0: trained before" in told
     assert contents(tuned) == contents(whole[0])
 
@@ -332,12 +360,10 @@ def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
     assert errors.count("\n") == 1 and "stopped by SIGTERM at step" in errors and "the same command goes on" in errors
     steps = CheckpointFiles(str(tmp_path / "stopped/seed-0/checkpoints")).steps()
     assert len(steps) == 1 and 0 < steps[0] < 12_800
-    again = subprocess.Popen(flags("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    lines = []
-    for line in again.stdout:
-        lines.append(line)
-        if "epoch" in line and "seed 0" in line:
-            break
-    again.kill()
-    again.communicate()
-    assert f"seed 0: going on from step {steps[0]:,}\n" in lines
+    again = Terminal(flags("stopped"), columns=100)
+    again.read_until("/12,800, seed 0")
+    shown = again.read_until("  epoch ")
+    again.process.kill()
+    again.end()
+    assert f"seed 0: going on from step {steps[0]:,}\r\n" in shown
+    assert "starting TensorFlow, " in shown and "building step " in shown

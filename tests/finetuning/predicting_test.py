@@ -10,6 +10,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import choose_seed, load_trained
+from electra_cli.reporter import Lines, Reporter
 from tests.finetuning import made
 
 
@@ -26,7 +27,7 @@ def files(tmp_path_factory):
 def tuned(tmp_path_factory, encoder, files, shared_trainer):
     workdir = tmp_path_factory.mktemp("tuned") / "workdir"
     config = made.config_for("classification", files, **{**made.SHORT, "train.seeds": (0, 2)})
-    finetune(config, str(workdir), encoder, silent)
+    finetune(config, str(workdir), encoder, Reporter())
     return workdir
 
 
@@ -36,20 +37,20 @@ def lines_of(path):
 
 def test_a_labelled_file_is_predicted_and_scored(tuned, tmp_path, files):
     told = []
-    predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 2, told.append)
+    predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 2, Lines(told.append))
     lines = lines_of(tmp_path / "out.jsonl")
     written = lines_of(tuned / "seed-2/predictions-validation.jsonl")
     assert [{key: line[key] for key in ("id", "prediction", "label")} for line in lines] == written
     scores = json.loads((tuned / "scores.json").read_text())["splits"]["validation"]["seeds"]["2"]
-    assert told[-1] == "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    assert told[-2] == f"20 predictions: {tmp_path / 'out.jsonl'}"
+    shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    assert told[-1] == f"20 predictions: {tmp_path / 'out.jsonl'}\n{shown}"
 
 
 def test_an_unlabelled_file_is_predicted_with_probabilities(tuned, tmp_path):
     texts = [f"the {word} city" for word in made.WORDS] + [" ".join(made.WORDS * 3)]  # the last is cut
     (tmp_path / "new.tsv").write_text("text\n" + "\n".join(texts) + "\n")
     told = []
-    predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, told.append)
+    predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Lines(told.append))
     assert told[-1].startswith("21 predictions") and "examples cut to 32 tokens: 1 of 21" in told
     lines = lines_of(tmp_path / "out.jsonl")
     assert all(line.keys() == {"id", "prediction", "probability"} for line in lines)
@@ -68,9 +69,9 @@ def test_bad_files_and_outputs(tuned, tmp_path, files):
         predict(str(tuned), files["validation"], str(tmp_path / "nowhere/out.jsonl"))
     (tmp_path / "new.tsv").write_text("text\tlabel\nthe fox\tanimal\nthe city\tplace\n")
     with pytest.raises(UserError, match=r"new\.tsv:3: label 'place' does not occur in the training data, which has an"):
-        predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, silent)
+        predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Reporter())
     with pytest.raises(UserError, match="holds no fine-tuning with seed 7 that is done"):
-        predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 7, silent)
+        predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 7, Reporter())
     with pytest.raises(UserError, match=r"holds no config\.json: give the workdir of electra-finetune"):
         predict(str(tmp_path), files["validation"], str(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
