@@ -89,6 +89,11 @@ def _tensors(trained: Trained) -> Weights:
         if layer is not None:
             tensors[f"{name}.weight"] = np.ascontiguousarray(layer.kernel.numpy().T)
             tensors[f"{name}.bias"] = layer.bias.numpy()
+    if trained.task.kind == "regression":
+        # Their output is the number itself.
+        known = trained.task.known_labels
+        tensors[f"{output}.weight"] *= np.float32(known.deviation)
+        tensors[f"{output}.bias"] = known.numbers(tensors[f"{output}.bias"]).astype(np.float32)
     return tensors
 
 
@@ -126,6 +131,8 @@ def deviation(trained: Trained, directory: str, examples: list[Example]) -> floa
         theirs = torch.stack([found.start_logits, found.end_logits], dim=-1).numpy()
     else:
         theirs = found.logits.numpy()
+    if task.kind == "regression":
+        theirs = task.known_labels.scaled(theirs)
     difference = np.abs(theirs - trained.model(inputs, training=False).numpy())
     return float((difference if trained.model.head_dense is not None else difference[real]).max())
 

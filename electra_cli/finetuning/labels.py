@@ -7,13 +7,15 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from electra_cli import files
 from electra_cli.errors import UserError
 
 LABELS_FILE = "labels.json"
 # Of question answering: the second is there when some contexts do not answer (SQuAD 2.0).
 ANSWER, NO_ANSWER = "answer", "no_answer"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +27,23 @@ class LabelMap:
       labels: of classification the classes, of tagging the tags, sorted; of question answering 'answer' and, where a
         context may have none, 'no_answer'; of regression none.
       fallback: of tagging, the tag of words that no output is computed for: 'O', or the most frequent one.
+      mean, deviation: of regression, those of the training labels. A head learns how many deviations a number lies from
+        the mean, since steps of Adam are as long for numbers in thousands as for fractions.
     """
 
     kind: str
     labels: tuple[str, ...]
     fallback: str | None = None
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns what the head should give for numbers, float32."""
+        return ((numbers - self.mean) / self.deviation).astype(np.float32)
+
+    def numbers(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns the numbers that the head's outputs mean, float64."""
+        return outputs.astype(np.float64) * self.deviation + self.mean
 
     def index(self, label: str) -> int:
         """Returns the output of a label.
@@ -79,7 +93,13 @@ class LabelMap:
             labels = content["labels"]
             if content["format_version"] != _FORMAT_VERSION or not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"format_version is {content['format_version']}, labels are {labels}")
-            return cls(content["kind"], tuple(labels), content["fallback"])
+            return cls(
+                content["kind"],
+                tuple(labels),
+                content["fallback"],
+                float(content["mean"]),
+                float(content["deviation"]),
+            )
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:

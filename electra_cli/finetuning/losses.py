@@ -20,14 +20,15 @@ def weight(kind: str, targets: tf.Tensor) -> tf.Tensor:
 def loss_sum(kind: str, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """Returns the sum of the losses of all rows (tagging: of all words), a float32 scalar.
 
-    Classification and tagging: cross-entropy, in nats. Regression: the squared difference. Question answering: the mean
-    of the cross-entropies of the first and the last position.
+    Classification and tagging: cross-entropy, in nats. Regression: the squared difference, in deviations of the
+    training labels, so that 1 is guessing their mean. Question answering: the mean of the cross-entropies of the first
+    and the last position.
 
     Args:
       kind: the kind of task.
       logits: float32 [rows, outputs]; tagging and question answering [rows, length, outputs].
-      targets: classification int32 [rows]; regression float32 [rows]; tagging int32 [rows, length], -1 where there is
-        no word; question answering int32 [rows, 2].
+      targets: classification int32 [rows]; regression float32 [rows], scaled (`LabelMap.scaled`); tagging int32
+        [rows, length], -1 where there is no word; question answering int32 [rows, 2].
     """
     if kind == "regression":
         return tf.reduce_sum(tf.square(logits[:, 0] - targets))

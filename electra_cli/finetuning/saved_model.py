@@ -31,7 +31,8 @@ class _TextModel(tf.Module):
     def __init__(self, trained: Trained, vocab_file: str):
         super().__init__()
         self.tokenizer = GraphTokenizer(trained.tokenizer, vocab_file, trained.max_length)
-        model, names = trained.model, trained.task.known_labels.labels
+        model, known = trained.model, trained.task.known_labels
+        names = known.labels
         self.model_variables = model.variables
         specs = [tf.TensorSpec([None], tf.string, "text")]
         if trained.record.has_pairs:
@@ -44,7 +45,7 @@ class _TextModel(tf.Module):
             outputs["tokens"] = self.tokenizer.tokens_of(inputs["input_word_ids"])
             logits = model(inputs, training=False)
             if not names:
-                return {**outputs, "number": logits[:, 0]}
+                return {**outputs, "number": logits[:, 0] * known.deviation + known.mean}
             probabilities = tf.nn.softmax(logits)
             labels = tf.constant(names)
             return {
@@ -69,7 +70,9 @@ def write(trained: Trained, directory: str) -> None:
 
 
 def deviation(trained: Trained, directory: str, examples: list[Example]) -> float:
-    """Loads a SavedModel and returns the largest difference of its probabilities or numbers from ours.
+    """Loads a SavedModel and returns the largest difference of its probabilities from ours.
+
+    Numbers are compared in deviations of the training labels.
 
     Args:
       trained: the model that was written there.
@@ -98,7 +101,7 @@ def deviation(trained: Trained, directory: str, examples: list[Example]) -> floa
     logits = trained.model(encoded.features, training=False)
     names = task.known_labels.labels
     ours = tf.nn.softmax(logits).numpy() if names else logits.numpy()[:, 0]
-    theirs = found["probabilities" if names else "number"]
+    theirs = found["probabilities"] if names else task.known_labels.scaled(found["number"])
     if names and any(row.tolist() != [name.encode() for name in names] for row in found["labels"]):
         raise UserError("the labels in the graph are others: nothing was exported")
     return float(np.abs(theirs - ours)[same].max())

@@ -128,7 +128,7 @@ class Regression(_SentenceTask):
     num_outputs = 1
 
     def find_labels(self, examples: Sequence[Example]) -> LabelMap:
-        """Returns an empty map. Raises a `UserError` when the numbers are all the same, or are two classes."""
+        """Returns mean and deviation. Raises a `UserError` when the numbers are all the same, or are two classes."""
         numbers = sorted({float(example.label or 0) for example in examples})
         if len(numbers) == 1:
             raise UserError(
@@ -140,17 +140,18 @@ class Regression(_SentenceTask):
                 f"{_file_of(examples[0])}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
                 f"{len(examples):,} examples, look like classes: give --config.task=classification"
             )
-        return LabelMap(self.kind, ())
+        every = np.array([example.label for example in examples], np.float64)
+        return LabelMap(self.kind, (), mean=float(every.mean()), deviation=float(every.std()))
 
     def check(self, examples: Sequence[Example]) -> None:
         """Does nothing: any number can be predicted. That labels are numbers is known since they were read."""
 
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
-        return np.array([example.label for example in examples], np.float32)
+        return self.known_labels.scaled(np.array([example.label for example in examples], np.float64))
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
-        """Returns the logit of each example."""
-        return [float(number) for number in logits[:, 0]]
+        """Returns the number of each example."""
+        return self.known_labels.numbers(logits[:, 0]).tolist()
 
     def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         """Returns `spearman` and `pearson`."""

@@ -85,7 +85,7 @@ def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
             logits = model(**tokenizer(*map(list, zip(*rows, strict=True)), padding=True, return_tensors="pt")).logits
         if kind == "regression":
             assert logits.shape == (20, 1) and config["problem_type"] == "regression"
-            np.testing.assert_allclose(logits[:, 0], [line["prediction"] for line in expected], atol=1e-5)
+            np.testing.assert_allclose(logits[:, 0], [line["prediction"] for line in expected], rtol=1e-5)
             return
         theirs = [model.config.id2label[int(place)] for place in logits.argmax(dim=-1)]
         assert config["label2id"] == ({"other": 0, "same": 1} if kind == "pairs" else {"animal": 0, "none": 1})
@@ -162,7 +162,7 @@ def test_a_saved_model_predicts_text_without_us(kind, workdirs, tmp_path):
     expected = predicted(workdir, validation, tmp_path / "ours.jsonl")
     if kind == "regression":
         assert found.keys() == {"number"}
-        np.testing.assert_allclose(found["number"], [line["prediction"] for line in expected], atol=1e-5)
+        np.testing.assert_allclose(found["number"], [line["prediction"] for line in expected], rtol=1e-5)
         return
     assert found["label"] == [line["prediction"] for line in expected]
     np.testing.assert_allclose(found["probability"], [line["probability"] for line in expected], atol=1e-5)

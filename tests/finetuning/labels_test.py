@@ -22,7 +22,7 @@ def test_most_frequent_is_stable():
 
 
 def test_a_map_is_saved_and_read(tmp_path):
-    labels = LabelMap("tagging", ("B-ORT", "I-ORT", "Ö"), "Ö")
+    labels = LabelMap("tagging", ("B-ORT", "I-ORT", "Ö"), "Ö", 0.1, 1e-5)
     path = tmp_path / "labels.json"
     labels.save(str(path))
     assert LabelMap.load(str(path)) == labels
@@ -36,7 +36,8 @@ def test_a_damaged_or_missing_map_is_named(tmp_path):
     path = tmp_path / "labels.json"
     with pytest.raises(UserError, match=r"labels\.json cannot be read: No such file"):
         LabelMap.load(str(path))
-    for content in ("{", "[]", "{}", json.dumps({"format_version": 2, "kind": "x", "labels": [], "fallback": None})):
+    older = {"format_version": 1, "kind": "x", "labels": [], "fallback": None, "mean": 0.0, "deviation": 1.0}
+    for content in ("{", "[]", "{}", json.dumps(older)):
         path.write_text(content)
         with pytest.raises(UserError, match=r"labels\.json holds no labels of a fine-tuned model"):
             LabelMap.load(str(path))

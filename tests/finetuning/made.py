@@ -51,10 +51,12 @@ def classification(number: int, seed: int) -> str:
 
 
 def regression(number: int, seed: int) -> str:
-    """The mean of the words' places among all."""
+    """A price: 500, and 1000 times the mean of the words' places among all."""
     rng = random.Random(seed)
     sentences = [rng.choices(WORDS, k=6) for _ in range(number)]
-    rows = [f"{' '.join(words)}\t{sum(map(WORDS.index, words)) / (6 * len(WORDS)):.4f}" for words in sentences]
+    rows = [
+        f"{' '.join(words)}\t{500 + 1000 * sum(map(WORDS.index, words)) / (6 * len(WORDS)):.1f}" for words in sentences
+    ]
     return "text\tlabel\n" + "\n".join(rows) + "\n"
 
 
