@@ -43,8 +43,9 @@ class PredictedAnswer(str):
 class QuestionAnswering(Task):
     """SQuAD 1.1, or 2.0 where the training data has questions that their context does not answer.
 
-    Contexts that are longer than a row are read in windows. Predictions are `PredictedAnswer`s, parts of the context as
-    it stands in the file; scores are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
+    Contexts that are longer than a row are read in windows; an answer is taken from the window that shows the most
+    context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it stands in the file;
+    scores are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
 
     Args:
       primary_score: 'f1' or 'exact_match'; '': f1.
@@ -133,25 +134,44 @@ class QuestionAnswering(Task):
         found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
         null_scores = np.full(len(examples), np.inf)
         context_begins = encoded.features[features.INPUT_TYPE_IDS].argmax(axis=1)
+        beginnings = self._where_answers_begin(encoded)
         for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.places, strict=True)):
             null_scores[example_index] = min(null_scores[example_index], float(logits[row, 0].sum()))
             window = logits[row, context_begins[row] : context_begins[row] + len(offsets)]
-            for score, first, last in self._best_spans(window):
+            for score, first, last in self._best_spans(window, beginnings[row]):
                 found[example_index].append((score, int(offsets[first, 0]), int(offsets[last, 1])))
         return [
             self._choose(example.second_text or "", spans, float(null_score))
             for example, spans, null_score in zip(examples, found, null_scores, strict=True)
         ]
 
-    def _best_spans(self, window: np.ndarray) -> list[tuple[float, int, int]]:
-        """Returns (score, first, last token) of the best spans of a window, logits float32 [tokens, 2]."""
+    def _where_answers_begin(self, encoded: Encoded) -> list[np.ndarray]:
+        """Returns, of each row, in which of its window's tokens an answer may begin, bool [tokens]."""
+        assert encoded.places is not None
+        lengths = [len(offsets) for offsets in encoded.places]
+        first_rows = np.flatnonzero(np.diff(encoded.example_indices, prepend=-1))
+        found: list[np.ndarray] = []
+        for first, end in zip(first_rows, [*first_rows[1:], len(lengths)], strict=True):
+            # The first of several windows is as long as its room is.
+            step = min(self._doc_stride, lengths[first])
+            found += _most_context([(step * place, lengths[first + place]) for place in range(end - first)])
+        return found
+
+    def _best_spans(self, window: np.ndarray, may_begin: np.ndarray) -> list[tuple[float, int, int]]:
+        """Returns (score, first, last token) of a window's best spans.
+
+        Args:
+          window: logits, float32 [tokens, 2].
+          may_begin: where a span may begin, bool [tokens].
+        """
         num_tokens = len(window)
         longest = min(self._max_answer_length, num_tokens)
         if not longest:
             return []
         ends = np.concatenate([window[:, 1], np.full(longest - 1, -np.inf, np.float32)])
         # [first token, tokens behind it]
-        totals = window[:, :1] + np.lib.stride_tricks.sliding_window_view(ends, longest)
+        begins = np.where(may_begin, window[:, 0], -np.inf)
+        totals = begins[:, np.newaxis] + np.lib.stride_tricks.sliding_window_view(ends, longest)
         flat = totals.ravel()
         best = np.argpartition(-flat, min(self._num_best, len(flat)) - 1)[: self._num_best]
         spans = ((float(flat[place]), *divmod(int(place), longest)) for place in best)
@@ -186,6 +206,26 @@ class QuestionAnswering(Task):
         return scores.score_answers_or_none(
             predictions, answers, best, [prediction.null_margin for prediction in predictions]
         )
+
+
+def _most_context(windows: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Returns, of each window, bool [tokens], of which of its tokens it shows the most context among all windows.
+
+    That is how many tokens are there to the left or to the right, whichever are fewer, and among equals the longer
+    window, then the first one: the rule of BERT (`run_squad.py`, `_check_is_max_context`).
+
+    Args:
+      windows: (first token in the context, number of tokens) of each.
+    """
+    best = np.full(max(begin + length for begin, length in windows), -1.0)
+    owner: np.ndarray = np.zeros(len(best), np.int32)
+    for index, (begin, length) in enumerate(windows):
+        places = np.arange(length)
+        context = np.minimum(places, places[::-1]) + 0.01 * length
+        is_better = context > best[begin : begin + length]
+        best[begin : begin + length][is_better] = context[is_better]
+        owner[begin : begin + length][is_better] = index
+    return [owner[begin : begin + length] == index for index, (begin, length) in enumerate(windows)]
 
 
 def _answer_tokens(example: Example, offsets: np.ndarray) -> tuple[int, int] | None:

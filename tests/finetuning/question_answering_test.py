@@ -10,7 +10,7 @@ from official.nlp.tools.squad_evaluate_v1_1 import _normalize_answer
 from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.finetuning.examples import Answer, Example
 from electra_cli.finetuning.labels import LabelMap
-from electra_cli.finetuning.question_answering import PredictedAnswer, QuestionAnswering
+from electra_cli.finetuning.question_answering import PredictedAnswer, QuestionAnswering, _most_context
 from tests.finetuning.common import ENCODER, VOCABULARY, question, tokens, train_sentencepiece
 
 
@@ -29,6 +29,32 @@ def logits_of(encoded):
         logits[row, first, 0] += sure
         logits[row, last, 1] += sure
     return logits
+
+
+def row_with_most_context(encoded, doc_stride, row, place):
+    """Of all windows of an example, the row of that which shows the most context of a token, by BERT's definition."""
+    rows = np.flatnonzero(encoded.example_indices == encoded.example_indices[row])
+    lengths = [len(encoded.places[each]) for each in rows]
+    step = min(doc_stride, lengths[0])
+    token = step * (row - rows[0]) + place
+    shown = []
+    for index, length in enumerate(lengths):
+        left, right = token - step * index, step * index + length - 1 - token
+        shown.append(min(left, right) + 0.01 * length if min(left, right) >= 0 else -1.0)
+    return rows[0] + int(np.argmax(shown))
+
+
+def test_the_window_with_the_most_context_by_hand():
+    """Token 6 has 6 and 2 beside it in the first window of 9, 2 and 5 in the second: as few, but in a longer window."""
+    first, second = _most_context([(0, 9), (4, 8)])
+    assert first.tolist() == [True] * 7 + [False] * 2
+    assert second.tolist() == [False] * 3 + [True] * 5
+    assert [owned.tolist() for owned in _most_context([(0, 3)])] == [[True] * 3]
+    example = question("Where is it?", "The cats sat on a red mat, in Paris.", "mat")
+    encoded = answering().encode([example], ENCODER, VOCABULARY, 16)
+    logits = np.zeros([2, 16, 2], np.float32)
+    logits[0, 13], logits[1, 12] = 10.0, 9.0  # mat, at the first window's end; paris
+    assert answering().predict(logits, encoded, [example]) == ["Paris"]
 
 
 def test_windows_and_targets_by_hand():
@@ -108,15 +134,21 @@ def test_gold_positions_give_the_gold_answer(sentencepiece_encoder, words, data)
     last = data.draw(st.integers(first, min(first + 3, len(words) - 1)))
     text = context[starts[first] : starts[last] + len(words[last])]
     example = Example("w", "id", "Where?", context, answers=(Answer(text, starts[first]),))
-    task = answering(doc_stride=data.draw(st.integers(8, 20)), max_answer_length=64)
+    doc_stride = data.draw(st.integers(8, 20))
+    task = answering(doc_stride=doc_stride, max_answer_length=64)
     for encoder, vocabulary in ((ENCODER, VOCABULARY), (sentencepiece_encoder, sentencepiece_encoder.vocabulary)):
         encoded = task.encode([example], encoder, vocabulary, 256)
         found = task.predict(logits_of(encoded), encoded, [example])
         assert _normalize_answer(found[0]) == _normalize_answer(text)
         assert task.score(found, [example]) == {"f1": 1.0, "exact_match": 1.0} or not _normalize_answer(text)
-        # In windows too, if one holds all of it.
+        # In windows too, if that which may answer holds all of it.
         encoded = task.encode([example], encoder, vocabulary, 64)
-        if encoded.targets.any():
+        begins = encoded.features["input_type_ids"].argmax(axis=1)
+        holders = np.flatnonzero(encoded.targets[:, 0])
+        if any(
+            row_with_most_context(encoded, doc_stride, row, encoded.targets[row, 0] - begins[row]) == row
+            for row in holders
+        ):
             found = task.predict(logits_of(encoded), encoded, [example])
             assert _normalize_answer(found[0]) == _normalize_answer(text)
 
@@ -136,7 +168,7 @@ def test_the_best_span_is_that_of_trying_all(seed, longest, has_none):
             nulls.append(float(logits[row, 0].sum()))
             begin = encoded.features["input_type_ids"][row].tolist().index(1)
             for first, last in itertools.product(range(len(encoded.places[row])), repeat=2):
-                if first <= last < first + longest:
+                if first <= last < first + longest and row_with_most_context(encoded, 3, row, first) == row:
                     places = encoded.places[row]
                     text = example.second_text[places[first][0] : places[last][1]]
                     score = float(logits[row, begin + first, 0] + logits[row, begin + last, 1])
