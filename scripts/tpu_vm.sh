@@ -40,11 +40,15 @@ make() {
     venv/bin/pip install --quiet --use-pep517 -c electra-pretrain/constraints.txt 'electra-pretrain/[tpu]'"
 }
 
+# A connection may break and the run go on there: the next one waits for its end.
+lock="exec 9>electra-pretrain.lock
+  flock --nonblock 9 || { echo 'tpu_vm: the run goes on there; waiting for its end' >&2; flock 9; }"
 arguments=$(printf ' %q' "$@")
 while true; do
   is_ready || make
   code=0
-  "${tpu[@]}" ssh "$name" --zone="$zone" --worker=0 --command="venv/bin/electra-pretrain$arguments" || code=$?
+  "${tpu[@]}" ssh "$name" --zone="$zone" --worker=0 --command="$lock
+    venv/bin/electra-pretrain$arguments" || code=$?
   case $code in
   0 | 2) exit "$code" ;;
   *) echo "tpu_vm: the run ended with $code; going on" >&2 ;;

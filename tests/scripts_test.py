@@ -99,3 +99,23 @@ def test_tpu_vm_makes_installs_and_goes_on_after_a_preemption(bin_dir):
     runs = [call for call in calls(bin_dir) if "bin/electra-pretrain --config" in call]
     assert len(runs) == 2 and all(r"--workdir=gs://b/a\ run" in call for call in runs)
     assert run(bin_dir, "tpu_vm.sh", "name").returncode == 2
+
+
+def test_tpu_vm_never_has_two_runs_at_once(bin_dir, tmp_path):
+    """The connection breaks while the first run goes on."""
+    home = tmp_path / "home"
+    (home / "venv/bin").mkdir(parents=True)
+    stand_in(home / "venv/bin", "electra-pretrain", "echo begin >> log; sleep 1; echo end >> log")
+    stand_in(
+        bin_dir,
+        "gcloud",
+        f"""case "$*" in
+        *describe*) echo READY ;;
+        *electra-pretrain\\ --config*) cd "{home}"; command=${{@: -1}}; command=${{command#--command=}}
+          if [[ -f broken ]]; then exec bash -c "$command"; fi
+          touch broken; bash -c "$command" > first.log 2>&1 & sleep 0.5; exit 255 ;;
+        esac""",
+    )
+    result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v4-8", "--config=small", "--workdir=gs://b/run")
+    assert result.returncode == 0 and "the run goes on there; waiting for its end" in result.stderr
+    assert (home / "log").read_text().split() == ["begin", "end"] * 2
