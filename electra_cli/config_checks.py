@@ -90,7 +90,7 @@ def _validate_sizes(config: ml_collections.ConfigDict, generator: dict[str, int]
             f"makes a generator of width {width}, which {heads} attention heads do not divide")  # fmt: skip
     require("data.max_seq_length", config.data.max_seq_length >= 8, "must be at least 8 tokens")
     require("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
-            f"is longer than config.model.max_position_embeddings={model.max_position_embeddings}")  # fmt: skip
+            f"must be config.model.max_position_embeddings={model.max_position_embeddings} at most")  # fmt: skip
     require("model.type_vocab_size", model.type_vocab_size >= 2, "must be at least 2: examples have two segments")
     if model.vocab_size is not None:
         require("model.vocab_size", model.vocab_size > 5, "must be greater than the 5 special tokens")

@@ -74,7 +74,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("data.mask_prob", 1.5, "is a fraction"),
         ("data.mask_token_prob", 1.1, "from 0 to 1"),
         ("data.max_seq_length", 4, "at least 8"),
-        ("data.max_seq_length", 1024, "longer than config.model.max_position_embeddings=512"),
+        ("data.max_seq_length", 1024, "must be config.model.max_position_embeddings=512 at most"),
         ("model.hidden_size", 255, "multiple of config.model.num_attention_heads=4"),
         ("model.generator_size", 0.0, "fraction of the discriminator's"),
         ("model.generator_size", 0.7, "generator of width 179, which 2 attention heads do not divide"),
