@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from electra_cli.errors import UserError
+from electra_cli.file_naming import parse_file
 
 # What a user writes before the name of a column, for messages.
 FLAG = "--config.eval.probes=FILE:"
 TABLE_FORMATS = ("tsv", "csv", "jsonl")
 TASKS = ("classification", "regression")
-_KEYS = ("text", "second_text", "label", "format", "task")
+_KEYS = {"text": (), "second_text": (), "label": (), "format": TABLE_FORMATS, "task": TASKS}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
@@ -64,31 +65,9 @@ def parse_probes(values: Sequence[Any]) -> tuple[ProbeFile, ...]:
             probes[-1] += f",{part}"
         elif part:
             probes.append(part)
-    found = tuple(_parse(probe) for probe in probes)
+    found = tuple(ProbeFile(**parse_file(probe, _KEYS, "config.eval.probes")) for probe in probes)
     names = [file.name for file in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"config.eval.probes: two files are named {twice}, as their scores would be: rename one")
     return found
-
-
-def _parse(probe: str) -> ProbeFile:
-    naming = re.search(r":(\w+=.*)", probe, re.DOTALL)
-    path = probe[: naming.start()] if naming else probe
-    settings: dict[str, str] = {}
-    for setting in naming[1].split(",") if naming else ():
-        key, _, value = setting.partition("=")
-        if key not in _KEYS or not value or key in settings:
-            raise UserError(
-                f"config.eval.probes={probe!r}: {setting!r} is none of what may follow a file, each once: "
-                f"{', '.join(f'{name}=...' for name in _KEYS)}"
-            )
-        settings[key] = value
-    if not path:
-        raise UserError(f"config.eval.probes={probe!r}: names no file before ':'")
-    for key, choices in (("format", TABLE_FORMATS), ("task", TASKS)):
-        if settings.get(key, choices[0]) not in choices:
-            raise UserError(f"config.eval.probes={probe!r}: {key} is one of {', '.join(choices)}")
-    if "second_text" in settings and "text" not in settings:
-        raise UserError(f"config.eval.probes={probe!r}: second_text is the second of two: give text=COLUMN as well")
-    return ProbeFile(path, **settings)

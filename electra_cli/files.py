@@ -4,6 +4,8 @@ import contextlib
 import os
 from typing import IO, Any
 
+from electra_cli.errors import UserError
+
 
 def is_remote(path: str) -> bool:
     """Whether `path` names a file of a remote file system, as `gs://bucket/file` does."""
@@ -45,23 +47,42 @@ def open_file(path: str, mode: str) -> IO[Any]:
     return open(path, mode)
 
 
-def write_atomically(file: str, text: str) -> None:
-    """Writes a text file under a temporary name, forces it to the disk and renames it.
+def check_output(flag: str, path: str) -> None:
+    """Raises a `UserError` where a local file could not be written: before the work, what would fail after it.
+
+    Args:
+      flag: what the path is of, for messages.
+      path: the file.
+    """
+    if is_remote(path):
+        return
+    directory = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        raise UserError(f"{flag}={path} is a directory: give a file in it")
+    if not os.path.isdir(directory):
+        raise UserError(f"{flag}={path}: there is no directory {directory}; make it, or choose another")
+    if not os.access(directory, os.W_OK):
+        raise UserError(f"{flag}={path} cannot be written: {directory} is not yours to write in; choose another")
+
+
+def write_atomically(file: str, content: str | bytes) -> None:
+    """Writes a file under a temporary name, forces it to the disk and renames it; text as UTF-8.
 
     Raises:
       OSError, tf.errors.OpError: it cannot be written; the file is as it was.
     """
     temporary = f"{file}.tmp"
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(file):
         import tensorflow as tf  # noqa: PLC0415
 
-        with tf.io.gfile.GFile(temporary, "w") as stream:
-            stream.write(text)
+        with tf.io.gfile.GFile(temporary, "wb") as stream:
+            stream.write(data)
         tf.io.gfile.rename(temporary, file, overwrite=True)
         return
     try:
-        with open(temporary, "w", encoding="utf-8") as local:
-            local.write(text)
+        with open(temporary, "wb") as local:
+            local.write(data)
             local.flush()
             os.fsync(local.fileno())  # or a power cut may leave an empty file under the new name
         os.replace(temporary, file)

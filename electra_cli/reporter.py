@@ -196,11 +196,15 @@ class JsonLines(Reporter):
 def _record(event: str, **values: Any) -> str:
     moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
     record = {"time": moment.replace("+00:00", "Z"), "event": event}
-    return json.dumps({**record, **{name: _valid(value) for name, value in values.items()}})
+    return json.dumps({**record, **_valid(values)})
 
 
 def _valid(value: Any) -> Any:
-    """Returns None for a number that JSON does not have."""
+    """Returns a value with None for each number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _valid(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_valid(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -20,7 +20,7 @@ def tell_all(reporter):
         reporter.metrics("train", 5, METRICS, "step 5/10  total_loss 1.500")
         reporter.checkpoint(5, "run/checkpoints/ckpt-5")
         reporter.warning("Warning, step 5")
-        reporter.result("evaluation", {"step": 5, **METRICS}, "a\ntable")
+        reporter.result("evaluation", {"step": 5, **METRICS, "trials": [{"loss": math.inf}]}, "a\ntable")
 
 
 def test_lines():
@@ -52,7 +52,7 @@ def test_json():
         {"event": "train", **metrics},
         {"event": "checkpoint", "step": 5, "path": "run/checkpoints/ckpt-5"},
         {"event": "warning", "text": "Warning, step 5"},
-        {"event": "evaluation", **metrics},
+        {"event": "evaluation", **metrics, "trials": [{"loss": None}]},
         {"event": "end", "outcome": "done"},
     ]
 

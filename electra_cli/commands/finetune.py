@@ -7,7 +7,11 @@ from absl import flags
 
 from electra_cli import cli, command_config
 from electra_cli.errors import UserError
+from electra_cli.file_naming import parse_file
 from electra_cli.finetuning.config import FINETUNING, check, check_start
+from electra_cli.finetuning.labeled_files import FORMATS
+from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.tasks import PREDICT_FLAG
 from electra_cli.reporter import Reporter
 
 FLAGS = flags.FlagValues()
@@ -21,9 +25,18 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_string("like", None, "With --init=random: what gives sizes and vocabulary, as --init.", flag_values=FLAGS)
-flags.DEFINE_string("vocab_file", None, "Vocabulary of the encoder, where it is not there any more.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "predict", None, "File to predict with what --workdir holds, in place of fine-tuning.", flag_values=FLAGS
+    "vocab_file", None, "Vocabulary or SentencePiece model, in place of the encoder's.", flag_values=FLAGS
+)
+flags.DEFINE_bool(
+    "lower_case", None, "Whether text is lower-cased; without it, as the encoder's tokenizer does.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "predict",
+    None,
+    "File to predict with what --workdir holds, in place of fine-tuning; FILE:text=COLUMN,second_text=COLUMN,"
+    "label=COLUMN,format=FORMAT where it is not as the training file.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_string("output", None, "With --predict: file for the predictions, JSON lines.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", None, "With --predict: fine-tuning to take; default: the best.", flag_values=FLAGS)
@@ -34,7 +47,7 @@ Fine-tunes a pre-trained encoder on labelled files and scores it; or predicts wi
 where it stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --init=WORKDIR_OR_EXPORT --workdir=DIR [--config.KEY=VALUE ...]
-       {program} --workdir=DIR --predict=FILE --output=FILE [--seed=N]
+       {program} --workdir=DIR --predict=FILE[:text=COLUMN,...] --output=FILE [--seed=N]
 """
 EXAMPLES = """
 Examples:
@@ -47,9 +60,11 @@ Examples:
 
 Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect.
 """
+# What may be said of a file to predict for.
+_PREDICTED = {"text": (), "second_text": (), "label": (), "format": FORMATS}
 GROUPS = {
     "Required, but with --predict": ("config", "init", "workdir"),
-    "What is read": ("like", "vocab_file"),
+    "What is read": ("like", "vocab_file", "lower_case"),
     "Predictions": ("predict", "output", "seed"),
     "What is printed": ("quiet", "log_format"),
 }
@@ -79,7 +94,15 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
         with reporter.status("Starting TensorFlow"):
             from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (takes seconds)
 
-        finetune(settings, values.workdir, values.init, reporter, like=values.like, vocab_file=values.vocab_file)
+        finetune(
+            settings,
+            values.workdir,
+            values.init,
+            reporter,
+            like=values.like,
+            vocab_file=values.vocab_file,
+            lower_case=values.lower_case,
+        )
 
     return work
 
@@ -87,17 +110,20 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
 def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
     if not values.output:
         raise UserError("--output is missing: give the file for the predictions")
-    for name in ("init", "like", "vocab_file"):
+    for name in ("init", "like", "vocab_file", "lower_case"):
         if values[name].value is not None:
             raise UserError(f"--{name} is not read with --predict: leave it out")
     if values["config"].value is not None:
         raise UserError("--config is not read with --predict, which takes that of the workdir: leave it out")
+    named = parse_file(values.predict, _PREDICTED, "--predict")
+    path, file_format = named.pop("path"), named.pop("format", "")
+    columns = Columns(**named, flag=PREDICT_FLAG) if named else None
 
     def work(reporter: Reporter) -> None:
         with reporter.status("Starting TensorFlow"):
             from electra_cli.finetuning.predicting import predict  # noqa: PLC0415  (takes seconds)
 
-        predict(values.workdir, values.predict, values.output, values.seed, reporter)
+        predict(values.workdir, path, values.output, values.seed, reporter, columns=columns, file_format=file_format)
 
     return work
 

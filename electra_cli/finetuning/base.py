@@ -33,11 +33,13 @@ class Task(abc.ABC):
 
     Attributes:
       kind: one of `KINDS`.
+      least_length: tokens that an example must have room for, so that some are text.
       labels: what the outputs of the head mean. None until `tasks.load_splits` found it, or it was read
         (`LabelMap.load`) and set.
     """
 
     kind: str
+    least_length: int
 
     def __init__(self, primary_score: str = ""):
         self.labels: LabelMap | None = None

@@ -17,9 +17,10 @@ from electra_cli.suggestions import did_you_mean
 
 # What stands for an encoder whose weights are drawn.
 RANDOM = "random"
-# Keys that a started run may change: where it computes, and which seeds come next.
+# Keys that a started run may change: where it computes, where its files lie (their content may not change), and which
+# seeds come next.
 CHANGEABLE_KEYS = ("train.seeds", "runtime.strategy", "runtime.tpu", "runtime.jit_compile", "runtime.logical_cpus",
-                   "data.test")  # fmt: skip
+                   "data.dir", "data.train", "data.validation", "data.test")  # fmt: skip
 _CHOICES = {
     "model.network": ("discriminator", "generator"),
     "optimizer.schedule": ("linear", "cosine"),

@@ -13,7 +13,7 @@ from electra_cli.config import default_config as default_pretraining_config
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.config import RANDOM, check, fill_in
-from electra_cli.finetuning.examples import Encoded
+from electra_cli.finetuning.examples import Encoded, Example
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
 from electra_cli.finetuning.tasks import Splits, build_task, load_splits
@@ -26,6 +26,8 @@ from electra_cli.training.workdir import Workdir
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8
+# Steps that are worth a warning if there are fewer.
+_FEW_STEPS = 10
 
 
 def finetune(
@@ -36,6 +38,7 @@ def finetune(
     *,
     like: str | None = None,
     vocab_file: str | None = None,
+    lower_case: bool | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
 
@@ -45,7 +48,8 @@ def finetune(
       init: what `starting_point.open_starting_point` takes.
       reporter: is told how it goes; None: prints lines.
       like: with init='random', what gives sizes and vocabulary.
-      vocab_file: the encoder's vocabulary, where it is not there any more.
+      vocab_file: a vocabulary or SentencePiece model, in place of the encoder's.
+      lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
     Returns:
       What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, and of each score `median`,
@@ -66,27 +70,13 @@ def finetune(
     for notice in splits.notices:
         reporter.notice(notice)
     with reporter.status(f"Opening the encoder of {like if init == RANDOM else init}"):
-        start = open_starting_point(init, like, config.model.network, reporter.notice, vocab_file)
+        start = open_starting_point(init, like, config.model.network, reporter.notice, vocab_file, lower_case)
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
-    encoder = start.tokenizer.build()
-    most = min(filled.data.max_seq_length, sizes.max_position_embeddings)
-    if most < filled.data.max_seq_length:
-        reporter.notice(
-            f"config.data.max_seq_length={filled.data.max_seq_length}, but the encoder has {most} positions: as many."
-        )
     by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
     by_name = {name: examples for name, examples in by_name.items() if examples}
-    # What training sees does not depend on files that are only predicted, which may be others later.
-    length = padded_length(task.lengths([*splits.train, *splits.validation], encoder), most)
-    encoded = {}
-    for name, examples in by_name.items():
-        is_learned = name in ("train", "validation")
-        own = length if is_learned else padded_length(task.lengths(examples, encoder), most)
-        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
-    for name, arrays in encoded.items():
-        for notice in arrays.notices:
-            reporter.notice(f"{name}: {notice}")
+    with reporter.status("Tokenizing"):
+        encoded, length = _encode(task, filled, by_name, start, reporter)
     if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
         raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
     record = Record(
@@ -105,6 +95,7 @@ def finetune(
         reporter.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with reporter.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
+        _check_steps(trainer.num_steps, filled, len(encoded["train"].example_indices), reporter)
         reporter.notice(_describe(task, filled, splits, length, trainer.num_steps))
         predicted = [Split.of(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
         found, seeds = {}, filled.train.seeds
@@ -135,15 +126,66 @@ def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
     return runtime
 
 
-def padded_length(lengths: np.ndarray, most: int) -> int:
+def _encode(
+    task: Task,
+    config: ml_collections.FrozenConfigDict,
+    splits: Mapping[str, Sequence[Example]],
+    start: StartingPoint,
+    reporter: Reporter,
+) -> tuple[dict[str, Encoded], int]:
+    """Returns the splits as arrays, and the tokens that training examples are padded to.
+
+    Raises:
+      UserError: the encoder, or what is asked for, has no room for text.
+    """
+    encoder = start.tokenizer.build()
+    asked, positions = config.data.max_seq_length, start.network.sizes.max_position_embeddings
+    most = min(asked, positions)
+    if most < task.least_length:
+        raise UserError(
+            f"config.data.max_seq_length={asked}, of {positions} that the encoder has: too few for any text; "
+            f"{task.kind.replace('_', ' ')} takes {task.least_length} at least"
+        )
+    if most < asked:
+        reporter.notice(f"config.data.max_seq_length={asked}, but the encoder has {most} positions: as many.")
+    # What training sees does not depend on files that are only predicted, which may be others later.
+    learned = [example for name in ("train", "validation") for example in splits.get(name, ())]
+    length = padded_length(task, task.lengths(learned, encoder), most)
+    encoded = {}
+    for name, examples in splits.items():
+        is_learned = name in ("train", "validation")
+        own = length if is_learned else padded_length(task, task.lengths(examples, encoder), most)
+        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
+        for notice in encoded[name].notices:
+            reporter.notice(f"{name}: {notice}")
+    return encoded, length
+
+
+def padded_length(task: Task, lengths: np.ndarray, most: int) -> int:
     """Returns the tokens that examples are padded to: as few as the longest needs.
 
     Args:
+      task: their task.
       lengths: tokens that each example would take uncut.
-      most: tokens at most.
+      most: tokens at most; enough for the task.
     """
-    longest = -(-int(lengths.max()) // _LENGTH_STEP) * _LENGTH_STEP
-    return min(most, longest)
+    longest = max(task.least_length, int(lengths.max()))
+    return min(most, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+
+
+def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, reporter: Reporter) -> None:
+    """Warns of a fine-tuning of few steps; raises a `UserError` for one of one step, whose learning rate is 0."""
+    if num_steps >= _FEW_STEPS:
+        return
+    batch_size, epochs = config.train.global_batch_size, config.train.num_epochs
+    text = (
+        f"{num_rows:,} training examples in {epochs} epochs make {num_steps} step{'s' if num_steps > 1 else ''} of "
+        f"config.train.global_batch_size={batch_size}"
+    )
+    remedy = "give a smaller one, or more config.train.num_epochs"
+    if num_steps == 1:
+        raise UserError(f"{text}, which learns nothing: {remedy}")
+    reporter.warning(f"{text}, which learn little: {remedy}.")
 
 
 def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:

@@ -6,6 +6,7 @@ import os
 from electra_cli import files
 from electra_cli.errors import UserError
 from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.text_lines import read_text, split_lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,27 @@ TASKS = {
     "rte": _task("RTE", "accuracy", "sentence1", "sentence2", "label"),
     "wnli": _task("WNLI", "accuracy", "sentence1", "sentence2", "label"),
 }  # fmt: skip
+
+
+def columns_of_file(path: str, name: str, flag: str) -> Columns:
+    """Returns the columns of a file of a task: with labels where it has those of its training files.
+
+    Args:
+      path: a file of the task, in the layout of GLUE's training, validation or test files.
+      name: the task.
+      flag: see `Columns`.
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    task = TASKS[name]
+    header = {field.strip() for field in split_lines(read_text(path))[0].split("\t")}
+
+    def are_named(columns: Columns) -> bool:
+        return {column for column in (columns.text, columns.second_text, columns.label) if column} <= header
+
+    is_test = are_named(task.test_columns) and not are_named(task.columns)
+    return dataclasses.replace(task.test_columns if is_test else task.columns, flag=flag)
 
 
 def find_folder(directory: str, name: str) -> str:

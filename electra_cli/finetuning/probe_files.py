@@ -69,8 +69,9 @@ def read_probe_file(file: ProbeFile, most: int) -> ProbeExamples:
     if is_classification:
         _check_classes(file.path, [str(label) for label in labels])
         return ProbeExamples(file.name, texts, np.array([str(label) for label in labels]), True)
-    _check_numbers(file.path, [float(label or 0) for label in labels])
-    return ProbeExamples(file.name, texts, np.array(labels, np.float64), False)
+    numbers: np.ndarray = np.array(labels, np.float64)
+    _check_numbers(file.path, numbers.tolist())
+    return ProbeExamples(file.name, texts, numbers, False)
 
 
 def _are_numbers(examples: Sequence[Example]) -> bool:

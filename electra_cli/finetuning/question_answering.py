@@ -55,6 +55,7 @@ class QuestionAnswering(Task):
     """
 
     kind = "question_answering"
+    least_length = 16
     score_names = ("f1", "exact_match")
     num_outputs = 2
 
@@ -74,7 +75,7 @@ class QuestionAnswering(Task):
 
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] question [SEP] window [SEP]`, for each window of each context."""
-        sequences.require_room(length, 16)
+        sequences.require_room(length, self.least_length)
         questions = encoder.encode_lines([example.text for example in examples])
         contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
         rows, places, targets, example_indices = [], [], [], []

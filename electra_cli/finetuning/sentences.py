@@ -22,10 +22,12 @@ _ENOUGH_EXAMPLES = 20
 class _SentenceTask(Task):
     """What both kinds share: how text becomes arrays."""
 
+    least_length = 5
+
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
         self.check(examples)
-        sequences.require_room(length, 5)
+        sequences.require_room(length, self.least_length)
         texts = self._ids_of_texts(examples, encoder)
         pairs = [sequences.cut_pair(first, second, length) for first, second in texts]
         num_cut = int((_lengths(texts) > length).sum())
@@ -129,7 +131,8 @@ class Regression(_SentenceTask):
 
     def find_labels(self, examples: Sequence[Example]) -> LabelMap:
         """Returns mean and deviation. Raises a `UserError` when the numbers are all the same, or are two classes."""
-        numbers = sorted({float(example.label or 0) for example in examples})
+        every = _numbers(examples)
+        numbers = sorted(set(every.tolist()))
         if len(numbers) == 1:
             raise UserError(
                 f"{_file_of(examples[0])}: all {len(examples):,} training examples have the number {numbers[0]:g}: "
@@ -140,14 +143,13 @@ class Regression(_SentenceTask):
                 f"{_file_of(examples[0])}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
                 f"{len(examples):,} examples, look like classes: give --config.task=classification"
             )
-        every = np.array([example.label for example in examples], np.float64)
         return LabelMap(self.kind, (), mean=float(every.mean()), deviation=float(every.std()))
 
     def check(self, examples: Sequence[Example]) -> None:
         """Does nothing: any number can be predicted. That labels are numbers is known since they were read."""
 
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
-        return self.known_labels.scaled(np.array([example.label for example in examples], np.float64))
+        return self.known_labels.scaled(_numbers(examples))
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns the number of each example."""
@@ -156,7 +158,12 @@ class Regression(_SentenceTask):
     def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         """Returns `spearman` and `pearson`."""
         require_scorable(predictions, examples)
-        return scores.score_numbers(predictions, [float(example.label or 0) for example in examples])
+        return scores.score_numbers(predictions, _numbers(examples).tolist())
+
+
+def _numbers(examples: Sequence[Example]) -> np.ndarray:
+    """Returns float64 [examples], the labels of a regression."""
+    return np.array([example.label for example in examples], np.float64)
 
 
 def _file_of(example: Example) -> str:

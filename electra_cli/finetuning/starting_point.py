@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli import files
+from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.config import RANDOM, check_start
 from electra_cli.interop.importing import import_foreign, read_source
@@ -38,7 +39,12 @@ class StartingPoint:
 
 
 def open_starting_point(
-    init: str, like: str | None, role: str, say: Callable[[str], None], vocab_file: str | None = None
+    init: str,
+    like: str | None,
+    role: str,
+    say: Callable[[str], None],
+    vocab_file: str | None = None,
+    lower_case: bool | None = None,
 ) -> StartingPoint:
     """Reads an encoder.
 
@@ -48,7 +54,8 @@ def open_starting_point(
       like: with 'random', such a one, whose sizes and tokenizer are taken.
       role: 'discriminator' or 'generator'; where there is one network, that one is taken.
       say: prints a line.
-      vocab_file: the vocabulary, where it is not there any more.
+      vocab_file: the vocabulary or SentencePiece model, in place of the encoder's.
+      lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
     Raises:
       UserError: there is none, or it cannot be read.
@@ -57,7 +64,7 @@ def open_starting_point(
     is_random = init == RANDOM
     path = like if is_random and like else init
     try:
-        run = _read(path, vocab_file, say)
+        run = _read(path, vocab_file, lower_case, say)
     except UserError as error:
         # Readers name the flags of their own commands.
         flag = "--like" if is_random else "--init"
@@ -73,31 +80,36 @@ def open_starting_point(
     )
 
 
-def _read(path: str, vocab_file: str | None, say: Callable[[str], None]) -> Run:
-    directory = path
-    if not tf.io.gfile.isdir(path):
-        directory = os.path.dirname(path)
-        if not tf.io.gfile.exists(f"{path}.index"):
-            raise UserError(f"--init={path}: there is neither a directory nor a checkpoint of that name")
+def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Callable[[str], None]) -> Run:
+    if not tf.io.gfile.isdir(path) and not tf.io.gfile.exists(f"{path}.index"):
+        raise UserError(f"--init={path}: there is neither a directory nor a checkpoint of that name")
+    path = path if files.is_remote(path) else os.path.abspath(path)
+    directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)
     if workdir is not None:
-        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, say=say)
+        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, lower_case=lower_case, say=say)
     format_name = _format_of(directory)
     if format_name is None:
-        return load_run(directory, vocab_file=vocab_file, say=say)
+        return load_run(directory, vocab_file=vocab_file, lower_case=lower_case, say=say)
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
+        foreign = read_source(format_name, path)
         import_foreign(
-            read_source(format_name, path),
+            foreign,
             format_name,
             directory,
             vocab_file=vocab_file,
-            lower_case=None,
+            lower_case=lower_case,
             generator_size=0.25,
             overwrite=False,
             say=lambda _: None,
         )
-        return dataclasses.replace(load_run(directory, say=say), workdir=path)
+        run = load_run(directory, say=say)
+        if run.tokenizer.sentencepiece_file:  # which will be gone
+            model_file = vocab_file or foreign.vocab_file
+            assert model_file is not None
+            run = dataclasses.replace(run, tokenizer=read_tokenizer(model_file))
+        return run
 
 
 def _workdir_of_checkpoints(directory: str) -> str | None:

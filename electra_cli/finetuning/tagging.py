@@ -25,6 +25,7 @@ class Tagging(Task):
     """
 
     kind = "tagging"
+    least_length = 3
 
     @property
     def num_outputs(self) -> int:
@@ -59,7 +60,7 @@ class Tagging(Task):
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
         self.check(examples)
-        sequences.require_room(length, 3)
+        sequences.require_room(length, self.least_length)
         index = {label: place for place, label in enumerate(self.known_labels.labels)}
         unknown = [vocabulary.unk_id]
         rows, places = [], []

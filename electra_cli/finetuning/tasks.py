@@ -20,6 +20,9 @@ from electra_cli.finetuning.splitting import split_off
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tagging import Tagging
 
+# What a user writes before the name of a column of a file to predict for, for messages.
+PREDICT_FLAG = "--predict=FILE:"
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
@@ -106,22 +109,31 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     return Splits(train, validation, others.pop("test", ()), task.labels, tuple(notices), others)
 
 
-def load_file(path: str, config: ml_collections.ConfigDict, task: Task) -> Contents:
-    """Reads a file to predict for, labelled or not, with the columns of the config; of GLUE, those of its test files.
+def load_file(
+    path: str,
+    config: ml_collections.ConfigDict,
+    task: Task,
+    columns: Columns | None = None,
+    file_format: str = "",
+) -> Contents:
+    """Reads a file to predict for, labelled or not.
 
     Args:
       path: the file.
       config: a config that `data_defaults.validate` checked.
       task: its task, whose labels are known.
+      columns: its columns; None: those of the config, or those that files of its task of GLUE have.
+      file_format: one of `labeled_files.FORMATS`; '': that of the config, or by the name's ending.
 
     Raises:
       UserError: it is missing or broken, or has a label that the task does not know.
     """
     data = config.data
-    columns = Columns(data.text, data.second_text, data.label)
-    if config.task in glue.TASKS:
-        columns = glue.TASKS[config.task].test_columns
-    contents = _Source(path, columns, data.format, label_needed=False).read(task.kind)
+    if columns is None:
+        columns = Columns(data.text, data.second_text, data.label, flag=PREDICT_FLAG)
+        if config.task in glue.TASKS:
+            columns = glue.columns_of_file(path, config.task, PREDICT_FLAG)
+    contents = _Source(path, columns, file_format or data.format, label_needed=False).read(task.kind)
     task.check(contents.examples)
     return contents
 

@@ -1,22 +1,19 @@
 """The directory of a fine-tuning: what it was made of, and one directory a seed.
 
-config.json  labels.json  vocab.txt (or a SentencePiece model)  scores.json
+config.json  labels.json  vocab.txt (and a SentencePiece model)  scores.json
 seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
 """
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
-from electra_cli.data.tfrecords import SENTENCEPIECE_FILE
-from electra_cli.data.tokenizer_settings import TokenizerSettings
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tfrecords import VOCAB_FILE
+from electra_cli.data.tokenizer_settings import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.finetuning.config import differences
@@ -25,7 +22,7 @@ from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.interop.weights import Sizes
 from electra_cli.run_files import CONFIG_FILE
 
-SCORES_FILE, VOCAB_FILE = "scores.json", "vocab.txt"
+SCORES_FILE = "scores.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +140,7 @@ def adopt(
                 f"--workdir"
             )
     try:
-        _write_tokenizer(workdir, start.tokenizer)
+        start.tokenizer.save(workdir)
         labels.save(tf.io.gfile.join(workdir, LABELS_FILE))
         content = {"finetuning": record.config, **_fields(record)}
         write_atomically(file, json.dumps(content, indent=1, sort_keys=True) + "\n")
@@ -177,20 +174,10 @@ def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
     Raises:
       UserError: its vocabulary is missing.
     """
-    sentencepiece_file = tf.io.gfile.join(workdir, SENTENCEPIECE_FILE)
-    if tf.io.gfile.exists(sentencepiece_file):
-        return TokenizerSettings(SentencePieceTokenizer(sentencepiece_file).vocabulary, False, sentencepiece_file)
-    return TokenizerSettings(Vocabulary.from_file(tf.io.gfile.join(workdir, VOCAB_FILE)), record.lower_case)
-
-
-def _write_tokenizer(workdir: str, tokenizer: TokenizerSettings) -> None:
-    if tokenizer.sentencepiece_file:
-        target = tf.io.gfile.join(workdir, SENTENCEPIECE_FILE)
-        if os.path.abspath(tokenizer.sentencepiece_file) != os.path.abspath(target):
-            tf.io.gfile.copy(tokenizer.sentencepiece_file, target, overwrite=True)
-    else:
-        with tf.io.gfile.GFile(tf.io.gfile.join(workdir, VOCAB_FILE), "wb") as stream:
-            stream.write(tokenizer.vocabulary.to_bytes())
+    tokenizer = saved_tokenizer(workdir, record.lower_case)
+    if tokenizer is None:
+        raise UserError(f"{workdir} holds no {VOCAB_FILE}: put that of its encoder there")
+    return tokenizer
 
 
 def _fields(record: Record) -> dict[str, Any]:

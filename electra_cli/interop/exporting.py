@@ -152,8 +152,7 @@ def _write_google_tf1(run: Run, roles: list[str], directory: str, _: object, __:
     prefix = os.path.join(directory, f"model.ckpt-{run.step}")
     google_tf1.write(weights, run.step, prefix)
     google_tf1.write_hparams(run.config, os.path.join(directory, "config.json"))
-    with open(os.path.join(directory, "vocab.txt"), "wb") as stream:
-        stream.write(run.tokenizer.vocabulary.to_bytes())
+    run.tokenizer.save(directory)
     written = google_tf1.read_weights(prefix)
     return 0.0 if weights_module.are_equal(weights, written) else float("inf")
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config import default_config, flatten, generator_sizes, num_predictions
+from electra_cli.data.tokenizer_settings import find_vocab_file
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.foreign import Foreign, read_json
@@ -175,9 +176,7 @@ def read(source: str, hparams_file: str | None = None) -> Foreign:
         foreign.settings = {key: settings[key] for key in _known_keys(hparams) if not key.startswith("model.")}
         foreign.settings |= {key: settings[key] for key in _RATES}
         _check_against(foreign, config, hparams, hparams_file or "")
-    vocab_file = tf.io.gfile.join(beside, "vocab.txt")
-    if tf.io.gfile.exists(vocab_file):
-        foreign.vocab_file = vocab_file
+    foreign.vocab_file = find_vocab_file(beside)
     return foreign
 
 

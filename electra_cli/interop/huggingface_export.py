@@ -58,7 +58,7 @@ def write(run: Run, role: str, directory: str) -> None:
 
 def require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
     """Raises a `UserError` for a SentencePiece model, of which ELECTRA has none there; `others` are formats that do."""
-    if tokenizer.sentencepiece_file:
+    if tokenizer.vocabulary.is_sentencepiece:
         raise UserError(
             f"the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose {others}"
         )

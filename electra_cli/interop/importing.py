@@ -13,6 +13,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config import default_config, flatten, resolve
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
+from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.interop import google_tf1, huggingface, tfm
@@ -25,7 +27,7 @@ from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
 from electra_cli.run_files import CONFIG_FILE
 from electra_cli.training.checkpoint_files import CheckpointFiles
 
-PYTHON_CONFIG, VOCAB_FILE, REPORT_FILE = "config.py", "vocab.txt", "import.json"
+PYTHON_CONFIG, REPORT_FILE = "config.py", "import.json"
 _LARGEST_GROUPS = 12
 
 
@@ -168,7 +170,7 @@ def import_foreign(
     """
     network = foreign.discriminator or foreign.generator
     assert network is not None
-    vocabulary = _vocabulary(foreign, vocab_file, network.sizes.vocab_size)
+    tokenizer = _tokenizer(foreign, vocab_file, lower_case, network.sizes.vocab_size)
     config = config_of(foreign, generator_size)
     config.data.dir = os.path.abspath(output_dir)
     resolved = resolve(config, network.sizes.vocab_size)
@@ -193,10 +195,8 @@ def import_foreign(
         "freshly_initialized": sorted(assigned.missing),
     }
     tell(foreign, report, say)
-    if lower_case is None:
-        lower_case = foreign.lower_case is not False
-    _write(model, resolved, vocabulary, lower_case, report, output_dir, overwrite)
-    _tell_next(output_dir, vocabulary, say)
+    _write(model, resolved, tokenizer, report, output_dir, overwrite)
+    _tell_next(output_dir, tokenizer, say)
 
 
 def import_run(run: Run, output_dir: str, *, overwrite: bool, say: Callable[[str], None] = print) -> None:
@@ -211,9 +211,8 @@ def import_run(run: Run, output_dir: str, *, overwrite: bool, say: Callable[[str
         "missing": [], "unexpected": [], "freshly_initialized": [],
     }  # fmt: skip
     say(f"Matched: all {len(names)} weights of {run.checkpoint}.")
-    vocabulary = run.tokenizer.vocabulary
-    _write(run.model, run.config, vocabulary, run.tokenizer.lower_case, report, output_dir, overwrite)
-    _tell_next(output_dir, vocabulary, say)
+    _write(run.model, run.config, run.tokenizer, report, output_dir, overwrite)
+    _tell_next(output_dir, run.tokenizer, say)
 
 
 def _missing_heads(foreign: Foreign) -> list[str]:
@@ -228,20 +227,23 @@ def _missing_heads(foreign: Foreign) -> list[str]:
     return missing
 
 
-def _vocabulary(foreign: Foreign, vocab_file: str | None, size: int) -> Vocabulary | None:
+def _tokenizer(
+    foreign: Foreign, vocab_file: str | None, lower_case: bool | None, size: int
+) -> TokenizerSettings | None:
+    lower_case = foreign.lower_case if lower_case is None else lower_case
     file = vocab_file or foreign.vocab_file
     if file:
-        vocabulary = Vocabulary.from_file(file)
+        tokenizer = read_tokenizer(file, lower_case)
     elif foreign.tokens:
-        vocabulary = Vocabulary.from_tokens(foreign.tokens, foreign.source)
+        tokenizer = TokenizerSettings(Vocabulary.from_tokens(foreign.tokens, foreign.source), lower_case is not False)
     else:
         return None
-    if vocabulary.size != size:
+    if tokenizer.vocabulary.size != size:
         raise UserError(
-            f"the vocabulary {file or foreign.source} has {vocabulary.size:,} tokens, the word table {size:,}: give "
-            f"the one that the model was trained with, --vocab_file=FILE"
+            f"the vocabulary {file or foreign.source} has {tokenizer.vocabulary.size:,} tokens, the word table "
+            f"{size:,}: give the one that the model was trained with, --vocab_file=FILE"
         )
-    return vocabulary
+    return tokenizer
 
 
 def tell(foreign: Foreign, report: dict, say: Callable[[str], None]) -> None:
@@ -285,30 +287,28 @@ def _grouped(names: list[str]) -> str:
 def _write(
     model: Pretrainer,
     config: ml_collections.FrozenConfigDict,
-    vocabulary: Vocabulary | None,
-    lower_case: bool,
+    tokenizer: TokenizerSettings | None,
     report: dict,
     output_dir: str,
     overwrite: bool,
 ) -> None:
-    record = {
-        "config": config.to_dict(),
-        "data_fingerprint": "none: an import",
-        "tokenizer": {"lower_case": lower_case},
-    }
+    record = {"config": config.to_dict(), "data_fingerprint": "none: an import"}
+    if tokenizer is not None:
+        record["tokenizer"] = {"lower_case": tokenizer.lower_case}
     contents = {
         PYTHON_CONFIG: python_config(config, report).encode(),
         CONFIG_FILE: (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(),
         REPORT_FILE: (json.dumps(report, indent=1) + "\n").encode(),
-        **({VOCAB_FILE: vocabulary.to_bytes()} if vocabulary else {}),
     }
     with new_directory(output_dir, overwrite=overwrite) as directory:
         for name, content in contents.items():
             with open(os.path.join(directory, name), "wb") as stream:
                 stream.write(content)
+        if tokenizer is not None:
+            tokenizer.save(directory)
         files = CheckpointFiles(os.path.join(directory, "checkpoints"))
         files.write(0, tf.train.Checkpoint(model=model, **model.checkpoint_items).write)
-        if vocabulary is not None:
+        if tokenizer is not None:
             written = load_run(directory, say=lambda _: None)
             if not weights_module.are_equal(weights_module.read(written.model), weights_module.read(model)):
                 raise UserError(f"what was written to {output_dir} is not what was read: nothing was imported")
@@ -349,11 +349,12 @@ def python_config(config: ml_collections.FrozenConfigDict, report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tell_next(output_dir: str, vocabulary: Vocabulary | None, say: Callable[[str], None]) -> None:
-    if vocabulary is None:
+def _tell_next(output_dir: str, tokenizer: TokenizerSettings | None, say: Callable[[str], None]) -> None:
+    if tokenizer is None:
         say("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
     say(f"Starting point: {output_dir}")
-    vocab_file = os.path.join(output_dir, VOCAB_FILE) if vocabulary else "VOCABULARY"
+    name = SENTENCEPIECE_FILE if tokenizer is not None and tokenizer.sentencepiece_file else VOCAB_FILE
+    vocab_file = "VOCABULARY" if tokenizer is None else os.path.join(output_dir, name)
     say(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file} --output_dir=DATA")
     config_file = os.path.join(output_dir, PYTHON_CONFIG)
     say(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")

@@ -11,10 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config import default_config, flatten, phases_of, resolve
-from electra_cli.data.sentencepiece_model import SUFFIX, SentencePieceTokenizer
+from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.tokenizer_settings import TokenizerSettings, tokenizer_of_data
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer, saved_tokenizer, tokenizer_of_data
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.weights import Network
@@ -87,7 +86,7 @@ def load_run(
       workdir: the directory.
       checkpoint: 'best', a path, or a directory whose newest is taken; None: the newest of the workdir.
       averaged: whether moving averages are taken for the weights, where the run keeps some.
-      vocab_file: the vocabulary, where the data directory of the run is not there any more.
+      vocab_file: the vocabulary or SentencePiece model, in place of the run's.
       lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
       say: prints a line.
 
@@ -171,13 +170,11 @@ def _find_tokenizer(
 ) -> TokenizerSettings:
     if lower_case is None:
         lower_case = (record.get("tokenizer") or {}).get("lower_case")
-    if vocab_file and vocab_file.endswith(SUFFIX):
-        return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, False, vocab_file)
     if vocab_file:
-        return TokenizerSettings(Vocabulary.from_file(vocab_file), lower_case is not False)
-    beside = tf.io.gfile.join(workdir, "vocab.txt")
-    if tf.io.gfile.exists(beside):
-        return TokenizerSettings(Vocabulary.from_file(beside), lower_case is not False)
+        return read_tokenizer(vocab_file, lower_case)
+    beside = saved_tokenizer(workdir, lower_case)
+    if beside is not None:
+        return beside
     data_dir = phases_of(config)[0].config.data.dir
     if not tf.io.gfile.exists(tf.io.gfile.join(data_dir, "vocab.txt")):
         raise UserError(

@@ -12,6 +12,7 @@ from official.nlp.configs.encoders import BertEncoderConfig, EncoderConfig, buil
 from official.nlp.modeling import networks
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from electra_cli.data.tokenizer_settings import find_vocab_file
 from electra_cli.errors import UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown
 from electra_cli.interop.outputs import hidden_states
@@ -106,7 +107,8 @@ def read(source: str) -> Foreign:
     """Reads a checkpoint of an encoder (`encoder=...`), or of an `ElectraPretrainer` (`model=...`), of its own trainer.
 
     Args:
-      source: path of the checkpoint without the endings of its files, or a directory whose latest is taken.
+      source: path of the checkpoint without the endings of its files, or a directory whose latest is taken. A
+        `vocab.txt` beside it is its vocabulary.
 
     Raises:
       UserError: there is none, it is damaged, or of something else.
@@ -139,6 +141,7 @@ def read(source: str) -> Foreign:
         source=path,
         discriminator=networks_found["discriminator"],
         generator=networks_found.get("generator"),
+        vocab_file=find_vocab_file(os.path.dirname(path)),
         unexpected=objects.unread(root, "model"),
         notices=["tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a "
                  "little until training has gone on."],
@@ -213,12 +216,12 @@ def write(run: Run, role: str, directory: str) -> None:
     tf.train.Checkpoint(encoder=encoder).write(os.path.join(directory, CHECKPOINT_NAME))
     contents = {
         CONFIG_FILE: yaml.safe_dump({"task": {"model": {"encoder": _without_unset(encoder_config)}}}).encode(),
-        "vocab.txt": run.tokenizer.vocabulary.to_bytes(),
         "checkpoint": f'model_checkpoint_path: "{CHECKPOINT_NAME}"\n'.encode(),
     }
     for name, content in contents.items():
         with open(os.path.join(directory, name), "wb") as stream:
             stream.write(content)
+    run.tokenizer.save(directory)
 
 
 def _encoder_config(run: Run, network: Network) -> EncoderConfig:

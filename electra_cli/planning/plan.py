@@ -146,12 +146,14 @@ def resolve_for_plan(
       UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
     """
     settings = ml_collections.ConfigDict(config.to_dict())
-    settings.data.dir = settings.data.dir or _NO_DATA
+    has_data = bool(settings.data.dir)
+    settings.data.dir = settings.data.dir or "none"  # which training would refuse
     resolve(settings, settings.model.vocab_size or DEFAULT_VOCAB_SIZE)
     sizes: list[DataSize | None] = []
     for phase in divide(settings):
         data = phase.config.data
-        sizes.append(None if data.dir == _NO_DATA else read_data_size(data.dir, data.max_seq_length))
+        is_named = has_data or bool(settings.phases.data_dir)
+        sizes.append(read_data_size(data.dir, data.max_seq_length) if is_named else None)
     vocab_sizes = sorted({size.vocab_size for size in sizes if size is not None})
     if len(vocab_sizes) > 1:
         raise UserError(
@@ -160,10 +162,6 @@ def resolve_for_plan(
         )
     vocab_size = vocab_sizes[0] if vocab_sizes else settings.model.vocab_size
     return resolve(settings, vocab_size or DEFAULT_VOCAB_SIZE), sizes, vocab_size is None
-
-
-# Stands for the data of a config that names none, which training would refuse.
-_NO_DATA = "DATA"
 
 
 def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:

@@ -51,7 +51,11 @@ def read_data_size(data_dir: str, max_seq_length: int) -> DataSize:
     if not files.is_remote(data_dir):
         if not os.path.isdir(data_dir):
             raise UserError(f"config.data.dir={data_dir}: no such directory; leave the key out to plan without data")
-        shards = [path for path in glob.glob(f"{glob.escape(data_dir)}/*.tfrecord*") if "validation" not in path]
+        shards = [
+            path
+            for path in glob.glob(f"{glob.escape(data_dir)}/*.tfrecord*")
+            if not os.path.basename(path).startswith("validation")
+        ]
         if not os.path.exists(files.join(data_dir, tfrecords.MANIFEST_FILE)) and shards:
             return DataSize(Vocabulary.from_file(files.join(data_dir, tfrecords.VOCAB_FILE)).size, len(shards))
     manifest = tfrecords.read_manifest(data_dir)

@@ -133,7 +133,7 @@ def _groups(runs: Sequence[RunRecord]) -> Iterable[tuple[str, list[Figure]]]:
         steps = plots.draw_probe(runs, name, over_tokens=False, key=f"{name}-steps")
         if steps is not None:
             tokens = plots.draw_probe(runs, name, over_tokens=True, key=f"{name}-tokens")
-            figures.append(Figure(name.removeprefix("probe/"), name, "Dotted: random weights", steps, tokens))
+            figures.append(Figure(name, name, "Dotted: random weights", steps, tokens))
     if figures:
         yield "Probes of the frozen encoder", figures
 

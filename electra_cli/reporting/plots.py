@@ -110,7 +110,7 @@ def draw_both_networks(runs: Sequence[RunRecord], key: str) -> Drawing | None:
 
 
 def draw_probe(runs: Sequence[RunRecord], name: str, *, over_tokens: bool, key: str) -> Drawing | None:
-    """Draws the scores of a probe (`probe/task/metric`), and dotted those of the same probe on random weights."""
+    """Draws the scores of a probe (`FILE/SCORE`), and dotted those of the same probe on random weights."""
     figure, axes = _new_axes()
     told = []
     for index, run in enumerate(runs):

@@ -1,6 +1,5 @@
 """Workdirs in; a page, or text, out. TensorFlow is imported for samples alone."""
 
-import os
 from collections.abc import Callable, Sequence
 
 from electra_cli import files, run_files
@@ -37,7 +36,7 @@ def write_report(
     if output is None and output_format == "html":
         output = files.join(runs[0].path, run_files.REPORT_FILE)
     if output is not None:
-        _check_output(output)
+        files.check_output("--output", output)
     for run in runs:
         for note in run.notes:
             say(f"{run.path}: {note}.")
@@ -60,19 +59,6 @@ def write_report(
         raise UserError(f"--output={output} cannot be written: {error.strerror or error}; choose another") from error
     say(f"Written: {output} ({len(content.encode()) / 1e6:.1f} MB)")
     return output
-
-
-def _check_output(output: str) -> None:
-    """Finds before the work what would fail after it."""
-    if files.is_remote(output):
-        return
-    directory = os.path.dirname(output) or "."
-    if os.path.isdir(output):
-        raise UserError(f"--output={output} is a directory: give a file in it")
-    if not os.path.isdir(directory):
-        raise UserError(f"--output={output}: there is no directory {directory}; make it, or choose another")
-    if not os.access(directory, os.W_OK):
-        raise UserError(f"--output={output} cannot be written: {directory} is not yours to write in; choose another")
 
 
 def _samples_of(run: RunRecord, num_samples: int, say: Callable[[str], None]) -> RunSamples:

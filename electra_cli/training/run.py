@@ -11,6 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.data.source import reading
+from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.finetuning.probe_files import ProbeExamples
 from electra_cli.flops import matmul_flops
@@ -195,7 +196,8 @@ class Run:
             self._reporter.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self._directory.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices)
+        tokenizer = tokenizer_of_data(self._phases[0].source.data_dir)
+        self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices, tokenizer)
         lines = self._directory.open_metrics(step or 0)
         self._lost_step = max((other for other in computed if other > (step or 0)), default=0)
         if step is None:

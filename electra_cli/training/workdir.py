@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from electra_cli import run_files
 from electra_cli.config import differing_keys
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
@@ -66,19 +67,33 @@ class Workdir:
         if self._lock is not None:
             self._lock.close()
 
-    def adopt_config(self, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str) -> None:
-        """Records the config of a run, after `check_config`, and tells TensorBoard.
+    def adopt_config(
+        self,
+        config: ml_collections.FrozenConfigDict,
+        data_fingerprint: str,
+        devices: str,
+        tokenizer: TokenizerSettings,
+    ) -> None:
+        """Records the config of a run, after `check_config`, with its tokenizer, and tells TensorBoard.
 
         Args:
           config: the resolved config.
           data_fingerprint: of the data that is trained on.
           devices: what it is computed on.
+          tokenizer: of the data, kept here so that the model can be used without it.
 
         Raises:
           ResumableError: it cannot be written.
         """
         if self._is_writer:
-            record = {"config": config.to_dict(), "data_fingerprint": data_fingerprint, "devices": devices}
+            with self._writing("the vocabulary"):
+                tokenizer.save(self.path)
+            record = {
+                "config": config.to_dict(),
+                "data_fingerprint": data_fingerprint,
+                "devices": devices,
+                "tokenizer": {"lower_case": tokenizer.lower_case},
+            }
             text = json.dumps(record, indent=1, sort_keys=True) + "\n"
             self._write_whole(CONFIG_FILE, text)
             with self._writing("hparams"):

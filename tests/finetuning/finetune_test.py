@@ -17,7 +17,9 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning import finetune as finetune_module
 from electra_cli.finetuning import seed_run
 from electra_cli.finetuning.finetune import finetune, padded_length
-from electra_cli.reporter import JsonLines, Lines, Reporter
+from electra_cli.finetuning.question_answering import QuestionAnswering
+from electra_cli.finetuning.sentences import Classification
+from electra_cli.reporter import JsonLines, Lines, Quiet, Reporter
 from electra_cli.training import progress
 from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.training.signals import StopRequest
@@ -313,9 +315,46 @@ def test_a_loss_that_is_not_finite_ends_the_fine_tuning(tmp_path, short):
 
 
 def test_lengths_are_padded_to_what_hardware_divides_well():
-    assert padded_length(np.array([3, 17]), 128) == 24
-    assert padded_length(np.array([3, 16]), 128) == 16
-    assert padded_length(np.array([500]), 100) == 100
+    task = Classification()
+    assert padded_length(task, np.array([3, 17]), 128) == 24
+    assert padded_length(task, np.array([3, 16]), 128) == 16
+    assert padded_length(task, np.array([500]), 100) == 100
+    answers = QuestionAnswering(doc_stride=4, max_answer_length=4, num_best=1)
+    assert padded_length(answers, np.array([7]), 128) == 16  # a question and a context of a word each
+
+
+def test_lengths_without_room_for_text(tmp_path, encoder):
+    files = made.write("question_answering", tmp_path, 64, 20)
+    config = made.config_for("question_answering", files, **{"data.max_seq_length": 12})
+    with pytest.raises(
+        UserError, match=r"max_seq_length=12, of \d+ that the encoder has: .* answering takes 16 at least"
+    ):
+        finetune(config, str(tmp_path / "tuned"), encoder, Reporter())
+
+
+def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
+    told = []
+    overrides = {"train.num_epochs": 1, "train.global_batch_size": 64}
+    files = made.write("classification", tmp_path, 64, 20)
+    with pytest.raises(
+        UserError, match=r"^64 training examples in 1 epochs make 1 step of config\.train\.global_batch"
+    ):
+        finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Reporter())
+    short(tmp_path / "two", train__num_epochs=1, reporter=Quiet(Lines(told.append)))
+    assert told[0] == (
+        "64 training examples in 1 epochs make 8 steps of config.train.global_batch_size=8, which learn little: give a "
+        "smaller one, or more config.train.num_epochs."
+    )
+
+
+def test_files_may_move_but_not_change(tmp_path, short, whole, files):
+    workdir, summary = whole
+    shutil.copytree(workdir, tmp_path / "tuned")
+    (tmp_path / "moved.tsv").write_text(pathlib.Path(files["train"]).read_text())
+    assert short(tmp_path / "tuned", data__train=str(tmp_path / "moved.tsv")) == summary
+    (tmp_path / "moved.tsv").write_text(pathlib.Path(files["train"]).read_text() + "the fox\tanimal\n")
+    with pytest.raises(UserError, match="its examples, or the weights it starts from"):
+        short(tmp_path / "tuned", data__train=str(tmp_path / "moved.tsv"))
 
 
 @pytest.mark.slow

@@ -107,6 +107,8 @@ def test_the_download_is_read(tmp_path, name, is_parent):
     assert len(broken) == (1 if name == "qqp" else 0)
     test_file = next(iter(sorted((tmp_path / folder).glob("test*.tsv"))))
     assert load_file(str(test_file), config, task).examples == splits.test
+    dev_file = next(iter(sorted((tmp_path / folder).glob("dev*.tsv"))))
+    assert load_file(str(dev_file), config, task).examples == splits.validation  # labels too
 
 
 def test_a_file_can_take_the_place_of_the_folders(tmp_path):

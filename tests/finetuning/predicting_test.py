@@ -1,6 +1,7 @@
 """What is done with a fine-tuned workdir: the seed that is chosen, and predictions for files."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.predicting import predict
+from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.tasks import PREDICT_FLAG
 from electra_cli.finetuning.trained import choose_seed, load_trained
-from electra_cli.reporter import Lines, Reporter
+from electra_cli.reporter import Lines, Quiet, Reporter
 from tests.finetuning import made
 
 
@@ -75,6 +78,45 @@ def test_bad_files_and_outputs(tuned, tmp_path, files):
     with pytest.raises(UserError, match=r"holds no config\.json: give the workdir of electra-finetune"):
         predict(str(tmp_path), files["validation"], str(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_outputs_that_would_be_a_loss(tuned, tmp_path, files):
+    copy = tmp_path / "new.tsv"
+    shutil.copy(files["validation"], copy)
+    with pytest.raises(UserError, match=r"new\.tsv is the file to predict for: give another"):
+        predict(str(tuned), str(copy), str(tmp_path / "." / "new.tsv"))
+    with pytest.raises(UserError, match="is a directory: give a file in it"):
+        predict(str(tuned), str(copy), str(tmp_path))
+    assert copy.read_text() == pathlib.Path(files["validation"]).read_text()
+
+
+def test_columns_of_the_file_are_said_and_can_be_named(tuned, tmp_path):
+    (tmp_path / "new.csv").write_text("title,body,kind\nthe fox,of the city,animal\nthe city,is,none\n")
+    told = []
+    columns = Columns("title", label="kind", flag=PREDICT_FLAG)
+    predict(str(tuned), str(tmp_path / "new.csv"), str(tmp_path / "out.jsonl"), 0, Lines(told.append), columns=columns)
+    lines = lines_of(tmp_path / "out.jsonl")
+    assert [line["label"] for line in lines] == ["animal", "none"] and "accuracy " in told[-1]
+    with pytest.raises(UserError, match=r"no column sentence or .*: name one with --predict=FILE:text=NAME"):
+        predict(str(tuned), str(tmp_path / "new.csv"), str(tmp_path / "out.jsonl"), 0, Reporter())
+    (tmp_path / "usual.csv").write_text("sentence1,sentence2\nthe fox,of the city\n")
+    with pytest.raises(
+        UserError, match=r"was read as pairs, and .* was trained on one text an example: .*text=COLUMN$"
+    ):
+        predict(str(tuned), str(tmp_path / "usual.csv"), str(tmp_path / "out.jsonl"), 0, Reporter())
+    columns = Columns("sentence1", flag=PREDICT_FLAG)
+    told.clear()
+    predict(
+        str(tuned), str(tmp_path / "usual.csv"), str(tmp_path / "out.jsonl"), 0, Lines(told.append), columns=columns
+    )
+    assert told[-1].startswith("1 predictions")
+
+
+def test_scores_without_a_meaning_say_why(tuned, tmp_path):
+    (tmp_path / "one.tsv").write_text("text\tlabel\nthe fox\tanimal\n")
+    told = []
+    predict(str(tuned), str(tmp_path / "one.tsv"), str(tmp_path / "out.jsonl"), 0, Quiet(Lines(told.append)))
+    assert any(line.startswith("mcc has no meaning here and counts as 0: ") for line in told[:-1])
 
 
 def test_the_best_seed_is_chosen(tuned, tmp_path):

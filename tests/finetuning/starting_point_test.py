@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from electra_cli.commands import export_checkpoint, import_checkpoint
+from electra_cli.data.tokenizer_settings import read_tokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.starting_point import open_starting_point
 from electra_cli.interop.weights import are_equal
+from tests.finetuning.common import train_sentencepiece
 from tests.interop.commands_test import run
 from tests.interop.common import TOKENS, make_workdir
 
@@ -44,7 +46,7 @@ def test_a_workdir(workdir):
     assert start.tokenizer.vocabulary.tokens == TOKENS and not start.tokenizer.lower_case
 
 
-def test_checkpoints_by_path_and_directory(workdir, ours, tmp_path):
+def test_checkpoints_by_path_and_directory(workdir, ours, monkeypatch):
     best = workdir / "checkpoints" / "best"
     best.mkdir()
     try:
@@ -54,6 +56,8 @@ def test_checkpoints_by_path_and_directory(workdir, ours, tmp_path):
             assert are_equal(encoder_of(opened(workdir / path)), ours)
     finally:
         shutil.rmtree(best)
+    monkeypatch.chdir(workdir / "checkpoints")
+    assert are_equal(encoder_of(opened("ckpt-7")), ours)
     with pytest.raises(UserError, match="ckpt-8: there is neither a directory nor a checkpoint of that name"):
         opened(workdir / "checkpoints/ckpt-8")
 
@@ -70,14 +74,31 @@ def test_exports(workdir, ours, tmp_path, format_name):
         pytest.importorskip("transformers")
     out = tmp_path / "out"
     run(export_checkpoint, f"--workdir={workdir}", f"--format={format_name}", f"--output_dir={out}")
-    start = opened(out, vocab_file=str(workdir / "data/vocab.txt") if format_name == "tfm" else None)
+    start = opened(out, lower_case=False)
     assert are_equal(encoder_of(start), ours)
     assert start.source.startswith(f"discriminator of {out}")
     assert start.tokenizer.vocabulary.tokens == TOKENS
-    if format_name == "huggingface":
-        assert not start.tokenizer.lower_case
+    assert not start.tokenizer.lower_case
+    assert opened(out).tokenizer.lower_case == (format_name != "huggingface")  # the others do not know
     if format_name == "google_tf1":
         assert are_equal(encoder_of(opened(out / "model.ckpt-7")), ours)
+
+
+@pytest.mark.parametrize("way", ["import", "tfm"])
+def test_a_sentencepiece_model_goes_with_the_encoder(way, tmp_path):
+    model_file = tmp_path / "spm.model"
+    train_sentencepiece(model_file, ["the quick brown fox jumps over a lazy dog in 1923!"] * 5, 60)
+    settings = read_tokenizer(str(model_file))
+    workdir = make_workdir(tmp_path / "run", tokenizer=settings)
+    command, out = (import_checkpoint, "start") if way == "import" else (export_checkpoint, "out")
+    given = ("--format=electra_pretrain", f"--source={workdir}") if way == "import" else (
+        f"--workdir={workdir}", "--format=tfm", "--network=discriminator"
+    )  # fmt: skip
+    run(command, *given, f"--output_dir={tmp_path / out}")
+    start = opened(tmp_path / out)
+    assert start.tokenizer.vocabulary == settings.vocabulary
+    text = ["the lazy fox"]
+    assert start.tokenizer.build().encode_lines(text) == settings.build().encode_lines(text)
 
 
 def test_the_generator_is_taken_when_it_is_meant(workdir, tmp_path):
@@ -139,4 +160,6 @@ def test_the_vocabulary_can_be_given(workdir, tmp_path):
     with pytest.raises(UserError, match="is not there any more: give its vocabulary, --vocab_file=FILE"):
         opened(moved)
     start = opened(moved, vocab_file=os.path.join(workdir, "data", "vocab.txt"))
+    assert not start.tokenizer.lower_case
+    assert opened(moved, vocab_file=os.path.join(workdir, "data", "vocab.txt"), lower_case=True).tokenizer.lower_case
     np.testing.assert_array_equal(start.network.weights["embeddings/word_embeddings"].shape, [len(TOKENS), 8])

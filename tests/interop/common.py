@@ -9,6 +9,7 @@ import tf_keras
 
 from electra_cli.config import default_config, resolve
 from electra_cli.data.output_directory import write_whole
+from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.modeling.pretrainers import build_pretrainer
 from electra_cli.training.checkpoint_files import CheckpointFiles
@@ -40,14 +41,26 @@ def small_settings(**overrides) -> dict:
     }
 
 
-def make_workdir(directory: pathlib.Path, *, step: int = 7, lower_case: bool = True, **overrides) -> pathlib.Path:
-    """Makes a workdir as training leaves it, whose weights, biases too, are random."""
+def make_workdir(
+    directory: pathlib.Path,
+    *,
+    step: int = 7,
+    lower_case: bool = True,
+    tokenizer: TokenizerSettings | None = None,
+    **overrides,
+) -> pathlib.Path:
+    """Makes a workdir as training leaves it, whose weights, biases too, are random.
+
+    Without a tokenizer its vocabulary is `TOKENS`, and lies with the data alone.
+    """
     directory.mkdir()
     (directory / "data").mkdir()
     write_vocabulary(directory / "data")
+    if tokenizer is not None:
+        tokenizer.save(str(directory))
     config = default_config()
     config.update_from_flattened_dict({**small_settings(**overrides), "data.dir": str(directory / "data")})
-    resolved = resolve(config, len(TOKENS))
+    resolved = resolve(config, len(TOKENS) if tokenizer is None else tokenizer.vocabulary.size)
     tf_keras.utils.set_random_seed(step)
     model = build_pretrainer(resolved)
     rng = np.random.default_rng(step)

@@ -107,7 +107,18 @@ def test_data_of_another_length_or_vocabulary(data_dir, corpus_file, tmp_path):
         make_plan(config)
 
 
+def test_a_directory_of_any_name_is_data(data_dir, tmp_path, monkeypatch):
+    (tmp_path / "DATA").symlink_to(data_dir)
+    monkeypatch.chdir(tmp_path)
+    config = small_config("DATA")
+    assert make_plan(config).phases[0].data is not None and not make_plan(config).assumes_vocab_size
+    config.data.dir = ""
+    assert make_plan(config).phases[0].data is None and make_plan(config).assumes_vocab_size
+
+
 def test_data_of_others_is_not_counted(tmp_path):
+    tmp_path = tmp_path / "validation_free"
+    tmp_path.mkdir()
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     for name in ("pretrain_data.tfrecord-0", "pretrain_data.tfrecord-1", "validation.tfrecord-0"):
         (tmp_path / name).write_bytes(b"")

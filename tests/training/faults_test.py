@@ -22,6 +22,8 @@ import tensorflow as tf
 from electra_cli.config import default_config, flatten, resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
+from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.training.workdir import Workdir, check_config, read_metrics
 from tests.conftest import prepare_small, small_config
@@ -452,7 +454,7 @@ def another(value):
 def adopt(workdir, config):
     """Does what a start does with its config; returns the differences that it lists."""
     differences = check_config(workdir.path, config, "fingerprint", "CPU")
-    workdir.adopt_config(config, "fingerprint", "CPU")
+    workdir.adopt_config(config, "fingerprint", "CPU", TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True))
     return differences
 
 
