@@ -21,7 +21,8 @@ class GlueTask:
       test_columns: of the test file, which has no labels.
       validation, test: names of the files without '.tsv'.
       more: further splits by name, of the same columns: the mismatched ones of MNLI.
-      has_broken_lines: whether the download is known to have lines of too few columns, which are left out.
+      has_broken_lines: whether the download is known to have lines of too few columns and some without a text (of
+        QQP two), which are left out.
     """
 
     folder: str

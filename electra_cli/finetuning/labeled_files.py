@@ -10,7 +10,7 @@ from electra_cli.finetuning.conll_files import read_conll
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.squad_files import read_squad
-from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table
+from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table, without_empty_texts
 
 FORMATS = ("tsv", "csv", "jsonl", "conll", "squad")
 _BY_ENDING = {
@@ -51,7 +51,8 @@ def read_examples(
       columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
       file_format: one of `FORMATS`; '': by the name's ending.
       label_needed: whether it is an error that the file has no labels.
-      skip_broken: leave out lines of tables with another number of columns than the header, with a notice.
+      skip_broken: leave out lines of tables with another number of columns than the header or with an empty text, with
+        a notice.
 
     Raises:
       UserError: the file cannot be read or is broken somewhere; file and line are named.
@@ -66,6 +67,8 @@ def read_examples(
     else:
         table = read_table(path, file_format, columns, skip_broken=skip_broken)
         places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
+        if skip_broken:
+            table = without_empty_texts(table, places)
         examples = _from_table(table, kind, places)
         notices = _table_notices(table, kind, examples)
         found_columns = "" if columns.text else places.description

@@ -234,6 +234,23 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
     return places
 
 
+def without_empty_texts(table: Table, places: Places) -> Table:
+    """Returns a table without its rows that lack a text, which count as skipped.
+
+    Raises:
+      UserError: no row has its texts.
+    """
+    texts = [place for place in (places.text, places.second_text) if place is not None]
+    rows = [row for row in table.rows if not any(_is_empty(row.fields[place]) for place in texts)]
+    if not rows:
+        raise UserError(f"{table.path}: the text is empty in each of its lines: {places.description}")
+    return dataclasses.replace(table, rows=rows, num_skipped=table.num_skipped + len(table.rows) - len(rows))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def _has(table: Table, column: str) -> bool:
     if is_number(column) and column not in (table.names or ()):
         return -table.width <= int(column) < table.width

@@ -36,7 +36,7 @@ LAYOUTS = {
     }, "A plane.", "An air plane.", 5.0),
     "qqp": ("QQP", {
         "train": ("id|qid1|qid2|question1|question2|is_duplicate",
-                  ["133|213|214|How?|What?|0", "1|2|3|broken", "7|8|9|Who?|Who is?|1"]),
+                  ["133|213|214|How?|What?|0", "1|2|3|broken", "4|5|6|How to?||0", "7|8|9|Who?|Who is?|1"]),
         "dev": ("id|qid1|qid2|question1|question2|is_duplicate", ["1|2|3|a|b|1"]),
         "test": ("id|question1|question2", ["0|c|d"]),
     }, "How?", "What?", "0"),
@@ -103,7 +103,7 @@ def test_the_download_is_read(tmp_path, name, is_parent):
     assert task.num_outputs == (1 if name == "stsb" else 2)
     assert sorted(splits.more) == (["test_mismatched", "validation_mismatched"] if name == "mnli" else [])
     assert all(len(examples) == 1 for examples in splits.more.values())
-    broken = [notice for notice in splits.notices if "broken lines left out: 1" in notice]
+    broken = [notice for notice in splits.notices if "train.tsv: broken lines left out: 2" in notice]
     assert len(broken) == (1 if name == "qqp" else 0)
     test_file = next(iter(sorted((tmp_path / folder).glob("test*.tsv"))))
     assert load_file(str(test_file), config, task).examples == splits.test

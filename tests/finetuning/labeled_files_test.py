@@ -146,6 +146,18 @@ def test_bad_json_lines(tmp_path, record, kind, message):
         read(write(tmp_path, f"{json.dumps(good)}\n{json.dumps(record)}\n", "a.jsonl"), kind)
 
 
+def test_empty_texts_can_be_left_out(tmp_path):
+    content = "sentence1\tsentence2\tlabel\na\tb\t1\nc\t\t0\nd\n \te\t1\nf\tg\t0\n"
+    contents = read(write(tmp_path, content), skip_broken=True)
+    assert [(example.text, example.second_text, example.label) for example in contents.examples] == [
+        ("a", "b", "1"),
+        ("f", "g", "0"),
+    ]
+    assert [notice.partition(": ")[2] for notice in contents.notices] == ["broken lines left out: 3"]
+    with pytest.raises(UserError, match=r"data\.tsv: the text is empty in each of its lines: text in column sentence"):
+        read(write(tmp_path, "sentence\tlabel\n\t1\n"), skip_broken=True)
+
+
 def test_broken_lines_and_quoted_texts_are_told(tmp_path):
     contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_broken=True)
     assert len(contents.examples) == 2
