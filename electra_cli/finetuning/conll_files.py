@@ -1,18 +1,38 @@
 """Files of CoNLL's columns in: a word a line with its tag, a blank line between sentences; examples out."""
 
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.text_lines import read_text, split_lines
 
 DOCUMENT_START = "-DOCSTART-"
+# A comment in the form of Universal Dependencies: '# sent_id = 3'.
+_KEY_AND_VALUE = re.compile(r"# \S+ = ")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """The columns of a file: what separates them (None: spaces), how many there are, and the numbers of two."""
+
+    separator: str | None
+    number: int
+    word: int
+    tag: int | None
+
+    def split(self, line: str) -> list[str]:
+        """Returns the fields of a line."""
+        return _split(line, self.separator)
 
 
 def read_conll(path: str, word_column: str, tag_column: str) -> list[Example]:
     """Returns the sentences of a file, with `where` the line of their first word.
 
     Columns lie between tabs if the first word's line has one, else between spaces. A file of one column is unlabelled.
-    Left out are `-DOCSTART-` lines, and before the first word of a sentence comments: lines that begin with '#' and
-    have another number of columns.
+    Left out are `-DOCSTART-` lines, and comments before the first word of a sentence.
 
     Args:
       path: the file.
@@ -23,67 +43,96 @@ def read_conll(path: str, word_column: str, tag_column: str) -> list[Example]:
       UserError: the file cannot be read, a column is missing, or a line has another number of columns than the first.
     """
     lines = split_lines(read_text(path))
-    separator, num_columns = _columns_of(path, lines)
-    word_place = _place(path, "text", word_column or "0", num_columns)
-    tag_place = None if num_columns == 1 else _place(path, "label", tag_column or "-1", num_columns)
-    if tag_place == word_place:
-        raise UserError(
-            f"{path}: column {word_place} is that of words (--config.data.text) and of tags (--config.data.label)"
-        )
+    columns = _find_columns(path, lines, word_column or "0", tag_column or "-1")
+    known = _known_values(lines, columns)
     examples: list[Example] = []
-    words: list[str] = []
-    tags: list[str] = []
-    first_line = 0
-
-    def finish() -> None:
-        if words:
+    for sentence in _sentences(lines):
+        rows = list(itertools.dropwhile(lambda row: _is_comment(row[1], columns, known), sentence))
+        if rows:
+            first_line, words = rows[0][0], [_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows]
             examples.append(
                 Example(
                     where=f"{path}:{first_line}",
                     id=str(len(examples)),
-                    text=" ".join(words),
-                    words=tuple(words),
-                    tags=None if tag_place is None else tuple(tags),
+                    text=" ".join(word for word, _ in words),
+                    words=tuple(word for word, _ in words),
+                    tags=None if columns.tag is None else tuple(tag for _, tag in words),
                 )
             )
-        words.clear()
-        tags.clear()
-
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith(DOCUMENT_START):
-            finish()
-            continue
-        fields = _split(line, separator)
-        if len(fields) != num_columns:
-            if line.startswith("#") and not words:
-                continue
-            raise UserError(
-                f"{path}:{number}: number of columns {len(fields)}, where the first word's line has {num_columns}"
-            )
-        if not fields[word_place]:
-            raise UserError(f"{path}:{number}: the word (column {word_place}) is empty")
-        if tag_place is not None and not fields[tag_place]:
-            raise UserError(f"{path}:{number}: the tag (column {tag_place}) is empty")
-        first_line = first_line if words else number
-        words.append(fields[word_place])
-        if tag_place is not None:
-            tags.append(fields[tag_place])
-    finish()
     return examples
+
+
+def _sentences(lines: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
+    """Yields the lines of each sentence with their numbers, from 1."""
+    for is_between, group in itertools.groupby(enumerate(lines, 1), key=lambda row: _is_between(row[1])):
+        if not is_between:
+            yield list(group)
+
+
+def _is_between(line: str) -> bool:
+    return not line.strip() or line.startswith(DOCUMENT_START)
+
+
+def _known_values(lines: Sequence[str], columns: _Columns) -> list[set[str]]:
+    """Returns what stands in each column of the lines that are surely words."""
+    rows = (columns.split(line) for line in lines if not line.startswith("#") and not _is_between(line))
+    known: list[set[str]] = [set() for _ in range(columns.number)]
+    for row in rows:
+        for values, field in zip(known, row, strict=False):
+            values.add(field)
+    return known
+
+
+def _is_comment(line: str, columns: _Columns, known: Sequence[set[str]]) -> bool:
+    """Whether a line before the first word of a sentence is a comment.
+
+    One that begins with '# ' and has as many fields as a word's line is the word '#' if one of its other columns holds
+    what stands there beside other words, or '#', the Penn Treebank's tag of that word.
+    """
+    if not line.startswith("#"):
+        return False
+    fields = columns.split(line)
+    if len(fields) != columns.number:
+        return True
+    if not line.startswith("# ") or columns.number == 1:
+        return False
+    return bool(_KEY_AND_VALUE.match(line)) or not any(
+        field == "#" or field in known[place] for place, field in enumerate(fields) if place != columns.word
+    )
+
+
+def _word_and_tag(where: str, line: str, columns: _Columns) -> tuple[str, str]:
+    """Returns the word of a line and its tag, '' in a file without tags."""
+    fields = columns.split(line)
+    if len(fields) != columns.number:
+        raise UserError(f"{where}: number of columns {len(fields)}, where the first word's line has {columns.number}")
+    word, tag = fields[columns.word], "" if columns.tag is None else fields[columns.tag]
+    if not word:
+        raise UserError(f"{where}: the word (column {columns.word}) is empty")
+    if not tag and columns.tag is not None:
+        raise UserError(f"{where}: the tag (column {columns.tag}) is empty")
+    return word, tag
+
+
+def _find_columns(path: str, lines: Sequence[str], word_column: str, tag_column: str) -> _Columns:
+    rows = [line for line in lines if not _is_between(line)]
+    # A line that begins with '#' may be a comment: the first word's is one without, if there is any.
+    first = next((line for mark in ("#", "# ") for line in rows if not line.startswith(mark)), None)
+    if first is None:
+        raise UserError(f"{path} holds no word")
+    separator = "\t" if "\t" in first else None
+    number = len(_split(first, separator))
+    word = _place(path, "text", word_column, number)
+    tag = None if number == 1 else _place(path, "label", tag_column, number)
+    if word == tag:
+        raise UserError(
+            f"{path}: column {word} is that of words (--config.data.text) and of tags (--config.data.label)"
+        )
+    return _Columns(separator, number, word, tag)
 
 
 def _split(line: str, separator: str | None) -> list[str]:
     return [field.strip() for field in line.split(separator)]
-
-
-def _columns_of(path: str, lines: list[str]) -> tuple[str | None, int]:
-    """Returns what separates columns, None for spaces, and how many there are."""
-    words = (line for line in lines if line.strip() and not line.startswith(DOCUMENT_START))
-    first = next((line for line in words if not line.startswith("# ")), None)
-    if first is None:
-        raise UserError(f"{path} holds no word")
-    separator = "\t" if "\t" in first else None
-    return separator, len(_split(first, separator))
 
 
 def _place(path: str, key: str, column: str, num_columns: int) -> int:

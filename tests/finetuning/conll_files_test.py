@@ -40,6 +40,28 @@ def test_columns_by_number_tabs_and_comments(tmp_path):
     assert [example.tags for example in read(tmp_path, CONLL_2003, "0", "1")] == [("NNP", "VBZ"), ("#", "NNP")]
 
 
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        # As many fields as the data has, between spaces.
+        ("# sent_id = 3\n# a new b\nEU N _ ORG\nis V _ O\n", [("EU", "is")]),
+        ("# id 5239-aa domain=train\nEU _ _ ORG\n\n# id 77-b\tdomain=train\n# _ _ O\n", [("EU",), ("#",)]),
+        ("# newdoc\n# O\nEU ORG\nis O\n", [("#", "EU", "is")]),
+        ("# newdoc\n\n# text = O O\nis O\n# newdoc\n", [("is", "#")]),
+        # The same between tabs, where a word may have a space in it.
+        ("# id 5239\tdomain=train\n#\tO\nEU\tORG\n\n# 1\tO\nis\tO\n", [("#", "EU"), ("# 1", "is")]),
+        # A word that no other has a tag with: Penn's of '#', and a hashtag.
+        ("# #\n42 CD\n\n#brexit EVENT\n42 CD\n", [("#", "42"), ("#brexit", "42")]),
+        # OntoNotes' comments, the first of them before any word.
+        ("#begin document (a/b); part 0\nEU N ORG\n\n#end document\n", [("EU",)]),
+        # One column: a comment has more.
+        ("#\nis\n\n# newdoc\n#tag\n", [("#", "is"), ("#tag",)]),
+    ],
+)
+def test_comments_are_told_from_words_that_begin_with_their_sign(tmp_path, content, expected):
+    assert [example.words for example in read(tmp_path, content)] == expected
+
+
 def test_one_column_is_unlabelled(tmp_path):
     examples = read(tmp_path, "EU\nrejects\n\nPeter\n")
     assert [(example.words, example.tags) for example in examples] == [(("EU", "rejects"), None), (("Peter",), None)]
