@@ -10,6 +10,10 @@ from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.text_lines import read_text, split_lines
 
 DOCUMENT_START = "-DOCSTART-"
+# Of CoNLL-U (https://universaldependencies.org/format.html): ID, FORM, LEMMA, UPOS and six more.
+_CONLLU_COLUMNS, _FORM, _UPOS = 10, 1, 3
+# The ID of a line that is no word: a range of words that are written as one, or a word that is not written.
+_NO_WORD = re.compile(r"\d+[-.]\d+\t")
 # A comment in the form of Universal Dependencies: '# sent_id = 3'.
 _KEY_AND_VALUE = re.compile(r"# \S+ = ")
 
@@ -28,26 +32,32 @@ class _Columns:
         return _split(line, self.separator)
 
 
-def read_conll(path: str, word_column: str, tag_column: str) -> list[Example]:
+def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool = False) -> list[Example]:
     """Returns the sentences of a file, with `where` the line of their first word.
 
-    Columns lie between tabs if the first word's line has one, else between spaces. A file of one column is unlabelled.
-    Left out are `-DOCSTART-` lines, and comments before the first word of a sentence.
+    Columns lie between tabs if the first word's line has one, else between spaces. A file of one column is unlabelled,
+    and one of CoNLL-U whose tags are all '_'. Left out are `-DOCSTART-` lines, comments before the first word of a
+    sentence, and of CoNLL-U lines whose ID is a range (1-2) or has a point (1.1).
 
     Args:
       path: the file.
-      word_column: number of the column of words, from 0; negative from the end. '': 0.
-      tag_column: that of tags. '': -1.
+      word_column: number of the column of words, from 0; negative from the end. '': 0, or of CoNLL-U FORM.
+      tag_column: that of tags. '': -1, or of CoNLL-U UPOS.
+      is_conllu: whether the file is CoNLL-U.
 
     Raises:
       UserError: the file cannot be read, a column is missing, or a line has another number of columns than the first.
     """
     lines = split_lines(read_text(path))
-    columns = _find_columns(path, lines, word_column or "0", tag_column or "-1")
+    usual_word, usual_tag = (str(_FORM), str(_UPOS)) if is_conllu else ("0", "-1")
+    columns = _find_columns(path, lines, word_column or usual_word, tag_column or usual_tag, is_conllu)
     known = _known_values(lines, columns)
+    is_labelled = columns.tag is not None and not (is_conllu and known[columns.tag] == {"_"})
     examples: list[Example] = []
     for sentence in _sentences(lines):
         rows = list(itertools.dropwhile(lambda row: _is_comment(row[1], columns, known), sentence))
+        if is_conllu:
+            rows = [(number, line) for number, line in rows if not _NO_WORD.match(line)]
         if rows:
             first_line, words = rows[0][0], [_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows]
             examples.append(
@@ -56,7 +66,7 @@ def read_conll(path: str, word_column: str, tag_column: str) -> list[Example]:
                     id=str(len(examples)),
                     text=" ".join(word for word, _ in words),
                     words=tuple(word for word, _ in words),
-                    tags=None if columns.tag is None else tuple(tag for _, tag in words),
+                    tags=tuple(tag for _, tag in words) if is_labelled else None,
                 )
             )
     return examples
@@ -114,7 +124,7 @@ def _word_and_tag(where: str, line: str, columns: _Columns) -> tuple[str, str]:
     return word, tag
 
 
-def _find_columns(path: str, lines: Sequence[str], word_column: str, tag_column: str) -> _Columns:
+def _find_columns(path: str, lines: Sequence[str], word_column: str, tag_column: str, is_conllu: bool) -> _Columns:
     rows = [line for line in lines if not _is_between(line)]
     # A line that begins with '#' may be a comment: the first word's is one without, if there is any.
     first = next((line for mark in ("#", "# ") for line in rows if not line.startswith(mark)), None)
@@ -122,6 +132,11 @@ def _find_columns(path: str, lines: Sequence[str], word_column: str, tag_column:
         raise UserError(f"{path} holds no word")
     separator = "\t" if "\t" in first else None
     number = len(_split(first, separator))
+    if is_conllu and (separator is None or number != _CONLLU_COLUMNS):
+        raise UserError(
+            f"{path}: columns {number}, and CoNLL-U has {_CONLLU_COLUMNS} between tabs: if it is another format of "
+            f"columns, --config.data.format=conll"
+        )
     word = _place(path, "text", word_column, number)
     tag = None if number == 1 else _place(path, "label", tag_column, number)
     if word == tag:

@@ -35,11 +35,11 @@ def data_section() -> ml_collections.ConfigDict:
     data.train = ""
     data.validation = ""
     data.test = ""
-    # tsv (no quoting), csv, jsonl, conll or squad; empty: by the ending of each name.
+    # tsv (no quoting), csv, jsonl, conll, conllu or squad; empty: by the ending of each name.
     data.format = ""
     # Columns or fields: the text (first of a pair, words to tag), the second text, the label or tags. Names; or numbers
     # from 0 (-1: the last), and if all are numbers files have no header. Empty: the usual names (sentence, text,
-    # sentence1 and sentence2, ...; label); of CoNLL files 0 and -1. Not read with a task of GLUE.
+    # sentence1 and sentence2, ...; label); of CoNLL files 0 and -1, of CoNLL-U 1 and 3. Not read with a task of GLUE.
     data.text = ""
     data.second_text = ""
     data.label = ""

@@ -12,10 +12,10 @@ from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.squad_files import read_squad
 from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table, without_empty_texts
 
-FORMATS = ("tsv", "csv", "jsonl", "conll", "squad")
+FORMATS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad")
 _BY_ENDING = {
     ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
-    ".conll": "conll", ".conllu": "conll", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
+    ".conll": "conll", ".conllu": "conllu", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
 }  # fmt: skip
 
 
@@ -62,8 +62,8 @@ def read_examples(
     found_columns = ""
     if file_format == "squad":
         examples = read_squad(path)
-    elif file_format == "conll":
-        examples = read_conll(path, columns.text, columns.label)
+    elif file_format in ("conll", "conllu"):
+        examples = read_conll(path, columns.text, columns.label, is_conllu=file_format == "conllu")
     else:
         table = read_table(path, file_format, columns, skip_broken=skip_broken)
         places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
@@ -99,7 +99,7 @@ def find_format(path: str, kind: str, file_format: str) -> str:
     if (file_format == "squad") != (kind == "question_answering"):
         remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"
         raise UserError(f"{path} (format {file_format}): --config.task={kind} {remedy}")
-    if file_format == "conll" and kind != "tagging":
+    if file_format in ("conll", "conllu") and kind != "tagging":
         raise UserError(f"{path}: columns of CoNLL are read with --config.task=tagging, not {kind}")
     return file_format
 

@@ -15,10 +15,22 @@ Peter NNP B-NP B-PER
 """
 
 
-def read(tmp_path, content, words="", tags=""):
+CONLLU = """# newdoc
+# text = vámonos al mar
+1-2	vámonos	_	_	_	_	_	_	_	_
+1	vamos	ir	VERB	_	Mood=Imp	0	root	_	_
+2	nos	nosotros	PRON	_	_	1	obj	_	_
+2.1	ya	ya	ADV	_	_	_	_	1:advmod	_
+
+# sent_id = 2
+1	#	#	SYM	_	_	0	root	_	_
+"""
+
+
+def read(tmp_path, content, words="", tags="", **options):
     path = tmp_path / "data.conll"
     path.write_text(content)
-    return read_conll(str(path), words, tags)
+    return read_conll(str(path), words, tags, **options)
 
 
 def test_sentences_of_conll_2003(tmp_path):
@@ -60,6 +72,31 @@ def test_columns_by_number_tabs_and_comments(tmp_path):
 )
 def test_comments_are_told_from_words_that_begin_with_their_sign(tmp_path, content, expected):
     assert [example.words for example in read(tmp_path, content)] == expected
+
+
+def test_words_and_parts_of_speech_of_conllu(tmp_path):
+    examples = read(tmp_path, CONLLU, is_conllu=True)
+    assert [(example.words, example.tags) for example in examples] == [
+        (("vamos", "nos"), ("VERB", "PRON")),
+        (("#",), ("SYM",)),
+    ]
+    assert [example.where.rpartition("/")[2] for example in examples] == ["data.conll:4", "data.conll:9"]
+    assert read(tmp_path, CONLLU, "2", "7", is_conllu=True)[0].words == ("ir", "nosotros")
+    assert read(tmp_path, CONLLU, "2", "7", is_conllu=True)[0].tags == ("root", "obj")
+    blank = CONLLU.replace("VERB", "_").replace("PRON", "_").replace("ADV", "_").replace("SYM", "_")
+    assert [example.is_labelled for example in read(tmp_path, blank, is_conllu=True)] == [False, False]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("EU\tORG\n", r"data\.conll: columns 2, and CoNLL-U has 10 between tabs: .* --config\.data\.format=conll$"),
+        (CONLLU.replace("2\tnos\t", "2\t"), r"data\.conll:5: number of columns 9, where the first word's line has 10"),
+    ],
+)
+def test_bad_files_of_conllu(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, content, is_conllu=True)
 
 
 def test_one_column_is_unlabelled(tmp_path):

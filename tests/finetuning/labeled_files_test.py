@@ -30,6 +30,7 @@ def read(path, kind="classification", columns=None, file_format="", label_needed
         ("eng.train", "tagging", "conll"),
         ("a.txt", "tagging", "conll"),
         ("a.conll", "tagging", "conll"),
+        ("a.conllu.gz", "tagging", "conllu"),
     ],
 )
 def test_formats_are_told_by_names(name, kind, expected):
@@ -43,6 +44,7 @@ def test_formats_are_told_by_names(name, kind, expected):
         ("a.tsv", "question_answering", "", "--config.task=question_answering needs SQuAD's JSON"),
         ("a.json", "classification", "squad", "--config.task=classification cannot read SQuAD's JSON"),
         ("a.conll", "regression", "", "columns of CoNLL are read with --config.task=tagging, not regression"),
+        ("a.conllu", "regression", "", "columns of CoNLL are read with --config.task=tagging, not regression"),
     ],
 )
 def test_formats_that_do_not_fit(name, kind, given, message):
@@ -106,6 +108,9 @@ def test_words_and_tags(tmp_path):
     assert (example.words, example.tags) == (("New", "York", "is"), ("B", "I", "O"))
     (example,) = read(write(tmp_path, "a O\nb O\n", "a.conll"), "tagging").examples
     assert example.words == ("a", "b")
+    row = "\t".join(["1", "is", "be", "AUX", "VBZ", *"_____"])
+    (example,) = read(write(tmp_path, row, "a.conllu"), "tagging").examples
+    assert (example.words, example.tags) == (("is",), ("AUX",))
 
 
 @pytest.mark.parametrize(
