@@ -74,6 +74,28 @@ def test_questions_of_a_context_stay_together():
     assert not {example.second_text for example in train} & {example.second_text for example in held_out}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_context_does_not_end_the_held_out_part(seed):
+    sizes = [300, *[10] * 18]
+    examples = [
+        question(f"Who is {number}?", f"cat {context}", "cat", number=number)
+        for context, size in enumerate(sizes)
+        for number in range(size)
+    ]
+    train, held_out = split_off(examples, 0.1, seed)
+    assert len(held_out) == 50  # of 480; the nearest to 48 in contexts of 10
+    assert len(train) == 430
+
+
+def test_the_least_part_is_drawn_from_small_texts():
+    examples = [question(f"Who is {number}?", f"cat {number // 10}", "cat", number=number) for number in range(100)]
+    examples += [question("Who?", f"dog {number}", "dog", number=number) for number in range(100, 110)]
+    held_out = [split_off(examples, 0.001, seed)[1] for seed in range(8)]
+    assert [len(part) for part in held_out] == [1] * 8
+    assert all(part[0].second_text.startswith("dog") for part in held_out)
+    assert len({part[0].second_text for part in held_out}) > 2
+
+
 def test_too_few_examples():
     with pytest.raises(
         UserError, match=r"file\.tsv:1: training examples \(1\) are too few to hold some of them out: give"
