@@ -1,5 +1,6 @@
 """Tables in: TSV, CSV, JSON lines; their rows, and which column is what, out."""
 
+import collections
 import csv
 import dataclasses
 import io
@@ -9,7 +10,7 @@ from typing import Any
 
 from electra_cli.data.text_files import without_surrogates
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import shown
+from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.text_lines import read_text, split_lines
 
 # Columns that are taken when none is named: of one text, or of two.
@@ -21,6 +22,8 @@ _USUAL_WORDS = (("words", ""), ("tokens", ""), ("sentence", ""), ("text", ""))
 _USUAL_LABELS = ("label", "labels", "gold_label", "class", "score")
 _USUAL_TAGS = ("tags", "ner_tags", "labels", "label")
 _USUAL_IDS = ("id", "idx", "index")
+# Longer fields are taken for texts, not for names of columns.
+_MOST_WORDS_OF_NAME = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,9 +301,24 @@ def _refuse_header(table: Table, places: Places) -> None:
     """Raises a `UserError` when the first row of a table without a header is one."""
     if table.names is not None:
         return
-    fields = [field.strip().lower() for field in table.rows[0].fields]
-    is_header = places.label is not None and fields[places.label] in (*_USUAL_LABELS, *_USUAL_TAGS)
-    if is_header or fields == [str(number) for number in range(len(fields))]:
+    fields = [field.strip() for field in table.rows[0].fields]
+    is_header = places.label is not None and fields[places.label].lower() in (*_USUAL_LABELS, *_USUAL_TAGS)
+    if is_header or fields == [str(number) for number in range(len(fields))] or _names_no_class(table, places):
         raise UserError(
-            f"{table.rows[0].where}: looks like a header ({shown(fields)}): name columns as it does, not by numbers"
+            f"{table.rows[0].where}: looks like a header ({shown(fields)}), and columns by numbers mean that there "
+            f"is none: name them ({table.flag}text={fields[places.text]}), or remove the line"
         )
+
+
+def _names_no_class(table: Table, places: Places) -> bool:
+    """Whether the first row looks like names, short and without numbers, and its label is unlike all others.
+
+    That is, it stands there only, and the others are there more than once or are numbers.
+    """
+    if places.label is None:
+        return False
+    first, *others = (row.fields[places.label].strip() for row in table.rows)
+    counts = collections.Counter(others)
+    if not counts or first in counts or any(n == 1 and to_number(label) is None for label, n in counts.items()):
+        return False
+    return all(len(field.split()) <= _MOST_WORDS_OF_NAME and to_number(field) is None for field in table.rows[0].fields)

@@ -127,6 +127,13 @@ BAD_COLUMNS = [
     ("a\t1\n", Columns("3", "", "1"), r"no --config\.data\.text=3"),
     ("sentence\tlabel\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(sentence, label\)"),
     ("0\t1\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(0, 1\)"),
+    ("review\tstars\na\t1.5\nb\t2\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(review, stars\)"),
+    (
+        "Review text\tsentiment\na\tgood\nb\tbad\nc\tbad\nd\tgood\n",
+        Columns("0", "", "-1"),
+        r"data\.tsv:1: looks like a header \(Review text, sentiment\), and columns by numbers mean that there is "
+        r"none: name them \(--config\.data\.text=Review text\), or remove the line$",
+    ),
 ]
 
 
@@ -135,3 +142,20 @@ def test_bad_columns(tmp_path, content, columns, message):
     table = read_table(write(tmp_path, content), "tsv", columns)
     with pytest.raises(UserError, match=message):
         find_columns(table, columns, tagging=False, label_needed=True)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a\tgood\nb\tbad\nc\tbad\n d\tgood\n",  # the first label is there twice
+        "a\tgood\nb\tbad\nc\tbad\nd\tfair\n",  # another label is there once
+        "a\t7\nb\t1\nc\t1\n",  # a number
+        "a text of four words\tgood\nb\tbad\nc\tbad\n",
+        "a\tgood\n",
+    ],
+)
+def test_first_rows_that_are_no_header(tmp_path, content):
+    columns = Columns("0", "", "1")
+    table = read_table(write(tmp_path, content), "tsv", columns)
+    assert find_columns(table, columns, tagging=False, label_needed=True).label == 1
+    assert len(table.rows) == content.count("\n")
