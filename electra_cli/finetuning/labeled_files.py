@@ -65,7 +65,7 @@ def read_examples(
     elif file_format in ("conll", "conllu"):
         examples = read_conll(path, columns.text, columns.label, is_conllu=file_format == "conllu")
     else:
-        table = read_table(path, file_format, columns, skip_broken=skip_broken)
+        table = read_table(path, file_format, columns, tagging=kind == "tagging", skip_broken=skip_broken)
         places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
         if skip_broken:
             table = without_empty_texts(table, places)

@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import io
 import json
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -107,13 +108,16 @@ def is_number(column: str) -> bool:
     return column.removeprefix("-").isdecimal()
 
 
-def read_table(path: str, file_format: str, columns: Columns, *, skip_broken: bool = False) -> Table:
+def read_table(
+    path: str, file_format: str, columns: Columns, *, tagging: bool = False, skip_broken: bool = False
+) -> Table:
     """Reads a file.
 
     Args:
       path: the file.
       file_format: 'tsv' (no quoting: a quote is a character, as GLUE means it), 'csv' (commas, quotes) or 'jsonl'.
       columns: those that will be read; they tell whether there is a header.
+      tagging: whether words and tags are read, so that a blank line may lie between sentences of a CoNLL file.
       skip_broken: leave out lines with another number of columns than the header.
 
     Raises:
@@ -132,15 +136,20 @@ def read_table(path: str, file_format: str, columns: Columns, *, skip_broken: bo
     table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows], flag=columns.flag)
     if not table.rows:
         raise UserError(f"{path} has a header ({shown(table.names or ())}) and nothing below it")
-    return _check_widths(table, skip_broken)
+    return _check_widths(table, skip_broken, tagging)
 
 
-def _check_widths(table: Table, skip_broken: bool) -> Table:
+def _check_widths(table: Table, skip_broken: bool, tagging: bool) -> Table:
     expected = "the header" if table.names is not None else "the first line"
     broken = [row for row in table.rows if len(row.fields) != table.width]
     if broken and not skip_broken:
         row = broken[0]
         is_blank = not any(field.strip() for field in row.fields)
+        if is_blank and tagging:
+            raise UserError(
+                f"{row.where}: the line is blank; if a line holds one word and blank ones divide sentences: "
+                f"{table.flag}format=conll"
+            )
         what = "the line is blank" if is_blank else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
         raise UserError(f"{row.where}: {what}{_separator_hint(table)}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
@@ -154,6 +163,7 @@ def _columns(number: int) -> str:
 
 
 def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 characters if nothing is said
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     first_line = 1
     try:
@@ -193,6 +203,9 @@ def _read_json_lines(path: str, text: str) -> Table:
 
 
 def _clean(value: Any) -> Any:
+    """Returns a value without what UTF-8 cannot hold; None for NaN, by which some libraries write missing values."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return without_surrogates(value) if isinstance(value, str) else value
 
 
@@ -272,10 +285,13 @@ def _place(table: Table, key: str, column: str) -> int:
 
 
 def _missing(table: Table, key: str, column: str) -> UserError:
-    if table.names is None:
+    if table.names is None and not is_number(column):
         return UserError(
-            f"{table.path} has {_columns(table.width)}, counted from 0: no {table.flag}{key}={column or '(none)'}"
+            f"{table.path}: columns by numbers mean that there is no header: give {table.flag}{key}=NUMBER as well "
+            f"(it has {_columns(table.width)}, counted from 0), or, if it has a header, all by their names"
         )
+    if table.names is None:
+        return UserError(f"{table.path} has {_columns(table.width)}, counted from 0: no {table.flag}{key}={column}")
     return UserError(
         f"{table.path}: no column {column}; it has {shown(table.names)}: name one with {table.flag}{key}=NAME"
         f"{_separator_hint(table)}, or, if the file has no header, all by numbers from 0"

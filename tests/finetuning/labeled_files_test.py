@@ -106,6 +106,8 @@ def test_words_and_tags(tmp_path):
     ]
     (example,) = read(write(tmp_path, "words\ttags\nNew York is\tB I O\n"), "tagging").examples
     assert (example.words, example.tags) == (("New", "York", "is"), ("B", "I", "O"))
+    with pytest.raises(UserError, match=r"data\.tsv:2: the line is blank; .*: --config\.data\.format=conll$"):
+        read(write(tmp_path, "EU\tORG\n\nis\tO\n"), "tagging")
     (example,) = read(write(tmp_path, "a O\nb O\n", "a.conll"), "tagging").examples
     assert example.words == ("a", "b")
     row = "\t".join(["1", "is", "be", "AUX", "VBZ", *"_____"])
@@ -138,6 +140,13 @@ def test_bad_rows_of_tables(tmp_path, content, kind, message):
         ({"label": 1}, "classification", r"a\.jsonl:2: the text is missing"),
         ({"text": "a", "label": [1]}, "classification", r"a\.jsonl:2: the label is list, not one value: \[1\]"),
         ({"text": "a"}, "classification", r"a\.jsonl:2: has no label, and others of the file do"),
+        (
+            {"text": "a", "label": float("nan")},
+            "classification",
+            r"a\.jsonl:2: has no label, and others of the file do",
+        ),
+        ({"text": "a", "label": float("nan")}, "regression", r"a\.jsonl:2: has no label, and others of the file do"),
+        ({"text": float("nan"), "label": 1}, "classification", r"a\.jsonl:2: the text is missing"),
         ({"text": "a", "label": True}, "regression", r"a\.jsonl:2: the label 'true' is no number"),
         ({"text": ["a", ""], "label": ["1", "1"]}, "tagging", r"a\.jsonl:2: '' is none of the words"),
         ({"text": ["a"], "label": [None]}, "tagging", r"a\.jsonl:2: None is none of the tags"),

@@ -29,6 +29,11 @@ def test_csv_has_quotes_and_names_the_line_that_a_row_begins_in(tmp_path):
     assert rows(table) == [("data.csv:2", ['a, "b"\nc', "1"]), ("data.csv:4", ["d", "0"])]
 
 
+def test_fields_of_csv_may_be_long(tmp_path):
+    path = write(tmp_path, f'text,label\n"{"a" * 200_000}",1\n', "data.csv")
+    assert [len(fields[0]) for _, fields in rows(read_table(path, "csv", Columns()))] == [200_000]
+
+
 def test_json_lines_have_fields(tmp_path):
     path = write(tmp_path, '{"text": "a\\ud800", "label": true}\n{"label": 1.5, "more": [1]}\n', "data.jsonl")
     table = read_table(path, "jsonl", Columns())
@@ -101,6 +106,15 @@ def test_bad_csv_and_json(tmp_path):
             read_table(write(tmp_path, content, "data.jsonl"), "jsonl", Columns())
 
 
+def test_a_conll_file_that_is_named_as_a_table_is_told(tmp_path):
+    path = write(tmp_path, "EU\tORG\nis\tO\n\nPeter\tPER\n")
+    for columns in (Columns(), Columns("0", "", "1")):
+        with pytest.raises(UserError, match=r"data\.tsv:3: the line is blank; .*: --config\.data\.format=conll$"):
+            read_table(path, "tsv", columns, tagging=True)
+    with pytest.raises(UserError, match=r"data\.tsv:3: the line is blank$"):
+        read_table(path, "tsv", Columns())
+
+
 def test_broken_lines_can_be_left_out(tmp_path):
     table = read_table(write(tmp_path, GOOD + "b\nc\t0\n"), "tsv", Columns(), skip_broken=True)
     assert [fields for _, fields in rows(table)] == [["a", "1"], ["c", "0"]] and table.num_skipped == 1
@@ -123,7 +137,13 @@ BAD_COLUMNS = [
     ("sentence\tlabel\na\t1\n", Columns("sentence", "", "sentence"), "one column is read as two"),
     ("label\tsentence\tsentence\n1\ta\tb\n", Columns("sentence"), "2 columns are named 'sentence': give its number"),
     ("a\t1\n", Columns("0", "", "2"), r"has 2 columns, counted from 0: no --config\.data\.label=2"),
-    ("a\t1\n", Columns("0"), r"no --config\.data\.label=label"),
+    (
+        "a\t1\n",
+        Columns("0"),
+        r"data\.tsv: columns by numbers mean that there is no header: give --config\.data\.label=NUMBER as well "
+        r"\(it has 2 columns, counted from 0\), or, if it has a header, all by their names$",
+    ),
+    ("text\tid\ty\na\tb\t1\n", Columns("", "", "2"), r"no header: give --config\.data\.text=NUMBER as well \(it has 3"),
     ("a\t1\n", Columns("3", "", "1"), r"no --config\.data\.text=3"),
     ("sentence\tlabel\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(sentence, label\)"),
     ("0\t1\na\t1\n", Columns("0", "", "1"), r"data\.tsv:1: looks like a header \(0, 1\)"),
