@@ -1,5 +1,6 @@
 """Which values of a config can be trained with. TensorFlow is not imported here."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -38,6 +39,20 @@ CHOICES = {
 }
 
 
+def requirement(flat: Mapping[str, Any]) -> Callable[[str, bool, str], None]:
+    """Returns `require(key, is_valid, remedy)`: unless valid, a `UserError` names key, value and remedy.
+
+    Args:
+      flat: the values by key, {'section.key': value}.
+    """
+
+    def require(key: str, is_valid: bool, remedy: str) -> None:
+        if not is_valid:
+            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
+
+    return require
+
+
 def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator: dict[str, int]) -> None:
     """Raises a `UserError` that names key, value and remedy for the first value that cannot be trained with.
 
@@ -46,11 +61,7 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
       flat: the same as {'section.key': value}.
       generator: the generator's sizes that follow from it.
     """
-
-    def require(key: str, is_valid: bool, remedy: str) -> None:
-        if not is_valid:
-            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
-
+    require = requirement(flat)
     require("data.dir", bool(config.data.dir), "give the directory that electra-prepare wrote, --config.data.dir=DIR")
     for key in _OPTIONAL_KEYS:
         require(key, flat[key] is None or flat[key] > 0, "must be greater than 0, or left unset")

@@ -8,7 +8,7 @@ from typing import Any
 import ml_collections
 
 from electra_cli.config import flatten
-from electra_cli.config_checks import JIT_CHOICES, PRECISIONS, STRATEGIES
+from electra_cli.config_checks import JIT_CHOICES, PRECISIONS, STRATEGIES, requirement
 from electra_cli.config_presets import Presets
 from electra_cli.errors import UserError
 from electra_cli.finetuning.config_defaults import default_config
@@ -41,11 +41,7 @@ _EPOCHS, _EPOCHS_OF_ANSWERS, _EPOCHS_OF_SMALL_TASKS, _SMALL_TASKS = 3, 2, 10, ("
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises a `UserError` for the first value that cannot be trained with, whatever the data and the encoder."""
     flat = flatten(config)
-
-    def require(key: str, is_valid: bool, remedy: str) -> None:
-        if not is_valid:
-            raise UserError(f"config.{key}={flat[key]!r}: {remedy}")
-
+    require = requirement(flat)
     for key, choices in _CHOICES.items():
         require(key, flat[key] in choices, f"choose one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     for key in _FRACTIONS:

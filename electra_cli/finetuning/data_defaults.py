@@ -1,13 +1,13 @@
 """The sections of a fine-tuning config that say what the task and its data are, and their checks. No TensorFlow."""
 
-import difflib
-
 import ml_collections
 
-from electra_cli.errors import UserError
+from electra_cli.config import flatten
+from electra_cli.config_checks import requirement
 from electra_cli.finetuning.base import KINDS
 from electra_cli.finetuning.glue import TASKS
 from electra_cli.finetuning.labeled_files import FORMATS
+from electra_cli.suggestions import did_you_mean
 
 
 def answers_section() -> ml_collections.ConfigDict:
@@ -68,37 +68,32 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Reads `task`, `primary_score`, `data` and `answers` of a config.
     """
     task, data, answers = config.task, config.data, config.answers
-
-    def require(key: str, value: object, is_valid: bool, remedy: str) -> None:
-        if not is_valid:
-            raise UserError(f"config.{key}={value!r}: {remedy}")
-
+    require = requirement(flatten(config))
     known = (*KINDS, *TASKS)
-    nearest = difflib.get_close_matches(task, known, 1, 0.5)
-    hint = f"did you mean {nearest[0]}? It" if nearest else "it"
-    require("task", task, task in known, f"{hint} is one of {', '.join(KINDS)}, or of GLUE {', '.join(TASKS)}")
+    require("task", task in known,
+            f"is one of {', '.join(KINDS)}, or of GLUE {', '.join(TASKS)}{did_you_mean(task, known)}")  # fmt: skip
     names = SCORES[kind_of(task)]
-    require("primary_score", config.primary_score, config.primary_score in ("", *names),
+    require("primary_score", config.primary_score in ("", *names),
             f"is empty or a score of {kind_of(task)}: {', '.join(names)}")  # fmt: skip
     for key, value in answers.items():
-        require(f"answers.{key}", value, value > 0, "must be greater than 0")
-    require("data.max_seq_length", data.max_seq_length, data.max_seq_length >= 8, "is too short: 8 tokens at least")
-    require("data.format", data.format, data.format in ("", *FORMATS), f"is empty or one of {', '.join(FORMATS)}")
-    require("data.validation_fraction", data.validation_fraction, 0 <= data.validation_fraction < 1,
+        require(f"answers.{key}", value > 0, "must be greater than 0")
+    require("data.max_seq_length", data.max_seq_length >= 8, "is too short: 8 tokens at least")
+    require("data.format", data.format in ("", *FORMATS), f"is empty or one of {', '.join(FORMATS)}")
+    require("data.validation_fraction", 0 <= data.validation_fraction < 1,
             "is a fraction: at least 0, less than 1")  # fmt: skip
-    require("data.second_text", data.second_text, not data.second_text or bool(data.text),
+    require("data.second_text", not data.second_text or bool(data.text),
             "is the second of two: give the first, --config.data.text=COLUMN")  # fmt: skip
     if task in TASKS:
-        require("data.dir", data.dir, bool(data.dir), f"give the folder of GLUE's download for config.task={task}")
+        require("data.dir", bool(data.dir), f"give the folder of GLUE's download for config.task={task}")
         for key in ("text", "second_text", "label", "format"):
-            require(f"data.{key}", data[key], not data[key], f"config.task={task} knows its files: leave it empty")
+            require(f"data.{key}", not data[key], f"config.task={task} knows its files: leave it empty")
         return
-    require("data.train", data.train, bool(data.train), "give the file of training examples, --config.data.train=FILE")
+    require("data.train", bool(data.train), "give the file of training examples, --config.data.train=FILE")
     for key in ("validation", "test"):
-        require(f"data.{key}", data[key], not data[key] or data[key] != data.train,
+        require(f"data.{key}", not data[key] or data[key] != data.train,
                 "is the training file: scores there tell nothing")  # fmt: skip
     if task == "question_answering":
         for key in ("text", "second_text", "label"):
-            require(f"data.{key}", data[key], not data[key], "files of SQuAD have no columns: leave it empty")
+            require(f"data.{key}", not data[key], "files of SQuAD have no columns: leave it empty")
     if task == "tagging":
-        require("data.second_text", data.second_text, not data.second_text, "tagging has one text only: leave it empty")
+        require("data.second_text", not data.second_text, "tagging has one text only: leave it empty")

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -71,15 +70,7 @@ class LabelMap:
     def save(self, path: str) -> None:
         """Writes the labels as JSON, whole or not at all."""
         content = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self)}
-        temporary = f"{path}.tmp"
-        with files.open_file(temporary, "w") as stream:
-            stream.write(json.dumps(content, indent=2) + "\n")
-        if files.is_remote(path):
-            import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
-
-            tf.io.gfile.rename(temporary, path, overwrite=True)
-        else:
-            os.replace(temporary, path)
+        files.write_atomically(path, json.dumps(content, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str) -> "LabelMap":

@@ -34,8 +34,9 @@ def test_glue_decides_about_the_kind():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "rtte"}, "config.task='rtte': did you mean rte? It is one of classification"),
-        ({"task": "ner"}, "config.task='ner': it is one of classification, regression, tagging"),
+        ({"task": "rtte"}, "config.task='rtte': is one of classification"),
+        ({"task": "rtte"}, "; did you mean rte?"),
+        ({"task": "ner"}, "config.task='ner': is one of classification, regression, tagging"),
         ({"primary_score": "spearman"}, "is empty or a score of classification: accuracy, f1, mcc"),
         ({"task": "stsb", "data__dir": "d", "primary_score": "f1"}, "a score of regression: spearman"),
         ({"answers__doc_stride": 0}, "config.answers.doc_stride=0: must be greater than 0"),

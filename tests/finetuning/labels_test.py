@@ -32,6 +32,13 @@ def test_a_map_is_saved_and_read(tmp_path):
         labels.index("O")
 
 
+@pytest.mark.slow
+def test_a_map_is_saved_to_a_remote_directory():
+    labels = LabelMap("classification", ("neg", "pos"))
+    labels.save("ram://labels/labels.json")
+    assert LabelMap.load("ram://labels/labels.json") == labels
+
+
 def test_a_damaged_or_missing_map_is_named(tmp_path):
     path = tmp_path / "labels.json"
     with pytest.raises(UserError, match=r"labels\.json cannot be read: No such file"):
