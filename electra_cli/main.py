@@ -34,8 +34,8 @@ flags.DEFINE_string(
 )
 
 flags.DEFINE_bool(
-    "dry_run", False, "Build everything, run two steps and a short evaluation, check workdir and disk, and report what "
-    "the run would take; leaves nothing behind.", flag_values=FLAGS,
+    "dry_run", False, "Build everything, run a few steps and a short evaluation, check workdir and disk, and report "
+    "what the run would take; leaves nothing behind.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
     "print_config", None, ["text", "json"], "Print the config with all overrides and derived values, and do nothing "
