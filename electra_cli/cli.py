@@ -123,12 +123,12 @@ def run(
 
 def define_output_flags(flag_values: flags.FlagValues) -> None:
     """Declares `--quiet` and `--log_format`, which `panel.choose_reporter` takes, among the flags of a command."""
-    flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=flag_values)
+    flags.DEFINE_bool("quiet", False, "Print only warnings, errors and the final table.", flag_values=flag_values)
     flags.DEFINE_enum(
         "log_format",
         "text",
         ["text", "json"],
-        "text: a live panel on a terminal, else a line now and then. json: an object a line, for programs.",
+        "text: a live panel on a terminal, otherwise occasional lines. json: one object per line, for programs.",
         flag_values=flag_values,
     )
 

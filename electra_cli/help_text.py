@@ -12,7 +12,7 @@ _FLAG_COLUMN, _KEY_COLUMN = 30, 38
 # What every command takes.
 COMMON_FLAGS = (
     FlagInfo("help", "", "Print this text."),
-    FlagInfo("print_completion", "bash|zsh|fish", "Print what makes a shell complete the flags of this command.",
+    FlagInfo("print_completion", "bash|zsh|fish", "Print a script for completing this command in a shell.",
              choices=("bash", "zsh", "fish")),
 )  # fmt: skip
 
@@ -76,7 +76,7 @@ def _config_text(config_entries: Sequence[Entry], width: int) -> str:
             is_shared = following is not None and following.description == entry.description
             lines.append(head if is_shared else _two_columns(head, entry.description, _KEY_COLUMN, width))
         parts.append("\n".join(lines))
-    return "\n\n".join(["Keys of the config with their defaults; to give others: --config.SECTION.KEY=VALUE", *parts])
+    return "\n\n".join(["Config keys with their defaults; override them with --config.SECTION.KEY=VALUE", *parts])
 
 
 def _default(entry: Entry) -> str:

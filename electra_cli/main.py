@@ -15,36 +15,36 @@ flags.DEFINE_enum(
     "mode",
     "train_and_eval",
     ["train", "eval", "train_and_eval", "replay"],
-    "Train, evaluate the newest checkpoint, train with evaluations, or compute the last step whose loss or gradient "
-    "was infinite or NaN again, to see why.",
+    "Train, evaluate the newest checkpoint, train with evaluations, or repeat the last step whose loss or gradient was "
+    "infinite or NaN, to see why.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is taken: what --mode=eval evaluates, "
-    "and whose weights a run without checkpoints of its own starts from.",
+    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval evaluates it, and "
+    "a run without checkpoints of its own starts from its weights.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
     "wandb_project",
     None,
-    "Project of Weights & Biases where metrics and config are shown as well (pip install 'electra-pretrain[wandb]').",
+    "Weights & Biases project to which metrics and config are sent as well (pip install 'electra-pretrain[wandb]').",
     flag_values=FLAGS,
 )
 
 flags.DEFINE_bool(
-    "dry_run", False, "Build everything, make two steps and a short evaluation, check workdir and disk, and tell what "
-    "the run would take; leaves nothing behind.", flag_values=FLAGS,
+    "dry_run", False, "Build everything, run a few steps and a short evaluation, check workdir and disk, and report "
+    "what the run would take; leaves nothing behind.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "print_config", None, ["text", "json"], "Print the config with all overrides, and what follows from it, and do "
-    "nothing else: as a config file, also without a value, or as JSON.", flag_values=FLAGS,
+    "print_config", None, ["text", "json"], "Print the config with all overrides and derived values, and do nothing "
+    "else: text (the default without a value) is a config file.", flag_values=FLAGS,
 )  # fmt: skip
 cli.define_output_flags(FLAGS)
 
 USAGE = """
-Pre-trains an ELECTRA text encoder on data of electra-prepare. The same command again goes on where the run stopped.
+Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
 """
@@ -54,13 +54,13 @@ Examples:
   {program} --config=small --config.data.dir=data --workdir=run --mode=eval --checkpoint=run/checkpoints/best
   {program} --config=base --config.data.dir=data --workdir=run --config.runtime.precision=mixed_bfloat16
 
-Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect.
+Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stopped by a signal and saved.
 """
 GROUPS = {
     "Required": ("config", "workdir"),
-    "What is done": ("mode", "checkpoint"),
+    "What to do": ("mode", "checkpoint"),
     "Before a run": ("print_config", "dry_run"),
-    "What is printed": ("quiet", "log_format", "wandb_project"),
+    "Output": ("quiet", "log_format", "wandb_project"),
 }
 
 

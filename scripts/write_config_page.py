@@ -19,25 +19,25 @@ INTRODUCTION = """\
 
 <!-- Made by scripts/write_config_page.py: change the comments above the keys instead. -->
 
-Every key with its type and default. On a command line a key is given as `--config.SECTION.KEY=VALUE`; a tuple as
+Every key with its type and default. On a command line a key is given as `--config.SECTION.KEY=VALUE`, and a tuple as
 `1,2,3`. In a config file it is an assignment, as in the files of `configs/`. `unset` keys have no value until one is
-given; their description says what holds instead. Keys marked \\* may change when a run goes on; another value of any
-other would make another run, and is refused. `electra-pretrain --config=small --print_config` prints a config with all
-overrides, and `--help` of each command has the same descriptions.
+given; their description says what applies instead. Keys marked \\* may change when a run resumes; a new value for any
+other key would make it a different run, and is refused. `electra-pretrain --config=small --print_config` prints a
+config with all overrides, and each command's `--help` has the same descriptions.
 """
 PARTS: tuple[tuple[str, Presets, Sequence[str], str], ...] = (
     (
         "Pre-training",
         PRETRAINING,
         config.CHANGEABLE_KEYS,
-        "Of `electra-pretrain` and `electra-plan`. Defaults are those of ELECTRA-Small (Clark et al., ICLR 2020,\n"
+        "For `electra-pretrain` and `electra-plan`. Defaults are those of ELECTRA-Small (Clark et al., ICLR 2020,\n"
         "Table 6).",
     ),
     (
         "Fine-tuning",
         FINETUNING,
         finetuning_config.CHANGEABLE_KEYS,
-        "Of `electra-finetune`. Defaults are those of the paper (Table 7).",
+        "For `electra-finetune`. Defaults are those of the paper (Table 7).",
     ),
 )
 

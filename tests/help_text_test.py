@@ -38,13 +38,13 @@ Other flags:
 Help:
   --help                      Print this text.
   --print_completion=bash|zsh|fish
-                              Print what makes a shell complete the
-                              flags of this command.
+                              Print a script for completing this command
+                              in a shell.
 
 Examples:
   do
 
-Keys of the config with their defaults; to give others: --config.SECTION.KEY=VALUE
+Config keys with their defaults; override them with --config.SECTION.KEY=VALUE
 
 config.train:
   num_steps = 1000                    Updates in the whole run, after

@@ -8,38 +8,38 @@ from electra_cli.errors import UserError
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
-    "workdir", None, "Workdir of electra-pretrain or electra-finetune, or what electra-import wrote.", flag_values=FLAGS
+    "workdir", None, "Workdir of electra-pretrain or electra-finetune, or output of electra-import.", flag_values=FLAGS
 )
 flags.DEFINE_enum(
-    "format", None, FORMATS, "huggingface: a folder of transformers. saved_model: text in, for TensorFlow Serving and "
-    "Hub. tfm: an init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra. Of a "
-    "fine-tuned model the first, or of classification and regression the second.",
+    "format", None, FORMATS, "huggingface: a transformers folder. saved_model: takes text, for TensorFlow Serving and "
+    "Hub. tfm: an init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra. For a "
+    "fine-tuned model, huggingface; for classification and regression, also saved_model.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "network", "discriminator", ["discriminator", "generator", "both"], "Which network; of both, huggingface and tfm "
-    "make a directory each.", flag_values=FLAGS,
+    "network", "discriminator", ["discriminator", "generator", "both"], "Which network; for both, huggingface and tfm "
+    "create one directory each.", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_string("output_dir", None, "Directory to be made; local.", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "Directory to create; local.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "checkpoint", None, "best, or the path of a checkpoint, such as run/checkpoints/ckpt-500; without it, the newest.",
+    "checkpoint", None, "best, or the path of a checkpoint, such as run/checkpoints/ckpt-500; by default, the newest.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(
-    "averaged", True, "Take the moving averages for the weights, where the run keeps some "
+    "averaged", True, "Export the moving averages of the weights, if the run keeps them "
     "(config.optimizer.ema_decay).", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-    "vocab_file", None, "Vocabulary, where the data that the run was trained on is not there any more.",
+    "vocab_file", None, "Vocabulary, if the data that the run was trained on is no longer available.",
     flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_bool("lower_case", None, "Whether text is lower-cased; without it, as the data was.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "Of electra-finetune: fine-tuning to take; default: the best.", flag_values=FLAGS)
+flags.DEFINE_bool("lower_case", None, "Whether text is lower-cased; by default, as the data was.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "For a fine-tuned model: the seed to export; default: the best.", flag_values=FLAGS)
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
-Writes a trained network or a fine-tuned model for another library, and compares it with the checkpoint before it is
-delivered.
+Exports a trained network or a fine-tuned model for another library, and compares it with the checkpoint before
+delivering it.
 
 Usage: {program} --workdir=RUN --format=huggingface|saved_model|tfm|google_tf1 --output_dir=DIR
        [--network=discriminator|generator|both] [--FLAG=VALUE ...]
@@ -53,10 +53,10 @@ Examples:
 """
 GROUPS = {
     "Required": ("workdir", "format", "output_dir"),
-    "What is read": ("network", "checkpoint", "averaged", "vocab_file", "lower_case", "seed"),
-    "What is written": ("overwrite",),
+    "Input": ("network", "checkpoint", "averaged", "vocab_file", "lower_case", "seed"),
+    "Output": ("overwrite",),
 }
-# Of which there is nothing to choose in a fine-tuned model.
+# Flags that do not apply to a fine-tuned model.
 _PRETRAINED_ONLY = ("network", "checkpoint", "averaged", "vocab_file", "lower_case")
 
 
@@ -64,7 +64,7 @@ def _main(values: flags.FlagValues) -> None:
     for name, what in (
         ("workdir", "give the directory of a run"),
         ("format", f"give one of {', '.join(FORMATS)}"),
-        ("output_dir", "give the directory to be made"),
+        ("output_dir", "give the directory to create"),
     ):
         if not values[name].value:
             raise UserError(f"--{name} is missing: {what}")
@@ -84,7 +84,7 @@ def _say(line: str) -> None:
 def _export_fine_tuned(values: flags.FlagValues) -> float:
     for name in _PRETRAINED_ONLY:
         if values[name].present:
-            raise UserError(f"--{name} is not read of a fine-tuned model: leave it out")
+            raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
     from electra_cli.finetuning import exporting, trained  # noqa: PLC0415  (imports TensorFlow: seconds)
     from electra_cli.interop import delivery  # noqa: PLC0415
 
@@ -97,7 +97,7 @@ def _export_fine_tuned(values: flags.FlagValues) -> float:
 
 def _export_pretrained(values: flags.FlagValues) -> float:
     if values.seed is not None:
-        raise UserError(f"--seed={values.seed} is read of a fine-tuned model only, which {values.workdir} is none of")
+        raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
 
     exporting.check_installed(values.format)

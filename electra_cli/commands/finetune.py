@@ -20,31 +20,31 @@ flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, pred
 flags.DEFINE_string(
     "init",
     None,
-    "Encoder to start from: a workdir of electra-pretrain or one of its checkpoints, what electra-import or "
-    "electra-export wrote; or random, the baseline.",
+    "Encoder to start from: a workdir of electra-pretrain or one of its checkpoints, the output of electra-import or "
+    "electra-export, or random, the baseline.",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("like", None, "With --init=random: what gives sizes and vocabulary, as --init.", flag_values=FLAGS)
+flags.DEFINE_string("like", None, "With --init=random: source of sizes and vocabulary, as --init.", flag_values=FLAGS)
 flags.DEFINE_string(
     "vocab_file", None, "Vocabulary or SentencePiece model, in place of the encoder's.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-    "lower_case", None, "Whether text is lower-cased; without it, as the encoder's tokenizer does.", flag_values=FLAGS
+    "lower_case", None, "Whether text is lower-cased; by default, as the encoder's tokenizer does.", flag_values=FLAGS
 )
 flags.DEFINE_string(
     "predict",
     None,
-    "File to predict with what --workdir holds, in place of fine-tuning; FILE:text=COLUMN,second_text=COLUMN,"
-    "label=COLUMN,format=FORMAT where it is not as the training file.",
+    "File to predict with the model in --workdir, instead of fine-tuning; FILE:text=COLUMN,second_text=COLUMN,"
+    "label=COLUMN,format=FORMAT if it differs from the training file.",
     flag_values=FLAGS,
 )
-flags.DEFINE_string("output", None, "With --predict: file for the predictions, JSON lines.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "With --predict: fine-tuning to take; default: the best.", flag_values=FLAGS)
+flags.DEFINE_string("output", None, "With --predict: file for the predictions, as JSON lines.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", None, "With --predict: seed of the model to use; default: the best.", flag_values=FLAGS)
 cli.define_output_flags(FLAGS)
 
 USAGE = """
-Fine-tunes a pre-trained encoder on labelled files and scores it; or predicts with it. The same command again goes on
-where it stopped.
+Fine-tunes a pre-trained encoder on labelled files and scores it, or predicts with it. The same command resumes what
+was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --init=WORKDIR_OR_EXPORT --workdir=DIR [--config.KEY=VALUE ...]
        {program} --workdir=DIR --predict=FILE[:text=COLUMN,...] --output=FILE [--seed=N]
@@ -58,15 +58,15 @@ Examples:
   {program} --config=glue --config.task=rte --config.data.dir=GLUE/RTE --init=random --like=run --workdir=baseline
   {program} --workdir=sentiment --predict=reviews.tsv --output=predicted.jsonl
 
-Exit codes: 0 done, 2 a mistake in the command or its files, 75 stopped by a signal and saved, 1 a defect.
+Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stopped by a signal and saved.
 """
-# What may be said of a file to predict for.
+# Settings that may follow the name of a file to predict for.
 _PREDICTED = {"text": (), "second_text": (), "label": (), "format": FORMATS}
 GROUPS = {
-    "Required, but with --predict": ("config", "init", "workdir"),
-    "What is read": ("like", "vocab_file", "lower_case"),
+    "Required, except with --predict": ("config", "init", "workdir"),
+    "Input": ("like", "vocab_file", "lower_case"),
     "Predictions": ("predict", "output", "seed"),
-    "What is printed": ("quiet", "log_format"),
+    "Output": ("quiet", "log_format"),
 }
 
 

@@ -8,36 +8,36 @@ from electra_cli.errors import UserError
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum(
-    "format", None, FORMATS, "google_tf1: a checkpoint of google-research/electra. huggingface: a folder of "
-    "transformers (ELECTRA, or BERT as a discriminator). tfm: a checkpoint of tf-models-official. electra_pretrain: a "
-    "workdir.", flag_values=FLAGS,
+    "format", None, FORMATS, "google_tf1: a checkpoint of google-research/electra. huggingface: a "
+    "transformers folder (ELECTRA, or BERT as a discriminator). tfm: a checkpoint of tf-models-official. "
+    "electra_pretrain: a workdir.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string("source", None, "The checkpoint, folder or workdir.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "generator_source", None, "With --format=huggingface: the folder of the generator (ElectraForMaskedLM), when "
-    "--source is that of a discriminator.", flag_values=FLAGS,
+    "generator_source", None, "With --format=huggingface: the generator's folder (ElectraForMaskedLM), when "
+    "--source is a discriminator's.", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_string("output_dir", None, "Directory to be made; local.", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "Directory to create; local.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "vocab_file", None, "The model's vocabulary, in place of the one that stands with it.", flag_values=FLAGS
+    "vocab_file", None, "The model's vocabulary, in place of the one stored with it.", flag_values=FLAGS
 )
 flags.DEFINE_bool(
-    "lower_case", None, "Whether text is lower-cased; without it, as the model's tokenizer says, or true.",
+    "lower_case", None, "Whether text is lower-cased; by default, as the model's tokenizer says, or true.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-    "hparams", None, "With --format=google_tf1: JSON of its hyperparameters, where they are not those of its small "
-    "model; without it, config.json beside the checkpoint.", flag_values=FLAGS,
+    "hparams", None, "With --format=google_tf1: JSON file of its hyperparameters, if they are not those of its "
+    "small model; by default, config.json beside the checkpoint.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-    "num_attention_heads", None, "With --format=google_tf1: the discriminator's heads, where they are not one for 64 "
+    "num_attention_heads", None, "With --format=google_tf1: the discriminator's attention heads, if not one per 64 "
     "units of width.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
     "generator_num_attention_heads", None, "With --format=google_tf1: the generator's heads.", flag_values=FLAGS
 )
 flags.DEFINE_float(
-    "generator_size", 0.25, "Width of a generator that is made new, as a fraction of the discriminator's.",
+    "generator_size", 0.25, "Width of a newly initialized generator, as a fraction of the discriminator's.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
@@ -46,7 +46,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
-Turns a released or foreign checkpoint into a starting point for electra-pretrain: a checkpoint, and its config.
+Turns a released or foreign checkpoint into a starting point for electra-pretrain: a checkpoint and its config.
 
 Usage: {program} --format=google_tf1|huggingface|tfm|electra_pretrain --source=PATH --output_dir=DIR [--FLAG=VALUE ...]
 """
@@ -57,7 +57,7 @@ Examples:
 """
 GROUPS = {
     "Required": ("format", "source", "output_dir"),
-    "What is read": (
+    "Input": (
         "vocab_file",
         "lower_case",
         "checkpoint",
@@ -66,7 +66,7 @@ GROUPS = {
         "num_attention_heads",
         "generator_num_attention_heads",
     ),
-    "What is written": ("generator_size", "overwrite"),
+    "Output": ("generator_size", "overwrite"),
 }
 # Flags that belong to one format.
 _ONLY_WITH = {
@@ -121,7 +121,7 @@ def _check(values: flags.FlagValues) -> None:
     for name, what in (
         ("format", f"give one of {', '.join(FORMATS)}"),
         ("source", "give the checkpoint or folder to import"),
-        ("output_dir", "give the directory to be made"),
+        ("output_dir", "give the directory to create"),
     ):
         if not values[name].value:
             raise UserError(f"--{name} is missing: {what}")

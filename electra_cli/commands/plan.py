@@ -14,13 +14,13 @@ from electra_cli.planning import report
 FLAGS = flags.FlagValues()
 command_config.define(FLAGS)
 flags.DEFINE_bool(
-    "measure", False, "Make 20 steps on the devices here, and correct the times predicted for them.", flag_values=FLAGS
+    "measure", False, "Run 20 steps on this machine's devices, and correct the times predicted.", flag_values=FLAGS
 )
 flags.DEFINE_bool("json", False, "Print JSON: bytes, seconds, US dollars.", flag_values=FLAGS)
 
 USAGE = """
-Tells what a config costs before it runs: parameters, operations, memory, tokens, disk, and time and price on several
-devices. config.data.dir may be left out.
+Estimates what a config costs before it runs: parameters, operations, memory, tokens, disk, and time and price on
+several devices. config.data.dir is optional.
 
 Usage: {program} --config=PRESET_OR_FILE [--config.KEY=VALUE ...] [--measure] [--json]
 """
@@ -30,7 +30,7 @@ Examples:
   {program} --config=large --config.runtime.precision=mixed_bfloat16
   {program} --config=small --measure
 """
-GROUPS = {"Required": ("config",), "What is told": ("measure", "json")}
+GROUPS = {"Required": ("config",), "Output": ("measure", "json")}
 
 
 def _main(values: flags.FlagValues) -> None:

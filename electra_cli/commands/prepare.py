@@ -19,83 +19,85 @@ from electra_cli.stage_progress import StageProgress
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
     "input", [], "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst "
-    "are unpacked. builtin:python-docs is English prose from the Python installation and the packages this program "
+    "are decompressed. builtin:python-docs is English prose from the Python installation and the packages this program "
     "needs.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_list(
-    "input_weights", [], "How often to take the documents of each input, as in 1,0.5,3; a fraction takes a share of "
+    "input_weights", [], "How often to use the documents of each input, as in 1,0.5,3; a fraction uses a share of "
     "them.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-    "text_field", "text", "Field of JSON lines and column of Parquet that hold the text.", flag_values=FLAGS
+    "text_field", "text", "Field of JSON lines or column of Parquet that holds the text.", flag_values=FLAGS
 )
-flags.DEFINE_string("output_dir", None, "Directory to be made.", flag_values=FLAGS)
+flags.DEFINE_string("output_dir", None, "Directory to create.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "vocab_file", None, "WordPiece vocabulary, a token a line; or a SentencePiece model, NAME.model.", flag_values=FLAGS
+    "vocab_file", None, "WordPiece vocabulary, a token per line, or SentencePiece model, NAME.model.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "learn_vocab", None, "Learn a vocabulary of that many tokens from the text instead.", flag_values=FLAGS
+    "learn_vocab", None, "Learn a vocabulary of this many tokens from the text instead.", flag_values=FLAGS
 )
 flags.DEFINE_enum(
-    "vocab_type", "wordpiece", ["wordpiece", "character"], "What to learn: pieces of words; or characters only, as for "
-    "Chinese, --learn_vocab of them at most.", flag_values=FLAGS,
+    "vocab_type", "wordpiece", ["wordpiece", "character"], "What to learn: pieces of words, or only characters, as for "
+    "Chinese, at most --learn_vocab of them.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_integer(
-    "vocab_min_frequency", 2, "Learn characters, and joins of pieces, that stand in the text so often or more.",
+    "vocab_min_frequency", 2, "Learn characters, and joined pairs of pieces, that occur this often or more.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float(
     "vocab_character_coverage", 0.9999, "Fraction of the text's characters that must be learned.", flag_values=FLAGS
 )
-flags.DEFINE_integer("vocab_reserved", 0, "Learn so many tokens [unused0], [unused1], ... too.", flag_values=FLAGS)
+flags.DEFINE_integer("vocab_reserved", 0, "Also add this many tokens [unused0], [unused1], ...", flag_values=FLAGS)
 flags.DEFINE_list("vocab_user_tokens", [], "Words that must be tokens, comma-separated.", flag_values=FLAGS)
 flags.DEFINE_float(
-    "vocab_sample_mb", 1024.0, "Megabytes of text to learn from at most, spread evenly over all of it.",
+    "vocab_sample_mb", 1024.0, "Maximum megabytes of text to learn from, spread evenly over all of it.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("lower_case", True, "Lower-case text and strip accents.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "word_boundaries", "wordpiece", ["wordpiece", "whitespace"],
-    "What a word is to whole-word masking: a token and the '##' tokens behind it, or what stands between two spaces of "
-    "the text (give segmented text, for Chinese).", flag_values=FLAGS,
+    "What counts as a word for whole-word masking: a token and the '##' tokens that follow it, or the text between two "
+    "spaces (for Chinese, give segmented text).", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_integer("max_seq_length", 128, "Tokens of an example, special tokens included.", flag_values=FLAGS)
+flags.DEFINE_integer("max_seq_length", 128, "Tokens per example, special tokens included.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "document_separator", "blank_line", ["blank_line", "file", "line"], "What ends a document.", flag_values=FLAGS
 )
 flags.DEFINE_enum(
     "encoding_errors", "strict", ["strict", "replace"],
-    "At bytes that are not UTF-8: end and say where, or replace them and count.", flag_values=FLAGS,
+    "On bytes that are not UTF-8: stop and report where, or replace and count them.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that is held out.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Decides packing, held-out documents and order.", flag_values=FLAGS)
-flags.DEFINE_integer("num_workers", os.cpu_count() or 1, "Processes; the result is the same.", flag_values=FLAGS)
-flags.DEFINE_float("shard_size_mb", 64.0, "Megabytes of a shard before compression, about.", flag_values=FLAGS)
-flags.DEFINE_integer("min_words", 0, "Leave out documents of fewer words.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Determines packing, held-out documents and order.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "num_workers", os.cpu_count() or 1, "Processes; the result is the same for any number.", flag_values=FLAGS
+)
+flags.DEFINE_float("shard_size_mb", 64.0, "Approximate megabytes per shard, before compression.", flag_values=FLAGS)
+flags.DEFINE_integer("min_words", 0, "Drop documents with fewer words.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "deduplicate", "none", ["none", "exact", "near"], "Leave out documents whose text an earlier one has, exactly or "
+    "deduplicate", "none", ["none", "exact", "near"], "Drop documents with the same text as an earlier one, exactly or "
     "nearly (MinHash of word 5-grams, Jaccard similarity of 0.8 or more).", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-    "inspect", None, "Instead of preparing: check a directory that was prepared, byte by byte, and describe it.",
+    "inspect", None, "Instead of preparing: check a prepared directory byte by byte, and describe it.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "packing", "pairs", ["pairs", "single", "full"], "Of each document, examples of two segments, one in ten of one; "
-    "or of one segment always; or as many documents in an example as fit, for short documents.", flag_values=FLAGS,
+    "packing", "pairs", ["pairs", "single", "full"], "pairs: examples with two segments of one document, one in ten "
+    "with one. single: always one segment. full: as many documents as fit, for short documents.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
-    "runner", "local", ["local", "beam"], "What does the work: processes of this machine, or Apache Beam, which runs "
+    "runner", "local", ["local", "beam"], "What does the work: processes on this machine, or Apache Beam, which runs "
     "on many; the examples are the same. For beam: pip install 'electra-pretrain[beam]'.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_string(
-    "beam_options", "", "Options of Apache Beam, as in \"--runner=FlinkRunner --flink_master=HOST:8081\"; without "
-    "--runner, the pipeline runs in processes of this machine.", flag_values=FLAGS,
+    "beam_options", "", "Options for Apache Beam, as in \"--runner=FlinkRunner --flink_master=HOST:8081\"; without "
+    "--runner, the pipeline runs in processes on this machine.", flag_values=FLAGS,
 )  # fmt: skip
-flags.DEFINE_bool("quiet", False, "Print warnings, errors and the final table only.", flag_values=FLAGS)
+flags.DEFINE_bool("quiet", False, "Print only warnings, errors and the final table.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "log_format", "text", ["text", "json"], "text: for people. json: an object a line on standard output, for "
-    "programs.", flag_values=FLAGS,
+    "log_format", "text", ["text", "json"], "text: for people. json: one object per line on standard output, "
+    "for programs.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
@@ -123,7 +125,7 @@ Examples:
 GROUPS = {
     "Required": ("input", "output_dir"),
     "Vocabulary, one of the first two": ("vocab_file", "learn_vocab", *_LEARNING_FLAGS),
-    "What is read": (
+    "Input": (
         "document_separator",
         "text_field",
         "input_weights",
@@ -133,10 +135,10 @@ GROUPS = {
         "lower_case",
         "word_boundaries",
     ),
-    "What is written": ("max_seq_length", "packing", "validation_fraction", "seed", "shard_size_mb", "overwrite"),
+    "Output": ("max_seq_length", "packing", "validation_fraction", "seed", "shard_size_mb", "overwrite"),
     "How it runs": ("num_workers", "runner", "beam_options"),
-    "Instead": ("inspect",),
-    "What is printed": ("quiet", "log_format"),
+    "Instead of preparing": ("inspect",),
+    "Messages": ("quiet", "log_format"),
 }
 
 
@@ -296,7 +298,7 @@ def _check(values: flags.FlagValues) -> None:
     if not values.input:
         raise UserError("--input is missing: give text files or directories, or builtin:python-docs")
     if not values.output_dir:
-        raise UserError("--output_dir is missing: give the directory to be made")
+        raise UserError("--output_dir is missing: give the directory to create")
     if "://" in values.output_dir and values.runner == "local":
         raise UserError(
             f"--output_dir={values.output_dir}: give a local directory, and copy it when it is done (or --runner=beam)"

@@ -18,14 +18,14 @@ flags.DEFINE_enum("format", "html", report.FORMATS, "A page for browsers, or tex
 flags.DEFINE_integer(
     "samples",
     3,
-    "Held-out examples of each run, corrupted and judged by its newest checkpoint; 0: none, which takes a second "
+    "Number of held-out examples per run, corrupted and judged by its newest checkpoint; 0: none, which takes a second "
     "instead of half a minute.",
     flag_values=FLAGS,
 )
 
 USAGE = """
 Shows what runs of electra-pretrain did: curves, evaluations, probes, stops, config, and examples as the generator
-corrupted them and the discriminator judged them. One file that needs no network; several runs are compared.
+corrupted them and the discriminator judged them. Writes one file that needs no network; several runs are compared.
 
 Usage: {program} WORKDIR [WORKDIR ...] [--output=FILE] [--format=html|text] [--samples=N]
 """
@@ -36,7 +36,7 @@ Examples:
   {program} small small_mlm --output=comparison.html
 """
 
-GROUPS = {"What is written": ("format", "output", "samples")}
+GROUPS = {"Output": ("format", "output", "samples")}
 
 _workdirs: list[str] = []
 

@@ -13,11 +13,11 @@ from electra_cli.suggestions import did_you_mean
 def answers_section() -> ml_collections.ConfigDict:
     """Returns the section `answers`, of question answering, with its defaults."""
     answers = ml_collections.ConfigDict()
-    # Tokens between the beginnings of two windows of a context that is longer than an example.
+    # Tokens between the starts of two windows of a context that is longer than an example.
     answers.doc_stride = 128
     # Longest answer that is predicted, in tokens.
     answers.max_answer_length = 30
-    # Candidates that are kept of each answer, the best one among them.
+    # Candidates that are kept for each answer, including the best one.
     answers.num_best = 20
     return answers
 
@@ -25,25 +25,26 @@ def answers_section() -> ml_collections.ConfigDict:
 def data_section() -> ml_collections.ConfigDict:
     """Returns the section `data` with its defaults."""
     data = ml_collections.ConfigDict()
-    # Longest example, in tokens, special ones included; what is longer is cut (of question answering: divided into
+    # Longest example, in tokens, special ones included; longer ones are cut (for question answering: divided into
     # windows). Examples are padded to what the longest of them needs.
     data.max_seq_length = 128
-    # Directory that the paths below are relative to; of GLUE, its download's or the task's folder. Empty: here.
+    # Directory that the paths below are relative to; for GLUE, the download or the task's folder. Empty: the current
+    # directory.
     data.dir = ""
-    # Files of labelled examples. Empty: none; a fraction of the training file is held out for validation. With
-    # a task of GLUE the folder's own, and each that is given here takes the place of one.
+    # Files of labelled examples. Empty: none; a fraction of the training file is held out for validation. For a GLUE
+    # task, the folder's own files, each of which can be overridden here.
     data.train = ""
     data.validation = ""
     data.test = ""
-    # tsv (no quoting), csv, jsonl, conll, conllu or squad; empty: by the ending of each name.
+    # tsv (no quoting), csv, jsonl, conll, conllu or squad; empty: by the extension of each file name.
     data.format = ""
     # Columns or fields: the text (first of a pair, words to tag), the second text, the label or tags. Names; or numbers
-    # from 0 (-1: the last), and if all are numbers files have no header. Empty: the usual names (sentence, text,
-    # sentence1 and sentence2, ...; label); of CoNLL files 0 and -1, of CoNLL-U 1 and 3. Not read with a task of GLUE.
+    # from 0 (-1: the last), and if all are numbers the files have no header. Empty: the usual names (sentence, text,
+    # sentence1 and sentence2, ...; label); for CoNLL files 0 and -1, for CoNLL-U 1 and 3. Not read for a GLUE task.
     data.text = ""
     data.second_text = ""
     data.label = ""
-    # Fraction of the training examples that is held out where there is no validation file; 0: none.
+    # Fraction of the training examples that is held out if there is no validation file; 0: none.
     data.validation_fraction = 0.1
     return data
 

@@ -18,7 +18,7 @@ def check_format(workdir: str, format_name: str) -> None:
     kind = read_record(workdir).kind
     if format_name not in ("huggingface", "saved_model"):
         raise UserError(
-            f"--format={format_name} holds encoders without a task: of a fine-tuned model give huggingface, or "
+            f"--format={format_name} holds encoders without a task: for a fine-tuned model give huggingface, or "
             f"saved_model"
         )
     if format_name == "saved_model" and kind not in SENTENCE_KINDS:

@@ -184,17 +184,17 @@ def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
             run(export_checkpoint, f"--workdir={tmp_path}", f"--output_dir={tmp_path / 'out'}", *flags)
         assert tree(tmp_path) == ["config.json"]
 
-    refuse("classification", "holds encoders without a task: of a fine-tuned model give huggingface", "--format=tfm")
+    refuse("classification", "holds encoders without a task: for a fine-tuned model give huggingface", "--format=tfm")
     refuse("classification", "--format=google_tf1 holds encoders", "--format=google_tf1")
     refuse("tagging", "is for classification and regression: of tagging give huggingface", "--format=saved_model")
     refuse("question_answering", "of question answering give huggingface", "--format=saved_model")
-    refuse("regression", "--network is not read of a fine-tuned model", "--format=saved_model", "--network=both")
-    refuse("regression", "--checkpoint is not read of a fine-tuned", "--format=saved_model", "--checkpoint=best")
-    refuse("regression", "--averaged is not read of a fine-tuned model", "--format=saved_model", "--noaveraged")
+    refuse("regression", "--network does not apply to a fine-tuned model", "--format=saved_model", "--network=both")
+    refuse("regression", "--checkpoint does not apply to a fine-tuned", "--format=saved_model", "--checkpoint=best")
+    refuse("regression", "--averaged does not apply to a fine-tuned model", "--format=saved_model", "--noaveraged")
 
 
 def test_a_seed_is_of_fine_tuned_models(encoder, tmp_path):
-    with pytest.raises(UserError, match="--seed=1 is read of a fine-tuned model only"):
+    with pytest.raises(UserError, match="--seed=1 applies only to a fine-tuned model"):
         run(export_checkpoint, f"--workdir={encoder}", "--format=tfm", f"--output_dir={tmp_path / 'o'}", "--seed=1")
 
 
