@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.data.source import reading
+from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.interop.runs import load_run
 from electra_cli.reporter import Lines
 from electra_cli.training import loop, run
 from electra_cli.training.evaluation import format_table, unigram_log_probs
@@ -99,6 +102,18 @@ def test_a_run_writes_what_it_should(finished):
         "replaced_fraction",
         "sampled_masked_lm_accuracy",
     } < last.keys()
+
+
+def test_a_run_can_be_used_where_its_data_is_gone(finished, data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    assert (workdir / "vocab.txt").read_bytes() == (data_dir / "vocab.txt").read_bytes()
+    record = json.loads((workdir / "config.json").read_text())
+    assert record["tokenizer"] == {"lower_case": True}
+    record["config"]["data"]["dir"], record["tokenizer"]["lower_case"] = str(tmp_path / "gone"), False
+    (workdir / "config.json").write_text(json.dumps(record))
+    tokenizer = load_run(str(workdir), say=lambda _: None).tokenizer
+    assert tokenizer.vocabulary == Vocabulary.from_file(str(data_dir / "vocab.txt")) and not tokenizer.lower_case
 
 
 def test_a_finished_run_says_so(finished, config):
