@@ -1,6 +1,6 @@
 """Trains one model after the other on the same examples: encoder and arrays in, weights and logits out. No files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import ml_collections
 import numpy as np
@@ -78,9 +78,7 @@ class Trainer:
         )
         self.sums = IntervalSums(with_counts(SUM_SHAPES))
         self.train_steps = build_steps(update, with_counts(SUM_SHAPES), runtime.num_replicas, self.sums)
-        self._predict = tf.function(
-            lambda inputs: self.model(inputs, training=False), jit_compile=runtime.jit_compile, reduce_retracing=False
-        )
+        self._predict = tf.function(lambda inputs: self.model(inputs, training=False), jit_compile=runtime.jit_compile)
 
     def _new_model(self) -> FineTunedModel:
         settings, encoder_range = self._config.model, self._start.initializer_range
@@ -125,16 +123,7 @@ class Trainer:
         num_replicas, batch_size = self._runtime.num_replicas, self._config.train.global_batch_size
         rows = shuffled_rows(self._num_rows, self.num_steps * batch_size, seed)
         rows = rows.reshape(self.num_steps, num_replicas, batch_size // num_replicas)[step:]
-        arrays = {name: tf.constant(array) for name, array in self._arrays.items()}
-
-        def make(part: Part) -> tf.data.Dataset:
-            begin = part.index * part.num_replicas
-            own = rows[:, begin : begin + part.num_replicas].reshape(-1, batch_size // num_replicas)
-            return tf.data.Dataset.from_tensor_slices(own).map(
-                lambda chosen: {name: tf.gather(array, chosen) for name, array in arrays.items()}
-            )
-
-        return iter(self._runtime.distribute(make))
+        return iter(_distribute(self._runtime, self._arrays, rows))
 
     def _compute_gradients(self, inputs, global_weights, step, replica):
         variables = self.model.trainable_variables
@@ -164,23 +153,35 @@ def compute_logits(
     num_rows = len(encoded.example_indices)
     num_batches = -(-num_rows // batch_size)
     rows = np.minimum(np.arange(num_batches * batch_size), num_rows - 1)
-    share = batch_size // runtime.num_replicas
-    rows = rows.reshape(num_batches, runtime.num_replicas, share)
-
-    def make(part: Part) -> tf.data.Dataset:
-        begin = part.index * part.num_replicas
-        own = rows[:, begin : begin + part.num_replicas].reshape(-1, share)
-        arrays = {name: tf.constant(array) for name, array in encoded.features.items()}
-        return tf.data.Dataset.from_tensor_slices(own).map(
-            lambda chosen: {name: tf.gather(array, chosen) for name, array in arrays.items()}
-        )
-
+    rows = rows.reshape(num_batches, runtime.num_replicas, batch_size // runtime.num_replicas)
     found = []
-    for batch in runtime.distribute(make):
+    for batch in _distribute(runtime, encoded.features, rows):
         before_batch()
         per_replica = runtime.strategy.run(lambda inputs: predict(inputs), args=(batch,))
         found += [part.numpy() for part in runtime.strategy.experimental_local_results(per_replica)]
     return np.concatenate(found)[:num_rows]
+
+
+def _distribute(
+    runtime: Runtime, arrays: Mapping[str, np.ndarray], rows: np.ndarray
+) -> tf.distribute.DistributedDataset:
+    """Returns distributed batches of arrays.
+
+    Args:
+      runtime: devices.
+      arrays: by name, [examples, ...].
+      rows: the examples of each batch and replica, int64 [batches, replicas, examples].
+    """
+    constants = {name: tf.constant(array) for name, array in arrays.items()}
+
+    def make(part: Part) -> tf.data.Dataset:
+        begin = part.index * part.num_replicas
+        own = rows[:, begin : begin + part.num_replicas].reshape(-1, rows.shape[-1])
+        return tf.data.Dataset.from_tensor_slices(own).map(
+            lambda chosen: {name: tf.gather(array, chosen) for name, array in constants.items()}
+        )
+
+    return runtime.distribute(make)
 
 
 def shuffled_rows(num_rows: int, num_wanted: int, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from electra_cli.planning import scale
 from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
 from electra_cli.planning.plan import DeviceRow, MemoryRow, PhasePlan, Plan, with_precision
 from electra_cli.planning.scale import Placement, largest_part, place
+from electra_cli.reporting.settings import describe_model
 
 # One device of each size of memory.
 _MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])
@@ -104,16 +105,7 @@ def _row(title: str, text: str) -> str:
 
 def _heading(plan: Plan, name: str) -> str:
     config = plan.config
-    sizes = f"{config.model.num_layers} layers of {config.model.hidden_size}"
-    if config.objective.name == "mlm":
-        what = f"masked language modeling, {sizes}"
-    elif config.objective.uniform_generator:
-        what = f"discriminator {sizes}, no generator"
-    elif config.objective.tied_generator:
-        what = f"one network for both, {sizes}"
-    else:
-        derived = config.derived
-        what = f"discriminator {sizes}, generator {derived.generator_num_layers} of {derived.generator_hidden_size}"
+    what = describe_model(config.to_dict())
     assumed = " (assumed)" if plan.assumes_vocab_size else ""
     return f"{name}: {what}, vocabulary {config.derived.vocab_size:,}{assumed}, {config.runtime.precision}"
 
