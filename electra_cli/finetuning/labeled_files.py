@@ -57,7 +57,7 @@ def read_examples(
     Raises:
       UserError: the file cannot be read or is broken somewhere; file and line are named.
     """
-    file_format = find_format(path, kind, file_format)
+    file_format = find_format(path, kind, file_format, columns.flag)
     notices: list[str] = []
     found_columns = ""
     if file_format == "squad":
@@ -80,8 +80,8 @@ def read_examples(
     return Contents(tuple(examples), tuple(notices), found_columns)
 
 
-def find_format(path: str, kind: str, file_format: str) -> str:
-    """Returns the format of a file, of `FORMATS`, by its name if `file_format` is ''.
+def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:
+    """Returns the format of a file, of `FORMATS`, by its name if `file_format` is ''; `flag` as of `Columns`.
 
     Raises:
       UserError: the name does not tell, or the format is not one of that kind of task.
@@ -94,7 +94,7 @@ def find_format(path: str, kind: str, file_format: str) -> str:
             file_format = "conll"
         elif not file_format:
             raise UserError(
-                f"{path}: the name does not tell the format: give --config.data.format, one of {', '.join(FORMATS)}"
+                f"{path}: the name does not tell the format: give {flag}format=FORMAT, one of {', '.join(FORMATS)}"
             )
     if (file_format == "squad") != (kind == "question_answering"):
         remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"

@@ -234,10 +234,15 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
     has_label = bool(label) and _has(table, label)
     if label_needed and not has_label:
         raise _missing(table, "label", label or _USUAL_LABELS[0])
+    text_place = _place(table, "text", text)
+    second_place = _place(table, "second_text", second) if second else None
     label_place = _place(table, "label", label) if has_label else None
+    if not label_needed and label_place in (text_place, second_place):
+        # The last column, in which labels would stand, where there are none.
+        has_label, label_place = False, None
     places = Places(
-        text=_place(table, "text", text),
-        second_text=_place(table, "second_text", second) if second else None,
+        text=text_place,
+        second_text=second_place,
         label=label_place,
         id=next((table.names.index(name) for name in _USUAL_IDS if name in table.names), None) if table.names else None,
         description=(f"texts in columns {text} and {second}" if second else f"text in column {text}")

@@ -73,6 +73,16 @@ def test_usual_names_are_found(tmp_path, header, tagging, expected):
     assert names[places.text] in places.description
 
 
+def test_a_file_without_labels_need_not_have_their_column(tmp_path):
+    """What was trained with text=0,label=-1, and is asked to predict."""
+    columns = Columns("0", label="-1")
+    table = read_table(write(tmp_path, "a cat\na dog\n"), "tsv", columns)
+    places = find_columns(table, columns, tagging=False, label_needed=False)
+    assert (places.text, places.label) == (0, None) and "no labels" in places.description
+    with pytest.raises(UserError, match="one column is read as two"):
+        find_columns(table, columns, tagging=False, label_needed=True)
+
+
 GOOD = "sentence\tlabel\na\t1\n"
 BAD_FILES = [
     ("", "data.tsv is empty"),
