@@ -20,6 +20,8 @@ from electra_cli.randomness import Stream
 
 # Evaluation masks examples in groups of this size, so that they do not depend on the batch size.
 _EVAL_MASKING_GROUP = 64
+# Training batches that are made before they are asked for.
+_BATCHES_AHEAD = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +111,7 @@ def training_dataset(
         return mask_batch(batch, masking, masking_seed, sampling_seed, (first, global_batch_size))
 
     prepared = batches.map(prepare, num_parallel_calls=2)
-    return part.divide(prepared).with_options(_options()).prefetch(tf.data.AUTOTUNE)
+    return part.divide(prepared).prefetch(_BATCHES_AHEAD).with_options(pipeline_options())
 
 
 def evaluation_dataset(
@@ -172,7 +174,7 @@ def evaluation_dataset(
         return filled
 
     batches = groups.map(prepare).rebatch(global_batch_size).map(fill_up)
-    return part.divide(batches).with_options(_options()).prefetch(1)
+    return part.divide(batches).prefetch(1).with_options(pipeline_options())
 
 
 def parse_split(serialized: tf.Tensor, split: Split, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
@@ -261,8 +263,15 @@ def _example_order(num_examples: tf.Tensor | int, seed: int, epoch: tf.Tensor | 
     return tf.argsort(randomness.uniform([num_examples], order_seed), stable=True)
 
 
-def _options() -> tf.data.Options:
+def pipeline_options() -> tf.data.Options:
+    """Returns the options of all pipelines: batches in a fixed order, divided as asked for, and nothing tuned.
+
+    Where TensorFlow tunes, closing an iterator may wait a minute for the thread that does: it misses the notice to end
+    if that comes while it goes to sleep (2.20, `Model::OptimizeLoop`). With several devices TensorFlow adds iterators
+    of its own, which still tune.
+    """
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

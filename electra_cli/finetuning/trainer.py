@@ -8,7 +8,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli import features
-from electra_cli.data.input_pipeline import Part
+from electra_cli.data.input_pipeline import Part, pipeline_options
 from electra_cli.finetuning import losses
 from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
@@ -177,8 +177,10 @@ def _distribute(
     def make(part: Part) -> tf.data.Dataset:
         begin = part.index * part.num_replicas
         own = rows[:, begin : begin + part.num_replicas].reshape(-1, rows.shape[-1])
-        return tf.data.Dataset.from_tensor_slices(own).map(
-            lambda chosen: {name: tf.gather(array, chosen) for name, array in constants.items()}
+        return (
+            tf.data.Dataset.from_tensor_slices(own)
+            .map(lambda chosen: {name: tf.gather(array, chosen) for name, array in constants.items()})
+            .with_options(pipeline_options())
         )
 
     return runtime.distribute(make)

@@ -35,6 +35,8 @@ def batches(sharded, start_step, number, batch_size=8, seed=0, part=WHOLE):
         start_step=start_step,
         part=part,
     )
+    # Whoever closes it need not wait for a thread that tunes.
+    assert dataset.options().autotune.enabled is False and dataset.options().deterministic
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(number)]
 
 
@@ -142,6 +144,7 @@ def test_evaluation_is_the_same_for_every_batch_size(sharded):
             global_batch_size=batch_size,
             num_examples=num_examples,
         )
+        assert dataset.options().autotune.enabled is False and dataset.options().deterministic
         batched = [{name: value.numpy() for name, value in batch.items()} for batch in dataset]
         assert {batch["input_mask"].shape[0] for batch in batched} == {batch_size}
         return {name: np.concatenate([batch[name] for batch in batched]) for name in batched[0]}
