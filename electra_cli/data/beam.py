@@ -141,7 +141,7 @@ def _prepare_here(
       `Preparation.read_learned` returns.
     """
     with (
-        OutputDirectory(os.path.join(directory, "data"), overwrite=False, job=None) as local,
+        OutputDirectory(os.path.join(directory, "data"), overwrite=False, owned=(), job=None) as local,
         contextlib.closing(Preparation(inputs, settings, local, workers, report)) as preparation,
     ):
         if given is None:

@@ -15,7 +15,8 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
 from electra_cli import files
-from electra_cli.data.output_directory import OutputDirectory
+from electra_cli.data.output_directory import OutputDirectory, check_replaceable
+from electra_cli.data.tfrecords import DATA_FILES
 from electra_cli.errors import UserError
 
 
@@ -62,7 +63,7 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
     """
     job = uuid.uuid4().hex  # never the job that left something there
     if not files.is_remote(output_dir):
-        with OutputDirectory(output_dir, overwrite=overwrite, job=job) as directory:
+        with OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job) as directory:
             try:
                 yield Output(directory.path, directory.scratch)
             except BaseException:
@@ -73,8 +74,8 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
     scratch = files.join(output_dir, f"partial-{job}")
     try:
         found = _list(output_dir)
-        if found and not overwrite:
-            raise UserError(f"--output_dir={output_dir} is not empty: choose another, or replace it with --overwrite")
+        names = (path.removeprefix(output_dir.rstrip("/") + "/") for path in found)
+        check_replaceable(output_dir, names, (*DATA_FILES, "partial-*"), overwrite=overwrite)
         FileSystems.mkdirs(scratch)
         try:
             yield Output(output_dir, scratch, found)

@@ -24,6 +24,7 @@ from electra_cli.data.output_directory import OutputDirectory, write_whole
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals
 from electra_cli.data.spool import SPLITS, Spool, Totals
 from electra_cli.data.tfrecords import (
+    DATA_FILES,
     MANIFEST_FILE,
     SENTENCEPIECE_FILE,
     TOKEN_COUNTS_FILE,
@@ -88,7 +89,8 @@ def prepare(
         "vocabulary": hashlib.sha256(files.read_bytes(vocab_file)).hexdigest() if vocab_file else None,
         "learning": dataclasses.asdict(learning) if learning else None,
     }
-    with OutputDirectory(output_dir, overwrite=overwrite, job=job) as output, Workers(num_workers) as workers:
+    directory = OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job)
+    with directory as output, Workers(num_workers) as workers:
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
         if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):

@@ -29,6 +29,10 @@ MANIFEST_FILE = "manifest.json"
 VOCAB_FILE = "vocab.txt"
 SENTENCEPIECE_FILE = "sentencepiece.model"
 TOKEN_COUNTS_FILE = "token_counts.txt"
+# What a data directory holds.
+DATA_FILES = (
+    MANIFEST_FILE, VOCAB_FILE, SENTENCEPIECE_FILE, TOKEN_COUNTS_FILE, "train-*.tfrecord", "validation-*.tfrecord",
+)  # fmt: skip
 COMPRESSION = "GZIP"
 # The default, 6, takes twice the time and saves one byte in a hundred.
 _COMPRESSION_LEVEL = 4

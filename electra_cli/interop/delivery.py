@@ -10,8 +10,16 @@ import tensorflow as tf
 
 from electra_cli import files
 from electra_cli.data.output_directory import OutputDirectory
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
 from electra_cli.errors import UserError
 
+# What imports and exports hold, in any format.
+_FILES = (
+    "config.json", "config.py", "import.json", "checkpoint", "checkpoints", VOCAB_FILE, SENTENCEPIECE_FILE,
+    "model.safetensors", "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "discriminator", "generator", "saved_model.pb", "fingerprint.pb", "variables", "assets",
+    "encoder.yaml", "encoder.ckpt.*", "model.ckpt-*",
+)  # fmt: skip
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -30,7 +38,7 @@ def new_directory(path: str, *, overwrite: bool, is_trial: bool = False) -> Iter
     if files.is_remote(path):
         raise UserError(f"--output_dir={path}: give a local directory, and copy it when it is done")
     # Of a job of its own: there is nothing worth going on with.
-    with OutputDirectory(path, overwrite=overwrite, job={"started": time.time_ns()}) as output:
+    with OutputDirectory(path, overwrite=overwrite, owned=_FILES, job={"started": time.time_ns()}) as output:
         try:
             yield output.path
             if is_trial:

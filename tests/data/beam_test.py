@@ -226,12 +226,12 @@ def test_output_is_replaced_only_when_asked_and_whole(tmp_path):
     (tmp_path / "text.txt").write_text(make_text(30))
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "old").write_text("x")
+    (tmp_path / "data" / "vocab.txt").write_text("x")
     with pytest.raises(UserError, match=r"data is not empty: .*--overwrite"):
         run(beam, [tmp_path / "text.txt"], tmp_path / "data")
     with pytest.raises(UserError, match="not UTF-8"):
         run(beam, [tmp_path / "text.txt", tmp_path / "bad.txt"], tmp_path / "data", overwrite=True)
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["old"]
+    assert (tmp_path / "data" / "vocab.txt").read_text() == "x" and len(list((tmp_path / "data").iterdir())) == 1
     run(beam, [tmp_path / "text.txt"], tmp_path / "data", overwrite=True)
     run(prepare, [tmp_path / "text.txt"], tmp_path / "local")
     assert_same_data(tmp_path / "local", tmp_path / "data")
@@ -295,6 +295,12 @@ def test_an_object_store_gets_the_manifest_last(tmp_path, small_chunks):
 
     with pytest.raises(UserError, match=r"is not empty: choose another, or replace it with --overwrite"):
         run(beam, [tmp_path / "text.txt"], store, **options)
+    (tmp_path / "data" / "mine.txt").write_text("x")
+    with pytest.raises(UserError, match=r"holds files that were not written by this command \(mine\.txt\)"):
+        run(beam, [tmp_path / "text.txt"], store, overwrite=True, **options)
+    (tmp_path / "data" / "mine.txt").unlink()
+    for directory in (tmp_path / "data").glob("partial-*"):
+        shutil.rmtree(directory)
     before = sorted(path.name for path in (tmp_path / "data").iterdir())
     ObjectStore.changes.clear()
     run(beam, [tmp_path / "text.txt"], store, overwrite=True, seed=1, **options)

@@ -120,13 +120,36 @@ def test_gzip_gives_the_same_data(corpus_file, data_dir, tmp_path):
 
 def test_failure_leaves_what_was_there(corpus_file, tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "precious").write_text("x")
+    (tmp_path / "data" / "vocab.txt").write_text("x")
     with pytest.raises(UserError, match=r"data is not empty: .*--overwrite"):
         prepare_small(corpus_file, tmp_path / "data")
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="not UTF-8"):
         prepare_to(tmp_path / "data", tmp_path / "bad.txt", PrepareSettings(), num_workers=2)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.txt", "data", "precious"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["bad.txt", "data", "vocab.txt"]
+
+
+def test_a_directory_with_other_files_is_never_replaced(corpus_file, tmp_path, monkeypatch):
+    mine = tmp_path / "mine"
+    (mine / "thesis").mkdir(parents=True)
+    for name in ("text.txt", "manifest.json", *"abcd"):
+        (mine / name).write_text("x")
+    message = r"mine holds files that were not written by this command \(a, b, c, d, \.\.\.\): choose another directory"
+    with pytest.raises(UserError, match=message):
+        prepare_small(corpus_file, mine)
+    with pytest.raises(UserError, match=message):
+        prepare_to(mine, mine / "text.txt", PrepareSettings(), num_workers=1)
+    assert {path.name for path in mine.iterdir()} == {"text.txt", "manifest.json", "thesis", *"abcd"}
+    (tmp_path / "here/below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here/below")
+    for directory in (tmp_path / "here/below", tmp_path / "here"):
+        with pytest.raises(UserError, match="is the directory that you are in: choose one to create"):
+            prepare_to(directory, corpus_file, PrepareSettings(), num_workers=1)
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "mine").write_text("x")
+    with pytest.raises(UserError, match=r"out\.partial is needed for unfinished output, and holds other files"):
+        prepare_small(corpus_file, tmp_path / "out")
+    assert (tmp_path / "out.partial" / "mine").exists()
 
 
 def prepare_to(directory, file, settings, num_workers):
@@ -143,9 +166,9 @@ def prepare_to(directory, file, settings, num_workers):
 
 def test_overwriting_replaces_the_whole(corpus_file, data_dir, tmp_path):
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "old").write_text("x")
-    (tmp_path / "data.old").mkdir()  # left by a kill between two renames
-    (tmp_path / "data.old" / "older").write_text("x")
+    (tmp_path / "data" / "train-00000-of-00007.tfrecord").write_text("x")
+    (tmp_path / "data.partial.old").mkdir()  # left by a kill between two renames
+    (tmp_path / "data.partial.old" / "older").write_text("x")
     settings = PrepareSettings(max_seq_length=SEQ_LENGTH, validation_fraction=0.15)
     prepare_to(tmp_path / "data", corpus_file, settings, num_workers=1)
     assert_same_files(data_dir, tmp_path / "data")

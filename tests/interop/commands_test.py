@@ -112,9 +112,14 @@ def test_a_directory_that_is_there_stays_what_it_is(tmp_path, workdir, format_na
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
     flags = [f"--workdir={workdir}", f"--format={format_name}", f"--output_dir={tmp_path / 'there'}"]
-    with pytest.raises(UserError, match="there is not empty: choose another, or replace it with --overwrite"):
-        run(export_checkpoint, *flags)
+    for more in ((), ("--overwrite",)):
+        with pytest.raises(UserError, match=r"there holds files that were not written by this command \(mine\.txt\)"):
+            run(export_checkpoint, *flags, *more)
     assert tree(tmp_path) == ["there", "there/mine.txt"]
+    before = tree(workdir)
+    with pytest.raises(UserError, match=r"\(data, metrics\.jsonl\): choose another directory"):
+        run(export_checkpoint, *flags[:2], f"--output_dir={workdir}", "--overwrite")
+    assert tree(workdir) == before
     with pytest.raises(UserError, match="give a local directory"):
         run(export_checkpoint, *flags[:2], "--output_dir=gs://bucket/there")
 
@@ -187,6 +192,8 @@ def test_reading_without_what_reads_is_told(tmp_path, name, missing, monkeypatch
 def test_overwriting_replaces_the_whole(tmp_path, workdir):
     flags = [f"--workdir={workdir}", f"--output_dir={tmp_path / 'out'}"]
     run(export_checkpoint, *flags, "--format=google_tf1")
+    with pytest.raises(UserError, match="out is not empty: choose another, or replace it with --overwrite"):
+        run(export_checkpoint, *flags, "--format=tfm")
     run(export_checkpoint, *flags, "--format=tfm", "--overwrite")
     assert tree(tmp_path / "out") == sorted(
         ["checkpoint", "encoder.yaml", "vocab.txt", *(f"{tfm.CHECKPOINT_NAME}.{end}" for end in
