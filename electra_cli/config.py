@@ -53,7 +53,7 @@ def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
             return f"config.{'.'.join(where)} is a value and has no keys"
         if part not in section:
             place = ".".join(["config", *where])
-            meant = _meant_key(config, path)
+            meant = nearest(path, flatten(config))
             if meant is not None:
                 return f"{place} has no key {part!r}; did you mean config.{meant}?"
             return f"{place} has no key {part!r}; its keys: {', '.join(sorted(section.keys()))}"
@@ -62,13 +62,6 @@ def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
     if isinstance(section, ml_collections.ConfigDict):
         return f"config.{path} is a section; its keys: {', '.join(sorted(section.keys()))}"
     return f"config.{path} is of type {config_type(config, path)}"
-
-
-def _meant_key(config: ml_collections.ConfigDict, path: str) -> str | None:
-    """Returns the key that a mistyped one was probably meant to be: one of that name elsewhere, or the most like it."""
-    keys = list(flatten(config))
-    elsewhere = [key for key in keys if key.rpartition(".")[2] == path.rpartition(".")[2]]
-    return elsewhere[0] if len(elsewhere) == 1 else nearest(path, keys)
 
 
 def config_type(config: ml_collections.ConfigDict, path: str) -> str:

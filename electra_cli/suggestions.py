@@ -5,8 +5,17 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known word that is most like `word`; None where none is like it."""
-    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    """Returns the known word that is most like `word`; None where none is like it.
+
+    Of keys with dots, one whose last part is that of `word` goes before all others.
+    """
+    known = sorted(known)
+    last = word.rpartition(".")[2]
+    # A key of the section `phases` repeats one of another section, which is what most mean.
+    same = sorted(
+        (name for name in known if name.rpartition(".")[2] == last), key=lambda name: ".phases." in f".{name}"
+    )
+    found = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

@@ -160,4 +160,7 @@ def test_a_signal_before_training_ends_the_command_in_one_line(number):
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 75
     name = signal.Signals(number).name
-    assert result.stderr == f"electra-pretrain: stopped by {name}; the same command begins where the last save was\n"
+    assert (
+        result.stderr
+        == f"electra-pretrain: stopped by {name} before there was anything new to save; run the same command again\n"
+    )

@@ -111,7 +111,8 @@ def test_a_signal_leaves_the_terminal_clean(number):
     assert shows_cursor(terminal.written)
     if number != signal.SIGKILL:
         last = screen(terminal.written)[-1]
-        assert last == f"electra-pretrain: stopped by {number.name}; the same command begins where the last save was"
+        text = f"stopped by {number.name} before there was anything new to save; run the same command again"
+        assert last == f"electra-pretrain: {text}"
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -126,7 +127,7 @@ def test_a_signal_before_training_ends_json_too(quiet):
     process.send_signal(signal.SIGTERM)
     rest, errors = process.communicate(timeout=60)
     last = json.loads(rest.splitlines()[-1])
-    text = "stopped by SIGTERM; the same command begins where the last save was"
+    text = "stopped by SIGTERM before there was anything new to save; run the same command again"
     assert (last["event"], last["outcome"], last["text"]) == ("end", "interrupted", text)
     assert (process.returncode, errors) == (75, f"electra-pretrain: {text}\n")
 
