@@ -95,7 +95,7 @@ def run(
             known = [flag.name for flag in _all_flags(flag_values, read_config)]
             if error.flagname in known:  # a key, which is a flag once there is a config
                 raise UserError(
-                    f"--config is missing, whose key --{error.flagname} is: give a preset or a file"
+                    f"--config is missing, and --{error.flagname} needs one: give a preset or a file"
                 ) from error
             meant = did_you_mean(error.flagname, known, "--")
             raise UserError(f"there is no flag --{error.flagname}{meant} (see {program} --help)") from error

@@ -70,14 +70,14 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
     for key in _NON_NEGATIVE_KEYS:
         require(key, flat[key] >= 0, "must not be negative")
     for key in _FRACTION_KEYS:
-        require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
+        require(key, 0 <= flat[key] < 1, "must be a fraction, at least 0 and less than 1")
     for key in ("data.mask_token_prob", "data.random_token_prob"):
-        require(key, 0 <= flat[key] <= 1, "is a fraction from 0 to 1")
+        require(key, 0 <= flat[key] <= 1, "must be a fraction from 0 to 1")
     require("data.random_token_prob", config.data.mask_token_prob + config.data.random_token_prob <= 1 + 1e-9,
             f"and config.data.mask_token_prob={config.data.mask_token_prob} are shares of the same slots: "
             f"together at most 1")  # fmt: skip
     for key in ("model.generator_size", "model.generator_layers"):
-        require(key, 0 < flat[key] <= 1, "is a fraction of the discriminator's: greater than 0, at most 1")
+        require(key, 0 < flat[key] <= 1, "must be a fraction of the discriminator's, greater than 0 and at most 1")
     for key, choices in CHOICES.items():
         require(key, flat[key] in choices, f"is one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     _validate_sizes(config, generator, require)
@@ -120,7 +120,9 @@ def _validate_objective(config: ml_collections.ConfigDict, require: Any) -> None
 
 def _validate_schedule(config: ml_collections.ConfigDict, require: Any) -> None:
     train = config.train
-    require("optimizer.decay_fraction", config.optimizer.decay_fraction <= 1, "is a fraction of the run: at most 1")
+    require(
+        "optimizer.decay_fraction", config.optimizer.decay_fraction <= 1, "must be a fraction of the run, at most 1"
+    )
     require("train.gradient_accumulation_steps", train.global_batch_size % train.gradient_accumulation_steps == 0,
             f"must divide config.train.global_batch_size={train.global_batch_size}")  # fmt: skip
     require("train.seed", 0 <= train.seed < 2**31, "must be at least 0 and less than 2**31")

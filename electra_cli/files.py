@@ -62,7 +62,7 @@ def check_output(flag: str, path: str) -> None:
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={path}: there is no directory {directory}; make it, or choose another")
     if not os.access(directory, os.W_OK):
-        raise UserError(f"{flag}={path} cannot be written: {directory} is not yours to write in; choose another")
+        raise UserError(f"{flag}={path} cannot be written: {directory} is read-only, or not yours; choose another")
 
 
 def write_atomically(file: str, content: str | bytes) -> None:

@@ -71,7 +71,7 @@ def test_every_preset_has_the_keys_of_the_default():
     [
         ("data.dir", "", "--config.data.dir=DIR"),
         ("data.mask_prob", 0.0, "greater than 0"),
-        ("data.mask_prob", 1.5, "is a fraction"),
+        ("data.mask_prob", 1.5, "must be a fraction"),
         ("data.mask_token_prob", 1.1, "from 0 to 1"),
         ("data.max_seq_length", 4, "at least 8"),
         ("data.max_seq_length", 1024, "must be config.model.max_position_embeddings=512 at most"),

@@ -45,7 +45,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for key, choices in _CHOICES.items():
         require(key, flat[key] in choices, f"choose one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     for key in _FRACTIONS:
-        require(key, 0 <= flat[key] < 1, "is a fraction: at least 0, less than 1")
+        require(key, 0 <= flat[key] < 1, "must be a fraction, at least 0 and less than 1")
     for key in _POSITIVE:
         require(key, flat[key] is None or flat[key] > 0, "must be greater than 0")
     decay = config.optimizer.layerwise_lr_decay

@@ -81,7 +81,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("data.max_seq_length", data.max_seq_length >= 8, "is too short: 8 tokens at least")
     require("data.format", data.format in ("", *FORMATS), f"is empty or one of {', '.join(FORMATS)}")
     require("data.validation_fraction", 0 <= data.validation_fraction < 1,
-            "is a fraction: at least 0, less than 1")  # fmt: skip
+            "must be a fraction, at least 0 and less than 1")  # fmt: skip
     require("data.second_text", not data.second_text or bool(data.text),
             "is the second of two: give the first, --config.data.text=COLUMN")  # fmt: skip
     if task in TASKS:

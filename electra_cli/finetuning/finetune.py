@@ -179,7 +179,7 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
         return
     batch_size, epochs = config.train.global_batch_size, config.train.num_epochs
     text = (
-        f"{num_rows:,} training examples in {epochs} epochs make {num_steps} step{'s' if num_steps > 1 else ''} of "
+        f"{num_rows:,} training examples in {_number(epochs, 'epoch')} make {_number(num_steps, 'step')} of "
         f"config.train.global_batch_size={batch_size}"
     )
     remedy = "give a smaller one, or more config.train.num_epochs"
@@ -188,12 +188,17 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
     reporter.warning(f"{text}, which learn little: {remedy}.")
 
 
+def _number(number: int, what: str) -> str:
+    """Returns '1 step' or '2 steps'."""
+    return f"{number:,} {what}" + ("s" if number != 1 else "")
+
+
 def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:
     test = f", {len(splits.test):,} test" if splits.test else ""
     train, optimizer = config.train, config.optimizer
     return (
         f"{task.kind.replace('_', ' ').capitalize()}: {len(splits.train):,} training, {len(splits.validation):,} "
-        f"validation{test} examples of up to {length} tokens; {train.num_epochs} epochs are {num_steps:,} steps of "
+        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} make {num_steps:,} steps of "
         f"{train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
         f"{optimizer.layerwise_lr_decay:g} from layer to layer."
     )

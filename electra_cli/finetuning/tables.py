@@ -250,7 +250,7 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
     )
     used = [place for place in (places.text, places.second_text, places.label) if place is not None]
     if len(set(used)) < len(used):
-        raise UserError(f"{table.path}: one column is read as two ({places.description}): name them anew")
+        raise UserError(f"{table.path}: one column is read as two ({places.description}): name different ones")
     _refuse_header(table, places)
     return places
 

@@ -104,8 +104,8 @@ class Run:
         with self._reporter.status("Measuring how fast the devices are"):
             self._flops_per_second = measure_flops_per_second(self._runtime)
         self._reporter.notice(
-            f"Model: {count / 1e6:.1f} million parameters. Devices multiply matrices at "
-            f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is measured by."
+            f"Model: {count / 1e6:.1f} million parameters. Measured peak in matrix products: "
+            f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is relative to."
         )
         self._directory.write_event("start", step, devices=self._runtime.devices, lost_step=self._lost_step)
         try:

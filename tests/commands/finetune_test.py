@@ -23,7 +23,7 @@ def test_help_does_not_import_tensorflow():
 
 def test_a_mistake_is_one_line_and_exit_code_2():
     assert_user_error(call(MODULE, *CONFIG, "--workdir=w"), "--init is missing: give a workdir of electra-pretrain")
-    forgotten = "--config is missing, whose key --config.data.train is: give a preset or a file"
+    forgotten = "--config is missing, and --config.data.train needs one: give a preset or a file"
     assert_user_error(call(MODULE, "--config.data.train=t.tsv", "--workdir=w", "--init=r"), forgotten)
 
 
@@ -40,7 +40,10 @@ def test_a_mistake_is_one_line_and_exit_code_2():
         (["--workdir=w", "--predict=f", "--output=o", "--init=r"], "--init is not read with --predict"),
         (["--workdir=w", "--predict=f", "--output=o", *CONFIG], "--config is not read with --predict"),
         (["--workdir=w", "--predict=f:txt=a", "--output=o"], "'txt=a' is none of what may follow a file, each once"),
-        (["--workdir=w", "--predict=f:format=xls", "--output=o"], "format is one of tsv, csv, jsonl, conll, squad"),
+        (
+            ["--workdir=w", "--predict=f:format=xls", "--output=o"],
+            "format is one of tsv, csv, jsonl, conll, conllu, squad",
+        ),
         (["--config=small", "--workdir=w"], "no such file and no preset of that name; presets: classification, glue"),
         ([*CONFIG, "--config.train.num_epoch=3"], "has no key 'num_epoch'; did you mean config.train.num_epochs?"),
         ([*CONFIG, "--config.train.num_epochs=x"], "config.train.num_epochs is of type int"),

@@ -56,7 +56,7 @@ def test_given_values_stay():
     ("changes", "message"),
     [
         ({"model__network": "both"}, "config.model.network='both': choose one of discriminator, generator"),
-        ({"model__head_dropout": 1.0}, "config.model.head_dropout=1.0: is a fraction"),
+        ({"model__head_dropout": 1.0}, "config.model.head_dropout=1.0: must be a fraction"),
         ({"optimizer__learning_rate": 0.0}, "config.optimizer.learning_rate=0.0: must be greater than 0"),
         ({"optimizer__layerwise_lr_decay": 1.5}, "config.optimizer.layerwise_lr_decay=1.5: is a factor"),
         ({"optimizer__schedule": "step"}, "config.optimizer.schedule='step': choose one of linear, cosine"),

@@ -43,7 +43,7 @@ def test_glue_decides_about_the_kind():
         ({"answers__max_answer_length": -1}, "config.answers.max_answer_length=-1: must be greater"),
         ({"answers__num_best": 0}, "config.answers.num_best=0: must be greater"),
         ({"data__format": "xml"}, "config.data.format='xml': is empty or one of tsv, csv, jsonl"),
-        ({"data__validation_fraction": 1.0}, "config.data.validation_fraction=1.0: is a fraction"),
+        ({"data__validation_fraction": 1.0}, "config.data.validation_fraction=1.0: must be a fraction"),
         ({"data__second_text": "b"}, "config.data.second_text='b': is the second of two: give the first"),
         ({"task": "rte"}, "config.data.dir='': give the folder of GLUE's download"),
         ({"task": "rte", "data__dir": "d", "data__label": "x"}, "config.data.label='x': config.task=rte"),

@@ -336,13 +336,11 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
     told = []
     overrides = {"train.num_epochs": 1, "train.global_batch_size": 64}
     files = made.write("classification", tmp_path, 64, 20)
-    with pytest.raises(
-        UserError, match=r"^64 training examples in 1 epochs make 1 step of config\.train\.global_batch"
-    ):
+    with pytest.raises(UserError, match=r"^64 training examples in 1 epoch make 1 step of config\.train\.global_batch"):
         finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Reporter())
     short(tmp_path / "two", train__num_epochs=1, reporter=Quiet(Lines(told.append)))
     assert told[0] == (
-        "64 training examples in 1 epochs make 8 steps of config.train.global_batch_size=8, which learn little: give a "
+        "64 training examples in 1 epoch make 8 steps of config.train.global_batch_size=8, which learn little: give a "
         "smaller one, or more config.train.num_epochs."
     )
 
