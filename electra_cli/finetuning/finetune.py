@@ -14,6 +14,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.config import RANDOM, check, fill_in
 from electra_cli.finetuning.examples import Encoded, Example
+from electra_cli.finetuning.labels import most_frequent
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
 from electra_cli.finetuning.tasks import Splits, build_task, load_splits
@@ -52,8 +53,9 @@ def finetune(
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
     Returns:
-      What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, and of each score `median`,
-      `min` and `max`.
+      What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
+      `min` and `max`, and of a classification `most_frequent_class`, the scores of always guessing that of the training
+      data.
 
     Raises:
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
@@ -103,7 +105,7 @@ def finetune(
             place = (index, len(seeds))
             run = SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, place, stop, reporter)
             found[seed] = run.run()
-        summary = _summarize(task, predicted, found, start.source)
+        summary = _summarize(task, splits.train, predicted, found, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
     reporter.result("scores", summary, format_scores(summary))
     return summary
@@ -198,8 +200,8 @@ def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Split
     train, optimizer = config.train, config.optimizer
     return (
         f"{task.kind.replace('_', ' ').capitalize()}: {len(splits.train):,} training, {len(splits.validation):,} "
-        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} make {num_steps:,} steps of "
-        f"{train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
+        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} make "
+        f"{num_steps:,} steps of {train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
         f"{optimizer.layerwise_lr_decay:g} from layer to layer."
     )
 
@@ -220,7 +222,11 @@ def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Tas
 
 
 def _summarize(
-    task: Task, splits: Sequence[Split], found: Mapping[int, Mapping[str, Mapping[str, float]]], source: str
+    task: Task,
+    train: Sequence[Example],
+    splits: Sequence[Split],
+    found: Mapping[int, Mapping[str, Mapping[str, float]]],
+    source: str,
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "task": task.kind,
@@ -242,6 +248,10 @@ def _summarize(
             "min": {name: min(values) for name, values in columns.items()},
             "max": {name: max(values) for name, values in columns.items()},
         }
+        if task.kind == "classification":
+            guess = most_frequent(str(example.label) for example in train)
+            guessed = task.score([guess] * len(split.examples), split.examples)
+            summary["splits"][split.name]["most_frequent_class"] = dict(guessed)
     return summary
 
 
@@ -251,11 +261,19 @@ def format_scores(summary: Mapping[str, Any]) -> str:
     for name, split in summary["splits"].items():
         seeds = list(split["seeds"])
         head = [f"{'median':>9}", f"{'min':>9}", f"{'max':>9}"] if len(seeds) > 1 else []
+        guessed = split.get("most_frequent_class")
+        head += [f"{'guess':>9}"] if guessed else []
         title = f"{name} ({split['num_examples']:,} examples)"
         lines.append("".join([f"{title:<34}", *head, *(f"{f'seed {seed}':>9}" for seed in seeds)]))
         for score in split["median"]:
             spread = [split[row][score] for row in ("median", "min", "max")] if len(seeds) > 1 else []
+            spread += [guessed[score]] if guessed else []
             values = [*spread, *(scores[score] for scores in split["seeds"].values())]
             mark = " *" if score == summary["primary_score"] and len(split["median"]) > 1 else ""
             lines.append(f"  {score + mark:<32}" + "".join(f"{value:>9.4f}" for value in values))
-    return "\n".join(lines) or "No labelled examples were given to score."
+    if not lines:
+        return "No labelled examples were given to score."
+    lines.append("*: the score that models are compared by")
+    if any("most_frequent_class" in split for split in summary["splits"].values()):
+        lines[-1] += "; guess: always the most frequent class of the training data"
+    return "\n".join(lines)

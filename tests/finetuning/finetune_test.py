@@ -230,7 +230,7 @@ def test_json_tells_all_that_is_written(tmp_path, short):
     assert {name: scores[name] for name in summary} == summary
 
 
-def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, short, whole):
+def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, short, whole, files):
     workdir, first = whole
     shutil.copytree(workdir, tmp_path / "tuned")
     told = []
@@ -243,8 +243,18 @@ def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, shor
     values = [scores["accuracy"] for scores in by_seed.values()]
     assert both["splits"]["validation"]["median"]["accuracy"] == pytest.approx(np.mean(values))
     assert both["splits"]["validation"]["max"]["accuracy"] == max(values)
+    labels = {
+        name: [line.rsplit("\t", 1)[1] for line in pathlib.Path(files[name]).read_text().splitlines()[1:]]
+        for name in ("train", "validation")
+    }
+    guess = min(sorted(set(labels["train"])), key=lambda label: -labels["train"].count(label))
+    guessed = both["splits"]["validation"]["most_frequent_class"]
+    assert guessed["accuracy"] == labels["validation"].count(guess) / len(labels["validation"]) and guessed["mcc"] == 0
     assert json.loads((tmp_path / "tuned/scores.json").read_text()) == both
-    assert any("median" in line for line in told)
+    head, accuracy, *_, legend = told[-1].splitlines()
+    assert head.split()[3:] == ["median", "min", "max", "guess", "seed", "0", "seed", "3"]
+    assert accuracy.split()[:2] == ["accuracy", "*"] and float(accuracy.split()[5]) == guessed["accuracy"]
+    assert legend.startswith("*: the score that models are compared by; guess: always the most frequent class")
     short(tmp_path / "alone", train__seeds=(3,))
     assert contents(tmp_path / "alone/seed-3") == contents(tmp_path / "tuned/seed-3")
     assert contents(workdir / "seed-0")["metrics.jsonl"] != contents(tmp_path / "alone/seed-3")["metrics.jsonl"]
