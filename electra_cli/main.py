@@ -3,7 +3,7 @@
 import ml_collections
 from absl import flags
 
-from electra_cli import cli, command_config, config
+from electra_cli import cli, command_config, config, run_config
 from electra_cli.errors import UserError
 from electra_cli.reporter import Reporter
 from electra_cli.training import wandb_run
@@ -47,11 +47,12 @@ USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
+       {program} --workdir=RUN --mode=eval [--checkpoint=PATH]
 """
 EXAMPLES = """
 Examples:
   {program} --config=small --config.data.dir=data --workdir=run
-  {program} --config=small --config.data.dir=data --workdir=run --mode=eval --checkpoint=run/checkpoints/best
+  {program} --workdir=run --mode=eval --checkpoint=run/checkpoints/best
   {program} --config=base --config.data.dir=data --workdir=run --config.runtime.precision=mixed_bfloat16
 
 Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stopped by a signal and saved.
@@ -65,7 +66,7 @@ GROUPS = {
 
 
 def _main(values: flags.FlagValues) -> None:
-    settings = command_config.given(values)
+    settings = _settings(values)
     if values.print_config:
         from electra_cli import config_text  # noqa: PLC0415  (--help must not wait for it)
 
@@ -89,6 +90,14 @@ def _main(values: flags.FlagValues) -> None:
     with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
         cli.end_when_stopped(reporter)
         _run(settings, values, reporter)
+
+
+def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
+    """Returns the config that was given; without one what looks at a run takes that of its workdir."""
+    looks_at_run = values.mode in ("eval", "replay") and values.workdir and not values.print_config
+    if values["config"].value is not None or not looks_at_run:
+        return command_config.given(values)
+    return run_config.read_settings(run_config.read_record(values.workdir), values.workdir)
 
 
 def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:

@@ -58,6 +58,12 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
             "--mode=evl: is one of train, eval, train_and_eval, replay; did you mean eval?",
         ),
         (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
+        (
+            ["--workdir=nowhere", "--mode=eval"],
+            "--workdir=nowhere holds no config.json: give the workdir of electra-pret",
+        ),
+        (["--workdir=x"], "--config is missing: give a file or a preset"),
+        (["--workdir=x", "--mode=eval", "--print_config"], "--config is missing: give a file or a preset"),
         (["--print_completion=bsh"], "--print_completion=bsh: is one of bash, zsh, fish; did you mean bash?"),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],

@@ -242,6 +242,8 @@ def _check_values(program: str, module: dict, values: flags.FlagValues) -> None:
         module["_check"](values)
     elif program == "electra-finetune" and values.predict is None:
         finetuning_config.check(command_config.given(values, FINETUNING))
+    elif program == "electra-pretrain" and values["config"].value is None and values.mode == "eval":
+        _expect(bool(values.workdir), [program], "no workdir is given, whose config is taken")
     elif program in ("electra-pretrain", "electra-plan"):
         config = command_config.given(values)
         if not config.data.dir and not config.phases.data_dir:

@@ -97,7 +97,8 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert table.strip() in evaluated.stdout
 
     flags = ("--mode=eval", f"--checkpoint={prepared / 'whole' / 'checkpoints' / 'ckpt-300'}")
-    evaluated = subprocess.run(pretrain(prepared, "whole", *flags), capture_output=True, text=True, timeout=400)
+    command = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'whole'}", *flags]  # its own config
+    evaluated = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Held-out evaluation at step 300 on 16 examples" in evaluated.stdout
 

@@ -1,7 +1,6 @@
 """A workdir, or a starting point of `electra-import`, as exports and the Python API need it."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import default_config, flatten, phases_of, resolve
+from electra_cli.config import flatten, phases_of
 from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer, saved_tokenizer, tokenizer_of_data
@@ -19,6 +18,7 @@ from electra_cli.interop import weights as weights_module
 from electra_cli.interop.weights import Network
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.pretrainers import Pretrainer
+from electra_cli.run_config import read_config, read_record
 from electra_cli.run_files import CONFIG_FILE
 from electra_cli.training.checkpoint_files import step_of
 from electra_cli.training.restoring import restore_model
@@ -117,48 +117,6 @@ def load_run(
         tokenizer=tokenizer,
         held_out=lines[-1] if lines else {},
     )
-
-
-def read_record(workdir: str) -> dict[str, Any]:
-    """Returns the content of a workdir's `config.json`.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
-    file = tf.io.gfile.join(workdir, CONFIG_FILE)
-    if not tf.io.gfile.exists(file):
-        raise UserError(
-            f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import "
-            f"wrote"
-        )
-    try:
-        with tf.io.gfile.GFile(file) as stream:
-            record = json.load(stream)
-        if "finetuning" in record:
-            raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
-        if isinstance(record["config"], dict):
-            return record
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): put it back, or give another --workdir") from error
-    raise UserError(f"{file} is damaged (config is no object): put it back, or give another --workdir")
-
-
-def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:
-    """Returns the resolved config of what `read_record` read.
-
-    Raises:
-      UserError: it has keys or types that this version does not know.
-    """
-    config = default_config()
-    known = flatten(config)
-    values = {key: value for key, value in flatten(record["config"]).items() if not key.startswith("derived.")}
-    try:
-        config.update_from_flattened_dict(
-            {key: tuple(value) if isinstance(known[key], tuple) else value for key, value in values.items()}
-        )
-        return resolve(config, record["config"]["derived"]["vocab_size"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{file} was written by another version of this program: {error}") from error
 
 
 def _find_tokenizer(

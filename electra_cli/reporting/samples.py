@@ -5,7 +5,7 @@ from collections.abc import Callable
 from electra_cli import files, run_files
 from electra_cli.data.source import reading
 from electra_cli.errors import UserError
-from electra_cli.interop.runs import read_config, read_record
+from electra_cli.run_config import read_config, read_record
 from electra_cli.sample_texts import Sample
 from electra_cli.training.checkpoint_files import step_of
 from electra_cli.training.phases import open_phases, phase_at
