@@ -170,3 +170,16 @@ def test_a_signal_before_training_ends_the_command_in_one_line(number):
         result.stderr
         == f"electra-pretrain: stopped by {name} before there was anything new to save; run the same command again\n"
     )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
+    program = (
+        "import os, sys; from electra_cli import cli; from electra_cli.commands import prepare; "
+        "assert 'numpy' not in sys.modules; sys.argv = ['bin/electra-prepare']; "
+        f"cli.run = lambda *_, **__: os.kill(os.getpid(), {int(number)}); prepare.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 75
+    told = f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew"
+    assert result.stderr == f"electra-prepare: {told}\n"

@@ -4,17 +4,20 @@ import functools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from electra_cli import cli
-from electra_cli.data.tfrecords import Manifest
-from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.reporter import Reporter, report_in_lines
 from electra_cli.stage_progress import StageProgress
+
+if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
+    from electra_cli.data.tfrecords import Manifest
+    from electra_cli.data.vocabulary_learning import LearningSettings
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -144,6 +147,7 @@ GROUPS = {
 
 def _main(values: flags.FlagValues) -> None:
     if values.inspect:
+        _handle_signals(_interrupt_inspection)
         from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (--help must not wait for it)
 
         with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
@@ -151,9 +155,6 @@ def _main(values: flags.FlagValues) -> None:
         return
     _check(values)
     prepare = _runner(values)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt_beam if values.runner == "beam" else _interrupt)
-
     from electra_cli.data import packing  # noqa: PLC0415  (--help must not wait for it)
 
     settings = packing.PrepareSettings(
@@ -171,6 +172,8 @@ def _main(values: flags.FlagValues) -> None:
         text_field=values.text_field,
         input_weights=_weights(values),
     )
+    learning = _learning(values)
+    _handle_signals(_interrupt_beam if values.runner == "beam" else _interrupt)
     with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
         progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
         try:
@@ -179,7 +182,7 @@ def _main(values: flags.FlagValues) -> None:
                 values.output_dir,
                 settings,
                 vocab_file=values.vocab_file,
-                learning=_learning(values),
+                learning=learning,
                 num_workers=values.num_workers,
                 overwrite=values.overwrite,
                 report=progress,
@@ -193,7 +196,7 @@ def _main(values: flags.FlagValues) -> None:
         _tell(manifest, values, reporter)
 
 
-def _tell(manifest: Manifest, values: flags.FlagValues, reporter: Reporter) -> None:
+def _tell(manifest: "Manifest", values: flags.FlagValues, reporter: Reporter) -> None:
     """Tells what was prepared, and what of the text the user should look at."""
     lines, splits = [], {}
     for split in ("train", "validation"):
@@ -259,9 +262,11 @@ def _runner(values: flags.FlagValues) -> Callable[..., Any]:
     return functools.partial(beam.prepare, beam_options=values.beam_options)
 
 
-def _learning(values: flags.FlagValues) -> LearningSettings | None:
+def _learning(values: flags.FlagValues) -> "LearningSettings | None":
     if values.learn_vocab is None:
         return None
+    from electra_cli.data.vocabulary_learning import LearningSettings  # noqa: PLC0415
+
     return LearningSettings(
         size=values.learn_vocab,
         type=values.vocab_type,
@@ -326,6 +331,25 @@ def _check(values: flags.FlagValues) -> None:
     require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
 
 
+def _handle_signals(handler: Callable[[int, object], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
+
+
+def _end(number: int, _: object) -> None:
+    """Ends the process while modules are imported, which may make errors of their own of an exception."""
+    os.write(2, f"{os.path.basename(sys.argv[0])}: {_stop_before_writing(number)}\n".encode())
+    os._exit(cli.EXIT_INTERRUPTED)
+
+
+def _stop_before_writing(number: int) -> Interrupted:
+    return Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
+
+
+def _interrupt_inspection(number: int, _: object) -> None:
+    raise _stop_before_writing(number)
+
+
 def _interrupt(number: int, _: object) -> None:
     raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on where it ended")
 
@@ -336,13 +360,13 @@ _beam_stops: list[Interrupted] = []
 
 def _interrupt_beam(number: int, _: object) -> None:
     logging.disable(logging.CRITICAL)  # Beam logs what ends its steps, with a traceback
-    name = signal.Signals(number).name
-    _beam_stops.append(Interrupted(f"stopped by {name}; nothing was written, the same command starts anew"))
+    _beam_stops.append(_stop_before_writing(number))
     raise _beam_stops[0]
 
 
 def main() -> None:
     """Runs the command line."""
+    _handle_signals(_end)
     cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 

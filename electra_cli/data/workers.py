@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import concurrent.futures.process
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,8 @@ class Workers:
         pending: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             for task in tasks:
-                pending.append(self._pool.submit(function, task))
+                with _without_ctrl_c():  # a task may start a process
+                    pending.append(self._pool.submit(function, task))
                 if len(pending) > 2 * self._num_workers:
                     yield pending.popleft().result()
             while pending:
@@ -58,8 +60,31 @@ class Workers:
             ) from error
 
 
+@contextlib.contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """Blocks SIGINT in processes that are started within, from their first moment on, and holds it back in this one.
+
+    Ctrl-C reaches the whole group of processes; the parent ends the workers. What is within must not be cut short: a
+    worker would find but half of what it is sent.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers, nor is one cut short
+        yield
+        return
+    held: list[int] = []
+    # Another thread of this process, such as one of OpenBLAS, takes the signal where this one blocks it.
+    handler = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # which processes inherit, as they do no handler
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for what a worker may start with the signal unblocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
