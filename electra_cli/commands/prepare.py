@@ -238,7 +238,9 @@ def _tell(manifest: "Manifest", values: flags.FlagValues, reporter: Reporter) ->
         f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: "
         f"{values.output_dir}"
     )
-    reporter.notice(f"Next: electra-pretrain --config=small --config.data.dir={values.output_dir} --workdir=RUN")
+    from electra_cli.data.training_command import training_command  # noqa: PLC0415  (--help must not wait for it)
+
+    reporter.notice(f"Next: {training_command(values.output_dir, manifest)}")
 
 
 def _runner(values: flags.FlagValues) -> Callable[..., Any]:

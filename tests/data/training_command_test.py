@@ -1,0 +1,69 @@
+"""The command that is printed goes with the data that it is printed for, as training itself checks."""
+
+import shlex
+
+import pytest
+from absl import flags
+
+from electra_cli import command_config
+from electra_cli.data.training_command import training_command
+from electra_cli.errors import UserError
+from electra_cli.training.evaluation import check_validation
+from electra_cli.training.phases import open_phases
+from tests.conftest import make_text, prepare_small
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Returns what turns a command line into its config and mode."""
+
+    def parse(line):
+        values = flags.FlagValues()
+        command_config.define(values)
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_string("mode", "train_and_eval", "", flag_values=values)
+        argv = shlex.split(line)
+        monkeypatch.setattr("sys.argv", argv)
+        assert command_config.parse(argv, values) == ["electra-pretrain"]
+        return command_config.given(values), values.mode
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "changes", "added"),
+    [
+        (600, {"max_seq_length": 128, "validation_fraction": 0.5}, []),
+        (40, {"max_seq_length": 128}, ["--config.train.global_batch_size="]),
+        (900, {"max_seq_length": 64, "validation_fraction": 0.5}, ["--config.data.max_seq_length=64"]),
+        (
+            40,
+            {"max_seq_length": 600},
+            [
+                "--config.data.max_seq_length=600",
+                "--config.model.max_position_embeddings=600",
+                "--config.train.global_batch_size=",
+            ],
+        ),
+        (40, {"max_seq_length": 128, "validation_fraction": 0.0}, ["--mode=train"]),
+        (40, {"max_seq_length": 128, "packing": "full", "word_boundaries": "whitespace"}, None),
+    ],
+)
+def test_training_accepts_the_command(tmp_path, parse, num_documents, changes, added):
+    (tmp_path / "text.txt").write_text(make_text(num_documents))
+    directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "my data", **changes)
+    line = training_command(str(directory), manifest)
+    config, mode = parse(line)
+    _, phases = open_phases(config)
+    if changes.get("validation_fraction") == 0:
+        assert mode == "train"
+        with pytest.raises(UserError, match="no validation examples"):
+            check_validation(phases[0].source, phases[0].config)
+    else:
+        assert mode == "train_and_eval"
+        check_validation(phases[0].source, phases[0].config)
+        assert 2 * config.train.global_batch_size > min(255, manifest.num_examples("validation"))
+    if added is not None:
+        plain = ["electra-pretrain", "--config=small", f"--config.data.dir={directory}", "--workdir=RUN"]
+        found = [argument for argument in shlex.split(line) if argument not in plain]
+        assert len(found) == len(added) and all(map(str.startswith, found, added))
