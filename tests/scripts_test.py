@@ -2,9 +2,11 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 
 import pytest
@@ -78,6 +80,38 @@ def test_slurm(bin_dir, code, is_requeued):
     assert result.returncode == code
     assert calls(bin_dir)[0].endswith("electra-pretrain --config=x")
     assert (calls(bin_dir)[1:] == ["scontrol requeue 7"]) == is_requeued
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_quickstart_tells_what_comes_next_once(bin_dir, is_active):
+    # A checkout whose environment is made already.
+    root, environment = bin_dir.parent, bin_dir.parent / ".venv"
+    shutil.copytree(SCRIPTS, root / "scripts")
+    for name in ("setup.py", "constraints.txt"):
+        shutil.copy(SCRIPTS.parent / name, root)
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "python").symlink_to(sys.executable)
+    (environment / "bin" / "activate").write_text(f"export VIRTUAL_ENV={environment}\n")
+    sums = subprocess.run(["cksum", root / "setup.py", root / "constraints.txt"], capture_output=True, check=True)
+    (environment / ".electra-pretrain.installed").write_bytes(sums.stdout)
+    stand_in(bin_dir, "electra-prepare", '[[ " $* " == *" --quiet "* ]] || echo "Next: electra-pretrain"')
+    stand_in(bin_dir, "electra-pretrain", "")
+    result = subprocess.run(
+        [root / "scripts" / "quickstart.sh", "--config.train.num_steps=8"],
+        env={"PATH": f"{bin_dir}:{os.environ['PATH']}", **({"VIRTUAL_ENV": str(environment)} if is_active else {})},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    assert [call.split()[0] for call in calls(bin_dir)] == ["electra-prepare", "electra-pretrain"]
+    assert calls(bin_dir)[1].endswith("--mode=train_and_eval --config.train.num_steps=8")
+    assert "Next:" not in result.stdout
+    lines = result.stdout.splitlines()
+    report = lines.index("Report:      electra-report quickstart/run")
+    assert (lines[report - 1] == "First:       source .venv/bin/activate") == (not is_active)
+    assert lines[-2].endswith("--workdir=RUN --dry_run")
 
 
 def test_tpu_vm_makes_installs_and_goes_on_after_a_preemption(bin_dir):
