@@ -29,6 +29,13 @@ EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 _TRUTHS = {"bool": ("true", "false")}
+# How absl and Python begin to say that a value is no choice, whole number, number or truth.
+_PARSERS_COMPLAINTS = (
+    "value should be one of",
+    r"invalid literal for int\(\)",
+    "could not convert string to float",
+    r"\('Non-boolean argument",
+)
 _SHELLS = ("bash", "zsh", "fish")
 
 
@@ -183,15 +190,23 @@ def _completion(program: str, argv: list[str], found: list[FlagInfo]) -> str:
     argument = next(argument for argument in argv if argument.startswith("--print_completion"))
     shell = argument.partition("=")[2]
     if shell not in _SHELLS:
-        raise UserError(f"--print_completion={shell}: is one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}")
+        raise UserError(
+            f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
+        )
     return completion_script(program, shell, found)
 
 
 def _describe_mistake(error: flags.Error, flag_values: flags.FlagValues) -> str:
-    """Returns what is wrong with a flag's value, with what may have been meant where it takes some values only."""
-    match = re.match(r"flag --(\w+)=(.*?): value should be one of", str(error), re.S)
+    """Returns what is wrong with a flag's value, with what may have been meant or an example of what it takes."""
+    match = re.match(rf"flag --(\w+)=(.*): (?:{'|'.join(_PARSERS_COMPLAINTS)})", str(error), re.S)
     if match is None:
         return str(error)
     name, value = match.groups()
-    choices = getattr(flag_values[name].parser, "enum_values", ())
-    return f"--{name}={value}: is one of {', '.join(choices)}{did_you_mean(value, choices)}"
+    flag = flag_values[name]
+    choices = getattr(flag.parser, "enum_values", ())
+    if choices:
+        return f"--{name}={value}: must be one of {', '.join(choices)}{did_you_mean(value, choices)}"
+    if flag.boolean:
+        return f"--{name}={value}: must be true or false"
+    kind, example = ("a whole number", 4000) if flag.flag_type() == "int" else ("a number", 0.5)
+    return f"--{name}={value}: must be {kind}, such as {example if flag.default is None else flag.default}"

@@ -79,7 +79,7 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
     for key in ("model.generator_size", "model.generator_layers"):
         require(key, 0 < flat[key] <= 1, "must be a fraction of the discriminator's, greater than 0 and at most 1")
     for key, choices in CHOICES.items():
-        require(key, flat[key] in choices, f"is one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
+        require(key, flat[key] in choices, f"must be one of {', '.join(choices)}{did_you_mean(flat[key], choices)}")
     _validate_sizes(config, generator, require)
     _validate_objective(config, require)
     _validate_schedule(config, require)

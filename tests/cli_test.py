@@ -55,7 +55,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=small", "--xyzzy"], "there is no flag --xyzzy (see "),
         (
             ["--config=small", "--workdir=x", "--mode=evl"],
-            "--mode=evl: is one of train, eval, train_and_eval, replay; did you mean eval?",
+            "--mode=evl: must be one of train, eval, train_and_eval, replay; did you mean eval?",
         ),
         (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
         (
@@ -64,10 +64,10 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         ),
         (["--workdir=x"], "--config is missing: give a file or a preset"),
         (["--workdir=x", "--mode=eval", "--print_config"], "--config is missing: give a file or a preset"),
-        (["--print_completion=bsh"], "--print_completion=bsh: is one of bash, zsh, fish; did you mean bash?"),
+        (["--print_completion=bsh"], "--print_completion=bsh: must be one of bash, zsh, fish; did you mean bash?"),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],
-            "is one of float32, mixed_bfloat16, mixed_float16; did you mean mixed_bfloat16?",
+            "must be one of float32, mixed_bfloat16, mixed_float16; did you mean mixed_bfloat16?",
         ),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.train.best_metric=rtd_acc"],
@@ -129,6 +129,11 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
         ([], "--input is missing"),
         (["--input=a"], "--output_dir is missing"),
         (["--input=a", "--output_dir=b"], "give either --vocab_file=FILE or --learn_vocab=SIZE"),
+        (["--learn_vocab=4k"], "error: --learn_vocab=4k: must be a whole number, such as 4000 (see "),
+        (["--max_seq_length=1.5"], "error: --max_seq_length=1.5: must be a whole number, such as 128 (see "),
+        (["--shard_size_mb=64MB: or so"], "error: --shard_size_mb=64MB: or so: must be a number, such as 64.0 (see "),
+        (["--lower_case=maybe"], "error: --lower_case=maybe: must be true or false (see "),
+        (["--packing=fulls"], "--packing=fulls: must be one of pairs, single, full; did you mean full? (see "),
         (["--input=a", "--output_dir=b", "--learn_vocab=10"], "--learn_vocab=10: must be at least 100"),
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--max_seq_length=4"], "must be from 8 to 8192"),
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "is a fraction"),

@@ -64,7 +64,7 @@ atexit.register(lambda: os._exit(7 if "tensorflow" in sys.modules else 0))
 import {PRETRAIN} as main
 main.main()"""
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-    assert_user_error(call(PRETRAIN, "--config=tiny", "--print_config=yaml"), "is one of text, json")
+    assert_user_error(call(PRETRAIN, "--config=tiny", "--print_config=yaml"), "must be one of text, json")
 
 
 def test_a_pipe_that_is_closed_ends_it_quietly():

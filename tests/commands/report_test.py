@@ -49,7 +49,7 @@ def test_help_has_examples():
         ([], "no workdir is given: electra-report WORKDIR [WORKDIR ...]"),
         (["/nowhere"], "/nowhere: no such directory; give the workdir of electra-pretrain"),
         (["/tmp", "--samples=-1"], "--samples=-1: must not be negative"),
-        (["/tmp", "--format=pdf"], "--format=pdf: is one of html, text"),
+        (["/tmp", "--format=pdf"], "--format=pdf: must be one of html, text"),
         (["/tmp", "--ouput=x"], "there is no flag --ouput; did you mean --output?"),
     ],
 )

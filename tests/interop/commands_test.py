@@ -59,7 +59,11 @@ def test_help_does_not_import_tensorflow(module):
     [
         (EXPORT, [], "--workdir is missing"),
         (EXPORT, ["--workdir=x"], "--format is missing: give one of huggingface, saved_model, tfm, google_tf1"),
-        (EXPORT, ["--workdir=x", "--format=onnx"], "--format=onnx: is one of huggingface, saved_model, tfm, google"),
+        (
+            EXPORT,
+            ["--workdir=x", "--format=onnx"],
+            "--format=onnx: must be one of huggingface, saved_model, tfm, google",
+        ),
         (EXPORT, ["--workdir=x", "--format=tfm"], "--output_dir is missing"),
         (IMPORT, ["--format=tfm", "--output_dir=y"], "--source is missing"),
         (
