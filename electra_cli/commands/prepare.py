@@ -155,7 +155,7 @@ def _main(values: flags.FlagValues) -> None:
         return
     _check(values)
     prepare = _runner(values)
-    from electra_cli.data import packing  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import input_listing, packing  # noqa: PLC0415  (--help must not wait for it)
 
     settings = packing.PrepareSettings(
         max_seq_length=values.max_seq_length,
@@ -177,6 +177,11 @@ def _main(values: flags.FlagValues) -> None:
     with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
         progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
         try:
+            reading, warnings = input_listing.describe_inputs(values.input)
+            for warning in warnings:
+                reporter.warning(warning)
+            if reading:
+                progress(reading, 0.0)
             manifest = prepare(
                 values.input,
                 values.output_dir,
