@@ -136,7 +136,7 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
         (["--packing=fulls"], "--packing=fulls: must be one of pairs, single, full; did you mean full? (see "),
         (["--input=a", "--output_dir=b", "--learn_vocab=10"], "--learn_vocab=10: must be at least 100"),
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--max_seq_length=4"], "must be from 8 to 8192"),
-        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "is a fraction"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "must be a fraction"),
         (["--input=a", "--output_dir=b", "--learn_vocab=100", "--num_workers=0"], "must be at least 1"),
         (["--input=a", "--output_dir=gs://b", "--learn_vocab=100"], "give a local directory"),
         (

@@ -326,13 +326,15 @@ def _check(values: flags.FlagValues) -> None:
         if unread:
             raise UserError(f"--{unread[0]} says how to learn a vocabulary: it does not go with --vocab_file")
     require("vocab_min_frequency", values.vocab_min_frequency >= 1, "must be at least 1")
-    require("vocab_character_coverage", 0 < values.vocab_character_coverage <= 1, "is a fraction greater than 0")
+    require("vocab_character_coverage", 0 < values.vocab_character_coverage <= 1, "must be a fraction greater than 0")
     require("vocab_reserved", values.vocab_reserved >= 0, "must not be negative")
     require("vocab_sample_mb", values.vocab_sample_mb > 0, "must be greater than 0")
     if (values.vocab_file or "").endswith(".model"):
         require("lower_case", not values["lower_case"].present, "a SentencePiece model treats case in its own way")
     require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
-    require("validation_fraction", 0 <= values.validation_fraction < 1, "is a fraction: at least 0, less than 1")
+    require(
+        "validation_fraction", 0 <= values.validation_fraction < 1, "must be a fraction, at least 0 and less than 1"
+    )
     require("min_words", values.min_words >= 0, "must not be negative")
     require("num_workers", values.num_workers >= 1, "must be at least 1")
     require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
