@@ -171,7 +171,12 @@ def write_inputs(directory):
     with gzip.open(directory / "news.txt.gz", "wt") as file:
         file.write(make_text(20, seed=9))
     nouns = "cat dog bird fish horse farmer child song story letter".split()
-    lines = [f"the {word} {noun} sings\t{label}" for word, label in _LABELS.items() for noun in nouns]
+    lines = [
+        f"{first} {word} {noun} sings\t{label}"
+        for word, label in _LABELS.items()
+        for noun in nouns
+        for first in ("the", "a", "one")
+    ]
     (directory / "reviews.tsv").write_text("\n".join(["text\tlabel", *lines]) + "\n")
     (directory / "new.tsv").write_text("text\nthe happy river sings\n")
     (directory / "new_words.txt").write_text("rivergarden\nwintersong\n")
