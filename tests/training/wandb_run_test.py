@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 import types
 
 import pytest
@@ -125,6 +126,7 @@ def test_the_real_package_offline(config, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     ids = []
     for step in (10, 20):
+        time.sleep(1)  # it names a directory by the second in which it begins
         with Workdir(str(tmp_path)) as workdir:
             workdir.mirror_to("project", config, lambda _: None)
             workdir.write_metrics("train", step, {"rtd_auc": 0.5})
