@@ -8,7 +8,7 @@ import ml_collections
 
 from electra_cli.config import default_config, flatten, notices
 from electra_cli.config_reference import entries
-from electra_cli.planning.plan import resolve_for_plan
+from electra_cli.data.data_size import resolve_with_data
 
 _DERIVED = "derived."
 
@@ -24,7 +24,7 @@ def show(config: ml_collections.ConfigDict, form: str, title: str) -> str:
     Raises:
       UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
     """
-    resolved, _, is_assumed = resolve_for_plan(config)
+    resolved, _, is_assumed = resolve_with_data(config)
     found = resolved.to_dict()
     found["data"]["dir"] = config.data.dir
     if is_assumed:  # neither config nor data tells the size of the vocabulary

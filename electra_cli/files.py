@@ -47,6 +47,52 @@ def open_file(path: str, mode: str) -> IO[Any]:
     return open(path, mode)
 
 
+def is_directory(path: str) -> bool:
+    """Returns whether a directory of that name exists."""
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415
+
+        return tf.io.gfile.isdir(path)
+    return os.path.isdir(path)
+
+
+def list_directory(path: str) -> list[str]:
+    """Returns the names in a directory, sorted."""
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415
+
+        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
+    return sorted(os.listdir(path))
+
+
+def check_directory(name: str, path: str, remedy: str) -> None:
+    """Raises a `UserError` when there is no directory `path`.
+
+    Args:
+      name: the flag or key that the path is of, for messages.
+      path: the directory.
+      remedy: what to do, for messages.
+    """
+    if not is_directory(path):
+        state = "no such directory" if size(path) is None else "is a file, not a directory"
+        raise UserError(f"{name}={path}: {state}; {remedy}")
+
+
+def check_checkpoint(name: str, path: str, remedy: str) -> None:
+    """Raises a `UserError` when `path` is neither a directory nor a checkpoint.
+
+    Args:
+      name: the flag that the path is of, for messages.
+      path: a directory, or the path of a checkpoint without the endings of its files; `.index` may be there.
+      remedy: what to do, for messages.
+    """
+    prefix = path.removesuffix(".index")
+    # A checkpoint whose index is lost is one that is damaged, which is told elsewhere.
+    names = (f"{prefix}.index", f"{prefix}.data-00000-of-00001")
+    if not is_directory(path) and all(size(name) is None for name in names):
+        raise UserError(f"{name}={path}: no such checkpoint or directory; {remedy}")
+
+
 def check_output(flag: str, path: str) -> None:
     """Raises a `UserError` where a local file could not be written: before the work, what would fail after it.
 

@@ -3,7 +3,7 @@
 import ml_collections
 from absl import flags
 
-from electra_cli import cli, command_config, config, run_config
+from electra_cli import cli, command_config, config, run_config, run_files
 from electra_cli.errors import UserError
 from electra_cli.reporter import Reporter
 from electra_cli.training import wandb_run
@@ -102,7 +102,13 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
 
 def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:
     with reporter.status("Starting TensorFlow"):
-        from electra_cli.training import loop  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+        # Before its import, which takes seconds: what does not fit is told at once.
+        from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for it)
+
+        data_size.resolve_with_data(settings)
+        if values.checkpoint:
+            run_files.check_checkpoint_flag(values.checkpoint)
+        from electra_cli.training import loop  # noqa: PLC0415
 
     with_evaluation = values.mode == "train_and_eval"
     if values.dry_run:

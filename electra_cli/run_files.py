@@ -14,11 +14,22 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from electra_cli import files
+
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 REPORT_FILE = "report.html"
 CHECKPOINT_DIRECTORY = "checkpoints"
+
+
+def check_checkpoint_flag(path: str) -> None:
+    """Raises a `UserError` when there is nothing that `--checkpoint=path` could mean."""
+    files.check_checkpoint(
+        "--checkpoint",
+        path,
+        "give a directory of checkpoints, or a path such as run/checkpoints/ckpt-500 without the ending .index",
+    )
 
 
 def parse_lines(

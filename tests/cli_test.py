@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from tests.conftest import SEQ_LENGTH, VOCAB_SIZE
+
 PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
 
 
@@ -104,6 +106,49 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
 )
 def test_mistakes_in_the_command_line(arguments, part):
     assert_user_error(call(PRETRAIN, *arguments), part)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "part"),
+    [
+        (PRETRAIN, ["--config.data.dir=nowhere"], "config.data.dir=nowhere: no such directory; electra-prepare"),
+        (PRETRAIN, ["--config.data.dir={file}"], "manifest.json: is a file, not a directory; electra-prepare"),
+        (PRETRAIN, ["--config.data.dir={data}"], f"holds examples of {SEQ_LENGTH} tokens but config.data.max_seq_leng"),
+        (
+            PRETRAIN,
+            ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", "--config.model.vocab_size=9"],
+            f"has {VOCAB_SIZE} entries: leave the key unset",
+        ),
+        (
+            PRETRAIN,
+            ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", "--checkpoint=run/ckpt-5"],
+            "--checkpoint=run/ckpt-5: no such checkpoint or directory; give a directory of checkpoints",
+        ),
+        (PREPARE, ["--inspect=nowhere"], "--inspect=nowhere: no such directory; give the output"),
+        (
+            "electra_cli.commands.finetune",
+            ["--config=classification", "--config.data.train=x", "--workdir=y", "--init=nowhere"],
+            "--init=nowhere: no such checkpoint or directory; give a workdir",
+        ),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--format=tfm", "--source=nowhere", "--output_dir=x"],
+            "--source=nowhere: no such checkpoint or directory; give the model's",
+        ),
+        (
+            "electra_cli.commands.export_checkpoint",
+            ["--format=tfm", "--workdir=nowhere", "--output_dir=x"],
+            "--workdir=nowhere: no such directory; give the directory of a run",
+        ),
+    ],
+)
+def test_missing_files_are_told_before_tensorflow_is_imported(module, arguments, part, data_dir):
+    arguments = [argument.format(data=data_dir, file=data_dir / "manifest.json") for argument in arguments]
+    if module == PRETRAIN:
+        arguments += ["--config=small", "--workdir=x"]
+    code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{module}', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert_user_error(result, part)
 
 
 @pytest.mark.parametrize(

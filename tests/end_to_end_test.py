@@ -143,7 +143,7 @@ def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
     flags = pretrain(prepared, "started", f"--checkpoint={prepared / 'nowhere'}")
     result = subprocess.run(flags, capture_output=True, text=True, timeout=400)
     assert result.returncode == 2
-    assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint; give a directory of" in result.stderr
+    assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint or directory; give a" in result.stderr
     assert not (prepared / "started" / "config.json").exists()
 
 

@@ -2,8 +2,9 @@
 
 from absl import flags
 
-from electra_cli import cli
+from electra_cli import cli, files
 from electra_cli.errors import UserError
+from electra_cli.reporter import Reporter
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 FLAGS = flags.FlagValues()
@@ -68,20 +69,22 @@ def _main(values: flags.FlagValues) -> None:
     ):
         if not values[name].value:
             raise UserError(f"--{name} is missing: {what}")
+    files.check_directory("--workdir", values.workdir, "give the directory of a run or of a fine-tuning")
 
-    from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
-    export = _export_fine_tuned if holds_finetuning(values.workdir) else _export_pretrained
-    difference = export(values)
-    _say(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
-    _say(f"Exported as {values.format}: {values.output_dir}")
+    title = f"electra-export --workdir={values.workdir} --format={values.format}"
+    with panel.choose_reporter(title, quiet=False, log_format="text") as reporter:
+        with reporter.status("Starting TensorFlow"):
+            from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (imports it: seconds)
+
+        export = _export_fine_tuned if holds_finetuning(values.workdir) else _export_pretrained
+        difference = export(values, reporter)
+        reporter.notice(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
+        reporter.notice(f"Exported as {values.format}: {values.output_dir}")
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _export_fine_tuned(values: flags.FlagValues) -> float:
+def _export_fine_tuned(values: flags.FlagValues, reporter: Reporter) -> float:
     for name in _PRETRAINED_ONLY:
         if values[name].present:
             raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
@@ -90,29 +93,35 @@ def _export_fine_tuned(values: flags.FlagValues) -> float:
 
     exporting.check_format(values.workdir, values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    model = trained.load_trained(values.workdir, values.seed, _say)
-    _say(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
-    return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)
+    with reporter.status("Reading the model"):
+        model = trained.load_trained(values.workdir, values.seed, reporter.notice)
+    reporter.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
+    with reporter.status("Exporting, and comparing"):
+        return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)
 
 
-def _export_pretrained(values: flags.FlagValues) -> float:
+def _export_pretrained(values: flags.FlagValues, reporter: Reporter) -> float:
     if values.seed is not None:
         raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
 
     exporting.check_installed(values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    run = runs.load_run(
-        values.workdir,
-        checkpoint=values.checkpoint,
-        averaged=values.averaged,
-        vocab_file=values.vocab_file,
-        lower_case=values.lower_case,
-        say=_say,
-    )
+    with reporter.status("Reading the checkpoint"):
+        run = runs.load_run(
+            values.workdir,
+            checkpoint=values.checkpoint,
+            averaged=values.averaged,
+            vocab_file=values.vocab_file,
+            lower_case=values.lower_case,
+            say=reporter.notice,
+        )
     averages = ", averaged" if run.is_averaged else ""
-    _say(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
-    return exporting.export(run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=_say)
+    reporter.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
+    with reporter.status("Exporting, and comparing"):
+        return exporting.export(
+            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=reporter.notice
+        )
 
 
 def main() -> None:

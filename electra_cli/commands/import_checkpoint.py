@@ -2,8 +2,9 @@
 
 from absl import flags
 
-from electra_cli import cli
+from electra_cli import cli, files
 from electra_cli.errors import UserError
+from electra_cli.reporter import Reporter
 
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
 FLAGS = flags.FlagValues()
@@ -80,41 +81,46 @@ _ONLY_WITH = {
 
 def _main(values: flags.FlagValues) -> None:
     _check(values)
+    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
-    from electra_cli.interop import delivery, importing, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
+    with panel.choose_reporter(f"electra-import --source={values.source}", quiet=False, log_format="text") as reporter:
+        _import(values, reporter)
 
-    def say(line: str) -> None:
-        print(line, flush=True)
+
+def _import(values: flags.FlagValues, reporter: Reporter) -> None:
+    with reporter.status("Starting TensorFlow"):
+        from electra_cli.interop import delivery, importing, runs  # noqa: PLC0415  (imports it, which takes seconds)
 
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    if values.format == "electra_pretrain":
-        run = runs.load_run(
+    with reporter.status(f"Importing {values.source}"):
+        if values.format == "electra_pretrain":
+            run = runs.load_run(
+                values.source,
+                checkpoint=values.checkpoint,
+                vocab_file=values.vocab_file,
+                lower_case=values.lower_case,
+                say=reporter.notice,
+            )
+            importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=reporter.notice)
+            return
+        foreign = importing.read_source(
+            values.format,
             values.source,
-            checkpoint=values.checkpoint,
+            generator_source=values.generator_source,
+            hparams_file=values.hparams,
+            num_attention_heads=values.num_attention_heads,
+            generator_num_attention_heads=values.generator_num_attention_heads,
+        )
+        importing.import_foreign(
+            foreign,
+            values.format,
+            values.output_dir,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
-            say=say,
+            generator_size=values.generator_size,
+            overwrite=values.overwrite,
+            say=reporter.notice,
         )
-        importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=say)
-        return
-    foreign = importing.read_source(
-        values.format,
-        values.source,
-        generator_source=values.generator_source,
-        hparams_file=values.hparams,
-        num_attention_heads=values.num_attention_heads,
-        generator_num_attention_heads=values.generator_num_attention_heads,
-    )
-    importing.import_foreign(
-        foreign,
-        values.format,
-        values.output_dir,
-        vocab_file=values.vocab_file,
-        lower_case=values.lower_case,
-        generator_size=values.generator_size,
-        overwrite=values.overwrite,
-        say=say,
-    )
 
 
 def _check(values: flags.FlagValues) -> None:
@@ -132,7 +138,10 @@ def _check(values: flags.FlagValues) -> None:
         if values[name].value is not None and values[name].value < 1:
             raise UserError(f"--{name}={values[name].value}: must be at least 1")
     if not 0 < values.generator_size <= 1:
-        raise UserError(f"--generator_size={values.generator_size}: is a fraction greater than 0, at most 1")
+        raise UserError(f"--generator_size={values.generator_size}: must be a fraction greater than 0, at most 1")
+    for name in ("source", "generator_source"):
+        if values[name].value is not None:
+            files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
 
 
 def main() -> None:

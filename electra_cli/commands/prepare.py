@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from electra_cli import cli
+from electra_cli import cli, files
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.reporter import Reporter, report_in_lines
 from electra_cli.stage_progress import StageProgress
@@ -148,10 +148,16 @@ GROUPS = {
 def _main(values: flags.FlagValues) -> None:
     if values.inspect:
         _handle_signals(_interrupt_inspection)
-        from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (--help must not wait for it)
+        files.check_directory("--inspect", values.inspect, "give the output directory of electra-prepare")
+        from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
-        with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
-            inspect_data(values.inspect, lambda line: reporter.result("inspection", {"text": line}, line))
+        title = f"electra-prepare --inspect={values.inspect}"
+        with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
+            with reporter.status("Starting TensorFlow"):
+                from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (imports it: seconds)
+
+            with reporter.status("Checking every byte"):
+                inspect_data(values.inspect, lambda line: reporter.result("inspection", {"text": line}, line))
         return
     _check(values)
     prepare = _runner(values)

@@ -46,13 +46,17 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("no workdir is given: electra-report WORKDIR [WORKDIR ...]")
     if values.samples < 0:
         raise UserError(f"--samples={values.samples}: must not be negative")
-    report.write_report(
-        _workdirs, values.output, output_format=values.format, num_samples=values.samples, say=_say
-    )  # fmt: skip
+    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    with panel.choose_reporter(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as reporter:
+        shown = report.write_report(
+            _workdirs,
+            values.output,
+            output_format=values.format,
+            num_samples=values.samples,
+            reporter=reporter,
+        )
+    print(shown, flush=True)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.data.data_size import check_data_dir
 from electra_cli.data.records import RecordFormat, detect_format
 from electra_cli.data.tfrecords import MANIFEST_FILE, Manifest, check_length, read_manifest, read_token_counts
 from electra_cli.data.vocabulary import Vocabulary
@@ -73,10 +74,7 @@ def open_data(data_dir: str, max_seq_length: int) -> DataSource:
     Raises:
       UserError: the directory, a shard or the vocabulary is missing or damaged, or of another sequence length.
     """
-    if not tf.io.gfile.isdir(data_dir):
-        raise UserError(
-            f"config.data.dir={data_dir}: no such directory; electra-prepare --output_dir={data_dir} makes one"
-        )
+    check_data_dir(data_dir)
     if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
         return _open_prepared(data_dir, max_seq_length)
     return _open_foreign(data_dir, max_seq_length)

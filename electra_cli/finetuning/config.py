@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_collections
 
+from electra_cli import files
 from electra_cli.config import flatten
 from electra_cli.config_checks import JIT_CHOICES, PRECISIONS, STRATEGIES, requirement
 from electra_cli.config_presets import Presets
@@ -60,13 +61,15 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def check_start(init: str | None, like: str | None) -> None:
-    """Raises a `UserError` when no encoder is named to start from, or when `init` and `like` do not go together."""
+    """Raises a `UserError` when there is no encoder of that name, or when `init` and `like` do not go together."""
     if not init:
         raise UserError(f"--init is missing: give a workdir of electra-pretrain, an export, or {RANDOM}")
     if init == RANDOM and not like:
         raise UserError(f"--init={RANDOM} needs --like=DIR: a workdir or export whose sizes and vocabulary are taken")
     if like and init != RANDOM:
         raise UserError(f"--like={like} is read with --init={RANDOM} only: leave it out")
+    flag, path = ("--like", like) if like else ("--init", init)
+    files.check_checkpoint(flag, path, "give a workdir, one of its checkpoints, or an export")
 
 
 def fill_in(config: ml_collections.ConfigDict, kind: str, hidden_size: int) -> ml_collections.FrozenConfigDict:

@@ -81,8 +81,6 @@ def open_starting_point(
 
 
 def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Callable[[str], None]) -> Run:
-    if not tf.io.gfile.isdir(path) and not tf.io.gfile.exists(f"{path}.index"):
-        raise UserError(f"--init={path}: there is neither a directory nor a checkpoint of that name")
     path = path if files.is_remote(path) else os.path.abspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)

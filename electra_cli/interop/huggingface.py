@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from electra_cli import files
 from electra_cli.errors import UserError
 from electra_cli.fused import LAYER_NORM_EPSILON
 from electra_cli.interop.foreign import Foreign, drop_unknown, read_json
@@ -49,8 +50,7 @@ def read(source: str) -> Foreign:
     Raises:
       UserError: it is none, is incomplete, holds code, contradicts its own config, or is of another kind of model.
     """
-    if not os.path.isdir(source):
-        raise UserError(f"--source={source}: no such directory; give the folder of a model, with its {CONFIG_FILE}")
+    files.check_directory("--source", source, f"give the folder of a model, with its {CONFIG_FILE}")
     file = os.path.join(source, CONFIG_FILE)
     if not os.path.exists(file):
         raise UserError(f"--source={source} holds no {CONFIG_FILE}: it is no model of transformers")

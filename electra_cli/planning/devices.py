@@ -29,7 +29,7 @@ class Device:
       group: devices that are linked so: the GPUs of a machine, a slice of a TPU pod.
       network: the same between groups: its share of what the machine's network carries.
       per_host: devices whose input one process makes.
-      price: US dollars an hour, on demand, rounded.
+      price: US dollars an hour, on demand, rounded; None: nobody charges for it.
       is_compiled: whether XLA compiles steps as a whole there.
     """
 
@@ -43,7 +43,7 @@ class Device:
     group: int
     network: float
     per_host: int
-    price: float
+    price: float | None
     is_compiled: bool = True
 
     def rate(self, precision: str) -> float:
@@ -77,16 +77,16 @@ ACCELERATORS = (
 )
 
 # Of one core: operations a second in float32, in bfloat16 where the processor multiplies it and where it does not, and
-# bytes a second of TensorFlow's elementwise operations; of its network, 10 Gbit/s; US dollars an hour.
+# bytes a second of TensorFlow's elementwise operations; of its network, 10 Gbit/s.
 _CORE_FLOAT32, _CORE_BFLOAT16, _CORE_EMULATED, _CORE_BANDWIDTH = 80e9, 200e9, 20e9, 4e9
-_CPU_NETWORK, _CORE_PRICE = 1.25e9, 0.05
+_CPU_NETWORK = 1.25e9
 
 
 def this_cpu() -> Device:
     """Returns the CPU of this machine, by its cores, memory and instructions; `--measure` knows better."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Device(
-        f"CPU here ({cores} cores)",
+        f"CPU here, {cores} core{'s' if cores > 1 else ''}",
         peak=cores * (_CORE_BFLOAT16 if _multiplies_bfloat16() else _CORE_EMULATED),
         peak_float32=cores * _CORE_FLOAT32,
         attainable=1.0,
@@ -96,7 +96,7 @@ def this_cpu() -> Device:
         group=1,
         network=_CPU_NETWORK,
         per_host=1,
-        price=cores * _CORE_PRICE,
+        price=None,
         is_compiled=False,
     )
 

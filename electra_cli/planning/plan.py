@@ -7,19 +7,12 @@ from typing import Any
 import ml_collections
 
 from electra_cli import flops
-from electra_cli.config import phases_of, resolve
-from electra_cli.config_phases import divide
-from electra_cli.errors import UserError
+from electra_cli.config import phases_of
+from electra_cli.data.data_size import DataSize, resolve_with_data
 from electra_cli.planning.devices import ACCELERATORS, Device, this_cpu
 from electra_cli.planning.memory import ReplicaMemory, replica_memory
 from electra_cli.planning.parameters import Parameters, count_parameters
-from electra_cli.planning.run_size import (
-    DEFAULT_VOCAB_SIZE,
-    CheckpointSize,
-    DataSize,
-    checkpoint_size,
-    read_data_size,
-)
+from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
 from electra_cli.planning.scale import Placement, place
 
 NUMBERS_OF_DEVICES = (1, 8, 256)
@@ -95,7 +88,7 @@ class DeviceRow:
       positions_per_second: tokens, padding included.
       of_peak: share of the data sheet's rate that goes into products of the model.
       scaling: how much faster it is than the first row of the kind, of what so many more devices could be.
-      dollars: at the assumed price.
+      dollars: at the assumed price; None without one.
     """
 
     device: Device
@@ -134,36 +127,6 @@ class Plan:
         return self.config.model.remat
 
 
-def resolve_for_plan(
-    config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.FrozenConfigDict, list[DataSize | None], bool]:
-    """Resolves a config, with the sizes of its data where it names any.
-
-    Returns:
-      The resolved config, what each phase's data holds, and whether the vocabulary's size is assumed.
-
-    Raises:
-      UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
-    """
-    settings = ml_collections.ConfigDict(config.to_dict())
-    has_data = bool(settings.data.dir)
-    settings.data.dir = settings.data.dir or "none"  # which training would refuse
-    resolve(settings, settings.model.vocab_size or DEFAULT_VOCAB_SIZE)
-    sizes: list[DataSize | None] = []
-    for phase in divide(settings):
-        data = phase.config.data
-        is_named = has_data or bool(settings.phases.data_dir)
-        sizes.append(read_data_size(data.dir, data.max_seq_length) if is_named else None)
-    vocab_sizes = sorted({size.vocab_size for size in sizes if size is not None})
-    if len(vocab_sizes) > 1:
-        raise UserError(
-            f"config.phases.data_dir: vocabularies of {vocab_sizes[0]:,} and {vocab_sizes[1]:,} entries: prepare the "
-            f"data of all phases with the same --vocab_file"
-        )
-    vocab_size = vocab_sizes[0] if vocab_sizes else settings.model.vocab_size
-    return resolve(settings, vocab_size or DEFAULT_VOCAB_SIZE), sizes, vocab_size is None
-
-
 def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:
     """Makes the plan of a config.
 
@@ -173,9 +136,9 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
       correction: what predicted times of computation on that device are multiplied by, as measured.
 
     Raises:
-      UserError: as `resolve_for_plan`.
+      UserError: as `resolve_with_data`.
     """
-    resolved, sizes, assumes_vocab_size = resolve_for_plan(config)
+    resolved, sizes, assumes_vocab_size = resolve_with_data(config)
     parameters = count_parameters(resolved)
     drafts = phases_of(resolved)
     phases = tuple(
@@ -184,8 +147,9 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     )
     local = here or this_cpu()
     rows: list[DeviceRow] = []
-    for device, factor in (*((device, 1.0) for device in ACCELERATORS), (local, correction)):
-        rows += _plan_devices(phases, device, factor)
+    for device in ACCELERATORS:
+        rows += _plan_devices(phases, device, NUMBERS_OF_DEVICES, 1.0)
+    rows += _plan_devices(phases, local, (1,), correction)
     return Plan(resolved, parameters, phases, checkpoint_size(resolved, drafts), tuple(rows), assumes_vocab_size)
 
 
@@ -223,9 +187,11 @@ def _plan_phase(
     )
 
 
-def _plan_devices(phases: Sequence[PhasePlan], device: Device, correction: float) -> list[DeviceRow]:
+def _plan_devices(
+    phases: Sequence[PhasePlan], device: Device, numbers: Sequence[int], correction: float
+) -> list[DeviceRow]:
     found: list[DeviceRow] = []
-    for number in NUMBERS_OF_DEVICES:
+    for number in numbers:
         placements = tuple(
             place(phase.config, device, number, remat=phase.config.model.remat, correction=correction)
             for phase in phases
@@ -246,7 +212,7 @@ def _plan_devices(phases: Sequence[PhasePlan], device: Device, correction: float
                 positions_per_second=sum(phase.num_positions for phase in phases) / seconds,
                 of_peak=sum(phase.matmul_flops for phase in phases) / seconds / peak,
                 scaling=1.0 if device_seconds is None else device_seconds / (seconds * number),
-                dollars=seconds / 3600 * number * device.price,
+                dollars=None if device.price is None else seconds / 3600 * number * device.price,
             )
         )
     return found

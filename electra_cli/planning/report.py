@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.planning import scale
 from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
 from electra_cli.planning.plan import DeviceRow, MemoryRow, PhasePlan, Plan, with_precision
@@ -26,7 +27,9 @@ def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
     several = len(plan.phases) > 1
     for phase in plan.phases:
         title = f"phase {phase.number + 1}" if several else "run"
-        lines += [_row(title, _run_text(phase)), _row("", _flops_text(phase))]
+        repetition = describe_repetition(phase.num_epochs or 0.0)
+        texts = (_run_text(phase), repetition, _flops_text(phase))
+        lines += [_row("" if number else title, text) for number, text in enumerate(texts) if text]
     one, kept = plan.checkpoints.one / GIB, plan.checkpoints.kept / GIB
     lines.append(
         _row(
@@ -124,16 +127,24 @@ def _parameter_lines(plan: Plan) -> list[str]:
 
 def _run_text(phase: PhasePlan) -> str:
     batch, length = phase.config.train.global_batch_size, phase.config.data.max_seq_length
-    text = f"{phase.num_steps:,} steps x {batch:,} examples x {length} tokens = {phase.num_positions:.3g}"
+    text = f"{phase.num_steps:,} steps x {batch:,} examples x {length} tokens = {_count(phase.num_positions)}"
     if phase.data is None:
         return f"{text}; epochs: give config.data.dir"
     shards = f"{phase.data.num_shards:,} shard{'s' if phase.data.num_shards > 1 else ''}"
     if phase.num_epochs is None or phase.real_tokens is None:
         return f"{text}; {shards} without manifest, whose examples are not counted"
     return (
-        f"{text}, {phase.real_tokens:.3g} without padding: {phase.num_epochs:.3g} epochs of "
+        f"{text}, {_count(phase.real_tokens)} without padding: {describe_epochs(phase.num_epochs)} of "
         f"{phase.data.num_examples:,} examples in {shards}"
     )
+
+
+def _count(number: float) -> str:
+    """Returns a large number in words, three digits of it."""
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {name}"
+    return f"{number:,.0f}"
 
 
 def _flops_text(phase: PhasePlan) -> str:
@@ -174,18 +185,39 @@ def _device_lines(plan: Plan) -> list[str]:
         f"{'device':<19}{'number':>6}{'step s':>9}{'tokens/s':>11}{'of peak':>8}{'scaling':>8}{'time':>9}{'US$':>10}"
         f"  most of a step; keys to change",
     ]
+    impossible = _impossible_numbers(plan)
     for row in plan.devices:
         start = f"{row.device.name:<19}{row.num_devices:>6}"
-        if row.seconds is None or row.positions_per_second is None:
-            reasons = dict.fromkeys(placement for placement in row.placements if isinstance(placement, str))
-            lines.append(f"{start}  {'; '.join(reasons)}")
+        if row.num_devices in impossible:
             continue
-        steps = sum(phase.num_steps for phase in plan.phases)
+        if row.seconds is None or row.positions_per_second is None:
+            lines.append(f"{start}  {'; '.join(_reasons(row))}")
+            continue
+        seconds = row.seconds / sum(phase.num_steps for phase in plan.phases)
         lines.append(
-            f"{start}{row.seconds / steps:>9.3g}{row.positions_per_second:>11,.0f}{row.of_peak:>8.0%}"
-            f"{row.scaling:>8.0%}{_duration(row.seconds):>9}{row.dollars:>10,.0f}  {_advice(plan, row)}"
+            f"{start}{seconds:>9.{1 if seconds >= 10 else 4}f}{row.positions_per_second:>11,.0f}{row.of_peak:>8.0%}"
+            f"{row.scaling:>8.0%}{_duration(row.seconds):>9}{_price(row.dollars):>10}  {_advice(plan, row)}"
         )
-    return lines
+    return lines + [f"{'any of them':<19}{number:>6}  {reason}" for number, reason in impossible.items()]
+
+
+def _impossible_numbers(plan: Plan) -> dict[int, str]:
+    """Returns the numbers of devices that no kind of device can be used in, for a reason that is the same for all."""
+    reasons: dict[int, set[str]] = {}
+    for row in plan.devices:
+        reasons.setdefault(row.num_devices, set()).add("; ".join(_reasons(row)))
+    return {number: "".join(found) for number, found in reasons.items() if len(found) == 1 and found != {""}}
+
+
+def _reasons(row: DeviceRow) -> list[str]:
+    """Returns what stands against a row, each reason once; none when it fits."""
+    return list(dict.fromkeys(placement for placement in row.placements if isinstance(placement, str)))
+
+
+def _price(dollars: float | None) -> str:
+    if dollars is None:
+        return "-"
+    return f"{dollars:,.0f}" if dollars >= 1 else f"{dollars:.2f}"
 
 
 def _advice(plan: Plan, row: DeviceRow) -> str:
@@ -202,6 +234,8 @@ def _advice(plan: Plan, row: DeviceRow) -> str:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
     if seconds < 2 * 3600:
         return f"{seconds / 60:.1f} min"
     if seconds < 2 * 86400:

@@ -1,9 +1,10 @@
 """Workdirs in; a page, or text, out. TensorFlow is imported for samples alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from electra_cli import files, run_files
 from electra_cli.errors import UserError
+from electra_cli.reporter import Lines, Reporter
 from electra_cli.reporting.records import RunRecord, RunSamples, read_runs
 
 FORMATS = ("html", "text")
@@ -15,23 +16,24 @@ def write_report(
     *,
     output_format: str = "html",
     num_samples: int = 3,
-    say: Callable[[str], None] = print,
-) -> str | None:
+    reporter: Reporter | None = None,
+) -> str:
     """Writes a report of one or several runs.
 
     Args:
       workdirs: their directories.
-      output: the file to write; None: report.html in the first workdir, or for text no file: it is said.
+      output: the file to write; None: report.html in the first workdir, or for text no file.
       output_format: one of `FORMATS`.
       num_samples: held-out examples of each run; 0: none, and neither TensorFlow nor a checkpoint is needed.
-      say: prints a line.
+      reporter: is told how it goes; None: prints lines.
 
     Returns:
-      The file that was written; None when there is none.
+      What the user should see now: which file was written; or the text, when there is none.
 
     Raises:
       UserError: a workdir is missing or holds no metrics, or the file cannot be written.
     """
+    reporter = reporter or Lines()
     runs = read_runs(workdirs)
     if output is None and output_format == "html":
         output = files.join(runs[0].path, run_files.REPORT_FILE)
@@ -39,8 +41,8 @@ def write_report(
         files.check_output("--output", output)
     for run in runs:
         for note in run.notes:
-            say(f"{run.path}: {note}.")
-    samples = [_samples_of(run, num_samples, say) for run in runs]
+            reporter.notice(f"{run.path}: {note}.")
+    samples = [_samples_of(run, num_samples, reporter) for run in runs]
     # Each brings a library that the other does without.
     if output_format == "html":
         from electra_cli.reporting import page  # noqa: PLC0415
@@ -51,25 +53,25 @@ def write_report(
 
         content = text.to_text(runs, samples, is_terminal=output is None)
     if output is None:
-        say(content.rstrip())
-        return None
+        return content.rstrip()
     try:
         files.write_atomically(output, content)
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error.strerror or error}; choose another") from error
-    say(f"Written: {output} ({len(content.encode()) / 1e6:.1f} MB)")
-    return output
+    return f"Written: {output} ({len(content.encode()) / 1e6:.1f} MB)"
 
 
-def _samples_of(run: RunRecord, num_samples: int, say: Callable[[str], None]) -> RunSamples:
+def _samples_of(run: RunRecord, num_samples: int, reporter: Reporter) -> RunSamples:
     """Takes samples; a page is worth having without them, so that what stands in their way is noted there."""
     if num_samples == 0:
         return RunSamples()
-    from electra_cli.reporting.samples import take_samples  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+    with reporter.status("Starting TensorFlow"):
+        from electra_cli.reporting.samples import take_samples  # noqa: PLC0415  (imports it, which takes seconds)
 
     try:
-        step, samples = take_samples(run.path, num_samples, say)
+        with reporter.status(f"Taking samples of {run.path}"):
+            step, samples = take_samples(run.path, num_samples, reporter.warning)
     except UserError as error:
-        say(f"{run.path}: no samples: {error}")
+        reporter.notice(f"{run.path}: no samples: {error}")
         return RunSamples(note=str(error))
     return RunSamples(step, tuple(samples))

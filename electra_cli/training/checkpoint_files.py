@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
+from electra_cli.run_files import check_checkpoint_flag
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
 # Ours, and those of TensorFlow's own saving, which earlier versions used.
@@ -215,11 +216,7 @@ def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
             )
         tell_damages(damages, found, say)
         return found
-    if not tf.io.gfile.exists(f"{path}.index") and not tf.io.gfile.glob(f"{path}.data-*"):
-        raise UserError(
-            f"--checkpoint={path}: no such checkpoint; give a directory of checkpoints, or a path such as "
-            f"run/checkpoints/ckpt-500 without the ending .index"
-        )
+    check_checkpoint_flag(path)
     damage = find_damage(path)
     if damage is not None:
         raise UserError(f"--checkpoint={path} is damaged ({damage}): give another")

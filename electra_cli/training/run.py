@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.data.source import reading
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
@@ -415,7 +416,8 @@ class Run:
         batch_size, num_steps = phase.config.train.global_batch_size, phase.end - phase.begin
         num_examples = phase.source.train.num_examples
         which = f"Phase {phase.number + 1} of {len(self._phases)}, to step {phase.end:,}. " if self._phases[1:] else ""
+        num_epochs = num_steps * batch_size / num_examples
         self._reporter.notice(
             f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
-            f"of {batch_size} are {num_steps * batch_size / num_examples:.2f} epochs."
+            f"of {batch_size} are {describe_epochs(num_epochs)}. {describe_repetition(num_epochs)}".rstrip()
         )

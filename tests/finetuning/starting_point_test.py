@@ -58,7 +58,7 @@ def test_checkpoints_by_path_and_directory(workdir, ours, monkeypatch):
         shutil.rmtree(best)
     monkeypatch.chdir(workdir / "checkpoints")
     assert are_equal(encoder_of(opened("ckpt-7")), ours)
-    with pytest.raises(UserError, match="ckpt-8: there is neither a directory nor a checkpoint of that name"):
+    with pytest.raises(UserError, match="ckpt-8: no such checkpoint or directory"):
         opened(workdir / "checkpoints/ckpt-8")
 
 
@@ -119,7 +119,7 @@ def test_random_weights_take_sizes_and_vocabulary(workdir):
         opened("random")
     with pytest.raises(UserError, match="is read with --init=random only: leave it out"):
         opened(workdir, like=str(workdir))
-    with pytest.raises(UserError, match="--like=nowhere: there is neither"):
+    with pytest.raises(UserError, match="--like=nowhere: no such checkpoint or directory"):
         opened("random", like="nowhere")
 
 

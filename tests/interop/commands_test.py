@@ -71,7 +71,11 @@ def test_help_does_not_import_tensorflow(module):
             ["--format=tfm", "--source=x", "--output_dir=y", "--hparams=z"],
             "--hparams belongs to --format=google_tf1",
         ),
-        (IMPORT, ["--format=tfm", "--source=x", "--output_dir=y", "--generator_size=2"], "--generator_size=2.0: is a"),
+        (
+            IMPORT,
+            ["--format=tfm", "--source=x", "--output_dir=y", "--generator_size=2"],
+            "--generator_size=2.0: must be a",
+        ),
     ],
 )
 def test_mistakes_in_the_command_line(module, arguments, part):

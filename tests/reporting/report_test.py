@@ -3,27 +3,25 @@ import os
 import pytest
 
 from electra_cli.errors import UserError
+from electra_cli.reporter import Lines
 from electra_cli.reporting import report
 from tests.reporting.common import write_workdir
 
 
 def test_the_page_lies_in_the_first_workdir(tmp_path):
     paths = [str(write_workdir(tmp_path / name)) for name in ("a", "b")]
-    said = []
-    written = report.write_report(paths, num_samples=0, say=said.append)
-    assert written == f"{paths[0]}/report.html"
-    assert said == [f"Written: {written} (0.3 MB)"]
+    assert report.write_report(paths, num_samples=0) == f"Written: {paths[0]}/report.html (0.3 MB)"
     assert "</html>" in (tmp_path / "a" / "report.html").read_text()
     assert sorted(os.listdir(paths[1])) == ["config.json", "events.jsonl", "metrics.jsonl"]
 
 
-def test_text_is_said_or_written(tmp_path):
+def test_text_is_returned_or_written(tmp_path):
     path = str(write_workdir(tmp_path / "run"))
-    said = []
-    assert report.write_report([path], output_format="text", num_samples=0, say=said.append) is None
-    assert said[0].startswith("run: complete")
-    report.write_report([path], str(tmp_path / "run.txt"), output_format="text", num_samples=0, say=said.append)
-    assert (tmp_path / "run.txt").read_text().rstrip() == said[0]
+    text = report.write_report([path], output_format="text", num_samples=0)
+    assert text.startswith("run: complete")
+    said = report.write_report([path], str(tmp_path / "run.txt"), output_format="text", num_samples=0)
+    assert said == f"Written: {tmp_path}/run.txt (0.0 MB)"
+    assert (tmp_path / "run.txt").read_text().rstrip() == text
 
 
 def test_notes_are_said(tmp_path):
@@ -31,7 +29,7 @@ def test_notes_are_said(tmp_path):
     with open(path / "metrics.jsonl", "a") as stream:
         stream.write("{\n")
     said = []
-    report.write_report([str(path)], num_samples=0, say=said.append)
+    report.write_report([str(path)], num_samples=0, reporter=Lines(said.append))
     assert said[0] == f"{path}: 1 line is damaged in metrics.jsonl and left out, the first is line 9."
 
 
@@ -43,20 +41,20 @@ def test_outputs_that_cannot_be_written(tmp_path, monkeypatch):
         ("/proc/report.html", "cannot be written"),
     ):
         with pytest.raises(UserError, match=f"^--output={output}.*{message}"):
-            report.write_report([path], output, num_samples=0, say=lambda _: None)
+            report.write_report([path], output, num_samples=0)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"report\.html cannot be written: No space left on device; choose another"):
-        report.write_report([path], num_samples=0, say=lambda _: None)
+        report.write_report([path], num_samples=0)
     assert "report.html" not in " ".join(os.listdir(path))
 
 
 def test_a_page_without_the_samples_that_cannot_be_made(tmp_path):
     path = str(write_workdir(tmp_path / "run", overrides={"data.dir": str(tmp_path / "gone")}))
     said = []
-    report.write_report([path], num_samples=2, say=said.append)
+    report.write_report([path], num_samples=2, reporter=Lines(said.append))
     assert said[0].startswith(f"{path}: no samples: config.data.dir={tmp_path}/gone: no such directory")
     assert "no such directory" in (tmp_path / "run" / "report.html").read_text()

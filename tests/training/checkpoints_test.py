@@ -500,7 +500,7 @@ def test_starting_from_weights(tmp_path):
     run.checkpoints.start_from(str(tmp_path))
     assert "ckpt-4 is used instead" in run.lines[-2]
     (tmp_path / "empty").mkdir()
-    for path, message in (("empty", "holds no checkpoint"), ("nowhere", "no such checkpoint; give a directory of")):
+    for path, message in (("empty", "holds no checkpoint"), ("nowhere", "no such checkpoint or directory; give a")):
         with pytest.raises(UserError, match=message):
             run.checkpoints.start_from(str(tmp_path / path))
 

@@ -1,0 +1,109 @@
+"""How much the data of a run holds, and its config resolved with that. TensorFlow is imported for remote paths only."""
+
+import dataclasses
+
+import ml_collections
+
+from electra_cli import files
+from electra_cli.config import resolve
+from electra_cli.config_phases import divide
+from electra_cli.data import tfrecords
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.errors import UserError
+
+# BERT's vocabulary of English, uncased, which the paper's models have.
+DEFAULT_VOCAB_SIZE = 30_522
+# Passes over the same text after which more of them taught language models next to nothing: Muennighoff et al.,
+# Scaling Data-Constrained Language Models, NeurIPS 2023, section 6. Four passes are nearly as good as new text.
+_USEFUL_EPOCHS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSize:
+    """What prepared data holds.
+
+    Attributes:
+      vocab_size: entries of the vocabulary.
+      num_shards: files of the training split.
+      num_examples: its examples; None where only reading all of it would tell.
+      real_tokens: its tokens without padding; None likewise.
+    """
+
+    vocab_size: int
+    num_shards: int
+    num_examples: int | None = None
+    real_tokens: int | None = None
+
+
+def describe_epochs(num_epochs: float) -> str:
+    """Returns how many epochs these are, for people."""
+    return f"{num_epochs:,.0f} epochs" if num_epochs >= 100 else f"{num_epochs:.3g} epochs"
+
+
+def describe_repetition(num_epochs: float) -> str:
+    """Returns a sentence where text is repeated too often to teach more; else nothing."""
+    if num_epochs <= _USEFUL_EPOCHS:
+        return ""
+    return (
+        f"More than some {_USEFUL_EPOCHS} passes over the same text add next to nothing: take more text, or set "
+        f"config.train.num_steps lower."
+    )
+
+
+def check_data_dir(data_dir: str) -> None:
+    """Raises a `UserError` when there is no such directory of data."""
+    files.check_directory("config.data.dir", data_dir, f"electra-prepare --output_dir={data_dir} makes one")
+
+
+def read_data_size(data_dir: str, max_seq_length: int) -> DataSize:
+    """Reads how much a data directory holds.
+
+    Args:
+      data_dir: of electra-prepare, or of foreign TFRecords with a `vocab.txt`.
+      max_seq_length: the length that the run is configured for.
+
+    Raises:
+      UserError: the directory is missing, damaged, or of another length.
+    """
+    check_data_dir(data_dir)
+    if files.size(files.join(data_dir, tfrecords.MANIFEST_FILE)) is None:
+        names = [name for name in files.list_directory(data_dir) if ".tfrecord" in name]
+        shards = [name for name in names if not name.startswith("validation")]
+        if shards:
+            return DataSize(Vocabulary.from_file(files.join(data_dir, tfrecords.VOCAB_FILE)).size, len(shards))
+    manifest = tfrecords.read_manifest(data_dir)
+    tfrecords.check_length(data_dir, manifest.max_seq_length, max_seq_length)
+    num_shards = len(manifest.splits.get("train", ()))
+    if not num_shards:
+        raise UserError(f"{data_dir} has no training examples; prepare the data anew")
+    return DataSize(manifest.vocab_size, num_shards, manifest.num_examples("train"), manifest.real_tokens("train"))
+
+
+def resolve_with_data(
+    config: ml_collections.ConfigDict,
+) -> tuple[ml_collections.FrozenConfigDict, list[DataSize | None], bool]:
+    """Resolves a config, with the sizes of its data where it names any.
+
+    Returns:
+      The resolved config, what each phase's data holds, and whether the vocabulary's size is assumed.
+
+    Raises:
+      UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
+    """
+    settings = ml_collections.ConfigDict(config.to_dict())
+    has_data = bool(settings.data.dir)
+    settings.data.dir = settings.data.dir or "none"  # which training would refuse
+    resolve(settings, settings.model.vocab_size or DEFAULT_VOCAB_SIZE)
+    sizes: list[DataSize | None] = []
+    for phase in divide(settings):
+        data = phase.config.data
+        is_named = has_data or bool(settings.phases.data_dir)
+        sizes.append(read_data_size(data.dir, data.max_seq_length) if is_named else None)
+    vocab_sizes = sorted({size.vocab_size for size in sizes if size is not None})
+    if len(vocab_sizes) > 1:
+        raise UserError(
+            f"config.phases.data_dir: vocabularies of {vocab_sizes[0]:,} and {vocab_sizes[1]:,} entries: prepare the "
+            f"data of all phases with the same --vocab_file"
+        )
+    vocab_size = vocab_sizes[0] if vocab_sizes else settings.model.vocab_size
+    return resolve(settings, vocab_size or DEFAULT_VOCAB_SIZE), sizes, vocab_size is None
