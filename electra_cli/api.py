@@ -12,6 +12,7 @@ they return. Mistakes raise `electra_cli.errors.UserError`, whose text says what
 """
 
 import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -90,8 +91,13 @@ def load(
     Raises:
       UserError: no such run or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
     """
-    run = load_run(path, checkpoint=checkpoint, averaged=averaged, vocab_file=vocab_file, lower_case=lower_case,
-                   say=lambda _: None)  # fmt: skip
+    try:
+        run = load_run(path, checkpoint=checkpoint, averaged=averaged, vocab_file=vocab_file, lower_case=lower_case,
+                       say=lambda _: None)  # fmt: skip
+    except UserError as error:
+        # Readers name the flags of commands.
+        text = re.sub("--(checkpoint|vocab_file|lower_case)", r"\1", str(error).replace("--workdir=", "path="))
+        raise UserError(text) from error
     return Electra(run)
 
 

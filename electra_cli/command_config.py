@@ -120,7 +120,10 @@ def _load_config(argument: str, presets: Presets) -> set[str]:
     # A config file is the user's program: whatever it raises is for the user to mend.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [""])[-1]
-        raise UserError(f"{argument} cannot be loaded: {type(error).__name__}: {reason}") from error
+        raise UserError(
+            f"{argument} cannot be loaded ({type(error).__name__}: {reason}): give a Python file with get_config(), as "
+            f"--print_config prints it, or a preset ({', '.join(presets.names())})"
+        ) from error
     wrong = sorted(keys ^ set(config.flatten(presets.default_config())))
     if wrong:
         raise UserError(

@@ -153,7 +153,7 @@ def _validate_checkpoints(config: ml_collections.ConfigDict, require: Any) -> No
             f"must be a multiple of config.train.checkpoint_interval={train.checkpoint_interval}")  # fmt: skip
     metrics = BEST_METRICS[config.objective.name]
     require("train.best_metric", train.best_metric in ("", *metrics),
-            f"is empty or one of {', '.join(metrics)}{did_you_mean(train.best_metric, metrics)}")  # fmt: skip
+            f"must be empty or one of {', '.join(metrics)}{did_you_mean(train.best_metric, metrics)}")  # fmt: skip
 
 
 _OPTIONAL_KEYS = (

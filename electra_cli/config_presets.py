@@ -54,6 +54,10 @@ class Presets:
         """
         if name in self.names():
             return str(self.directory / f"{name}.py")
+        if pathlib.Path(name).is_dir():
+            raise UserError(
+                f"--config={name} is a directory: give a config file, or a preset ({', '.join(self.names())})"
+            )
         if not pathlib.Path(name).is_file():
             raise UserError(
                 f"--config={name}: no such file and no preset of that name; presets: {', '.join(self.names())}"

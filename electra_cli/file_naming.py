@@ -31,7 +31,7 @@ def parse_file(value: str, keys: Mapping[str, Sequence[str]], flag: str) -> dict
                 f"{', '.join(f'{name}=...' for name in keys)}"
             )
         if keys[key] and said not in keys[key]:
-            raise UserError(f"{flag}={value!r}: {key} is one of {', '.join(keys[key])}")
+            raise UserError(f"{flag}={value!r}: {key} must be one of {', '.join(keys[key])}")
         settings[key] = said
     if not path:
         raise UserError(f"{flag}={value!r}: names no file before ':'")

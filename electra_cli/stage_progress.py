@@ -56,6 +56,7 @@ class StageProgress:
         return f": {fraction:.0%}{text}, {datetime.timedelta(seconds=left)} left"
 
     def end(self) -> None:
-        """Ends the line of the current stage."""
+        """Ends the line of the current stage, which is done."""
         if self._is_terminal and self._stage:
-            print(file=sys.stderr)
+            taken = datetime.timedelta(seconds=round(time.monotonic() - self._first[0]))
+            print(f"\r{self._stage}: done in {taken}\x1b[K", file=sys.stderr)

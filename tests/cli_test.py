@@ -154,9 +154,12 @@ def test_missing_files_are_told_before_tensorflow_is_imported(module, arguments,
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ("x = 1", "cannot be loaded: AttributeError"),
-        ("def get_config(:", "cannot be loaded: SyntaxError"),
-        ("def get_config():\n    raise KeyError('y')", "cannot be loaded: KeyError: 'y'"),
+        ("x = 1", "cannot be loaded (AttributeError"),
+        ("def get_config(:", "cannot be loaded (SyntaxError"),
+        (
+            "def get_config():\n    raise KeyError('y')",
+            "cannot be loaded (KeyError: 'y'): give a Python file with get_config()",
+        ),
         (
             "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'x': 1})",
             "were added or are missing: data.dir",

@@ -105,7 +105,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("optimizer.ema_decay", 1.0, "less than 1"),
         ("train.keep_every_steps", 3000, "multiple of config.train.checkpoint_interval=2000"),
         ("train.keep_every_steps", -2000, "not be negative"),
-        ("train.best_metric", "loss", "is empty or one of total_loss, masked_lm_loss"),
+        ("train.best_metric", "loss", "must be empty or one of total_loss, masked_lm_loss"),
         ("train.gradient_accumulation_steps", 3, "must divide config.train.global_batch_size=128"),
         ("runtime.strategy", "all", "must be one of auto, one_device, mirrored"),
         ("runtime.precision", "half", "must be one of float32, mixed_bfloat16, mixed_float16"),

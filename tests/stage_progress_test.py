@@ -33,3 +33,12 @@ def test_through_a_reporter(monkeypatch, capsys):
     assert [(record["event"], record["text"]) for record in map(json.loads, lines)] == [("status", x) for x in LINES]
     tell(StageProgress(Reporter()), monkeypatch)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_one_line_a_stage_which_ends_as_done(monkeypatch, capsys):
+    progress = StageProgress()
+    progress._is_terminal = True
+    tell(progress, monkeypatch)
+    counting, writing = capsys.readouterr().err.split("\n")[:2]
+    assert counting.split("\r")[-1] == "counting words: done in 0:00:20\x1b[K"
+    assert writing.split("\r")[-1] == "writing: done in 0:00:00\x1b[K"

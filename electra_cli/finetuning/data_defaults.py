@@ -72,14 +72,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require = requirement(flatten(config))
     known = (*KINDS, *TASKS)
     require("task", task in known,
-            f"is one of {', '.join(KINDS)}, or of GLUE {', '.join(TASKS)}{did_you_mean(task, known)}")  # fmt: skip
+            f"must be one of {', '.join(KINDS)}, or of GLUE {', '.join(TASKS)}{did_you_mean(task, known)}")  # fmt: skip
     names = SCORES[kind_of(task)]
     require("primary_score", config.primary_score in ("", *names),
-            f"is empty or a score of {kind_of(task)}: {', '.join(names)}")  # fmt: skip
+            f"must be empty or a score of {kind_of(task)}: {', '.join(names)}")  # fmt: skip
     for key, value in answers.items():
         require(f"answers.{key}", value > 0, "must be greater than 0")
     require("data.max_seq_length", data.max_seq_length >= 8, "is too short: 8 tokens at least")
-    require("data.format", data.format in ("", *FORMATS), f"is empty or one of {', '.join(FORMATS)}")
+    require("data.format", data.format in ("", *FORMATS), f"must be empty or one of {', '.join(FORMATS)}")
     require("data.validation_fraction", 0 <= data.validation_fraction < 1,
             "must be a fraction, at least 0 and less than 1")  # fmt: skip
     require("data.second_text", not data.second_text or bool(data.text),

@@ -150,7 +150,11 @@ def _check_widths(table: Table, skip_broken: bool, tagging: bool) -> Table:
                 f"{row.where}: the line is blank; if a line holds one word and blank ones divide sentences: "
                 f"{table.flag}format=conll"
             )
-        what = "the line is blank" if is_blank else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
+        what = (
+            "the line is blank: remove it"
+            if is_blank
+            else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
+        )
         raise UserError(f"{row.where}: {what}{_separator_hint(table)}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
     if not rows:
@@ -181,7 +185,7 @@ def _read_json_lines(path: str, text: str) -> Table:
     records: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(split_lines(text), 1):
         if not line.strip():
-            raise UserError(f"{path}:{number}: the line is blank")
+            raise UserError(f"{path}:{number}: the line is blank: remove it")
         try:
             record = json.loads(line)
         except ValueError as error:

@@ -44,7 +44,7 @@ def check_place(workdir: str, size: CheckpointSize) -> int | None:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}") from error
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another") from error
     there = sum(entry.stat().st_size for entry in _checkpoint_files(os.path.join(workdir, "checkpoints")))
     free = shutil.disk_usage(place).free
     if free + there < size.kept:
@@ -74,4 +74,4 @@ def _check_remote(workdir: str) -> None:
         if not existed and tf.io.gfile.isdir(workdir):
             tf.io.gfile.rmtree(workdir)
     except tf.errors.OpError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error.message}") from error
+        raise UserError(f"--workdir={workdir} cannot be written ({error.message}): choose another") from error

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -152,8 +151,9 @@ def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
 
 
 def _read_run(path: str, name: str) -> RunRecord:
-    if not _exists(path):
-        raise UserError(f"{path}: no such directory; give the workdir of electra-pretrain")
+    if not files.is_directory(path):
+        state = "no such directory" if files.size(path) is None else "is a file, not a directory"
+        raise UserError(f"{path}: {state}; give the workdir of electra-pretrain")
     notes: list[str] = []
     metrics = _read_lines(path, run_files.METRICS_FILE, ("step", "split"), notes)
     if metrics is None:
@@ -182,14 +182,6 @@ def _read_run(path: str, name: str) -> RunRecord:
         devices=devices,
         notes=notes,
     )
-
-
-def _exists(path: str) -> bool:
-    if files.is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
-
-        return tf.io.gfile.isdir(path)
-    return os.path.isdir(path)
 
 
 def _is_line(line: Line) -> bool:

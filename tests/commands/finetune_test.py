@@ -42,7 +42,7 @@ def test_a_mistake_is_one_line_and_exit_code_2():
         (["--workdir=w", "--predict=f:txt=a", "--output=o"], "'txt=a' is none of what may follow a file, each once"),
         (
             ["--workdir=w", "--predict=f:format=xls", "--output=o"],
-            "format is one of tsv, csv, jsonl, conll, conllu, squad",
+            "format must be one of tsv, csv, jsonl, conll, conllu, squad",
         ),
         (["--config=small", "--workdir=w"], "no such file and no preset of that name; presets: classification, glue"),
         ([*CONFIG, "--config.train.num_epoch=3"], "has no key 'num_epoch'; did you mean config.train.num_epochs?"),

@@ -121,7 +121,7 @@ def test_a_conll_file_that_is_named_as_a_table_is_told(tmp_path):
     for columns in (Columns(), Columns("0", "", "1")):
         with pytest.raises(UserError, match=r"data\.tsv:3: the line is blank; .*: --config\.data\.format=conll$"):
             read_table(path, "tsv", columns, tagging=True)
-    with pytest.raises(UserError, match=r"data\.tsv:3: the line is blank$"):
+    with pytest.raises(UserError, match=r"data\.tsv:3: the line is blank: remove it$"):
         read_table(path, "tsv", Columns())
 
 
