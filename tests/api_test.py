@@ -72,7 +72,7 @@ def test_mistakes(electra, workdir, tmp_path):
     other.write_text("\n".join(TOKENS[:-1]))
     with pytest.raises(UserError, match=r"the vocabulary has 107 tokens, the model of .* 108"):
         api.load(str(workdir), vocab_file=str(other))
-    with pytest.raises(UserError, match="^checkpoint=.*nowhere: no such checkpoint or directory"):
+    with pytest.raises(UserError, match=r"^checkpoint=.*nowhere: no such checkpoint or directory"):
         api.load(str(workdir), checkpoint=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"^checkpoint=.*best"):
         api.load(str(workdir), checkpoint="best")
