@@ -8,6 +8,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli.config import phases_of, resolve
+from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.source import DataSource, open_data
@@ -72,6 +73,18 @@ _ANY_VOCAB_SIZE = 6
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:
     """Returns the phase that a step belongs to, the last one for steps beyond the run."""
     return next((phase for phase in phases if step <= phase.end), phases[-1])
+
+
+def describe(phase: Phase, num_phases: int) -> str:
+    """Returns a line about the data of one of so many phases, for people."""
+    num_examples, batch_size = phase.source.train.num_examples, phase.config.train.global_batch_size
+    num_steps = phase.end - phase.begin
+    num_epochs = num_steps * batch_size / num_examples
+    which = f"Phase {phase.number + 1} of {num_phases}, to step {phase.end:,}. " if num_phases > 1 else ""
+    return (
+        f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
+        f"of {batch_size} are {describe_epochs(num_epochs)}. {describe_repetition(num_epochs)}"
+    ).rstrip()
 
 
 def fingerprint(phases: Sequence[Phase]) -> str:

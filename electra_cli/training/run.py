@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.data.source import reading
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
@@ -25,7 +24,7 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
 from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
-from electra_cli.training.phases import Phase, fingerprint, phase_at, training_batches
+from electra_cli.training.phases import Phase, describe, fingerprint, phase_at, training_batches
 from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
 from electra_cli.training.step import build_train_steps, train_sum_shapes
@@ -127,7 +126,7 @@ class Run:
 
     def _train_phase(self, phase: Phase, step: int) -> int:
         """Trains from a step to the end of a phase, or until it is rolled back; returns the step to go on from."""
-        self._describe(phase, step)
+        self._reporter.notice(describe(phase, len(self._phases)))
         if step == phase.begin:
             self._watch.forget_losses()
         train, num_steps = phase.config.train, phase.config.train.num_steps
@@ -411,13 +410,3 @@ class Run:
             self._evaluate(step)
         assert self._last_result is not None
         self._reporter.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))
-
-    def _describe(self, phase: Phase, step: int) -> None:
-        batch_size, num_steps = phase.config.train.global_batch_size, phase.end - phase.begin
-        num_examples = phase.source.train.num_examples
-        which = f"Phase {phase.number + 1} of {len(self._phases)}, to step {phase.end:,}. " if self._phases[1:] else ""
-        num_epochs = num_steps * batch_size / num_examples
-        self._reporter.notice(
-            f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
-            f"of {batch_size} are {describe_epochs(num_epochs)}. {describe_repetition(num_epochs)}".rstrip()
-        )

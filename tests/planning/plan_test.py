@@ -60,6 +60,17 @@ def test_what_does_not_fit_names_the_key():
     assert "a batch of 128 cannot be divided: make it a multiple of 256" in to_text(planned("small"), "small")
 
 
+def test_what_stands_against_all_devices_is_told_once():
+    text = to_text(planned("tiny", train__global_batch_size=100), "x")
+    assert text.count("cannot be divided") == 2
+    assert "\nany of them             8  a batch of 100 cannot be divided: make it a multiple of 8\n" in text
+    # One device of each kind, and this CPU, which has no price.
+    assert [line.split()[0] for line in text.splitlines() if "elementwise" in line] == [
+        "A100", "H100", "TPU", "TPU", "L4", "CPU"]  # fmt: skip
+    (cpu,) = [line for line in text.splitlines() if line.startswith("CPU here")]
+    assert " -  " in cpu
+
+
 def test_phases_are_told_one_by_one():
     plan = planned(
         "base",
@@ -87,7 +98,11 @@ def test_data_tells_vocabulary_and_epochs(data_dir):
     assert plan.config.derived.vocab_size == phase.data.vocab_size == VOCAB_SIZE and not plan.assumes_vocab_size
     assert phase.num_epochs == 12 * 8 / phase.data.num_examples
     assert phase.real_tokens == pytest.approx(phase.num_epochs * phase.data.real_tokens)
-    assert f"epochs of {phase.data.num_examples:,} examples in {phase.data.num_shards} shard" in to_text(plan, "x")
+    text = to_text(plan, "x")
+    assert f"epochs of {phase.data.num_examples:,} examples in {phase.data.num_shards} shard" in text
+    assert "passes over the same text" not in text
+    config.train.num_steps = 12_000
+    assert "passes over the same text add next to nothing" in to_text(make_plan(config), "x")
 
 
 def test_data_of_another_length_or_vocabulary(data_dir, corpus_file, tmp_path):
