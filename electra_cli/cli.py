@@ -149,7 +149,7 @@ def end_when_stopped(reporter: Reporter | None = None) -> None:
 
     def end(number: int, _: object) -> None:
         name = signal.Signals(number).name
-        text = f"stopped by {name} before there was anything new to save; run the same command again"
+        text = f"stopped by {name}, and nothing more was saved; run the same command again"
         if reporter is not None:
             reporter.abandon(text)
         os.write(2, f"{os.path.basename(sys.argv[0])}: {text}\n".encode())

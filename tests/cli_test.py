@@ -221,7 +221,7 @@ def test_a_signal_before_training_ends_the_command_in_one_line(number):
     name = signal.Signals(number).name
     assert (
         result.stderr
-        == f"electra-pretrain: stopped by {name} before there was anything new to save; run the same command again\n"
+        == f"electra-pretrain: stopped by {name}, and nothing more was saved; run the same command again\n"
     )
 
 

@@ -111,7 +111,7 @@ def test_a_signal_leaves_the_terminal_clean(number):
     assert shows_cursor(terminal.written)
     if number != signal.SIGKILL:
         last = screen(terminal.written)[-1]
-        text = f"stopped by {number.name} before there was anything new to save; run the same command again"
+        text = f"stopped by {number.name}, and nothing more was saved; run the same command again"
         assert last == f"electra-pretrain: {text}"
 
 
@@ -127,7 +127,7 @@ def test_a_signal_before_training_ends_json_too(quiet):
     process.send_signal(signal.SIGTERM)
     rest, errors = process.communicate(timeout=60)
     last = json.loads(rest.splitlines()[-1])
-    text = "stopped by SIGTERM before there was anything new to save; run the same command again"
+    text = "stopped by SIGTERM, and nothing more was saved; run the same command again"
     assert (last["event"], last["outcome"], last["text"]) == ("end", "interrupted", text)
     assert (process.returncode, errors) == (75, f"electra-pretrain: {text}\n")
 

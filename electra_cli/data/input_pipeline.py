@@ -245,10 +245,11 @@ def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
     shard = tf.gather(_shard_order(num_shards, seed, epoch), slot % num_shards)
     file = tf.gather(tf.constant(split.files), shard)
     expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
-    # The errors of reading name no file. What cannot be read is left out, and the number of records tells.
-    readable = tf.data.TFRecordDataset(file, compression_type=split.compression).ignore_errors()
+    # Errors of reading name no file: `source.reading` finds it. They are not ignored and counted: TensorFlow (2.20)
+    # would try to open a file that is gone for ever.
+    records = tf.data.TFRecordDataset(file, compression_type=split.compression)
     # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
-    batches = readable.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
+    batches = records.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
     records = batches.take(1).get_single_element()
     found = tf.size(records, tf.int64)
     with tf.control_dependencies(

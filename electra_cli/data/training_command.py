@@ -12,8 +12,8 @@ _PRESET = "small"
 def training_command(data_dir: str, manifest: Manifest) -> str:
     """Returns a command line that pre-trains `--config=small` on prepared data.
 
-    Keys of the preset are overridden where the data does not go with them: the length of examples, and a batch that is
-    larger than the held-out split. Where nothing is held out, nothing is evaluated.
+    The preset's length of examples is overridden where the data has another. Where nothing is held out, nothing is
+    evaluated.
 
     Args:
       data_dir: where the data lies.
@@ -26,11 +26,7 @@ def training_command(data_dir: str, manifest: Manifest) -> str:
         arguments.append(f"--config.data.max_seq_length={length}")
     if length > config.model.max_position_embeddings:
         arguments.append(f"--config.model.max_position_embeddings={length}")
-    num_held_out = manifest.num_examples("validation")
-    if 0 < num_held_out < config.train.global_batch_size:
-        # A power of two, which replicas can share.
-        arguments.append(f"--config.train.global_batch_size={1 << num_held_out.bit_length() - 1}")
     arguments.append("--workdir=RUN")
-    if not num_held_out:
+    if not manifest.num_examples("validation"):
         arguments.append("--mode=train")
     return shlex.join(["electra-pretrain", *arguments])

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import Interrupted, UserError
@@ -158,9 +159,9 @@ class SeedRun:
                 sums = self._trainer.train_steps(batches, tf.constant(step, tf.int64), num_steps)
                 num_made = round(float(sums["num_steps"]))  # waits for the result
             build = contextlib.nullcontext()
-            pace.measure(target - step, time.monotonic() - start)
-            self._check_finite(step + num_made, float(sums["nonfinite_replicas"][0]))
-            step = target
+            pace.measure(num_made, time.monotonic() - start)
+            step += num_made
+            self._check_finite(step, sums["nonfinite_replicas"].numpy())
             self._tell_progress(step, pace)
             if step in self._ends:
                 self._end_epoch(directory, step)
@@ -202,8 +203,8 @@ class SeedRun:
             f"there"
         )
 
-    def _check_finite(self, step: int, nonfinite: float) -> None:
-        if nonfinite:
+    def _check_finite(self, step: int, nonfinite_replicas: np.ndarray) -> None:
+        if nonfinite_replicas.any():
             raise UserError(
                 f"seed {self._seed}, step {step:,}: the loss or gradient is infinite or NaN; give a lower "
                 f"config.optimizer.learning_rate, and another --workdir"

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import notices, phases_of
+from electra_cli.config import notices
 from electra_cli.flops import matmul_flops
 from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.planning.devices import GIB
@@ -128,12 +128,12 @@ def dry_run(
     runtime, resolved, phases = open_run(config, reporter)
     if with_evaluation:
         for phase in phases:
-            check_validation(phase.source, phase.config)
+            check_validation(phase.source)
         read_probes(resolved)
     if not runtime.is_chief:
         reporter = Reporter()
     check_config(workdir, resolved, fingerprint(phases), runtime.devices)
-    size = checkpoint_size(resolved, phases_of(resolved))
+    size = checkpoint_size(resolved)
     free_bytes = check_place(workdir, size) if runtime.is_chief else None
     for notice in notices(resolved, with_evaluation):
         reporter.warning(f"Note: {notice}")

@@ -150,7 +150,7 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     for device in ACCELERATORS:
         rows += _plan_devices(phases, device, NUMBERS_OF_DEVICES, 1.0)
     rows += _plan_devices(phases, local, (1,), correction)
-    return Plan(resolved, parameters, phases, checkpoint_size(resolved, drafts), tuple(rows), assumes_vocab_size)
+    return Plan(resolved, parameters, phases, checkpoint_size(resolved), tuple(rows), assumes_vocab_size)
 
 
 def with_precision(config: Any, precision: str) -> ml_collections.FrozenConfigDict:

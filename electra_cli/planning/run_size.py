@@ -1,10 +1,8 @@
 """What a run reads and writes: tokens, epochs, checkpoints. TensorFlow is not imported here, but for remote paths."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
-from electra_cli.config import PhaseConfig
 from electra_cli.planning.memory import FLOAT, num_copies
 from electra_cli.planning.parameters import count_parameters
 
@@ -28,19 +26,14 @@ class CheckpointSize:
     kept: int
 
 
-def checkpoint_size(config: Any, phases: Sequence[PhaseConfig]) -> CheckpointSize:
-    """Returns what the checkpoints of a run take.
-
-    Args:
-      config: the resolved config of the run.
-      phases: its phases.
-    """
+def checkpoint_size(config: Any) -> CheckpointSize:
+    """Returns what the checkpoints of a run with a resolved config take."""
     sums = _MASKED_LM_SUMS if config.objective.name == "mlm" else _ELECTRA_SUMS
     one = FLOAT * count_parameters(config).trained * (1 + num_copies(config)) + sums
     train = config.train
     last = train.num_steps // train.checkpoint_interval
-    newest = {train.checkpoint_interval * number for number in range(max(1, last - train.keep_checkpoints), last + 1)}
-    newest = set(sorted(newest | {phase.end for phase in phases})[-train.keep_checkpoints :])
+    first = max(1, last - train.keep_checkpoints + 1)
+    newest = {*(train.checkpoint_interval * number for number in range(first, last + 1)), train.num_steps}
     every = train.keep_every_steps
     for_good = train.num_steps // every if every else 0
     num_kept = for_good + sum(not every or step % every != 0 for step in newest) + bool(train.best_metric)

@@ -128,13 +128,13 @@ class Checkpoints:
         """
         assert self._settings is not None
         interval = self._settings.checkpoint_interval
-        steps = [other for other in self._files.steps() if other < step]
-        whole = [other for other in steps if other % interval == 0 and find_damage(self._files.path(other)) is None]
-        if not whole:
+        regular = [other for other in self._files.steps() if other < step and other % interval == 0]
+        whole = next((other for other in reversed(regular) if find_damage(self._files.path(other)) is None), None)
+        if whole is None:
             return None
-        self._restore(self._files.path(whole[-1]), self._items)
+        self._restore(self._files.path(whole), self._items)
         if self._is_writer:
-            self._files.keep_only(set(steps[: steps.index(whole[-1]) + 1]))
+            self._files.keep_only({other for other in self._files.steps() if other <= whole})
         return self._step
 
     def restore_for_evaluation(self, path: str, *, with_optimizer: bool) -> int:
@@ -248,9 +248,9 @@ class Checkpoints:
         steps = [other for other in self._files.steps() if other <= step]
         every = self._settings.keep_every_steps
         for_good = [other for other in steps if every and other % every == 0]
-        # Those that stops left must not push out the one that a run would be rolled back to.
+        # Those that stops left must not push out the ones that a run would be rolled back to.
         regular = [other for other in steps if other % self._settings.checkpoint_interval == 0]
-        self._files.keep_only({*steps[-self._settings.keep_checkpoints :], *regular[-1:], *for_good})
+        self._files.keep_only({*regular[-self._settings.keep_checkpoints :], *steps[-1:], *for_good})
 
 
 def _bundle_writer(values: dict[str, np.ndarray], graph: bytes) -> Callable[[str], None]:

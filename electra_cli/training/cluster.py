@@ -8,7 +8,7 @@ import ml_collections
 
 from electra_cli.errors import UserError
 
-_SLURM_PORT, _NUM_SLURM_PORTS = 20_000, 10_000
+_SLURM_PORT, _NUM_SLURM_PORTS, _PORTS_OF_JOB = 20_000, 10_240, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +97,8 @@ def _from_slurm(environment: Mapping[str, str]) -> Cluster:
     try:
         hosts = slurm.expand_hostlist(environment["SLURM_STEP_NODELIST"])
         tasks = slurm.expand_tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
-        # Jobs that share a node must not share ports.
-        port = _SLURM_PORT + int(environment["SLURM_JOB_ID"]) % _NUM_SLURM_PORTS
+        # Jobs that share a node, often of consecutive numbers, must not share ports.
+        port = _SLURM_PORT + int(environment["SLURM_JOB_ID"]) * _PORTS_OF_JOB % _NUM_SLURM_PORTS
         index = int(environment["SLURM_PROCID"])
     except (KeyError, ValueError) as error:
         raise UserError(

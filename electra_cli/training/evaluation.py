@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import ml_collections
 import numpy as np
 
 from electra_cli.data.input_pipeline import evaluation_dataset
@@ -19,18 +18,12 @@ from electra_cli.training.samples import Sampler
 from electra_cli.training.step import build_eval_step
 
 
-def check_validation(source: DataSource, config: ml_collections.FrozenConfigDict) -> None:
-    """Raises a `UserError` when the data has no validation split or one smaller than a batch."""
-    where, batch_size = source.data_dir, config.train.global_batch_size
-    if source.validation is None:
+def check_validation(source: DataSource) -> None:
+    """Raises a `UserError` when the data has no validation examples."""
+    if source.validation is None or not source.validation.num_examples:
         raise UserError(
-            f"{where} has no validation examples: prepare it with --validation_fraction, or train with --mode=train"
-        )
-    if source.validation.num_examples < batch_size:
-        raise UserError(
-            f"{where} has {source.validation.num_examples} validation examples, fewer than "
-            f"config.train.global_batch_size={batch_size}: prepare it with a larger "
-            f"--validation_fraction, or choose a smaller batch"
+            f"{source.data_dir} has no validation examples: prepare it with --validation_fraction, or train with "
+            f"--mode=train"
         )
 
 

@@ -55,7 +55,7 @@ def evaluate(
     if step is None:
         raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
     phase, probed = phase_at(phases, step), read_probes(resolved)
-    check_validation(phase.source, phase.config)
+    check_validation(phase.source)
     evaluator = Evaluator(model, optimizer, runtime, phase)
     with reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
         result = evaluator.run()
@@ -130,7 +130,7 @@ def train(
     runtime, resolved, phases = open_run(config, reporter)
     if with_evaluation:
         for phase in phases:
-            check_validation(phase.source, phase.config)
+            check_validation(phase.source)
     probed = read_probes(resolved) if with_evaluation else ()
     if not runtime.is_chief:
         reporter = Reporter()

@@ -27,7 +27,7 @@ from electra_cli.training.optimization import Optimizer, build_optimizer, uses_l
 from electra_cli.training.phases import Phase, describe, fingerprint, phase_at, training_batches
 from electra_cli.training.progress import Pace, Progress
 from electra_cli.training.signals import StopRequest
-from electra_cli.training.step import build_train_steps, train_sum_shapes
+from electra_cli.training.step import TrainSteps, build_train_steps, train_sum_shapes
 from electra_cli.training.watch import CollapseNotices, Watch
 from electra_cli.training.workdir import Workdir, read_metrics
 
@@ -90,6 +90,7 @@ class Run:
         )
         self._prober = probes.Prober(config, phases, probed, self._model, self._optimizer, runtime) if probed else None
         self._evaluator: Evaluator | None = None
+        self._train_steps: tuple[Phase, TrainSteps] | None = None
         self._last_result: dict[str, float] | None = None
         self._saved_step = -1
         self._lost_step = 0
@@ -130,7 +131,7 @@ class Run:
         if step == phase.begin:
             self._watch.forget_losses()
         train, num_steps = phase.config.train, phase.config.train.num_steps
-        train_steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
+        train_steps = self._train_steps_of(phase)
         with self._reporter.status("Opening the examples"):
             iterator = training_batches(phase, self._runtime, step + int(self._watch.num_skipped.numpy()))
         utilization = matmul_flops(phase.config) / self._flops_per_second
@@ -144,7 +145,7 @@ class Run:
             loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
             target = min(phase.end, loop_end, step + pace.steps)
             start = time.monotonic()
-            with build, reading(phase.source.data_dir, f"between steps {step:,} and {target:,}"):
+            with build, reading(phase.source.data_dir, f"between steps {step:,} and {target:,}", phase.source.train):
                 sums = train_steps(iterator, tf.constant(step, tf.int64), tf.constant(target - step, tf.int64))
                 num_made = round(float(sums["num_steps"]))  # waits for the result
             build = contextlib.nullcontext()
@@ -174,6 +175,13 @@ class Run:
         with self._reporter.status("Closing the examples"):
             del iterator
         return step
+
+    def _train_steps_of(self, phase: Phase) -> TrainSteps:
+        """Returns the compiled steps of a phase: the same again after a roll-back."""
+        if self._train_steps is None or self._train_steps[0] is not phase:
+            steps = build_train_steps(self._model, self._optimizer, self._runtime, phase.config, self._sums)
+            self._train_steps = phase, steps
+        return self._train_steps[1]
 
     def conclude(self) -> None:
         """Says how the run ended, once its last checkpoint is on the disk."""
@@ -294,8 +302,7 @@ class Run:
         self._check_agreement(restored)
         if restored is None:
             raise UserError(f"{what}, and no checkpoint is there to roll back to. {self._begin_anew()}")
-        self._watch.num_rollbacks.assign(num_rollbacks + 1)
-        self._watch.num_skipped.assign(num_skipped + step - restored)
+        self._watch.roll_back(num_rollbacks + 1, num_skipped + step - restored)
         self._saved_step, self._last_result = restored, None
         self._directory.open_metrics(restored)
         self._directory.write_event("rollback", step, restored_step=restored, total_loss=loss, median=median)
@@ -406,7 +413,5 @@ class Run:
             raise self._interruption(f"while probing step {step:,}")
 
     def _show_result(self, step: int) -> None:
-        if self._last_result is None:
-            self._evaluate(step)
-        assert self._last_result is not None
+        assert self._last_result is not None  # the last step is always evaluated
         self._reporter.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))

@@ -17,6 +17,9 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 from electra_cli.training.updates import Sums, add_up, build_steps, build_update, with_counts
 
+# An iterator over distributed batches, the steps made before, and the number of steps in; sums of them out.
+TrainSteps = Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]
+
 
 def train_sum_shapes(objective: str) -> dict[str, list[int]]:
     """Returns the names and shapes of what train steps of an objective return, all float32.
@@ -33,7 +36,7 @@ def build_train_steps(
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
     interval_sums: metrics.IntervalSums | None = None,
-) -> Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]:
+) -> TrainSteps:
     """Builds the function that trains.
 
     Args:
@@ -48,8 +51,8 @@ def build_train_steps(
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
       makes the steps, up to the first that is not finite, and returns the sums `train_sum_shapes` over all of them and
       all replicas; `nonfinite_replicas`, float32 [replicas], 1 where loss or gradient were not finite in the last step
-      (gradients that loss scaling makes infinite are no such case: their update is left out, and it goes on); and
-      `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
+      (gradients that loss scaling makes infinite are no such case: their update is left out and the scale halved, down
+      to 1); and `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
     """
     update = build_update(
         build_gradients(model, optimizer, config),

@@ -14,6 +14,8 @@ from electra_cli.training import metrics
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 
+# Which Keras' dynamic loss scale does not go below.
+_LEAST_LOSS_SCALE = 1.0
 Sums = dict[str, tf.Tensor]
 Inputs = dict[str, tf.Tensor]
 # A replica's inputs, the weights of the global batch, the steps made before and the replica's number in; gradients of
@@ -48,16 +50,20 @@ def build_update(
     strategy, num_replicas = runtime.strategy, runtime.num_replicas
     scales_losses = uses_loss_scaling(optimizer)
 
+    def is_usable(norm):
+        is_finite = tf.math.is_finite(norm)
+        # Where losses are scaled an infinite gradient is the scale's doing, which is halved then, until it cannot be.
+        return is_finite | (optimizer.loss_scale > _LEAST_LOSS_SCALE) if scales_losses else is_finite
+
     def find_nonfinite(gradients, sums, replica):
         norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.math.is_finite(tf.add_n([sums[name] for name in losses if name in sums]))
-        is_finite &= scales_losses or tf.math.is_finite(norm)
+        is_finite = tf.math.is_finite(tf.add_n([sums[name] for name in losses if name in sums])) & is_usable(norm)
         return tf.one_hot(replica, num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
 
-    def apply_gradients(gradients, norm=None):
+    def apply_gradients(gradients, norm):
         if scales_losses:
-            gradients, norm = optimizer.get_unscaled_gradients(gradients), None
-        norm = tf.linalg.global_norm(gradients) if norm is None else norm
+            gradients = optimizer.get_unscaled_gradients(gradients)
+            norm = tf.linalg.global_norm(gradients)
         clipped, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
         optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
         is_update = tf.math.is_finite(norm) if scales_losses else tf.constant(True)
@@ -88,17 +94,20 @@ def build_update(
         gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
         nonfinite, _ = find_nonfinite(gradients, sums, replica)
         # Every replica applies the same sum.
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, gradients), sums, nonfinite
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        return gradients, tf.linalg.global_norm(gradients), sums, nonfinite
 
     def update_on_all(inputs, step):
-        gradients, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
+        gradients, norm, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
         sums, nonfinite = {name: add_up(strategy, sums[name]) for name in sums}, add_up(strategy, nonfinite)
+        # A sum of finite gradients may be infinite: then it is that of all.
+        is_known = tf.reduce_any(nonfinite > 0) | is_usable(of_all(strategy, norm))
+        nonfinite = tf.where(is_known, nonfinite, tf.ones_like(nonfinite))
         if tf.reduce_any(nonfinite > 0):
             norm, num_updates = strategy.run(leave_out)
         else:
-            norm, num_updates = strategy.run(apply_gradients, args=(gradients,))
-        mean = tf.distribute.ReduceOp.MEAN  # of numbers that are the same on all
-        return sums, nonfinite, *(strategy.reduce(mean, value, axis=None) for value in (norm, num_updates))
+            norm, num_updates = strategy.run(apply_gradients, args=(gradients, norm))
+        return sums, nonfinite, of_all(strategy, norm), of_all(strategy, num_updates)
 
     return update_on_all
 
@@ -155,6 +164,11 @@ def build_steps(
 def add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
     """Returns the sum of a value over replicas."""
     return strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
+
+
+def of_all(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    """Returns a value that is the same on all replicas."""
+    return strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
 
 
 def _time_after(tensors) -> tf.Tensor:

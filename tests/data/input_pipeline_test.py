@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import pathlib
+import threading
 
 import numpy as np
 import pytest
@@ -184,12 +185,31 @@ def test_an_altered_shard_is_named(sharded, tmp_path, place, is_training):
     with (
         pytest.raises(UserError, match=rf"reading data failed in a test: {file} (holds \d+ whole records, not \d+|is "
                       rf"damaged \([^\[\]{{}}]+\)); copy it anew"),
-        reading("data", "in a test", None if is_training else split),
+        reading("data", "in a test", split),
     ):  # fmt: skip
         if is_training:
             list(training_dataset(split, masking, seed=0, start_step=0, **common).take(200))
         else:
             list(evaluation_dataset(split, masking, num_examples=0, **common))
+
+
+def test_a_shard_that_is_gone_is_named(sharded, tmp_path):
+    _, source, masking = sharded
+    file = tmp_path / "gone.tfrecord"
+    split = dataclasses.replace(source.train, files=(str(file), *source.train.files[1:]))
+    told = []
+
+    def read():
+        with pytest.raises(UserError) as error, reading("data", "in a test", split):
+            list(training_dataset(split, masking, pad_id=0, max_seq_length=SEQ_LENGTH, global_batch_size=8, seed=0,
+                                  start_step=0).take(200))  # fmt: skip
+        told.append(str(error.value))
+
+    # In a thread, since TensorFlow may try to open it for ever.
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert told and told[0].startswith(f"reading data failed in a test: {file} is gone; copy it anew")
 
 
 def example(**features):

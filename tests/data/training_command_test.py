@@ -34,7 +34,7 @@ def parse(monkeypatch):
     ("num_documents", "changes", "added"),
     [
         (600, {"max_seq_length": 128, "validation_fraction": 0.5}, []),
-        (40, {"max_seq_length": 128}, ["--config.train.global_batch_size="]),
+        (40, {"max_seq_length": 128}, []),
         (900, {"max_seq_length": 64, "validation_fraction": 0.5}, ["--config.data.max_seq_length=64"]),
         (
             40,
@@ -42,7 +42,6 @@ def parse(monkeypatch):
             [
                 "--config.data.max_seq_length=600",
                 "--config.model.max_position_embeddings=600",
-                "--config.train.global_batch_size=",
             ],
         ),
         (40, {"max_seq_length": 128, "validation_fraction": 0.0}, ["--mode=train"]),
@@ -58,11 +57,10 @@ def test_training_accepts_the_command(tmp_path, parse, num_documents, changes, a
     if changes.get("validation_fraction") == 0:
         assert mode == "train"
         with pytest.raises(UserError, match="no validation examples"):
-            check_validation(phases[0].source, phases[0].config)
+            check_validation(phases[0].source)
     else:
         assert mode == "train_and_eval"
-        check_validation(phases[0].source, phases[0].config)
-        assert 2 * config.train.global_batch_size > min(255, manifest.num_examples("validation"))
+        check_validation(phases[0].source)
     if added is not None:
         plain = ["electra-pretrain", "--config=small", f"--config.data.dir={directory}", "--workdir=RUN"]
         found = [argument for argument in shlex.split(line) if argument not in plain]

@@ -385,6 +385,47 @@ def test_two_devices_learn_as_one_does(tmp_path, encoder):
         assert json.loads(first) == pytest.approx(json.loads(second), abs=1e-5)
 
 
+_SPOILED = """
+import sys
+import tensorflow as tf
+from electra_cli.errors import UserError
+from electra_cli.finetuning import trainer
+from electra_cli.finetuning.finetune import finetune
+from tests.finetuning import made
+
+compute = trainer.Trainer._compute_gradients
+
+def spoil(self, inputs, weights, step, replica):
+    gradients, sums = compute(self, inputs, weights, step, replica)
+    if where == "loss":
+        is_bad = (tf.cast(replica, tf.int64) == 1) & (step == 3)
+        return gradients, {**sums, "loss": tf.where(is_bad, float("nan"), sums["loss"])}
+    large = tf.where(step == 3, 3e38, 0.0)  # twice of which is infinite
+    return [gradient + large for gradient in gradients], sums
+
+trainer.Trainer._compute_gradients = spoil
+files, directory, encoder = FILES, DIRECTORY, ENCODER
+config = made.config_for("tagging", files, **{"train.num_epochs": 2, "train.global_batch_size": 8})
+config.runtime.logical_cpus = 2
+for where in ("loss", "sum"):
+    try:
+        finetune(config, f"{directory}/{where}", encoder)
+    except UserError as error:
+        print(f"{where}: {error}")
+"""
+
+
+@pytest.mark.slow
+def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(tmp_path, encoder):
+    files = made.write("tagging", tmp_path, 64, 20)
+    program = _SPOILED
+    for name, value in (("FILES", files), ("DIRECTORY", str(tmp_path)), ("ENCODER", encoder)):
+        program = program.replace(name, repr(value))
+    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    for where in ("loss", "sum"):
+        assert f"{where}: seed 0, step 4: the loss or gradient is infinite or NaN; give a lower" in result.stdout
+
+
 @pytest.mark.slow
 def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
     files = made.write("classification", tmp_path, 256, 40)

@@ -7,7 +7,6 @@ import math
 import pytest
 
 from electra_cli.config import resolve
-from electra_cli.config_phases import divide
 from electra_cli.errors import UserError
 from electra_cli.planning import dry_run, workdir_room
 from electra_cli.planning.devices import GIB
@@ -107,7 +106,7 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     assert not (tmp_path / "run").exists()
     assert (trial.step, trial.num_steps) == (0, 12)
     assert [(phase.num_steps, phase.num_evaluations) for phase in trial.phases] == [(4, 1), (8, 2)]
-    assert trial.checkpoints == checkpoint_size(resolve(config, 160), divide(config))
+    assert trial.checkpoints == checkpoint_size(resolve(config, 160))
     for phase in trial.phases:
         assert 0 < phase.step_seconds < phase.first_step_seconds and phase.evaluation_seconds > 0
         assert 4 < phase.total_loss < 6  # of 160 tokens: ln(160) = 5.08

@@ -6,7 +6,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from electra_cli.config import default_config, phases_of, resolve
+from electra_cli.config import default_config, resolve
 from electra_cli.modeling.pretrainers import build_pretrainer
 from electra_cli.planning.memory import FLOAT, num_copies
 from electra_cli.planning.parameters import count_parameters
@@ -129,7 +129,7 @@ def test_checkpoints_on_the_disk(tmp_path, changes):
     with Checkpoints(str(tmp_path), model, optimizer, {"interval_sums": sums}, config.train) as checkpoints:
         checkpoints.save()
     found = sum(os.path.getsize(path) for path in tmp_path.rglob("*") if path.is_file())
-    predicted = checkpoint_size(config, phases_of(config))
+    predicted = checkpoint_size(config)
     assert predicted.one > FLOAT * count_parameters(config).trained * 3
     assert found == pytest.approx(predicted.one, rel=0.02)
 
@@ -137,17 +137,18 @@ def test_checkpoints_on_the_disk(tmp_path, changes):
 @pytest.mark.parametrize(
     ("changes", "num_kept"),
     [
-        ({}, 3),  # 80, 90, 95
-        ({"train.keep_every_steps": 30}, 5),  # 30, 60, 90 for good; 80, 95
+        ({}, 4),  # 70, 80, 90, and the last
+        ({"train.keep_every_steps": 30}, 6),  # 30, 60, 90 for good; 70, 80, 95
         ({"train.keep_every_steps": 10, "train.best_metric": "rtd_loss"}, 11),  # 10 to 90, 95, the best
         ({"train.num_steps": 8}, 1),
-        ({"phases.num_steps": (93, 2)}, 3),  # 90, 93, 95
-        ({"train.keep_checkpoints": 1}, 1),
+        ({"phases.num_steps": (93, 2)}, 4),  # 70, 80, 90, 95
+        ({"train.num_steps": 90}, 3),
+        ({"train.keep_checkpoints": 1}, 2),  # 90, 95
     ],
     ids=str,
 )
 def test_checkpoints_that_are_kept(changes, num_kept):
     run = {"train.num_steps": 95, "train.checkpoint_interval": 10, "train.steps_per_loop": 1, "train.log_interval": 1}
     config = resolved(default_config(), **{**NARROW, **run, **changes})
-    found = checkpoint_size(config, phases_of(config))
+    found = checkpoint_size(config)
     assert (found.num_kept, found.kept) == (num_kept, found.one * (num_kept + 1))

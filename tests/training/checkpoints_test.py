@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, directory, *, width=3, num_layers=1, **settings):
         train = default_config().train
-        train.update({"keep_checkpoints": 3, **settings})
+        train.update({"keep_checkpoints": 3, "checkpoint_interval": 2, **settings})
         self.model, self.optimizer, self.lines = Model(width, num_layers), Optimizer(), []
         self.checkpoints = Checkpoints(
             str(directory), self.model, self.optimizer, None, train, Lines(self.lines.append)
@@ -339,6 +339,15 @@ def test_newest_and_every_so_many_steps_are_kept(tmp_path):
         [8, 16, 20, 24],
         [8, 16, 24, 28],
     ]
+
+
+def test_those_that_stops_left_do_not_push_out_others(tmp_path):
+    run = Run(tmp_path, keep_checkpoints=3, checkpoint_interval=100).save(100, 200, 300, 310, 330, 350)
+    assert steps_in(tmp_path) == [100, 200, 300, 350]
+    assert run.checkpoints.restore_before(201) == 200
+    assert steps_in(tmp_path) == [100, 200]
+    run.save(400)
+    assert steps_in(tmp_path) == [100, 200, 400]
 
 
 def test_damaged_checkpoints_do_not_push_out_the_newest(tmp_path):

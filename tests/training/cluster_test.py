@@ -50,7 +50,7 @@ def test_slurm_numbers_tasks_in_the_order_of_its_list():
         "SLURM_PROCID": "2",
     }
     assert find_cluster(settings(), environment) == Cluster(
-        ("n2:20007", "n2:20008", "n10:20007", "login:20007"), 2, "Slurm"
+        ("n2:26512", "n2:26513", "n10:26512", "login:26512"), 2, "Slurm"
     )
     del environment["SLURM_JOB_ID"]
     with pytest.raises(UserError, match=r"Slurm's environment variables are not usable \(KeyError: 'SLURM_JOB_ID'\)"):

@@ -371,7 +371,7 @@ SHARD_FAULTS = {
     "altered": (
         9,
         flip,
-        [r"between steps (8 and 9|8 and 10|9 and 10): {} holds \d+ whole records, not \d+; copy it anew"] * 2,
+        [r"between steps (8 and 9|8 and 10|9 and 10): {} is damaged \(.*\); copy it anew"] * 2,
     ),
 }
 

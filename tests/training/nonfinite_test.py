@@ -158,7 +158,12 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     step, spikes["tokens"] = find_interval(config)
     restored = (step - 2) // 4 * 4
     monkeypatch.setattr(run.metrics, "summarize", summarize_spike)
-    lines = train(config, tmp_path / "run", with_evaluation=False)
+    built = []
+    with monkeypatch.context() as patch:
+        build = run.build_train_steps
+        patch.setattr(run, "build_train_steps", lambda *arguments: built.append(0) or build(*arguments))
+        lines = train(config, tmp_path / "run", with_evaluation=False)
+    assert len(built) == 1  # what is compiled takes minutes on an accelerator
     told = [line for line in lines if "rolled back" in line]
     assert len(told) == 1
     assert told[0].startswith(f"Warning, step {step}: total_loss ") and "is more than 3 times the median" in told[0]
@@ -173,8 +178,11 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
+    train_phase = run.Run._train_phase
     with monkeypatch.context() as patch:
-        patch.setattr(run.Run, "_describe", lambda self, phase, step: die() if step == restored else None)
+        patch.setattr(
+            run.Run, "_train_phase", lambda *arguments: die() if arguments[2] == restored else train_phase(*arguments)
+        )
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "killed", with_evaluation=False)
     lines = train(config, tmp_path / "killed", with_evaluation=False)
