@@ -44,6 +44,16 @@ CHANGEABLE_KEYS = (
 )
 
 
+# What people call the types of values.
+_KINDS_OF_VALUES = {
+    "bool": "true or false",
+    "int": "a whole number, such as 1000",
+    "float": "a number, such as 0.01",
+    "str": "text",
+    "tuple": "values separated by commas",
+}
+
+
 def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
     """Says which keys exist where `path` ('train.num_stepz') goes wrong."""
     section: Any = config
@@ -61,7 +71,7 @@ def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
         where.append(part)
     if isinstance(section, ml_collections.ConfigDict):
         return f"config.{path} is a section; its keys: {', '.join(sorted(section.keys()))}"
-    return f"config.{path} is of type {config_type(config, path)}"
+    return f"config.{path} takes {_KINDS_OF_VALUES[config_type(config, path)]}"
 
 
 def config_type(config: ml_collections.ConfigDict, path: str) -> str:
@@ -171,6 +181,11 @@ def notices(config: Any, with_evaluation: bool = True) -> list[str]:
         found.append(
             f"config.optimizer.warmup_steps={warmup_steps:,} is longer than the run of {num_steps:,} steps: "
             f"the learning rate will never reach its peak"
+        )
+    elif 2 * warmup_steps > num_steps:
+        found.append(
+            f"config.optimizer.warmup_steps={warmup_steps:,} is more than half of the run of {num_steps:,} steps: "
+            f"is that meant?"
         )
     if config.train.best_metric and not with_evaluation:
         found.append("config.train.best_metric is not used: --mode=train evaluates nothing")

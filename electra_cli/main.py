@@ -22,8 +22,8 @@ flags.DEFINE_enum(
 flags.DEFINE_string(
     "checkpoint",
     None,
-    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval evaluates it, and "
-    "a run without checkpoints of its own starts from its weights.",
+    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval evaluates it (best "
+    "and ckpt-500 are those of the workdir), and a run without checkpoints of its own starts from its weights.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -47,7 +47,7 @@ USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
-       {program} --workdir=RUN --mode=eval [--checkpoint=PATH]
+       {program} --workdir=RUN [--mode=MODE] [--checkpoint=PATH]      a run that was begun, with its own config
 """
 EXAMPLES = """
 Examples:
@@ -93,9 +93,9 @@ def _main(values: flags.FlagValues) -> None:
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
-    """Returns the config that was given; without one what looks at a run takes that of its workdir."""
-    looks_at_run = values.mode in ("eval", "replay") and values.workdir and not values.print_config
-    if values["config"].value is not None or not looks_at_run:
+    """Returns the config that was given; without one, that of the run in the workdir."""
+    looks_at_run = values.mode in ("eval", "replay") or (values.workdir and run_config.has_record(values.workdir))
+    if values["config"].value is not None or values.print_config or not values.workdir or not looks_at_run:
         return command_config.given(values)
     return run_config.read_settings(run_config.read_record(values.workdir), values.workdir)
 
@@ -103,11 +103,13 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
 def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:
     with reporter.status("Starting TensorFlow"):
         # Before its import, which takes seconds: what does not fit is told at once.
-        from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for it)
+        from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for these)
+        from electra_cli.planning import run_size  # noqa: PLC0415
 
-        data_size.resolve_with_data(settings)
-        if values.checkpoint:
-            run_files.check_checkpoint_flag(values.checkpoint)
+        resolved, *_ = data_size.resolve_with_data(settings)
+        checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
+        if checkpoint:
+            run_files.check_checkpoint_flag(checkpoint)
         from electra_cli.training import loop  # noqa: PLC0415
 
     with_evaluation = values.mode == "train_and_eval"
@@ -115,18 +117,21 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
         from electra_cli.planning import dry_run  # noqa: PLC0415
 
         dry_run.dry_run(settings, values.workdir, with_evaluation=with_evaluation, reporter=reporter,
-                        checkpoint=values.checkpoint)  # fmt: skip
+                        checkpoint=checkpoint)  # fmt: skip
     elif values.mode == "eval":
-        loop.evaluate(settings, values.workdir, reporter, checkpoint=values.checkpoint)
+        loop.evaluate(settings, values.workdir, reporter, checkpoint=checkpoint)
     elif values.mode == "replay":
         loop.replay_step(settings, values.workdir, reporter)
     else:
+        shortage = run_size.describe_shortage(values.workdir, run_size.checkpoint_size(resolved))
+        if shortage is not None:
+            reporter.warning(f"Warning: {shortage}.")
         loop.train(
             settings,
             values.workdir,
             with_evaluation=with_evaluation,
             reporter=reporter,
-            checkpoint=values.checkpoint,
+            checkpoint=checkpoint,
             wandb_project=values.wandb_project,
         )
 

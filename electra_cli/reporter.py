@@ -5,6 +5,7 @@ import datetime
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -85,8 +86,14 @@ class Reporter:
 
 
 def print_at_once(line: str) -> None:
-    """Prints a line so that it can be read at once, whatever standard output is."""
-    print(line, flush=True)
+    """Prints a line so that it can be read at once, whatever standard output is.
+
+    Where nobody reads any more, as behind `| head` or a `tee` that died, the work goes on in silence.
+    """
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Lines(Reporter):

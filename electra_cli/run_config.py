@@ -11,6 +11,11 @@ from electra_cli.errors import UserError
 from electra_cli.run_files import CONFIG_FILE
 
 
+def has_record(workdir: str) -> bool:
+    """Returns whether a directory holds what `read_record` reads, whole or damaged."""
+    return files.size(files.join(workdir, CONFIG_FILE)) is not None
+
+
 def read_record(workdir: str) -> dict[str, Any]:
     """Returns the content of a workdir's `config.json`.
 
@@ -18,7 +23,7 @@ def read_record(workdir: str) -> dict[str, Any]:
       UserError: there is none, or it is damaged.
     """
     file = files.join(workdir, CONFIG_FILE)
-    if files.size(file) is None:
+    if not has_record(workdir):
         raise UserError(
             f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import "
             f"wrote"
@@ -27,6 +32,10 @@ def read_record(workdir: str) -> dict[str, Any]:
         record = json.loads(files.read_bytes(file))
         if "finetuning" in record:
             raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
+        if "config" not in record:
+            raise UserError(
+                f"--workdir={workdir} is no workdir of electra-pretrain: its {CONFIG_FILE} is another program's"
+            )
         if isinstance(record["config"], dict):
             return record
     except OSError as error:

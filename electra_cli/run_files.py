@@ -11,16 +11,37 @@
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
 from electra_cli import files
+from electra_cli.errors import UserError
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"
 REPORT_FILE = "report.html"
 CHECKPOINT_DIRECTORY = "checkpoints"
+BEST = "best"
+
+
+def named_checkpoint(workdir: str, checkpoint: str) -> str:
+    """Returns the path that `--checkpoint` means beside `--workdir`: `best` and `ckpt-500` are those of that run.
+
+    Raises:
+      UserError: the run keeps no best checkpoint.
+    """
+    directory = files.join(workdir, CHECKPOINT_DIRECTORY)
+    if checkpoint == BEST:
+        if not files.is_directory(files.join(directory, BEST)):
+            raise UserError(
+                f"--checkpoint={BEST}: {workdir} keeps no best checkpoint, for which config.train.best_metric asks: "
+                f"leave the flag out, or name another"
+            )
+        return files.join(directory, BEST)
+    is_name = re.fullmatch(r"ckpt-\d+", checkpoint) and files.size(f"{checkpoint}.index") is None
+    return files.join(directory, checkpoint) if is_name else checkpoint
 
 
 def check_checkpoint_flag(path: str) -> None:

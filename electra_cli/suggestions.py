@@ -7,7 +7,7 @@ from collections.abc import Iterable
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """Returns the known word that is most like `word`; None where none is like it.
 
-    Of keys with dots, one whose last part is that of `word` goes before all others.
+    Of keys with dots, one whose last part is that of `word` goes before all others, then one that `word` begins.
     """
     known = sorted(known)
     last = word.rpartition(".")[2]
@@ -15,7 +15,8 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     same = sorted(
         (name for name in known if name.rpartition(".")[2] == last), key=lambda name: ".phases." in f".{name}"
     )
-    found = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    begun = [name for name in known if len(word) > 2 and name.startswith(word)]
+    found = same or begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return found[0] if found else None
 
 

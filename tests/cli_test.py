@@ -66,6 +66,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         ),
         (["--workdir=x"], "--config is missing: give a file or a preset"),
         (["--workdir=x", "--mode=eval", "--print_config"], "--config is missing: give a file or a preset"),
+        (["--workdir=x", "--mode=replay"], "--workdir=x holds no config.json"),
         (["--print_completion=bsh"], "--print_completion=bsh: must be one of bash, zsh, fish; did you mean bash?"),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],
@@ -73,7 +74,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         ),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.train.best_metric=rtd_acc"],
-            "did you mean rtd_auc?",
+            "did you mean rtd_accuracy?",
         ),
         (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
         (
@@ -92,7 +93,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
         (
             ["--config=small", "--workdir=x", "--config.train.num_steps=1e3"],
-            "num_steps=1e3: config.train.num_steps is of type int",
+            "num_steps=1e3: config.train.num_steps takes a whole number, such as 1000",
         ),
         (
             ["--config.train.num_steps=0", "--config", "small", "--workdir=x", "--config.data.dir=d"],

@@ -86,7 +86,8 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     stopped = re.search(r"stopped by SIGTERM at step (\d+); saved", errors)
     assert stopped and 140 <= int(stopped[1]) < 400
 
-    resumed = subprocess.run(pretrain(prepared, "run"), capture_output=True, text=True, timeout=400)
+    by_itself = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'run'}"]  # with its own config
+    resumed = subprocess.run(by_itself, capture_output=True, text=True, timeout=400)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Going on from step {stopped[1]}." in resumed.stdout
     assert_same_run(prepared / "whole", prepared / "run")
@@ -96,7 +97,7 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert evaluated.returncode == 0, evaluated.stderr
     assert table.strip() in evaluated.stdout
 
-    flags = ("--mode=eval", f"--checkpoint={prepared / 'whole' / 'checkpoints' / 'ckpt-300'}")
+    flags = ("--mode=eval", "--checkpoint=ckpt-300")
     command = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'whole'}", *flags]  # its own config
     evaluated = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert evaluated.returncode == 0, evaluated.stderr

@@ -1,5 +1,8 @@
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -88,3 +91,16 @@ def test_progress_in_json_comes_every_ten_seconds():
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m 5s"), (3661, "1h 1m"), (90_000, "1d 1h")])
 def test_durations(seconds, text):
     assert format_duration(seconds) == text
+
+
+def test_work_goes_on_when_nobody_reads():
+    code = (
+        "import sys; from electra_cli.reporter import print_at_once\n"
+        "for number in range(3): print_at_once('a line')\n"
+        "print('done', file=sys.stderr)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "done\n")

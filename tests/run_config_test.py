@@ -25,6 +25,7 @@ def test_what_is_no_config_of_a_run(tmp_path):
         read_record(str(tmp_path))
     for content, message in (
         ("{", r"config\.json is damaged"),
+        ('{"model_type": "electra"}', r"is no workdir of electra-pretrain: its config\.json is another program's"),
         ('{"config": 1}', r"is damaged \(config is no object\): put it back"),
         ('{"finetuning": {}}', "holds a fine-tuned model: give the workdir of its encoder"),
     ):

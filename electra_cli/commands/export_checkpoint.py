@@ -23,7 +23,7 @@ flags.DEFINE_enum(
 )  # fmt: skip
 flags.DEFINE_string("output_dir", None, "Directory to create; local.", flag_values=FLAGS)
 flags.DEFINE_string(
-    "checkpoint", None, "best, or the path of a checkpoint, such as run/checkpoints/ckpt-500; by default, the newest.",
+    "checkpoint", None, "best, ckpt-500, or the path of a checkpoint; by default, the newest.",
     flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_bool(

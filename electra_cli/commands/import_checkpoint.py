@@ -94,13 +94,16 @@ def _import(values: flags.FlagValues, reporter: Reporter) -> None:
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with reporter.status(f"Importing {values.source}"):
         if values.format == "electra_pretrain":
-            run = runs.load_run(
-                values.source,
-                checkpoint=values.checkpoint,
-                vocab_file=values.vocab_file,
-                lower_case=values.lower_case,
-                say=reporter.notice,
-            )
+            try:
+                run = runs.load_run(
+                    values.source,
+                    checkpoint=values.checkpoint,
+                    vocab_file=values.vocab_file,
+                    lower_case=values.lower_case,
+                    say=reporter.notice,
+                )
+            except UserError as error:
+                raise UserError(str(error).replace("--workdir=", "--source=")) from error
             importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=reporter.notice)
             return
         foreign = importing.read_source(

@@ -12,11 +12,10 @@ from absl import flags
 
 from electra_cli import cli, files
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.reporter import Reporter, report_in_lines
+from electra_cli.reporter import report_in_lines
 from electra_cli.stage_progress import StageProgress
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
-    from electra_cli.data.tfrecords import Manifest
     from electra_cli.data.vocabulary_learning import LearningSettings
 
 FLAGS = flags.FlagValues()
@@ -109,7 +108,6 @@ Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRec
 
 Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --learn_vocab=SIZE) [--FLAG=VALUE ...]
 """
-_NUM_FILES_SHOWN = 10
 _LEARNING_FLAGS = (
     "vocab_type",
     "vocab_min_frequency",
@@ -161,7 +159,7 @@ def _main(values: flags.FlagValues) -> None:
         return
     _check(values)
     prepare = _runner(values)
-    from electra_cli.data import input_listing, packing  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import input_listing, packing, preparation_report  # noqa: PLC0415  (--help must not wait for it)
 
     settings = packing.PrepareSettings(
         max_seq_length=values.max_seq_length,
@@ -204,54 +202,7 @@ def _main(values: flags.FlagValues) -> None:
                 raise _beam_stops[0] from error
             raise
         progress.end()
-        _tell(manifest, values, reporter)
-
-
-def _tell(manifest: "Manifest", values: flags.FlagValues, reporter: Reporter) -> None:
-    """Tells what was prepared, and what of the text the user should look at."""
-    lines, splits = [], {}
-    for split in ("train", "validation"):
-        examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
-        mean = tokens / examples if examples else 0.0
-        lines.append(
-            f"{split:<11}{examples:>11,} examples {tokens:>14,} tokens  mean length {mean:6.1f}  "
-            f"padding {1 - mean / values.max_seq_length if examples else 0:5.1%}  "
-            f"{len(manifest.splits[split])} shard(s)"
-        )
-        splits[split] = {"num_examples": examples, "real_tokens": tokens, "num_shards": len(manifest.splits[split])}
-    found = manifest.statistics
-    prepared = {"splits": splits, "vocab_size": manifest.vocab_size, "num_documents": found["documents"]}
-    reporter.result("prepared", {**prepared, "output_dir": values.output_dir}, "\n".join(lines))
-    dropped = {name: found[name] for name in ("short_documents_dropped", "copies_dropped")}
-    if any(dropped.values()):
-        reporter.notice(
-            "Left out: {short_documents_dropped:,} short documents, {copies_dropped:,} copies.".format(**dropped)
-        )
-    replaced = found["replaced_characters"]
-    if replaced:
-        worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
-        lines = [f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):"]
-        lines += [f"  {number:>9,} in {path}" for path, number in worst[:_NUM_FILES_SHOWN]]
-        if len(worst) > _NUM_FILES_SHOWN:
-            lines.append("  ... (all of them: statistics.replaced_characters in manifest.json)")
-        reporter.warning("\n".join(lines))
-    if found["long_documents_cut"]:
-        reporter.warning(
-            f"Documents of more than 16 MiB were cut, in {found['long_documents_cut']:,} places: is "
-            f"--document_separator={values.document_separator} right?"
-        )
-    if found.get("rare_words_forgotten"):
-        reporter.warning(
-            f"While words were counted, {found['rare_words_forgotten']:,} occurrences of rare ones were forgotten to "
-            f"bound memory."
-        )
-    reporter.notice(
-        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: "
-        f"{values.output_dir}"
-    )
-    from electra_cli.data.training_command import training_command  # noqa: PLC0415  (--help must not wait for it)
-
-    reporter.notice(f"Next: {training_command(values.output_dir, manifest)}")
+        preparation_report.tell(manifest, values.output_dir, reporter)
 
 
 def _runner(values: flags.FlagValues) -> Callable[..., Any]:

@@ -312,6 +312,8 @@ _REPLACEMENT = "\ufffd"
 def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str]) -> str:
     if block.offset == 0:
         content = content.removeprefix(b"\xef\xbb\xbf")  # byte order mark
+    if is_strict and block.offset == 0 and content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{block.path} is UTF-16: make UTF-8 of it first, iconv -f UTF-16 -t UTF-8 {block.path} > FILE")
     if is_strict and b"\0" in content:
         raise UserError(
             f"{block.path} is no text file: it holds a zero byte ({_place(block, content, content.index(0))}); leave "

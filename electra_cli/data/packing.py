@@ -138,12 +138,15 @@ class Packer:
             sentences = self._tokenizer.encode_lines(document.lines)
             if not any(sentences):
                 continue
+            place = f"{self._settings.seed}/{document.place}"
+            num_copies = _num_copies(document.weight, place)
+            if not num_copies:
+                continue
             # By its text: copies of a document land on the same side.
             held_out_hash = _hash(f"{self._settings.seed}/" + "\n".join(document.lines)) / 2**128
             packed.totals.least_hash = min(packed.totals.least_hash, held_out_hash)
             split = "validation" if held_out_hash < held_out_below else "train"
-            place = f"{self._settings.seed}/{document.place}"
-            for copy in range(_num_copies(document.weight, place, is_held_out=split == "validation")):
+            for copy in range(1 if split == "validation" else num_copies):
                 copy_place = f"{place}/copy {copy}" if copy else place
                 if self._settings.packing == "full":
                     ids = array("I", b"".join(sentence.tobytes() for sentence in sentences))
@@ -226,13 +229,12 @@ def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings
     return None
 
 
-def _num_copies(weight: float, place: str, *, is_held_out: bool) -> int:
-    """Returns how often a document is taken: its weight, rounded up or down by chance; a held-out one at most once."""
+def _num_copies(weight: float, place: str) -> int:
+    """Returns how often a document is taken for training: its weight, rounded up or down by chance."""
     if weight == 1.0:
         return 1
     whole = int(weight)
-    copies = whole + (_hash(f"{place}/weight") / 2**128 < weight - whole)
-    return min(copies, 1) if is_held_out else copies
+    return whole + (_hash(f"{place}/weight") / 2**128 < weight - whole)
 
 
 def _hash(text: str) -> int:

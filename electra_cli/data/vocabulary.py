@@ -116,6 +116,9 @@ class Vocabulary:
         Raises:
           UserError: they lack a special token, or name a token twice or not at all.
         """
+        missing = [token for token in SPECIAL_TOKENS if token not in tokens]
+        if len(missing) == len(SPECIAL_TOKENS):
+            raise UserError(f"{path} is no WordPiece vocabulary: none of its lines is {', '.join(SPECIAL_TOKENS)}")
         first_line: dict[str, int] = {}
         for number, token in enumerate(tokens, 1):
             if not token:
@@ -125,7 +128,6 @@ class Vocabulary:
                     f"vocabulary {path} holds {token!r} twice, on lines {first_line[token]} and {number}: keep one"
                 )
             first_line[token] = number
-        missing = [token for token in SPECIAL_TOKENS if token not in first_line]
         if missing:
             raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each token that is missing")
         return cls(tokens)

@@ -55,6 +55,8 @@ def read(source: str) -> Foreign:
     if not os.path.exists(file):
         raise UserError(f"--source={source} holds no {CONFIG_FILE}: it is no model of transformers")
     config = read_json(file)
+    if "config" in config:
+        raise UserError(f"--source={source} is a workdir of electra-pretrain: give --format=electra_pretrain")
     if config.get("model_type") not in ("electra", "bert"):
         raise UserError(f"{file}: model_type is {config.get('model_type')!r}; electra and bert can be imported")
     for key, (wanted, meaning) in _REQUIRED.items():

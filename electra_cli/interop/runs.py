@@ -19,7 +19,7 @@ from electra_cli.interop.weights import Network
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.pretrainers import Pretrainer
 from electra_cli.run_config import read_config, read_record
-from electra_cli.run_files import CONFIG_FILE
+from electra_cli.run_files import CONFIG_FILE, named_checkpoint
 from electra_cli.training.checkpoint_files import step_of
 from electra_cli.training.restoring import restore_model
 from electra_cli.training.workdir import read_metrics
@@ -101,10 +101,11 @@ def load_run(
             f"the vocabulary has {tokenizer.vocabulary.size:,} tokens, the model of {workdir} "
             f"{config.derived.vocab_size:,}: give the one it was trained with, --vocab_file=FILE"
         )
-    where = checkpoint or workdir
-    if checkpoint == "best":
-        where = tf.io.gfile.join(workdir, "checkpoints", "best")
-    model, path = restore_model(config, where, say, averaged=averaged)
+    where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
+    try:
+        model, path = restore_model(config, where, say, averaged=averaged)
+    except UserError as error:
+        raise UserError(str(error).replace(f"--checkpoint={workdir}:", f"--workdir={workdir}:")) from error
     step = step_of(path)
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
     return Run(

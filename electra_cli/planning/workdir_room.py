@@ -8,8 +8,7 @@ import tensorflow as tf
 
 from electra_cli import files
 from electra_cli.errors import UserError
-from electra_cli.planning.devices import GIB
-from electra_cli.planning.run_size import CheckpointSize
+from electra_cli.planning.run_size import CheckpointSize, describe_shortage
 from electra_cli.training.workdir import Workdir
 
 _LOCK_FILE = ".lock"  # that a `Workdir` makes
@@ -45,22 +44,10 @@ def check_place(workdir: str, size: CheckpointSize) -> int | None:
             pass
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another") from error
-    there = sum(entry.stat().st_size for entry in _checkpoint_files(os.path.join(workdir, "checkpoints")))
-    free = shutil.disk_usage(place).free
-    if free + there < size.kept:
-        raise UserError(
-            f"--workdir={workdir}: checkpoints will take {size.kept / GIB:.2f} GiB ({size.num_kept} that are kept, and "
-            f"one being written) but {(free + there) / GIB:.2f} GiB are free there: make room, lower "
-            f"config.train.keep_checkpoints, or raise config.train.keep_every_steps"
-        )
-    return free
-
-
-def _checkpoint_files(directory: str) -> list[os.DirEntry]:
-    if not os.path.isdir(directory):
-        return []
-    with os.scandir(directory) as entries:
-        return [entry for entry in entries if entry.is_file()]
+    shortage = describe_shortage(workdir, size)
+    if shortage is not None:
+        raise UserError(shortage)
+    return shutil.disk_usage(place).free
 
 
 def _check_remote(workdir: str) -> None:

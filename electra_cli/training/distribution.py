@@ -208,7 +208,7 @@ def _build_strategy(
         try:
             return distribute_utils.get_distribution_strategy(name, tpu_address=settings.tpu or _default_tpu())
         except (ValueError, tf.errors.OpError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = "TensorFlow sees none here" if "OpKernel" in str(error) else str(error).splitlines()[0]
             raise UserError(
                 f"no TPU could be used ({reason}); on a TPU VM install the extra 'tpu', elsewhere give its name as "
                 f"config.runtime.tpu, or set config.runtime.strategy to another"

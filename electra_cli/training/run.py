@@ -188,7 +188,10 @@ class Run:
         num_steps = self._config.train.num_steps
         if self._with_evaluation:
             self._show_result(num_steps)
-        self._reporter.notice(f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path}")
+        self._reporter.notice(
+            f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path} (electra-report "
+            f"shows them)"
+        )
 
     def restore(self, checkpoint: str | None) -> int:
         """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""

@@ -57,7 +57,8 @@ class Workdir:
                 f"--workdir={self.path}: another process trains here; wait for it or choose another directory"
             ) from error
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f"--workdir={self.path} cannot be written: {error}") from error
+            reason = getattr(error, "strerror", None) or str(error).rpartition("; ")[2]
+            raise UserError(f"--workdir={self.path} cannot be written ({reason}): choose another") from error
         return self
 
     def __exit__(self, error: type | None, *_: object) -> None:

@@ -46,7 +46,7 @@ def test_a_mistake_is_one_line_and_exit_code_2():
         ),
         (["--config=small", "--workdir=w"], "no such file and no preset of that name; presets: classification, glue"),
         ([*CONFIG, "--config.train.num_epoch=3"], "has no key 'num_epoch'; did you mean config.train.num_epochs?"),
-        ([*CONFIG, "--config.train.num_epochs=x"], "config.train.num_epochs is of type int"),
+        ([*CONFIG, "--config.train.num_epochs=x"], "config.train.num_epochs takes a whole number"),
         (["--config=classification", "--workdir=w", "--init=r"], "config.data.train='': give the file"),
         ([*CONFIG, "--config.train.seeds=(1,1)", "--workdir=w", "--init=r"], "a seed is there twice"),
     ],

@@ -65,6 +65,13 @@ def test_binary_files_are_refused(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("\ufefftext".encode(encoding))
+    with pytest.raises(UserError, match=r"a\.txt is UTF-16: make UTF-8 of it first, iconv -f UTF-16 -t UTF-8 "):
+        read(tmp_path)
+
+
 def test_cut_gzip_is_named(tmp_path):
     whole = gzip.compress(b"some text\n" * 10_000)
     (tmp_path / "a.gz").write_bytes(whole[: len(whole) // 2])

@@ -239,6 +239,15 @@ def test_weights_take_documents_more_or_less_often(tmp_path):
     assert half == pytest.approx(plain, rel=0.1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_document_that_weights_leave_out_is_not_the_one_that_is_held_out(tmp_path, seed):
+    (tmp_path / "text.txt").write_text(make_text(12, seed=seed))
+    _, manifest = prepare_small(
+        tmp_path / "text.txt", tmp_path / "data", input_weights=(0.2,), validation_fraction=0.01
+    )
+    assert manifest.num_examples("validation") and manifest.num_examples("train")
+
+
 def test_full_examples_hold_several_documents(corpus_file, tmp_path):
     directory, manifest = prepare_small(corpus_file, tmp_path / "full", packing="full", document_separator="line")
     _, single = prepare_small(corpus_file, tmp_path / "single", packing="single", document_separator="line")

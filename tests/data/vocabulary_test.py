@@ -25,9 +25,10 @@ def test_file_round_trip(tmp_path):
     ("content", "message"),
     [
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"has no \[MASK\]"),
-        (b"a\nb\na\n", r"holds 'a' twice, on lines 1 and 3"),
-        (b"a\n\nb\n", "no token on line 2"),
-        (b"", "has no "),
+        (b"[PAD]\n[UNK]\n[UNK]\n", r"holds '\[UNK\]' twice, on lines 2 and 3"),
+        (b"Chapter I\nText.\nText.\n", r"is no WordPiece vocabulary: none of its lines is \[PAD\], \[UNK\]"),
+        (b"[PAD]\n\nb\n", "no token on line 2"),
+        (b"", "is no WordPiece vocabulary"),
         (b"\xff\n", "not UTF-8 text"),
     ],
 )

@@ -3,12 +3,13 @@
 import collections
 import json
 import math
+import shutil
 
 import pytest
 
 from electra_cli.config import resolve
 from electra_cli.errors import UserError
-from electra_cli.planning import dry_run, workdir_room
+from electra_cli.planning import dry_run
 from electra_cli.planning.devices import GIB
 from electra_cli.planning.dry_run import PhaseTrial, Trial, describe
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
@@ -18,7 +19,7 @@ from electra_cli.training.phases import open_phases
 from electra_cli.training.workdir import Workdir
 from tests.training.loop_test import train
 
-SIZE = CheckpointSize(one=GIB // 2, num_kept=3, kept=2 * GIB)
+SIZE = CheckpointSize(one=GIB // 2, num_kept=3, num_for_good=0, kept=2 * GIB)
 Usage = collections.namedtuple("Usage", "total used free")
 
 
@@ -31,7 +32,7 @@ def free(monkeypatch):
     """Makes the disk have that many free bytes."""
 
     def make(free_bytes):
-        monkeypatch.setattr(workdir_room.shutil, "disk_usage", lambda _: Usage(0, 0, free_bytes))
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, free_bytes))
 
     return make
 
@@ -41,7 +42,9 @@ def test_room(tmp_path, free):
     assert check_place(str(tmp_path / "deep" / "run"), SIZE) == 2 * GIB
     free(2 * GIB - 1)
     with pytest.raises(
-        UserError, match=r"will take 2\.00 GiB \(3 that are kept, and one being written\) but 2\.00 GiB"
+        UserError,
+        match=r"will take 2\.00 GiB \(3 that are kept, and one being written\) but 2\.00 GiB "
+        r"are free there: make room, lower config\.train\.keep_checkpoints$",
     ):
         check_place(str(tmp_path / "run"), SIZE)
     assert everything_in(tmp_path) == {}

@@ -1,0 +1,75 @@
+"""A manifest in; what was prepared, and what of the text the user should look at, told. No TensorFlow here."""
+
+from electra_cli.data.tfrecords import Manifest
+from electra_cli.data.training_command import training_command
+from electra_cli.reporter import Reporter
+
+_NUM_FILES_SHOWN = 10
+# Held out of the text, and as a multiple of what was asked for, from which the user is warned.
+_LEAST_SHARE_TOLD, _TIMES_AS_ASKED = 0.05, 3
+
+
+def tell(manifest: Manifest, output_dir: str, reporter: Reporter) -> None:
+    """Tells what was prepared, and what comes next.
+
+    Args:
+      manifest: of the data.
+      output_dir: where it lies.
+      reporter: is told.
+    """
+    _tell_splits(manifest, output_dir, reporter)
+    found = manifest.statistics
+    short, copies = found["short_documents_dropped"], found["copies_dropped"]
+    if short or copies:
+        reporter.notice(f"Left out: {short:,} short documents, {copies:,} copies.")
+    for warning in _warnings(manifest):
+        reporter.warning(warning)
+    reporter.notice(
+        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: {output_dir}"
+    )
+    reporter.notice(f"Next: {training_command(output_dir, manifest)}")
+
+
+def _tell_splits(manifest: Manifest, output_dir: str, reporter: Reporter) -> None:
+    lines, splits = [], {}
+    for split, shards in manifest.splits.items():
+        examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
+        mean = tokens / examples if examples else 0.0
+        padding = 1 - mean / manifest.max_seq_length if examples else 0.0
+        lines.append(
+            f"{split:<11}{examples:>11,} examples {tokens:>14,} tokens  mean length {mean:6.1f}  "
+            f"padding {padding:5.1%}  {len(shards)} shard(s)"
+        )
+        splits[split] = {"num_examples": examples, "real_tokens": tokens, "num_shards": len(shards)}
+    prepared = {"splits": splits, "vocab_size": manifest.vocab_size, "num_documents": manifest.statistics["documents"]}
+    reporter.result("prepared", {**prepared, "output_dir": output_dir}, "\n".join(lines))
+
+
+def _warnings(manifest: Manifest) -> list[str]:
+    settings, found, warnings = manifest.settings, manifest.statistics, []
+    train, held_out = (manifest.real_tokens(split) for split in ("train", "validation"))
+    share, asked = held_out / max(1, train + held_out), settings["validation_fraction"]
+    if asked and share > max(_LEAST_SHARE_TOLD, _TIMES_AS_ASKED * asked):
+        warnings.append(
+            f"Warning: {share:.0%} of the text is held out, not --validation_fraction={asked:g}, since documents are "
+            f"held out whole: separate documents by blank lines (or see --document_separator), or take more text."
+        )
+    replaced = found["replaced_characters"]
+    if replaced:
+        worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
+        lines = [f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):"]
+        lines += [f"  {number:>9,} in {path}" for path, number in worst[:_NUM_FILES_SHOWN]]
+        if len(worst) > _NUM_FILES_SHOWN:
+            lines.append("  ... (all of them: statistics.replaced_characters in manifest.json)")
+        warnings.append("\n".join(lines))
+    if found["long_documents_cut"]:
+        warnings.append(
+            f"Documents of more than 16 MiB were cut, in {found['long_documents_cut']:,} places: is "
+            f"--document_separator={settings['document_separator']} right?"
+        )
+    if found.get("rare_words_forgotten"):
+        warnings.append(
+            f"While words were counted, {found['rare_words_forgotten']:,} occurrences of rare ones were forgotten to "
+            f"bound memory."
+        )
+    return warnings
