@@ -165,7 +165,8 @@ def _train_section() -> ml_collections.ConfigDict:
     train.log_interval = 100
     # Steps between two checkpoints; one more is written at the end.
     train.checkpoint_interval = 2000
-    # Number of newest of them that are kept; the last one, which a stop or the end may write in between, is kept too.
+    # Number of newest checkpoints that are kept, of those at every checkpoint_interval; one that a stop or the end
+    # wrote in between is kept until the next.
     train.keep_checkpoints = 3
     # Steps between two checkpoints that are never deleted, in addition to the newest; 0: none.
     train.keep_every_steps = 0

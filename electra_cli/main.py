@@ -93,11 +93,19 @@ def _main(values: flags.FlagValues) -> None:
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
-    """Returns the config that was given; without one, that of the run in the workdir."""
+    """Returns the config that was given; without one, that of the run in the workdir, which one worker looks at."""
     looks_at_run = values.mode in ("eval", "replay") or (values.workdir and run_config.has_record(values.workdir))
     if values["config"].value is not None or values.print_config or not values.workdir or not looks_at_run:
         return command_config.given(values)
-    return run_config.read_settings(run_config.read_record(values.workdir), values.workdir)
+    settings = run_config.read_settings(run_config.read_record(values.workdir), values.workdir)
+    if settings.runtime.worker_addresses:
+        if values.mode not in ("eval", "replay"):
+            raise UserError(
+                f"--config is missing: {values.workdir} is a run of several workers, each of which needs its own "
+                f"--config.runtime.worker_index: repeat their commands"
+            )
+        settings.runtime.worker_addresses, settings.runtime.worker_index = "", 0
+    return settings
 
 
 def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:

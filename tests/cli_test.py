@@ -1,5 +1,6 @@
 """The console commands as a user calls them, as far as they end before TensorFlow is imported."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import time
 
 import pytest
 
-from tests.conftest import SEQ_LENGTH, VOCAB_SIZE
+from electra_cli.config import resolve
+from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, small_config
 
 PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
 
@@ -107,6 +109,16 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
 )
 def test_mistakes_in_the_command_line(arguments, part):
     assert_user_error(call(PRETRAIN, *arguments), part)
+
+
+def test_workers_that_go_on_need_their_own_commands(tmp_path):
+    config = small_config(tmp_path / "nowhere")
+    config.runtime.worker_addresses = "a:1,b:1"
+    (tmp_path / "config.json").write_text(json.dumps({"config": resolve(config, VOCAB_SIZE).to_dict()}))
+    told = call(PRETRAIN, f"--workdir={tmp_path}")
+    assert_user_error(told, "is a run of several workers, each of which needs its own --config.runtime.worker_index")
+    # Looking at it takes one: here it comes as far as the data.
+    assert_user_error(call(PRETRAIN, f"--workdir={tmp_path}", "--mode=eval"), "nowhere: no such directory")
 
 
 @pytest.mark.parametrize(

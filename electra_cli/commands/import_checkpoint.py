@@ -81,6 +81,9 @@ _ONLY_WITH = {
 
 def _main(values: flags.FlagValues) -> None:
     _check(values)
+    for name in ("source", "generator_source"):
+        if values[name].value is not None:
+            files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
     from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_reporter(f"electra-import --source={values.source}", quiet=False, log_format="text") as reporter:
@@ -142,9 +145,6 @@ def _check(values: flags.FlagValues) -> None:
             raise UserError(f"--{name}={values[name].value}: must be at least 1")
     if not 0 < values.generator_size <= 1:
         raise UserError(f"--generator_size={values.generator_size}: must be a fraction greater than 0, at most 1")
-    for name in ("source", "generator_source"):
-        if values[name].value is not None:
-            files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
 
 
 def main() -> None:
