@@ -9,9 +9,8 @@ from electra_cli.training.distribution import Runtime
 
 # Large enough that a device is busy, small enough to take a fraction of a second.
 _CPU_WIDTH, _ACCELERATOR_WIDTH = 1024, 8192
-_NUM_PRODUCTS = 4
-# Long enough that one of the runs is not disturbed, where other work comes and goes.
-_SECONDS, _LEAST_RUNS = 0.5, 3
+# Enough runs that one is not disturbed where other work comes and goes; all workers must make the same number.
+_NUM_PRODUCTS, _NUM_RUNS = 4, 10
 
 
 def measure_flops_per_second(runtime: Runtime) -> float:
@@ -37,8 +36,8 @@ def measure_flops_per_second(runtime: Runtime) -> float:
     # Small values: powers of the matrix must stay finite in float16.
     factor = tf.fill([width, width], tf.cast(1.0 / width, dtype))
     float(multiply_on_all(factor))
-    seconds: list[float] = []
-    while len(seconds) < _LEAST_RUNS or sum(seconds) < _SECONDS:
+    seconds = []
+    for _ in range(_NUM_RUNS):
         start = time.perf_counter()
         float(multiply_on_all(factor))  # waits for the result
         seconds.append(time.perf_counter() - start)
