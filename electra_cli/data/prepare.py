@@ -32,6 +32,7 @@ from electra_cli.data.tfrecords import (
     Manifest,
     Shard,
     file_checksum,
+    read_manifest,
     shard_name,
     token_counts_to_bytes,
 )
@@ -91,6 +92,9 @@ def prepare(
     }
     directory = OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job)
     with directory as output, Workers(num_workers) as workers:
+        if output.is_finished:
+            output.commit()
+            return read_manifest(output_dir)
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
         if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):
