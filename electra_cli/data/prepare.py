@@ -272,11 +272,11 @@ class Preparation:
         for chunk in self._workers.map(worker_tasks.pack_chunk, tasks):
             spool.add(chunk)
             self._report("tokenizing", corpus.fraction_read, corpus.text_bytes)
-        spool.finish()
-        self._write_note(
+        self._write_note(  # before the spool is complete: then nothing is read again after a kill
             "corpus.json",
             {"files": len(corpus.files), "text_bytes": corpus.text_bytes, "long_documents_cut": corpus.num_cut},
         )
+        spool.finish()
 
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
         """Writes shards, counts and manifest; returns the manifest."""

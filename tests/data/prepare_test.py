@@ -281,6 +281,7 @@ def interrupted_at(monkeypatch, module, name, call, error):
 
 PLACES = [
     (prepare_module, "learn_vocabulary", 1),
+    (prepare_module, "write_whole", 4),
     (worker_tasks, "sign_documents", 3),
     (worker_tasks, "pack_chunk", 1),
     (worker_tasks, "pack_chunk", 5),
