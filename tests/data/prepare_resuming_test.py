@@ -12,11 +12,8 @@ from electra_cli.data import worker_tasks
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from tests.conftest import make_text, prepare_small
 from tests.data import corpus_test
+from tests.data.output_directory_test import Killed
 from tests.data.prepare_test import assert_same_files
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing of the program runs after it."""
 
 
 def interrupted_at(monkeypatch, module, name, call, error):
