@@ -16,5 +16,9 @@ class ResumableError(UserError):
     """A mistake or mishap after which the same command goes on where it ended."""
 
 
+class UnreadableError(UserError):
+    """A file that is missing, or cannot be read now: that says nothing about its content, and may pass."""
+
+
 class Interrupted(Exception):
     """A run that was asked to stop (SIGTERM or SIGINT) and saved itself; commands end with exit code 75."""

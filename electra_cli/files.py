@@ -1,6 +1,7 @@
 """Local and remote files, opened, and written whole; TensorFlow is imported for remote ones only."""
 
 import contextlib
+import errno
 import os
 from typing import IO, Any
 
@@ -42,9 +43,18 @@ def open_file(path: str, mode: str) -> IO[Any]:
         import tensorflow as tf  # noqa: PLC0415
 
         if not tf.io.gfile.exists(path):
-            raise FileNotFoundError(path)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return tf.io.gfile.GFile(path, mode)
     return open(path, mode)
+
+
+def reading_errors(path: str) -> tuple[type[Exception], ...]:
+    """Returns what is raised where a file cannot be opened or read."""
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415
+
+        return OSError, tf.errors.OpError
+    return (OSError,)
 
 
 def is_directory(path: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from electra_cli import files
 from electra_cli.data import text_files
-from electra_cli.errors import UserError
+from electra_cli.errors import UnreadableError, UserError
 
 # Both decide where blocks end and so, through `Document.place`, what is random about a document.
 _READ_BYTES = 2**20
@@ -93,7 +93,7 @@ class Corpus:
       num_cut: places so far where a document was so long that it was cut.
 
     Raises:
-      UserError: an input is missing or holds no file.
+      UnreadableError: an input is missing or holds no file.
     """
 
     def __init__(self, inputs: Sequence[str], text_format: TextFormat, weights: Sequence[float] = ()):
@@ -142,7 +142,8 @@ class Corpus:
         """Yields the text of a group of files in chunks: consecutive blocks of a megabyte or more in all.
 
         Raises:
-          UserError: a file cannot be read or is damaged.
+          UnreadableError: a file cannot be read now.
+          UserError: it is damaged.
         """
         chunk: list[Block] = []
         for file_index in group:
@@ -181,16 +182,8 @@ class Corpus:
                     offset += len(piece)
                     self._bytes_read = before + raw.tell()
                     yield piece
-        except text_files.DAMAGE as error:
-            raise UserError(
-                f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
-            ) from error
-        except OSError as error:
-            if error.strerror is None:  # of bz2 and zstd
-                raise UserError(
-                    f"{path} is damaged or cut off after {offset:,} bytes of text ({error}): get the file anew"
-                ) from error
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        except text_files.reading_errors(path) as error:
+            raise _reading_error(path, error, f"{offset:,} bytes of text") from error
 
     def _read_parquet(self, path: str) -> Iterator[tuple[str, ...]]:
         num_rows = 0
@@ -198,12 +191,17 @@ class Corpus:
             for texts in text_files.read_parquet_texts(path, self._format.text_field):
                 num_rows += len(texts)
                 yield tuple(texts)
-        except text_files.DAMAGE as error:
-            raise UserError(
-                f"{path} is damaged or cut off after {num_rows:,} rows ({error}): get the file anew"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        except text_files.reading_errors(path) as error:
+            raise _reading_error(path, error, f"{num_rows:,} rows") from error
+
+
+def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError:
+    """Returns what a failure means: that the file is damaged, or only that it cannot be read now."""
+    # bz2, zstd and Parquet tell damage by an OSError without a number; those of file systems have one.
+    if isinstance(error, text_files.DAMAGE) or (type(error) is OSError and error.errno is None):
+        return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file anew")
+    reason = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)  # of TensorFlow
+    return UnreadableError(f"{path} cannot be read after {what_was_read}: {reason or error}")
 
 
 def _unpacking(path: str) -> int:

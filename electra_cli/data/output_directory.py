@@ -1,5 +1,6 @@
 """A directory that appears whole or not at all."""
 
+import contextlib
 import errno
 import fcntl
 import fnmatch
@@ -13,6 +14,7 @@ from typing import IO, Any
 from electra_cli.errors import ResumableError, UserError
 
 _LOCK_FILE, _JOB_FILE = ".lock", "job.json"
+_FINISHED_FILE = ".finished.json"  # holds the job, from when its files are whole until they lie in their place
 _MOST_NAMES = 4  # of files in a message
 
 
@@ -20,7 +22,8 @@ class OutputDirectory:
     """Collects files in `DIR.partial` and renames it to DIR on `commit()`.
 
     A context manager. When it is left without `commit()`, `DIR.partial` stays, so that the same job can go on from it;
-    after a `UserError`, where there is nothing to go on with, it is removed.
+    after a `UserError`, where there is nothing to go on with, it is removed. A kill within `commit()` loses neither
+    the new files nor those that they replace: the same job ends it, and another one first puts back what was there.
 
     Args:
       path: the directory to appear; local.
@@ -32,6 +35,7 @@ class OutputDirectory:
       path: where the files are to be written.
       scratch: a directory in it for temporary files, gone after `commit()`.
       is_resumed: whether the same job left files there.
+      is_finished: whether the same job left them whole: only `commit()` is to be called.
     """
 
     def __init__(self, path: str, *, overwrite: bool, owned: Sequence[str], job: Any):
@@ -40,7 +44,8 @@ class OutputDirectory:
         self._job = json.loads(json.dumps(job))
         self.path = f"{self._target}.partial"
         self.scratch = os.path.join(self.path, "scratch")
-        self.is_resumed = False
+        self._old = f"{self.path}.old"
+        self.is_resumed = self.is_finished = False
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "OutputDirectory":
@@ -50,57 +55,123 @@ class OutputDirectory:
           UserError: the target is not empty and may not be replaced, cannot be written, or is being written by another
             process.
         """
-        if not os.path.isdir(self._target) and os.path.exists(self._target):
-            raise UserError(f"--output_dir={self._target} is a file: choose another name")
-        if os.path.isdir(self._target):
-            if os.path.commonpath([os.getcwd(), self._target]) == self._target:
-                raise UserError(f"--output_dir={self._target} is the directory that you are in: choose one to create")
-            check_replaceable(self._target, os.listdir(self._target), self._owned, overwrite=self._overwrite)
         try:
-            os.makedirs(self.path, exist_ok=True)
-            if os.listdir(self.path) and not os.path.exists(os.path.join(self.path, _LOCK_FILE)):
-                raise UserError(f"{self.path} is needed for unfinished output, and holds other files: move it away")
-            # The lock goes away with the process, whatever ends it.
-            self._lock = open(os.path.join(self.path, _LOCK_FILE), "w")
+            self._open()
+        except BaseException as error:
+            self._unlock()
+            if isinstance(error, OSError):
+                raise UserError(f"--output_dir={self._target} cannot be written: {error.strerror or error}") from error
+            raise
+        return self
+
+    def _open(self) -> None:
+        if os.path.exists(os.path.join(self._target, _FINISHED_FILE)):  # a kill after all was in its place
+            self._take_lock(self._target)
+            self.is_finished = self._holds_job(os.path.join(self._target, _FINISHED_FILE))
+            self._tidy()
+            if self.is_finished:
+                return
+        # Before anything of the target is judged or moved: another process may be within `commit()`.
+        if os.path.exists(self.path):
+            self._lock_partial()
+        self._put_back()
+        self._check_target()
+        if self._lock is None:
+            os.makedirs(self.path)
+            self._lock_partial()
+        self.is_finished = self._holds_job(os.path.join(self.path, _FINISHED_FILE))
+        self.is_resumed = self.is_finished or self._holds_job(os.path.join(self.scratch, _JOB_FILE))
+        if not self.is_resumed:
+            self._empty()
+            os.makedirs(self.scratch)
+            write_whole(os.path.join(self.scratch, _JOB_FILE), json.dumps(self._job).encode())
+
+    def _check_target(self) -> None:
+        if not os.path.isdir(self._target):
+            if os.path.exists(self._target):
+                raise UserError(f"--output_dir={self._target} is a file: choose another name")
+            return
+        if os.path.commonpath([os.getcwd(), self._target]) == self._target:
+            raise UserError(f"--output_dir={self._target} is the directory that you are in: choose one to create")
+        check_replaceable(self._target, os.listdir(self._target), self._owned, overwrite=self._overwrite)
+
+    def _lock_partial(self) -> None:
+        if os.listdir(self.path) and not os.path.exists(os.path.join(self.path, _LOCK_FILE)):
+            raise UserError(f"{self.path} is needed for unfinished output, and holds other files: move it away")
+        self._take_lock(self.path)
+
+    def _take_lock(self, directory: str) -> None:
+        """Locks the directory; the lock goes away with the process, whatever ends it."""
+        self._lock = open(os.path.join(directory, _LOCK_FILE), "w")  # noqa: SIM115  (open until the end)
+        try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.is_resumed = self._is_same_job()
-            if not self.is_resumed:
-                for name in os.listdir(self.path):
-                    if name != _LOCK_FILE:
-                        _remove(os.path.join(self.path, name))
-                os.makedirs(self.scratch)
-                write_whole(os.path.join(self.scratch, _JOB_FILE), json.dumps(self._job).encode())
         except BlockingIOError as error:
             raise UserError(
                 f"--output_dir={self._target}: another process is writing it; wait for it or choose another"
             ) from error
-        except OSError as error:
-            raise UserError(f"--output_dir={self._target} cannot be written: {error.strerror or error}") from error
-        return self
 
-    def _is_same_job(self) -> bool:
-        path = os.path.join(self.scratch, _JOB_FILE)
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _holds_job(self, path: str) -> bool:
         if not os.path.exists(path):
             return False
         with open(path, encoding="utf-8") as stream:
             return json.load(stream) == self._job
 
+    def _put_back(self) -> None:
+        """Undoes the first rename of a `commit()` that was killed before the second."""
+        is_there = os.path.isfile(self._target) or (os.path.isdir(self._target) and os.listdir(self._target))
+        if os.path.isdir(self._old) and not is_there:
+            os.rename(self._old, self._target)
+
+    def _empty(self) -> None:
+        # The job first: what a kill leaves of the other files must never pass for all of them.
+        for path in (os.path.join(self.path, _FINISHED_FILE), os.path.join(self.scratch, _JOB_FILE)):
+            _remove_file(path)
+        for name in os.listdir(self.path):
+            if name != _LOCK_FILE:
+                _remove(os.path.join(self.path, name))
+
+    def discard(self) -> None:
+        """Removes all that was written.
+
+        Raises:
+          OSError: it cannot be removed.
+        """
+        if os.path.exists(self.path):
+            self._empty()
+            shutil.rmtree(self.path)
+
     def commit(self) -> None:
         """Removes temporary files and lets the directory appear."""
-        shutil.rmtree(self.scratch)
-        os.remove(os.path.join(self.path, _LOCK_FILE))
-        old = f"{self.path}.old"
+        if self._lock is None:  # done on entry
+            return
+        if not self.is_finished:
+            os.rename(os.path.join(self.scratch, _JOB_FILE), os.path.join(self.path, _FINISHED_FILE))
+        if os.path.exists(self.scratch):
+            shutil.rmtree(self.scratch)
         if os.path.isdir(self._target):
-            shutil.rmtree(old, ignore_errors=True)  # left by a kill at this very place
-            os.rename(self._target, old)
+            shutil.rmtree(self._old, ignore_errors=True)
+            os.rename(self._target, self._old)
+        # With the lock and the mark, so that nothing but this rename is between what was there and the new files.
         os.rename(self.path, self._target)
-        shutil.rmtree(old, ignore_errors=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes what is left when all is in its place; the mark last, by which another call knows to do so."""
+        shutil.rmtree(self._old, ignore_errors=True)
+        self._unlock()
+        _remove_file(os.path.join(self._target, _LOCK_FILE))
+        _remove_file(os.path.join(self._target, _FINISHED_FILE))
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, UserError) and not isinstance(error, ResumableError):
-            shutil.rmtree(self.path, ignore_errors=True)
-        if self._lock is not None:
-            self._lock.close()
+        if isinstance(error, UserError) and not isinstance(error, ResumableError) and self._lock is not None:
+            with contextlib.suppress(OSError):  # the error itself is told
+                self.discard()
+        self._unlock()
         if error is not None and _is_disk_full(error):
             raise ResumableError(
                 f"no space is left on the disk of {self.path}: make room, and the same command goes on where it ended "
@@ -142,6 +213,12 @@ def write_whole(path: str, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.rename(f"{path}.new", path)
+
+
+def _remove_file(path: str) -> None:
+    """Removes a file that may be gone: another process may do the same, or a kill came after it."""
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
 
 
 def _remove(path: str) -> None:

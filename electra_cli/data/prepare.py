@@ -32,6 +32,7 @@ from electra_cli.data.tfrecords import (
     Manifest,
     Shard,
     file_checksum,
+    read_manifest,
     shard_name,
     token_counts_to_bytes,
 )
@@ -39,7 +40,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.data.worker_tasks import ChunkTask, PackTask, ShardTask
 from electra_cli.data.workers import Workers
-from electra_cli.errors import UserError
+from electra_cli.errors import ResumableError, UnreadableError, UserError
 
 _SAVE_SECONDS = 10.0
 
@@ -79,7 +80,8 @@ def prepare(
 
     Raises:
       UserError: input, vocabulary or output directory will not do. What `output_dir` held is intact.
-      ResumableError: no space is left, or a worker was killed. The same call goes on.
+      ResumableError: no space is left, a worker was killed, or a file could not be read any more. The same call goes
+        on.
     """
     given = load_vocabulary(vocab_file, settings) if vocab_file else None
     job = {
@@ -90,7 +92,10 @@ def prepare(
         "learning": dataclasses.asdict(learning) if learning else None,
     }
     directory = OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job)
-    with directory as output, Workers(num_workers) as workers:
+    with directory as output, Workers(num_workers) as workers, _reading():
+        if output.is_finished:
+            output.commit()
+            return read_manifest(output_dir)
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
         if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):
@@ -102,6 +107,15 @@ def prepare(
             manifest = preparation.write(spool, vocabulary)
         output.commit()
     return manifest
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Makes a failure to read, after which all that was done is still good, one that the same command goes on from."""
+    try:
+        yield
+    except UnreadableError as error:  # it could be read before the work
+        raise ResumableError(f"{error}; once it can be read, the same command goes on where it ended") from error
 
 
 def load_vocabulary(path: str, settings: PrepareSettings) -> Vocabulary:
@@ -268,11 +282,11 @@ class Preparation:
         for chunk in self._workers.map(worker_tasks.pack_chunk, tasks):
             spool.add(chunk)
             self._report("tokenizing", corpus.fraction_read, corpus.text_bytes)
-        spool.finish()
-        self._write_note(
+        self._write_note(  # before the spool is complete: then nothing is read again after a kill
             "corpus.json",
             {"files": len(corpus.files), "text_bytes": corpus.text_bytes, "long_documents_cut": corpus.num_cut},
         )
+        spool.finish()
 
     def write(self, spool: Spool, vocabulary: Vocabulary) -> Manifest:
         """Writes shards, counts and manifest; returns the manifest."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
-from electra_cli.errors import UserError
+from electra_cli.errors import UnreadableError, UserError
 
 SUFFIX = ".model"
 
@@ -33,7 +33,7 @@ class SentencePieceTokenizer:
         try:
             self._processor.LoadFromSerializedProto(files.read_bytes(path))
         except OSError as error:
-            raise UserError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
+            raise UnreadableError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
         except RuntimeError as error:
             raise UserError(
                 f"vocabulary {path} is no SentencePiece model: give one, or a vocabulary as text"

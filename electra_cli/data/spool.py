@@ -2,8 +2,9 @@
 
 Every example has a key, and the order of keys is the order of examples. Workers sort what they pack into buckets, the
 parent appends to one file, and then each shard is made from the buckets that its part of the order lies in. So memory
-holds one bucket a process, and the result depends neither on the number of workers nor of buckets. A journal tells
-after a kill what of the file is whole.
+holds one bucket a process, and the result depends neither on the number of workers nor of buckets. A bucket lies in
+pieces, each of which says where the one before it lies, so that only the last ones are remembered, however many there
+are. After a kill a second file tells these, and what of the first is whole.
 """
 
 import dataclasses
@@ -18,13 +19,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from electra_cli import files
+from electra_cli.errors import UserError
+
 SPLITS = ("train", "validation")
 # Text that a bucket is meant to hold; sorted in memory it takes some five times as much.
 _BUCKET_TEXT_BYTES = 16 * 2**20
 _MIN_BUCKETS, _MAX_BUCKETS = 16, 4096
 # What the parent gathers before it writes.
 _BUFFER_BYTES, _BUFFER_SECONDS = 64 * 2**20, 10.0
+# Pieces are read one by one: however slowly text comes, fewer bytes a bucket are not worth a write.
+_PIECE_BYTES = 2**15
 _HEADER = struct.Struct("<16sII")  # key, bytes of lengths, bytes of ids
+_LINK = struct.Struct("<QQ")  # offset and bytes of the bucket's piece before; 0 bytes: it is the first
 
 Bucket = tuple[str, int]  # split and number
 
@@ -137,12 +144,12 @@ class Slice:
 
     Attributes:
       file: where the buckets lie.
-      buckets: (offset, length) of the pieces of each bucket that it lies in, in order.
+      buckets: (offset, length) of the last piece of each bucket that it lies in, in order.
       begin, end: examples of the sorted content of these buckets.
     """
 
     file: str
-    buckets: tuple[tuple[tuple[int, int], ...], ...]
+    buckets: tuple[tuple[int, int], ...]
     begin: int
     end: int
 
@@ -150,20 +157,22 @@ class Slice:
         """Yields its examples in order, those of one bucket at a time."""
         place = 0
         with open(self.file, "rb") as stream:
-            for pieces in self.buckets:
-                examples = []
-                for offset, length in pieces:
+            for offset, length in self.buckets:
+                examples: list[Example] = []
+                while length:
                     stream.seek(offset)
-                    examples += split_records(stream.read(length))
+                    piece = stream.read(length)
+                    examples += split_records(piece, _LINK.size)
+                    offset, length = _LINK.unpack_from(piece)
                 examples.sort()
                 yield examples[max(0, self.begin - place) : max(0, self.end - place)]
                 place += len(examples)
 
 
-def split_records(content: bytes) -> list[Example]:
-    """Returns the examples that a `PackedChunk` serialized."""
+def split_records(content: bytes, begin: int = 0) -> list[Example]:
+    """Returns the examples that a `PackedChunk` serialized, from byte `begin` on."""
     examples = []
-    place = 0
+    place = begin
     while place < len(content):
         key, num_lengths, num_ids = _HEADER.unpack_from(content, place)
         lengths = place + _HEADER.size
@@ -187,41 +196,41 @@ class Spool:
       num_chunks: chunks added so far.
       is_complete: whether all chunks were added.
       totals: the counts of all that was added.
+
+    Raises:
+      UserError: there is less of the examples than was written.
     """
 
     def __init__(self, directory: str, text_bytes: int):
         self._file = os.path.join(directory, "examples")
-        self._journal = os.path.join(directory, "examples.journal")
+        self._state_file = os.path.join(directory, "examples.json")
         self.num_buckets = min(_MAX_BUCKETS, max(_MIN_BUCKETS, text_bytes // _BUCKET_TEXT_BYTES))
         self.num_chunks = 0
         self.is_complete = False
         self.totals = Totals()
-        self._pieces: dict[Bucket, list[tuple[int, int]]] = defaultdict(list)
+        self._last_pieces: dict[Bucket, tuple[int, int]] = {}  # offset and length
         self._size = 0
         self._buffers: dict[Bucket, list[bytearray]] = defaultdict(list)
         self._buffered = 0
         self._flushed = time.monotonic()
-        self._read_journal()
+        self._load()
 
-    def _read_journal(self) -> None:
-        whole = 0
-        if os.path.exists(self._journal):
-            with open(self._journal, "rb") as stream:
-                for line in stream:
-                    if not line.endswith(b"\n"):
-                        break  # cut by a kill
-                    whole += len(line)
-                    self._enter(json.loads(line))
-            os.truncate(self._journal, whole)
-        with open(self._file, "ab") as stream:
-            stream.truncate(self._size)
-
-    def _enter(self, entry: dict) -> None:
-        for split, bucket, length in entry["pieces"]:
-            self._pieces[split, bucket].append((self._size, length))
-            self._size += length
-        self.num_chunks, self.is_complete = entry["num_chunks"], entry["is_complete"]
-        self.totals = Totals.from_json(entry["totals"])
+    def _load(self) -> None:
+        if os.path.exists(self._state_file):
+            with open(self._state_file, encoding="utf-8") as stream:
+                state = json.load(stream)
+            self._size, self.num_chunks, self.is_complete = state["size"], state["num_chunks"], state["is_complete"]
+            self._last_pieces = {
+                (split, bucket): (offset, length) for split, bucket, offset, length in state["last_pieces"]
+            }
+            self.totals = Totals.from_json(state["totals"])
+        with open(self._file, "ab") as examples:
+            if examples.tell() < self._size:
+                raise UserError(
+                    f"{self._file} was cut off: it holds {examples.tell():,} bytes of {self._size:,}; the same "
+                    f"command starts anew"
+                )
+            examples.truncate(self._size)
 
     def add(self, chunk: PackedChunk) -> None:
         """Adds a chunk that was packed for `num_buckets`."""
@@ -230,7 +239,8 @@ class Spool:
         for bucket, record in chunk.records.items():
             self._buffers[bucket].append(record)
             self._buffered += len(record)
-        if self._buffered > _BUFFER_BYTES or time.monotonic() - self._flushed > _BUFFER_SECONDS:
+        is_late = time.monotonic() - self._flushed > _BUFFER_SECONDS
+        if self._buffered > _BUFFER_BYTES or (is_late and self._buffered > self.num_buckets * _PIECE_BYTES):
             self._flush(is_complete=False)
 
     def finish(self) -> None:
@@ -238,32 +248,31 @@ class Spool:
         self._flush(is_complete=True)
 
     def _flush(self, *, is_complete: bool) -> None:
-        pieces = []
         with open(self._file, "ab") as stream:
-            for (split, bucket), records in sorted(self._buffers.items()):
+            for bucket, records in sorted(self._buffers.items()):
+                stream.write(_LINK.pack(*self._last_pieces.get(bucket, (0, 0))))
                 stream.writelines(records)
-                pieces.append((split, bucket, sum(map(len, records))))
+                self._last_pieces[bucket] = self._size, _LINK.size + sum(map(len, records))
+                self._size += self._last_pieces[bucket][1]
             stream.flush()
             os.fsync(stream.fileno())
         self._buffers.clear()
         self._buffered = 0
         self._flushed = time.monotonic()
-        entry = {
+        self.is_complete = is_complete
+        state = {
+            "size": self._size,
             "num_chunks": self.num_chunks,
             "is_complete": is_complete,
-            "pieces": pieces,
+            "last_pieces": [[*bucket, *piece] for bucket, piece in self._last_pieces.items()],
             "totals": self.totals.to_json(),
         }
-        with open(self._journal, "ab") as stream:
-            stream.write(json.dumps(entry).encode() + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        self._enter(entry)
+        files.write_atomically(self._state_file, json.dumps(state))
 
     def discard(self) -> None:
         """Forgets all that was added."""
-        os.remove(self._journal)
-        self._pieces.clear()
+        os.remove(self._state_file)
+        self._last_pieces.clear()
         self._size = self.num_chunks = 0
         self.is_complete = False
         self.totals = Totals()
@@ -271,7 +280,7 @@ class Spool:
 
     def slices(self, split: str, num_slices: int) -> Iterator[Slice]:
         """Yields a split's order in parts of equal length (to one example)."""
-        buckets = sorted(bucket for bucket in self._pieces if bucket[0] == split)
+        buckets = sorted(bucket for bucket in self._last_pieces if bucket[0] == split)
         ends = np.cumsum([self.totals.num_records[bucket] for bucket in buckets])
         total = self.totals.num_examples(split)
         for index in range(num_slices):
@@ -279,5 +288,5 @@ class Spool:
             first = int(np.searchsorted(ends, begin, side="right"))
             last = int(np.searchsorted(ends, end, side="left"))
             offset = int(ends[first - 1]) if first else 0
-            pieces = tuple(tuple(self._pieces[bucket]) for bucket in buckets[first : last + 1])
-            yield Slice(self._file, pieces, begin - offset, end - offset)
+            last_pieces = tuple(self._last_pieces[bucket] for bucket in buckets[first : last + 1])
+            yield Slice(self._file, last_pieces, begin - offset, end - offset)

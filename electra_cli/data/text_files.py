@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import IO, Any, cast
 
 from electra_cli import files
-from electra_cli.errors import UserError
+from electra_cli.errors import UnreadableError, UserError
 
 COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -20,6 +20,11 @@ PARQUET_SUFFIX = ".parquet"
 # What the readers raise at a file that is damaged or cut off; pyarrow's own errors are of these types too.
 DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
 _PARQUET_BATCH_ROWS = 1000
+
+
+def reading_errors(path: str) -> tuple[type[Exception], ...]:
+    """Returns what is raised where a file cannot be read, or is damaged."""
+    return (*DAMAGE, *files.reading_errors(path))
 
 
 def list_files(path: str) -> list[str]:
@@ -30,7 +35,7 @@ def list_files(path: str) -> list[str]:
         local or remote (`gs://`).
 
     Raises:
-      UserError: there is no such file.
+      UnreadableError: there is no such file.
     """
     if files.is_remote(path):
         return _list_remote(path)
@@ -41,14 +46,14 @@ def list_files(path: str) -> list[str]:
             matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
             if matches:
                 return matches
-            raise UserError(f"--input={path}: the pattern matches no file")
-        raise UserError(f"--input={path}: no such file or directory")
+            raise UnreadableError(f"--input={path}: the pattern matches no file")
+        raise UnreadableError(f"--input={path}: no such file or directory")
     found = []
     for directory, subdirectories, names in os.walk(path):
         subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
         found += [os.path.join(directory, name) for name in sorted(names) if not name.startswith(".")]
     if not found:
-        raise UserError(f"--input={path}: the directory holds no files")
+        raise UnreadableError(f"--input={path}: the directory holds no files")
     return found
 
 
@@ -66,9 +71,9 @@ def _list_remote(path: str) -> list[str]:
         else:
             found = tf.io.gfile.glob(path)
     except tf.errors.OpError as error:
-        raise UserError(f"--input={path} cannot be listed: {error.message}") from error
+        raise UnreadableError(f"--input={path} cannot be listed: {error.message}") from error
     if not found:
-        raise UserError(f"--input={path}: no such file or directory")
+        raise UnreadableError(f"--input={path}: no such file or directory")
     return sorted(found)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from electra_cli import files
-from electra_cli.errors import UserError
+from electra_cli.errors import UnreadableError, UserError
 
 # What SentencePiece has before a piece that begins a word: U+2581, lower one eighth block.
 WORD_BEGIN = "\u2581"
@@ -102,7 +102,7 @@ class Vocabulary:
                 f"vocabulary {path} is not UTF-8 text (byte {error.start}): give a file of one token a line"
             ) from error
         except OSError as error:
-            raise UserError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
+            raise UnreadableError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
         # Not splitlines(): some vocabularies hold Unicode line separators as tokens.
         lines = [line.rstrip("\r") for line in text.split("\n")]
         if lines[-1] == "":

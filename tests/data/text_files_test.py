@@ -1,14 +1,19 @@
 import bz2
+import errno
 import gzip
+import io
 import json
 import lzma
+import os
+import random
 
 import pyarrow
 import pytest
 from pyarrow import parquet
 
+from electra_cli import files
 from electra_cli.data import text_files
-from electra_cli.errors import UserError
+from electra_cli.errors import UnreadableError, UserError
 from tests.data import corpus_test
 
 TEXT = "first line\nsecond line\n\nanother document\n" * 400
@@ -81,6 +86,54 @@ def test_each_row_of_parquet_is_a_document(tmp_path):
     (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"a\.parquet is damaged or cut off after 0 rows"):
         read(tmp_path / "a.parquet", text_field="body")
+
+
+class Failing(io.FileIO):
+    """A file of which no more than its first half, and its end, can be read."""
+
+    def read(self, size=-1):
+        whole = os.fstat(self.fileno()).st_size
+        if whole // 2 < self.tell() + size < whole:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return super().read(size)
+
+
+def write_parquet(path, texts):
+    parquet.write_table(pyarrow.table({"text": texts}), path, row_group_size=1000, compression="none")
+
+
+@pytest.mark.parametrize("suffix", [".txt", *COMPRESSORS, ".parquet"])
+def test_a_file_that_cannot_be_read_any_more_is_not_called_damaged(tmp_path, monkeypatch, suffix):
+    path = tmp_path / f"a{suffix}"
+    texts = [random.Random(number).randbytes(400).hex() for number in range(5000)]
+    if suffix == ".parquet":
+        write_parquet(path, texts)
+    else:
+        path.write_bytes(COMPRESSORS.get(suffix, bytes)("\n\n".join(texts).encode()))
+    assert len(read(path)) == 5000
+    monkeypatch.setattr(files, "open_file", Failing)
+    with pytest.raises(UnreadableError, match=r"cannot be read after [\d,]+ (bytes of text|rows): Stale file handle"):
+        read(path)
+    monkeypatch.undo()
+    if suffix == ".parquet":
+        path.write_bytes(path.read_bytes().replace(texts[1000][:100].encode(), b"x"))
+        with pytest.raises(UserError, match="damaged or cut off") as caught:
+            read(path)
+        assert not isinstance(caught.value, UnreadableError)
+
+
+def test_a_remote_file_that_cannot_be_read_any_more_is_told(monkeypatch):
+    import tensorflow as tf
+
+    with tf.io.gfile.GFile("ram://unreadable/a.txt", "wb") as stream:
+        stream.write(b"one\n\ntwo\n")
+
+    def fail(*_):
+        raise tf.errors.UnavailableError(None, None, "the service is gone")
+
+    monkeypatch.setattr(tf.io.gfile.GFile, "read", fail)
+    with pytest.raises(UnreadableError, match=r"a\.txt cannot be read after 0 bytes of text: the service is gone"):
+        read("ram://unreadable/a.txt")
 
 
 def test_patterns(tmp_path):
