@@ -227,7 +227,6 @@ def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated
     for path in (tmp_path / "run" / "checkpoints").glob("ckpt-6.*"):
         path.unlink()
     file.write_text(json.dumps({**record, "value": losses[6] + 0.001, "step": best}))
-    monkeypatch.setattr(run.Run, "_describe", lambda *_: None)
     train(config, tmp_path / "run")
     value = json.loads(file.read_text())
     assert value["value"] == min(losses[4], losses[6], losses[6] + 0.001)
@@ -243,16 +242,16 @@ def test_a_given_checkpoint_is_evaluated_and_started_from(whole, evaluated, conf
     assert not (tmp_path / "none").exists()
 
     seen = {}
-    describe = run.Run._describe
+    train_phase = run.Run._train_phase
 
     def look(self, phase, step):
         seen["weights"] = [variable.numpy() for variable in self._model.trainable_variables]
         seen["averages"] = [variable.numpy() for variable in self._optimizer._model_variables_moving_average]
         seen["iterations"] = int(self._optimizer.iterations.numpy())
-        describe(self, phase, step)
+        return train_phase(self, phase, step)
 
     config.optimizer.ema_decay = 0.9
-    monkeypatch.setattr(run.Run, "_describe", look)
+    monkeypatch.setattr(run.Run, "_train_phase", look)
     stopped = tmp_path / "run"
     lines = train(config, stopped, with_evaluation=False, checkpoint=given)
     assert f"Starting at step 0 from the weights of {given}; the optimizer begins anew." in lines
