@@ -200,7 +200,7 @@ def test_checkpoints_in_the_background_equal_those_in_the_foreground(whole, conf
     assert steps_in(tmp_path / "stopped" / "checkpoints") == [2]
 
 
-def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated, config, tmp_path, monkeypatch):
+def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated, config, tmp_path):
     losses = {line["step"]: line["masked_lm_loss"] for line in metrics_of(evaluated) if line["split"] == "validation"}
     assert list(losses) == [2, 4, 6]
     best = min(losses, key=losses.get)
