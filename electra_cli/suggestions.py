@@ -1,7 +1,10 @@
 """What a mistyped word was probably meant to be. TensorFlow is not imported here."""
 
 import difflib
+import os
 from collections.abc import Iterable
+
+_LEAST_LIKENESS = 0.6
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -15,7 +18,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     same = sorted(
         (name for name in known if name.rpartition(".")[2] == last), key=lambda name: ".phases." in f".{name}"
     )
-    found = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    found = same or difflib.get_close_matches(word, known, n=1, cutoff=_LEAST_LIKENESS)
     return found[0] if found else None
 
 
@@ -23,3 +26,20 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Returns '; did you mean PREFIXword?' with the known word that is most like `word`, or nothing."""
     found = nearest(word, known)
     return "" if found is None else f"; did you mean {prefix}{found}?"
+
+
+def did_you_mean_file(path: str) -> str:
+    """Returns '; did you mean FILE?' with what is most like a missing file in its local directory, or nothing.
+
+    Names without their endings are compared, so that all tables are not alike.
+    """
+    directory, name = os.path.split(path)
+    if not os.path.isdir(directory or "."):
+        return ""
+
+    def likeness(other: str) -> float:
+        stem, other_stem = (os.path.splitext(text)[0].lower() for text in (name, other))
+        return difflib.SequenceMatcher(None, stem, other_stem).ratio()
+
+    found = max((other for other in sorted(os.listdir(directory or ".")) if other[0] != "."), key=likeness, default="")
+    return f"; did you mean {os.path.join(directory, found)}?" if found and likeness(found) >= _LEAST_LIKENESS else ""

@@ -86,15 +86,23 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
     validation: tuple[Example, ...] = ()
+    held_out = ""
     if "validation" in contents:
         validation = contents["validation"].examples
     elif data.validation_fraction > 0:
         train, validation = split_off(train, data.validation_fraction, seed)
-        notices.append(
-            f"{len(validation):,} of {len(train) + len(validation):,} training examples are held out for validation "
+        verb = "is" if len(validation) == 1 else "are"
+        held_out = (
+            f"{len(validation):,} of {len(train) + len(validation):,} training examples {verb} held out for validation "
             f"(config.data.validation_fraction={data.validation_fraction:g})"
         )
-    task.labels = task.find_labels(train)
+        notices.append(held_out)
+    try:
+        task.labels = task.find_labels(train)
+    except UserError as error:
+        if not held_out:
+            raise
+        raise UserError(f"{error}; {held_out}") from error  # the file has more examples than it counts
     if task.primary_score not in task.score_names:
         raise UserError(
             f"config.primary_score={task.primary_score}: the tags of {sources['train'].path} mark no entities (as "
