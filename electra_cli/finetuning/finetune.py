@@ -17,9 +17,10 @@ from electra_cli.finetuning.examples import Encoded, Example
 from electra_cli.finetuning.labels import most_frequent
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
-from electra_cli.finetuning.tasks import Splits, build_task, load_splits
+from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import SCORES_FILE, Record, adopt, write_json
+from electra_cli.finetuning.workdir import adopt, write_json
+from electra_cli.finetuning.workdir_files import SCORES_FILE, Record
 from electra_cli.reporter import Lines, Reporter
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.signals import StopRequest
@@ -40,6 +41,7 @@ def finetune(
     like: str | None = None,
     vocab_file: str | None = None,
     lower_case: bool | None = None,
+    data: TaskData | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
 
@@ -51,6 +53,7 @@ def finetune(
       like: with init='random', what gives sizes and vocabulary.
       vocab_file: a vocabulary or SentencePiece model, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
+      data: what `tasks.read_task` read of the config; None: it is read here.
 
     Returns:
       What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
@@ -63,12 +66,13 @@ def finetune(
     """
     reporter = reporter or Lines()
     check(config)
-    task = build_task(config)
+    if data is None:
+        with reporter.status("Reading the labelled files"):
+            data = read_task(config)
+    task, splits = data.task, data.splits
     with reporter.status("Looking for devices"):
         runtime = build_finetuning_runtime(config)
     reporter.notice(f"Devices: {runtime.description}")
-    with reporter.status("Reading the labelled files"):
-        splits = load_splits(config, task, seed=0)
     for notice in splits.notices:
         reporter.notice(notice)
     with reporter.status(f"Opening the encoder of {like if init == RANDOM else init}"):

@@ -45,6 +45,29 @@ class Splits:
     more: dict[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A task with its examples.
+
+    Attributes:
+      task: the task, whose labels are known.
+      splits: its examples.
+    """
+
+    task: Task
+    splits: Splits
+
+
+def read_task(config: ml_collections.ConfigDict) -> TaskData:
+    """Returns the task of a config that `data_defaults.validate` checked, with all of its examples.
+
+    Raises:
+      UserError: as `load_splits`.
+    """
+    task = build_task(config)
+    return TaskData(task, load_splits(config, task, seed=0))
+
+
 def build_task(config: ml_collections.ConfigDict) -> Task:
     """Returns the task of a config that `data_defaults.validate` checked.
 
