@@ -55,7 +55,7 @@ class Panel(Reporter):
         self._statuses: list[tuple[str, float]] = []
         self._position: tuple[int, int, float, str] | None = None
         self._metrics: dict[str, tuple[int, Mapping[str, float]]] = {}
-        self._saved: tuple[int, float] | None = None
+        self._saved: tuple[str, float] | None = None
         self._last_line = ""
         self._live = Live(
             console=console,
@@ -109,7 +109,9 @@ class Panel(Reporter):
 
     def checkpoint(self, step: int, path: str) -> None:
         """See the base class."""
-        self._saved = (step, self._clock())
+        # Of `seed-0/checkpoints/ckpt-33`, as each seed of a fine-tuning counts its own steps.
+        run = os.path.basename(os.path.dirname(os.path.dirname(path)))
+        self._saved = (f"step {step:,} in {run}" if run else f"step {step:,}", self._clock())
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
         """See the base class."""
@@ -130,8 +132,8 @@ class Panel(Reporter):
         if "train" in self._metrics:
             parts.append(_speed_line(self._metrics["train"][1]))
         if self._saved is not None:
-            step, moment = self._saved
-            parts.append(_line("checkpoint", f"step {step:,}, {format_duration(self._clock() - moment)} ago"))
+            what, moment = self._saved
+            parts.append(_line("checkpoint", f"{what}, {format_duration(self._clock() - moment)} ago"))
         if self._statuses:
             text, moment = self._statuses[-1]
             parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - moment)}"))

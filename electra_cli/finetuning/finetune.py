@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from electra_cli.finetuning.starting_point import StartingPoint, open_starting_p
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import adopt, write_json
-from electra_cli.finetuning.workdir_files import SCORES_FILE, Record
+from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
 from electra_cli.reporter import Lines, Reporter
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.signals import StopRequest
@@ -112,7 +113,19 @@ def finetune(
         summary = _summarize(task, splits.train, predicted, found, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
     reporter.result("scores", summary, format_scores(summary))
+    _tell_what_is_next(workdir, seeds, reporter)
     return summary
+
+
+def _tell_what_is_next(workdir: str, seeds: Sequence[int], reporter: Reporter) -> None:
+    """Tells where models and predictions are, and how to predict and to export."""
+    where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
+    flag = shlex.quote(f"--workdir={workdir}")
+    reporter.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
+    reporter.notice(
+        f"To predict: electra-finetune {flag} --predict=FILE --output=predicted.jsonl; to export: "
+        f"electra-export {flag} --format=huggingface --output_dir=DIR"
+    )
 
 
 def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
@@ -185,7 +198,7 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
         return
     batch_size, epochs = config.train.global_batch_size, config.train.num_epochs
     text = (
-        f"{num_rows:,} training examples in {_number(epochs, 'epoch')} make {_number(num_steps, 'step')} of "
+        f"{_number(num_rows, 'training example')} in {_number(epochs, 'epoch')} make {_number(num_steps, 'step')} of "
         f"config.train.global_batch_size={batch_size}"
     )
     remedy = "give a smaller one, or more config.train.num_epochs"
@@ -202,9 +215,10 @@ def _number(number: int, what: str) -> str:
 def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:
     test = f", {len(splits.test):,} test" if splits.test else ""
     train, optimizer = config.train, config.optimizer
+    make = "makes" if train.num_epochs == 1 else "make"
     return (
         f"{task.kind.replace('_', ' ').capitalize()}: {len(splits.train):,} training, {len(splits.validation):,} "
-        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} make "
+        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} {make} "
         f"{num_steps:,} steps of {train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
         f"{optimizer.layerwise_lr_decay:g} from layer to layer."
     )

@@ -182,7 +182,8 @@ class SeedRun:
             self._end_epoch(directory, step)
 
     def _save(self, step: int) -> None:
-        with self._reporter.status(f"Saving step {step:,}"):
+        # Its own step; that of the progress counts all seeds.
+        with self._reporter.status(f"Saving step {step:,} of seed {self._seed}"):
             self._files.write(step, self._checkpoint.write)
             self._files.keep_only([step])
         self._reporter.checkpoint(step, self._files.path(step))
