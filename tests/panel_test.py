@@ -46,6 +46,18 @@ def test_what_it_shows():
         "speed       14,812 tokens/s  utilization 41%  waiting for input 0%",
         "checkpoint  step 600 in run, 1m 7s ago",
     ]
+    assert drawn(panel, 60)[2:6] == [
+        "            masked_lm_loss  rtd_loss  rtd_auc  step",
+        "train                5.680    0.3498    0.721   600",
+        "held-out             5.597    0.3478    0.739   600",
+        "speed       14,812 tokens/s  utilization 41%  input wait 0%",
+    ]
+    assert drawn(panel, 40)[2:6] == [
+        "            rtd_auc  step",
+        "train         0.721   600",
+        "held-out      0.739   600",
+        "speed       14,812 tokens/s",
+    ]
     assert all(len(line) <= 40 for line in drawn(panel, 40))
 
 
