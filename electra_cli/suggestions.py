@@ -29,17 +29,25 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def did_you_mean_file(path: str) -> str:
-    """Returns '; did you mean FILE?' with what is most like a missing file in its local directory, or nothing.
+    """Returns '; did you mean FILE?' with the file most like a missing one in its local directory, or nothing.
 
-    Names without their endings are compared, so that all tables are not alike.
+    Names without their endings are compared, so that all tables are not alike; of several the endings tell.
     """
     directory, name = os.path.split(path)
-    if not os.path.isdir(directory or "."):
+    if not os.path.isdir(directory or ".") or not os.access(directory or ".", os.R_OK):
         return ""
 
-    def likeness(other: str) -> float:
+    def likeness(other: str) -> tuple[float, float]:
         stem, other_stem = (os.path.splitext(text)[0].lower() for text in (name, other))
-        return difflib.SequenceMatcher(None, stem, other_stem).ratio()
+        return _ratio(stem, other_stem), _ratio(name, other)
 
-    found = max((other for other in sorted(os.listdir(directory or ".")) if other[0] != "."), key=likeness, default="")
-    return f"; did you mean {os.path.join(directory, found)}?" if found and likeness(found) >= _LEAST_LIKENESS else ""
+    with os.scandir(directory or ".") as entries:
+        known = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    found = max(known, key=likeness, default=None)
+    if found is None or likeness(found)[0] < _LEAST_LIKENESS:
+        return ""
+    return f"; did you mean {os.path.join(directory, found)}?"
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -16,6 +16,8 @@ def test_files_are_compared_without_their_endings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("trec.tsv", "a.png", "dev.tsv.gz", ".nofile.tsv"):
         (tmp_path / name).touch()
+    (tmp_path / "trec").mkdir()
+    (tmp_path / "trec.csv.gz").touch()
     found = {name: did_you_mean_file(name) for name in ("tre.tsv", "Trec.csv", "dev.tsv", "nofile.tsv", "no/trec.tsv")}
     trec = "; did you mean trec.tsv?"
     assert found == {
