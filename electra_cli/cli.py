@@ -63,6 +63,7 @@ def run(
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
     read_config: Callable[[], Config] | None = None,
+    takes_directories: bool = False,
 ) -> None:
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
@@ -77,6 +78,7 @@ def run(
       parse_flags: what parses the command line in place of `flag_values`; returns what are no flags.
       groups: names of the flags that the help shows together, by a title.
       read_config: returns the config that `--config` names, of a command that has one.
+      takes_directories: whether directories may stand on the command line without a flag.
     """
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
@@ -92,7 +94,7 @@ def run(
             print_page(text.replace("{program}", program))
             sys.exit(0)
         if any(argument.startswith("--print_completion") for argument in argv[1:]):
-            print_page(_completion(program, argv, _all_flags(flag_values, read_config)))
+            print_page(_completion(program, argv, _all_flags(flag_values, read_config), takes_directories))
             sys.exit(0)
         flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells its internals at INFO, through absl
@@ -172,12 +174,7 @@ def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] 
         return found
     config = read_config()
     keys = [
-        FlagInfo(
-            f"config.{entry.path}",
-            entry.type.upper(),
-            entry.description,
-            choices=config.choices.get(entry.path, _TRUTHS.get(entry.type, ())),
-        )
+        command_flags.describe_key(entry, config.choices.get(entry.path, _TRUTHS.get(entry.type, ())))
         for entry in config.entries
     ]
     return [
@@ -186,14 +183,14 @@ def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] 
     ]
 
 
-def _completion(program: str, argv: list[str], found: list[FlagInfo]) -> str:
+def _completion(program: str, argv: list[str], found: list[FlagInfo], takes_directories: bool) -> str:
     argument = next(argument for argument in argv if argument.startswith("--print_completion"))
     shell = argument.partition("=")[2]
     if shell not in _SHELLS:
         raise UserError(
             f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
         )
-    return completion_script(program, shell, found)
+    return completion_script(program, shell, found, takes_directories=takes_directories)
 
 
 def _describe_mistake(error: flags.Error, flag_values: flags.FlagValues) -> str:

@@ -1,10 +1,20 @@
 """The flags of a command as its help and its completion show them. TensorFlow is not imported here."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import flags
+
+from electra_cli.config_reference import Entry
+
+# The last words of names whose values are paths: of flags, and of a config's keys.
+_PATH_FLAGS = {
+    "DIR": ("dir", "workdir", "inspect"),
+    "FILE": ("file", "hparams", "predict"),
+    "PATH": ("input", "checkpoint", "source", "output", "init", "like"),
+}
+_PATH_KEYS = {"DIR": ("dir",), "FILE": ("file", "train", "validation", "test", "probes"), "PATH": ("checkpoint",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +39,18 @@ class FlagInfo:
 
     @property
     def takes_directory(self) -> bool:
-        """Whether its value is a directory."""
-        return self.value == "DIR"
+        """Whether its value is a directory, or several."""
+        return self.value.startswith("DIR")
 
     @property
     def takes_path(self) -> bool:
         """Whether its value is a file or directory, or several."""
         return self.value.startswith(("FILE", "PATH", "PRESET"))
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether its value may be several ones, with commas between them."""
+        return self.value.endswith("[,...]")
 
 
 def describe(flag_values: flags.FlagValues) -> list[FlagInfo]:
@@ -54,12 +69,26 @@ def describe(flag_values: flags.FlagValues) -> list[FlagInfo]:
     return found
 
 
+def describe_key(entry: Entry, choices: Sequence[str]) -> FlagInfo:
+    """Returns a key of a config as the flag that it is on a command line; `choices` are the values that it takes."""
+    is_text = entry.type in ("str", "tuple")
+    name = _path_name(entry.key, _PATH_KEYS) if is_text else ""
+    value = f"{name}[,...]" if name and entry.type == "tuple" else name or entry.type.upper()
+    return FlagInfo(f"config.{entry.path}", value, entry.description, choices=choices)
+
+
+def _path_name(name: str, words: Mapping[str, Sequence[str]]) -> str:
+    """Returns what the value of a flag or key of that name is, of the keys of `words`; '': no path."""
+    last = name.rpartition("_")[2]
+    return next((kind for kind, known in words.items() if last in known), "")
+
+
 def _value_name(flag: Any, choices: Sequence[str]) -> str:
     if flag.boolean:
         return ""
     if choices:
         return "|".join(choices)
-    kind, words = flag.flag_type(), flag.name.split("_")
+    kind = flag.flag_type()
     if kind == "int":
         return "N"
     if kind == "float":
@@ -67,10 +96,7 @@ def _value_name(flag: Any, choices: Sequence[str]) -> str:
     if flag.name == "config":
         return "PRESET_OR_FILE"
     several = "[,...]" if "list" in kind else ""
-    if words[-1] in ("dir", "workdir", "inspect"):
-        return f"DIR{several}"
-    if words[-1] in ("file", "hparams", "predict"):
-        return f"FILE{several}"
-    if words[-1] in ("input", "checkpoint", "source", "output", "init", "like"):
-        return f"PATH{several}"
+    path = _path_name(flag.name, _PATH_FLAGS)
+    if path:
+        return f"{path}{several}"
     return f"TEXT{several}" if not several else "A[,B...]"

@@ -13,16 +13,17 @@ from electra_cli.command_flags import FlagInfo
 _DESCRIPTION_WIDTH = 70
 
 
-def completion_script(program: str, shell: str, flags: Sequence[FlagInfo]) -> str:
+def completion_script(program: str, shell: str, flags: Sequence[FlagInfo], *, takes_directories: bool = False) -> str:
     """Returns the script of a command.
 
     Args:
       program: what the command is called by.
       shell: bash, zsh or fish.
       flags: its flags, those of config keys among them.
+      takes_directories: whether what is no flag is a directory.
     """
     function = "_" + re.sub(r"\W", "_", program)
-    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](program, function, flags)
+    return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](program, function, flags, takes_directories)
 
 
 _BASH = """\
@@ -42,7 +43,7 @@ _BASH = """\
     --config.*) words={sections} ;;
     -*) words={flags} ;;
     *) flag="$before" value="$word"
-      [[ "$flag" == --* && "$flag" != *=* ]] || words={flags} ;;
+      [[ "$flag" == --* && "$flag" != *=* ]] || {bare} ;;
   esac
   if [[ -n "$words" ]]; then
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
@@ -52,9 +53,9 @@ _BASH = """\
   case "$flag" in
 {cases}
   esac
-  if [[ "$kind" == list ]]; then
+  if [[ "$kind" == *,... ]]; then
     [[ "$value" == *,* ]] && prefix+="${{value%,*}}," value="${{value##*,}}"
-    kind=path
+    kind="${{kind%,...}}"
   fi
   [[ -n "$words" ]] && mapfile -t COMPREPLY < <(compgen -W "$words" -- "$value")
   [[ "$kind" == path ]] && mapfile -t -O "${{#COMPREPLY[@]}}" COMPREPLY < <(compgen -f -- "$value")
@@ -68,7 +69,7 @@ complete -F {function} {program}
 """
 
 
-def _bash(program: str, function: str, flags: Sequence[FlagInfo]) -> str:
+def _bash(program: str, function: str, flags: Sequence[FlagInfo], takes_directories: bool) -> str:
     names = [word for flag in flags for word in _words(flag) if "." not in flag.name]
     keys = [word for flag in flags for word in _words(flag)[:1] if "." in flag.name]
     # Of keys in no section, the keys.
@@ -78,10 +79,12 @@ def _bash(program: str, function: str, flags: Sequence[FlagInfo]) -> str:
         words, kind = _values(flag)
         if words or kind:
             cases.append(f"    --{flag.name}) words={shlex.quote(' '.join(words))} kind={kind} ;;")
+    words_of_flags = shlex.quote(" ".join([*names, *(["--config."] if keys else [])]))
     return _BASH.format(
         program=program,
         function=function,
-        flags=shlex.quote(" ".join([*names, *(["--config."] if keys else [])])),
+        flags=words_of_flags,
+        bare='flag="" kind=directory' if takes_directories else f"words={words_of_flags}",
         sections=shlex.quote(" ".join(sections)),
         keys=shlex.quote(" ".join(keys)),
         cases="\n".join(cases),
@@ -96,27 +99,28 @@ def _words(flag: FlagInfo) -> list[str]:
 
 
 def _values(flag: FlagInfo) -> tuple[list[str], str]:
-    """Returns words that a flag's value may be, and which path: directory, path, list (of paths), config, or none."""
+    """Returns words that a flag's value may be, and which path: directory, path, config, or '' for none.
+
+    Of several paths it ends in ',...'.
+    """
     words = [*flag.choices, *flag.suggestions]
-    if flag.takes_directory:
-        return words, "directory"
     if flag.name == "config":
         return words, "config"
-    if flag.takes_path:
-        return words, "list" if flag.value.endswith("[,...]") else "path"
-    return words, ""
+    kind = "directory" if flag.takes_directory else "path" if flag.takes_path else ""
+    return words, f"{kind},..." if kind and flag.takes_several else kind
 
 
 def _shortened(flag: FlagInfo) -> str:
     return textwrap.shorten(flag.description, _DESCRIPTION_WIDTH, placeholder=" ...")
 
 
-def _zsh(program: str, function: str, flags: Sequence[FlagInfo]) -> str:
-    lines = []
+def _zsh(program: str, function: str, flags: Sequence[FlagInfo], takes_directories: bool) -> str:
+    lines = ["    '*:directory:_files -/'"] if takes_directories else []
     for flag in flags:
         words, kind = _values(flag)
         about = re.sub(r"([\[\]:\\])", r"\\\1", _shortened(flag))
-        actions = {"directory": "_files -/", "path": "_files", "list": "_sequence _files"}
+        actions = {"directory": "_files -/", "path": "_files",
+                   "directory,...": "_sequence _files -/", "path,...": "_sequence _files"}  # fmt: skip
         action = actions.get(kind, f"({' '.join(words)})" if words else " ")
         if kind == "config":
             action = f"{{compadd -- {' '.join(words)}; _files -g '*.py'}}"
@@ -130,12 +134,14 @@ def _zsh(program: str, function: str, flags: Sequence[FlagInfo]) -> str:
     )
 
 
-def _fish(program: str, _: str, flags: Sequence[FlagInfo]) -> str:
+def _fish(program: str, _: str, flags: Sequence[FlagInfo], takes_directories: bool) -> str:
     lines = [f"# {program} --print_completion=fish | source", f"complete -c {program} -f"]
+    if takes_directories:
+        lines.append(f"complete -c {program} -a '(__fish_complete_directories)'")
     for flag in flags:
         words, kind = _values(flag)
         values = {"directory": "(__fish_complete_directories)", "path": "(__fish_complete_path)",
-                  "list": "(__fish_complete_path)", "config": "(__fish_complete_suffix .py)"}.get(kind, "")  # fmt: skip
+                  "config": "(__fish_complete_suffix .py)"}.get(kind.removesuffix(",..."), "")  # fmt: skip
         for word in _words(flag):
             takes = f" -x -a {_fish_quote(' '.join([*words, values]).strip())}" if word.endswith("=") else ""
             name = word.removeprefix("--").removesuffix("=")

@@ -1,6 +1,7 @@
 """What a run tells, on a terminal: a panel that is drawn anew where it stands, and lines above it that remain."""
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
@@ -24,6 +25,9 @@ _BAR_WIDTH = 30
 _ROWS = {"train": "train", "validation": "held-out"}
 # Metrics that are shown, and their digits.
 _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+# The same, that which is left out first where there is no room for all.
+_LEFT_OUT = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
+_NAME_WIDTH, _GAP = 10, 2
 
 
 def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
@@ -55,7 +59,7 @@ class Panel(Reporter):
         self._statuses: list[tuple[str, float]] = []
         self._position: tuple[int, int, float, str] | None = None
         self._metrics: dict[str, tuple[int, Mapping[str, float]]] = {}
-        self._saved: tuple[int, float] | None = None
+        self._saved: tuple[str, float] | None = None
         self._last_line = ""
         self._live = Live(
             console=console,
@@ -109,7 +113,9 @@ class Panel(Reporter):
 
     def checkpoint(self, step: int, path: str) -> None:
         """See the base class."""
-        self._saved = (step, self._clock())
+        # Of `seed-0/checkpoints/ckpt-33`, as each seed of a fine-tuning counts its own steps.
+        run = os.path.basename(os.path.dirname(os.path.dirname(path)))
+        self._saved = (f"step {step:,} in {run}" if run else f"step {step:,}", self._clock())
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
         """See the base class."""
@@ -126,12 +132,12 @@ class Panel(Reporter):
         if self._position is not None:
             parts.append(self._position_line(*self._position))
         if self._metrics:
-            parts.append(self._metrics_table())
+            parts.append(_Fitting(functools.partial(_metrics_table, dict(self._metrics))))
         if "train" in self._metrics:
-            parts.append(_speed_line(self._metrics["train"][1]))
+            parts.append(_Fitting(functools.partial(_speed_line, self._metrics["train"][1])))
         if self._saved is not None:
-            step, moment = self._saved
-            parts.append(_line("checkpoint", f"step {step:,}, {format_duration(self._clock() - moment)} ago"))
+            what, moment = self._saved
+            parts.append(_line("checkpoint", f"{what}, {format_duration(self._clock() - moment)} ago"))
         if self._statuses:
             text, moment = self._statuses[-1]
             parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - moment)}"))
@@ -149,32 +155,57 @@ class Panel(Reporter):
         )
         return grid
 
-    def _metrics_table(self) -> RenderableType:
-        names = [name for name in _SHOWN if any(name in values for _, values in self._metrics.values())]
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(min_width=10, no_wrap=True)
-        for _ in range(len(names) + 1):
-            grid.add_column(justify="right", no_wrap=True)
-        grid.add_row("", *(Text(name, style="dim") for name in names), Text("step", style="dim"))
-        for split, title in _ROWS.items():
-            if split in self._metrics:
-                step, values = self._metrics[split]
-                shown = (f"{values[name]:.{_SHOWN[name]}f}" if name in values else "" for name in names)
-                grid.add_row(title, *shown, f"{step:,}")
-        return grid
-
     def _print(self, text: str, style: str = "") -> None:
         # Text, which takes [MASK] for what it is and no markup.
         self._console.print(Text(text, style=style))
+
+
+class _Fitting:
+    """What is drawn otherwise where there is less room.
+
+    Args:
+      build: takes the columns that there are, and returns it.
+    """
+
+    def __init__(self, build: Callable[[int], RenderableType]):
+        self._build = build
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._build(options.max_width)
+
+
+def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width: int) -> RenderableType:
+    """Returns the last metrics of each split, without the columns that there is no room for."""
+    rows = {title: metrics[split] for split, title in _ROWS.items() if split in metrics}
+    columns = {
+        name: [name, *(f"{values[name]:.{digits}f}" if name in values else "" for _, values in rows.values())]
+        for name, digits in _SHOWN.items()
+        if any(name in values for _, values in rows.values())
+    }
+    columns["step"] = ["step", *(f"{step:,}" for step, _ in rows.values())]
+    for name in _LEFT_OUT:
+        if _NAME_WIDTH + sum(_GAP + max(map(len, cells)) for cells in columns.values()) > width:
+            columns.pop(name, None)
+    grid = Table.grid(padding=(0, _GAP))
+    grid.add_column(min_width=_NAME_WIDTH, no_wrap=True)
+    for _ in columns:
+        grid.add_column(justify="right", no_wrap=True)
+    grid.add_row("", *(Text(name, style="dim") for name in columns))
+    for place, title in enumerate(rows, 1):
+        grid.add_row(title, *(cells[place] for cells in columns.values()))
+    return grid
 
 
 def _line(name: str, text: str) -> Text:
     return Text(f"{name:<12}{text}", no_wrap=True, overflow="ellipsis")
 
 
-def _speed_line(values: Mapping[str, float]) -> Text:
-    return _line(
-        "speed",
-        f"{values['tokens_per_second']:,.0f} tokens/s  utilization {values['model_flops_utilization']:.0%}  "
-        f"waiting for input {values['input_wait_fraction']:.0%}",
-    )
+def _speed_line(values: Mapping[str, float], width: int) -> Text:
+    """Returns rates, as many words as there is room for."""
+    rate, used = f"{values['tokens_per_second']:,.0f} tokens/s", f"utilization {values['model_flops_utilization']:.0%}"
+    waited = f"{values['input_wait_fraction']:.0%}"
+    variants = (
+        [rate, used, f"waiting for input {waited}"], [rate, used, f"input wait {waited}"], [rate, used], [rate]
+    )  # fmt: skip
+    lines = [_line("speed", "  ".join(parts)) for parts in variants]
+    return next((line for line in lines if line.cell_len <= width), lines[-1])

@@ -1,7 +1,10 @@
 """What a mistyped word was probably meant to be. TensorFlow is not imported here."""
 
 import difflib
+import os
 from collections.abc import Iterable
+
+_LEAST_LIKENESS = 0.6
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -16,7 +19,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
         (name for name in known if name.rpartition(".")[2] == last), key=lambda name: ".phases." in f".{name}"
     )
     begun = [name for name in known if len(word) > 2 and name.startswith(word)]
-    found = same or begun or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    found = same or begun or difflib.get_close_matches(word, known, n=1, cutoff=_LEAST_LIKENESS)
     return found[0] if found else None
 
 
@@ -24,3 +27,28 @@ def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Returns '; did you mean PREFIXword?' with the known word that is most like `word`, or nothing."""
     found = nearest(word, known)
     return "" if found is None else f"; did you mean {prefix}{found}?"
+
+
+def did_you_mean_file(path: str) -> str:
+    """Returns '; did you mean FILE?' with the file most like a missing one in its local directory, or nothing.
+
+    Names without their endings are compared, so that all tables are not alike; of several the endings tell.
+    """
+    directory, name = os.path.split(path)
+    if not os.path.isdir(directory or ".") or not os.access(directory or ".", os.R_OK):
+        return ""
+
+    def likeness(other: str) -> tuple[float, float]:
+        stem, other_stem = (os.path.splitext(text)[0].lower() for text in (name, other))
+        return _ratio(stem, other_stem), _ratio(name, other)
+
+    with os.scandir(directory or ".") as entries:
+        known = sorted(entry.name for entry in entries if entry.is_file() and not entry.name.startswith("."))
+    found = max(known, key=likeness, default=None)
+    if found is None or likeness(found)[0] < _LEAST_LIKENESS:
+        return ""
+    return f"; did you mean {os.path.join(directory, found)}?"
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

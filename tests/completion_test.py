@@ -76,6 +76,12 @@ def test_flags_keys_presets_and_values(scripts, tmp_path):
         "--workdir=": (["run"], "-o filenames"),
         "--checkpoint=n": (["notes.txt"], "-o filenames"),
         "--config.train.num_steps=": ([], ""),
+        "--config.data.dir=": (["run"], "-o filenames"),
+        "--config.phases.data_dir=one,r": (["one,run"], ""),
+        "--config.init.checkpoint=n": (["notes.txt"], "-o filenames"),
+        "--config.init.vocab_file=no": (["notes.txt"], "-o filenames"),
+        "--config.eval.probes=n": (["notes.txt"], "-o filenames"),
+        "r": ([], ""),
     }
     found = complete(
         scripts["electra-pretrain"], "_electra_pretrain", *(f"electra-pretrain {line}" for line in cases), cwd=tmp_path
@@ -98,9 +104,44 @@ def test_lists_of_paths(scripts, tmp_path):
 
 
 def test_keys_in_no_section(scripts):
-    lines = [f"electra-finetune {word}" for word in ("--config.ta", "--config.tr", "--config.task=", "--config=gl")]
+    lines = [f"electra-finetune {word}" for word in ("--config.ta", "--config.tr", "--config.task=qn", "--config=gl")]
     found = complete(scripts["electra-finetune"], "_electra_finetune", *lines)
-    assert [words for words, _ in found] == [["--config.task="], ["--config.train."], [], ["glue"]]
+    assert [words for words, _ in found] == [["--config.task="], ["--config.train."], ["qnli"], ["glue"]]
+
+
+def test_values_of_keys_of_fine_tuning(scripts, tmp_path):
+    (tmp_path / "dev.tsv").touch()
+    (tmp_path / "glue").mkdir()
+    cases = {
+        "--config.primary_score=ex": ["exact_match"],
+        "--config.data.format=con": ["conll", "conllu"],
+        "--config.model.network=g": ["generator"],
+        "--config.data.validation=d": ["dev.tsv"],
+        "--config.data.train=": ["dev.tsv", "glue"],
+        "--config.data.dir=": ["glue"],
+        "--config.data.text=": [],
+        "--predict=de": ["dev.tsv"],
+    }
+    lines = [f"electra-finetune {word}" for word in cases]
+    found = complete(scripts["electra-finetune"], "_electra_finetune", *lines, cwd=tmp_path)
+    assert {word: sorted(words) for word, (words, _) in zip(cases, found, strict=True)} == cases
+
+
+def test_directories_that_stand_without_a_flag(scripts, tmp_path):
+    for name in ("run_base", "run_small"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run_notes.txt").touch()
+    cases = {
+        "run_ba": (["run_base"], "-o filenames"),
+        "run_base run_": (["run_base", "run_small"], "-o filenames"),
+        "--format=text run_s": (["run_small"], "-o filenames"),
+        "--format text run_s": (["run_small"], "-o filenames"),
+        "--format t": (["text"], ""),
+        "--for": (["--format="], "-o nospace"),
+    }
+    lines = [f"electra-report {line}" for line in cases]
+    found = complete(scripts["electra-report"], "_electra_report", *lines, cwd=tmp_path)
+    assert {line: (sorted(words), how) for line, (words, how) in zip(cases, found, strict=True)} == cases
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -118,12 +159,13 @@ FLAGS = [
     FlagInfo("mode", "train|eval", "What: [to] do, of the user's.", choices=("train", "eval")),
     FlagInfo("quiet", "", "Print less."),
     FlagInfo("workdir", "DIR", "Where."),
+    FlagInfo("config.phases.data_dir", "DIR[,...]", "Data."),
 ]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells(shell, tmp_path):
-    script = completion_script("do-it", shell, FLAGS)
+    script = completion_script("do-it", shell, FLAGS, takes_directories=True)
     (tmp_path / "script").write_text(script)
     if shell == "zsh":
         assert (
@@ -131,8 +173,12 @@ def test_other_shells(shell, tmp_path):
             in script
         )
         assert "'--noquiet[Print less.]'" in script and "'--workdir=[Where.]:DIR:_files -/'" in script
+        assert "'--config.phases.data_dir=[Data.]:DIR[,...]:_sequence _files -/'" in script
+        assert "    '*:directory:_files -/' " in script
     else:
         assert "complete -c do-it -l mode -x -a 'train eval' -d 'What: [to] do, of the user\\'s.'" in script
         assert "complete -c do-it -l noquiet -d 'Print less.'" in script
+        assert "complete -c do-it -l config.phases.data_dir -x -a '(__fish_complete_directories)' -d" in script
+        assert "complete -c do-it -a '(__fish_complete_directories)'\n" in script
     if shutil.which(shell):
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True, env=os.environ, timeout=60)

@@ -109,7 +109,7 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     terminal = Terminal(pretrain(prepared, "shown", *steps), columns=80, rows=24)
     assert terminal.end() == 0
     assert "starting TensorFlow, " in terminal.written and "building step 1; " in terminal.written
-    assert "tokens/s  utilization " in terminal.written and "checkpoint  step 20, " in terminal.written
+    assert "tokens/s  utilization " in terminal.written and "checkpoint  step 20 in shown, " in terminal.written
     shown = screen(terminal.written)
     assert len(shown) < 24 and shows_cursor(terminal.written)
     assert "Held-out evaluation at step 40 on 16 examples:" in shown

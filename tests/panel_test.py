@@ -44,9 +44,28 @@ def test_what_it_shows():
         "train           23.123           5.680    0.3498    0.721   600",
         "held-out        22.986           5.597    0.3478    0.739   600",
         "speed       14,812 tokens/s  utilization 41%  waiting for input 0%",
-        "checkpoint  step 600, 1m 7s ago",
+        "checkpoint  step 600 in run, 1m 7s ago",
+    ]
+    assert drawn(panel, 60)[2:6] == [
+        "            masked_lm_loss  rtd_loss  rtd_auc  step",
+        "train                5.680    0.3498    0.721   600",
+        "held-out             5.597    0.3478    0.739   600",
+        "speed       14,812 tokens/s  utilization 41%  input wait 0%",
+    ]
+    assert drawn(panel, 40)[2:6] == [
+        "            rtd_auc  step",
+        "train         0.721   600",
+        "held-out      0.739   600",
+        "speed       14,812 tokens/s",
     ]
     assert all(len(line) <= 40 for line in drawn(panel, 40))
+
+
+def test_checkpoints_of_seeds_are_told_apart():
+    panel = Panel("title", Console(file=io.StringIO()), clock=lambda: 0.0)
+    panel.progress(35, 66, 5.0, "seed 1, 2 of 2")
+    panel.checkpoint(33, "/home/tuned/seed-0/checkpoints/ckpt-33")
+    assert drawn(panel, 80)[2] == "checkpoint  step 33 in seed-0, 0s ago"
 
 
 def test_the_line_of_probes_stays_above_it():

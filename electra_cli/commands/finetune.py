@@ -10,8 +10,9 @@ from electra_cli.errors import UserError
 from electra_cli.file_naming import parse_file
 from electra_cli.finetuning.config import FINETUNING, check, check_start
 from electra_cli.finetuning.labeled_files import FORMATS
+from electra_cli.finetuning.prediction_input import open_prediction
 from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.tasks import PREDICT_FLAG
+from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
 from electra_cli.reporter import Reporter
 
 FLAGS = flags.FlagValues()
@@ -91,6 +92,8 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
     check_start(values.init, values.like)
 
     def work(reporter: Reporter) -> None:
+        with reporter.status("Reading the labelled files"):
+            data = read_task(settings)
         with reporter.status("Starting TensorFlow"):
             from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (takes seconds)
 
@@ -102,6 +105,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
             like=values.like,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
+            data=data,
         )
 
     return work
@@ -120,10 +124,13 @@ def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
     columns = Columns(**named, flag=PREDICT_FLAG) if named else None
 
     def work(reporter: Reporter) -> None:
+        asked = open_prediction(
+            values.workdir, path, values.output, values.seed, reporter, columns=columns, file_format=file_format
+        )
         with reporter.status("Starting TensorFlow"):
-            from electra_cli.finetuning.predicting import predict  # noqa: PLC0415  (takes seconds)
+            from electra_cli.finetuning.predicting import predict_asked  # noqa: PLC0415  (takes seconds)
 
-        predict(values.workdir, path, values.output, values.seed, reporter, columns=columns, file_format=file_format)
+        predict_asked(asked, reporter)
 
     return work
 

@@ -68,7 +68,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-report ... | head` ends quietly
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS)
+    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, takes_directories=True)
 
 
 if __name__ == "__main__":

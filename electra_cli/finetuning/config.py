@@ -12,8 +12,11 @@ from electra_cli.config import flatten
 from electra_cli.config_checks import JIT_CHOICES, PRECISIONS, STRATEGIES, requirement
 from electra_cli.config_presets import Presets
 from electra_cli.errors import UserError
+from electra_cli.finetuning.base import KINDS
 from electra_cli.finetuning.config_defaults import default_config
-from electra_cli.finetuning.data_defaults import validate
+from electra_cli.finetuning.data_defaults import SCORES, validate
+from electra_cli.finetuning.glue import TASKS
+from electra_cli.finetuning.labeled_files import FORMATS
 from electra_cli.suggestions import did_you_mean
 
 # What stands for an encoder whose weights are drawn.
@@ -29,7 +32,15 @@ _CHOICES = {
     "runtime.precision": PRECISIONS,
     "runtime.jit_compile": JIT_CHOICES,
 }
-FINETUNING = Presets("finetune", default_config, "electra_cli.finetuning.config_defaults.default_config", _CHOICES)
+# And of keys whose values depend on the task, or may be empty.
+_KNOWN = {
+    "task": (*KINDS, *TASKS),
+    "primary_score": tuple(dict.fromkeys(score for scores in SCORES.values() for score in scores)),
+    "data.format": FORMATS,
+}
+FINETUNING = Presets(
+    "finetune", default_config, "electra_cli.finetuning.config_defaults.default_config", {**_CHOICES, **_KNOWN}
+)
 _FRACTIONS = ("model.hidden_dropout", "model.attention_dropout", "model.head_dropout", "optimizer.warmup_fraction",
               "optimizer.beta_1", "optimizer.beta_2")  # fmt: skip
 _POSITIVE = ("optimizer.learning_rate", "optimizer.epsilon", "optimizer.clip_norm", "train.num_epochs",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,10 @@ from electra_cli.finetuning.examples import Encoded, Example
 from electra_cli.finetuning.labels import most_frequent
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
-from electra_cli.finetuning.tasks import Splits, build_task, load_splits
+from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import SCORES_FILE, Record, adopt, write_json
+from electra_cli.finetuning.workdir import adopt, write_json
+from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
 from electra_cli.reporter import Lines, Reporter
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.signals import StopRequest
@@ -40,6 +42,7 @@ def finetune(
     like: str | None = None,
     vocab_file: str | None = None,
     lower_case: bool | None = None,
+    data: TaskData | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
 
@@ -51,6 +54,7 @@ def finetune(
       like: with init='random', what gives sizes and vocabulary.
       vocab_file: a vocabulary or SentencePiece model, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
+      data: what `tasks.read_task` read of the config; None: it is read here.
 
     Returns:
       What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
@@ -63,12 +67,13 @@ def finetune(
     """
     reporter = reporter or Lines()
     check(config)
-    task = build_task(config)
+    if data is None:
+        with reporter.status("Reading the labelled files"):
+            data = read_task(config)
+    task, splits = data.task, data.splits
     with reporter.status("Looking for devices"):
         runtime = build_finetuning_runtime(config)
     reporter.notice(f"Devices: {runtime.description}")
-    with reporter.status("Reading the labelled files"):
-        splits = load_splits(config, task, seed=0)
     for notice in splits.notices:
         reporter.notice(notice)
     with reporter.status(f"Opening the encoder of {like if init == RANDOM else init}"):
@@ -108,7 +113,19 @@ def finetune(
         summary = _summarize(task, splits.train, predicted, found, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
     reporter.result("scores", summary, format_scores(summary))
+    _tell_what_is_next(workdir, seeds, reporter)
     return summary
+
+
+def _tell_what_is_next(workdir: str, seeds: Sequence[int], reporter: Reporter) -> None:
+    """Tells where models and predictions are, and how to predict and to export."""
+    where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
+    flag = shlex.quote(f"--workdir={workdir}")
+    reporter.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
+    reporter.notice(
+        f"To predict: electra-finetune {flag} --predict=FILE --output=predicted.jsonl; to export: "
+        f"electra-export {flag} --format=huggingface --output_dir=DIR"
+    )
 
 
 def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
@@ -181,7 +198,7 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
         return
     batch_size, epochs = config.train.global_batch_size, config.train.num_epochs
     text = (
-        f"{num_rows:,} training examples in {_number(epochs, 'epoch')} make {_number(num_steps, 'step')} of "
+        f"{_number(num_rows, 'training example')} in {_number(epochs, 'epoch')} make {_number(num_steps, 'step')} of "
         f"config.train.global_batch_size={batch_size}"
     )
     remedy = "give a smaller one, or more config.train.num_epochs"
@@ -198,9 +215,10 @@ def _number(number: int, what: str) -> str:
 def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Splits, length: int, num_steps: int) -> str:
     test = f", {len(splits.test):,} test" if splits.test else ""
     train, optimizer = config.train, config.optimizer
+    make = "makes" if train.num_epochs == 1 else "make"
     return (
         f"{task.kind.replace('_', ' ').capitalize()}: {len(splits.train):,} training, {len(splits.validation):,} "
-        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} make "
+        f"validation{test} examples of up to {length} tokens; {_number(train.num_epochs, 'epoch')} {make} "
         f"{num_steps:,} steps of {train.global_batch_size}; learning rate {optimizer.learning_rate:g}, times "
         f"{optimizer.layerwise_lr_decay:g} from layer to layer."
     )

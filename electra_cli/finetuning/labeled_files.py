@@ -11,6 +11,7 @@ from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.squad_files import read_squad
 from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table, without_empty_texts
+from electra_cli.finetuning.text_lines import check_file
 
 FORMATS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad")
 _BY_ENDING = {
@@ -57,6 +58,7 @@ def read_examples(
     Raises:
       UserError: the file cannot be read or is broken somewhere; file and line are named.
     """
+    check_file(path)  # whatever its name tells of a format
     file_format = find_format(path, kind, file_format, columns.flag)
     notices: list[str] = []
     found_columns = ""

@@ -4,7 +4,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.fused import dropout
-from electra_cli.interop.weights import Sizes
+from electra_cli.interop.sizes import Sizes
 from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
 

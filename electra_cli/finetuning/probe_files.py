@@ -14,6 +14,7 @@ from electra_cli.finetuning.labels import shown, to_number
 from electra_cli.finetuning.linear_probe import NUM_FOLDS
 from electra_cli.finetuning.sentences import MOST_NUMERIC_CLASSES
 from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.text_lines import check_file
 
 # Sets the choice of examples apart from other draws.
 _KEY = 0x9808E
@@ -49,6 +50,7 @@ def read_probe_file(file: ProbeFile, most: int) -> ProbeExamples:
     Raises:
       UserError: it cannot be read, is broken somewhere, or nothing can be told apart by its labels.
     """
+    check_file(file.path)  # whatever its name tells of a format
     file_format = file.format or format_by_name(file.path)
     if file_format not in TABLE_FORMATS:
         raise UserError(

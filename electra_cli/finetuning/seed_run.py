@@ -15,14 +15,8 @@ from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Encoded, Example, are_labelled, fingerprint
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import (
-    SCORES_FILE,
-    SeedScores,
-    read_seed_scores,
-    seed_directory,
-    write_json,
-    write_json_lines,
-)
+from electra_cli.finetuning.workdir import write_json, write_json_lines
+from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.reporter import Reporter
 from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
 from electra_cli.training.checkpoint_matching import restore
@@ -188,7 +182,8 @@ class SeedRun:
             self._end_epoch(directory, step)
 
     def _save(self, step: int) -> None:
-        with self._reporter.status(f"Saving step {step:,}"):
+        # Its own step; that of the progress counts all seeds.
+        with self._reporter.status(f"Saving step {step:,} of seed {self._seed}"):
             self._files.write(step, self._checkpoint.write)
             self._files.keep_only([step])
         self._reporter.checkpoint(step, self._files.path(step))

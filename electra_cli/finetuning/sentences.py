@@ -82,8 +82,7 @@ class Classification(_SentenceTask):
         first = examples[0]
         if len(labels) == 1:
             raise UserError(
-                f"{_file_of(first)}: all {len(examples):,} training examples have the label {labels[0]!r}: there must "
-                f"be two classes at least"
+                f"{_file_of(first)}: {_all_have(examples)} the label {labels[0]!r}: there must be two classes at least"
             )
         numbers = [to_number(label) for label in labels]
         fraction = next((label for label, number in zip(labels, numbers, strict=True) if number and number % 1), None)
@@ -135,8 +134,7 @@ class Regression(_SentenceTask):
         numbers = sorted(set(every.tolist()))
         if len(numbers) == 1:
             raise UserError(
-                f"{_file_of(examples[0])}: all {len(examples):,} training examples have the number {numbers[0]:g}: "
-                f"there is nothing to learn"
+                f"{_file_of(examples[0])}: {_all_have(examples)} the number {numbers[0]:g}: there is nothing to learn"
             )
         if len(examples) >= _ENOUGH_EXAMPLES and len(numbers) == 2:
             raise UserError(
@@ -168,3 +166,8 @@ def _numbers(examples: Sequence[Example]) -> np.ndarray:
 
 def _file_of(example: Example) -> str:
     return example.where.rpartition(":")[0] or example.where
+
+
+def _all_have(examples: Sequence[Example]) -> str:
+    number = len(examples)
+    return f"all {number:,} training examples have" if number > 1 else "the only training example has"

@@ -135,11 +135,13 @@ def read_table(
     names = None if columns.are_numbers else tuple(name.strip() for name in next(rows)[1])
     table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows], flag=columns.flag)
     if not table.rows:
-        raise UserError(f"{path} has a header ({shown(table.names or ())}) and nothing below it")
-    return _check_widths(table, skip_broken, tagging)
+        raise UserError(
+            f"{path} has a header ({shown(table.names or ())}) and nothing below it: give a file with examples"
+        )
+    return _check_widths(table, skip_broken, tagging, "tabs" if file_format == "tsv" else "commas")
 
 
-def _check_widths(table: Table, skip_broken: bool, tagging: bool) -> Table:
+def _check_widths(table: Table, skip_broken: bool, tagging: bool, separators: str) -> Table:
     expected = "the header" if table.names is not None else "the first line"
     broken = [row for row in table.rows if len(row.fields) != table.width]
     if broken and not skip_broken:
@@ -150,12 +152,10 @@ def _check_widths(table: Table, skip_broken: bool, tagging: bool) -> Table:
                 f"{row.where}: the line is blank; if a line holds one word and blank ones divide sentences: "
                 f"{table.flag}format=conll"
             )
-        what = (
-            "the line is blank: remove it"
-            if is_blank
-            else f"{_columns(len(row.fields))}, where {expected} has {table.width}"
-        )
-        raise UserError(f"{row.where}: {what}{_separator_hint(table)}")
+        if is_blank:
+            raise UserError(f"{row.where}: the line is blank: remove it{_separator_hint(table)}")
+        remedy = _separator_hint(table) or f": mend the line, whose columns lie between {separators}"
+        raise UserError(f"{row.where}: {_columns(len(row.fields))}, where {expected} has {table.width}{remedy}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
     if not rows:
         raise UserError(f"{table.path}: no line has as many columns as the header, {table.width}")

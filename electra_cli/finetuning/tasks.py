@@ -45,6 +45,29 @@ class Splits:
     more: dict[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class TaskData:
+    """A task with its examples.
+
+    Attributes:
+      task: the task, whose labels are known.
+      splits: its examples.
+    """
+
+    task: Task
+    splits: Splits
+
+
+def read_task(config: ml_collections.ConfigDict) -> TaskData:
+    """Returns the task of a config that `data_defaults.validate` checked, with all of its examples.
+
+    Raises:
+      UserError: as `load_splits`.
+    """
+    task = build_task(config)
+    return TaskData(task, load_splits(config, task, seed=0))
+
+
 def build_task(config: ml_collections.ConfigDict) -> Task:
     """Returns the task of a config that `data_defaults.validate` checked.
 
@@ -86,15 +109,23 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
     validation: tuple[Example, ...] = ()
+    held_out = ""
     if "validation" in contents:
         validation = contents["validation"].examples
     elif data.validation_fraction > 0:
         train, validation = split_off(train, data.validation_fraction, seed)
-        notices.append(
-            f"{len(validation):,} of {len(train) + len(validation):,} training examples are held out for validation "
+        verb = "is" if len(validation) == 1 else "are"
+        held_out = (
+            f"{len(validation):,} of {len(train) + len(validation):,} training examples {verb} held out for validation "
             f"(config.data.validation_fraction={data.validation_fraction:g})"
         )
-    task.labels = task.find_labels(train)
+        notices.append(held_out)
+    try:
+        task.labels = task.find_labels(train)
+    except UserError as error:
+        if not held_out:
+            raise
+        raise UserError(f"{error}; {held_out}") from error  # the file has more examples than it counts
     if task.primary_score not in task.score_names:
         raise UserError(
             f"config.primary_score={task.primary_score}: the tags of {sources['train'].path} mark no entities (as "

@@ -5,6 +5,7 @@ import os
 from electra_cli import files
 from electra_cli.data import text_files
 from electra_cli.errors import UserError
+from electra_cli.suggestions import did_you_mean_file
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
@@ -16,13 +17,10 @@ def read_text(path: str) -> str:
     Raises:
       UserError: there is no such file, it is a directory, empty, damaged, or not UTF-8.
     """
-    if _is_directory(path):
-        raise UserError(f"{path} is a directory: name a file in it")
+    check_file(path)
     try:
         with files.open_file(path, "rb") as raw, text_files.unpack(raw, path) as stream:
             content = stream.read()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file{_neighbours(path)}") from error
     except (*text_files.DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
@@ -42,8 +40,18 @@ def read_text(path: str) -> str:
             f"iconv -f LATIN1 -t UTF-8)"
         ) from error
     if not text.strip():
-        raise UserError(f"{path} is empty")
+        raise UserError(f"{path} is empty: give a file that holds examples")
     return text
+
+
+def check_file(path: str) -> None:
+    """Raises a `UserError` where there is no such file, or a directory of that name; it may still be unreadable."""
+    if files.is_directory(path):
+        raise UserError(f"{path} is a directory, not a file: name a file in it")
+    # Of local ones also pipes, which have no size.
+    is_there = files.size(path) is not None if files.is_remote(path) else os.path.exists(path)
+    if not is_there:
+        raise UserError(f"{path}: no such file{'' if files.is_remote(path) else did_you_mean_file(path)}")
 
 
 def split_lines(text: str) -> list[str]:
@@ -55,22 +63,3 @@ def split_lines(text: str) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
-
-
-def _is_directory(path: str) -> bool:
-    if not files.is_remote(path):
-        return os.path.isdir(path)
-    import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
-
-    return tf.io.gfile.isdir(path)
-
-
-def _neighbours(path: str) -> str:
-    """Returns what else is in a local directory where a file is missing, for a message."""
-    directory = os.path.dirname(path) or "."
-    if files.is_remote(path) or not os.path.isdir(directory):
-        return ""
-    names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
-    if not names:
-        return f" ({directory} is empty)"
-    return f" ({directory} has {', '.join(names[:8])}{', ...' if len(names) > 8 else ''})"

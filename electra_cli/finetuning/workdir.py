@@ -1,12 +1,7 @@
-"""The directory of a fine-tuning: what it was made of, and one directory a seed.
-
-config.json  labels.json  vocab.txt (and a SentencePiece model)  scores.json
-seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
-"""
+"""The directory of a fine-tuning, written: what it was made of, predictions and scores."""
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -19,91 +14,8 @@ from electra_cli.files import write_atomically
 from electra_cli.finetuning.config import differences
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.starting_point import StartingPoint
-from electra_cli.interop.weights import Sizes
+from electra_cli.finetuning.workdir_files import Record, read_record
 from electra_cli.run_files import CONFIG_FILE
-
-SCORES_FILE = "scores.json"
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What `config.json` of a fine-tuning holds.
-
-    Attributes:
-      config: the config of `config.fill_in`.
-      kind: the kind of task.
-      source: what the encoder was.
-      sizes: the encoder's sizes.
-      initializer_range: standard deviation of weights that were drawn.
-      length: tokens that training examples are padded to.
-      has_pairs: whether an example is two texts.
-      lower_case: whether its tokenizer lower-cases.
-      data_fingerprint: of the examples, as arrays, and the weights it started from.
-    """
-
-    config: dict[str, Any]
-    kind: str
-    source: str
-    sizes: Sizes
-    initializer_range: float
-    length: int
-    has_pairs: bool
-    lower_case: bool
-    data_fingerprint: str
-
-
-@dataclasses.dataclass(frozen=True)
-class SeedScores:
-    """What `scores.json` of a seed holds.
-
-    Attributes:
-      splits: by name of a split that was predicted: `examples`, their fingerprint, `num_examples` and `scores`, None
-        where it is not labelled.
-    """
-
-    splits: Mapping[str, Mapping[str, Any]]
-
-    def has(self, name: str, fingerprint: str) -> bool:
-        """Returns whether these examples were predicted."""
-        return name in self.splits and self.splits[name]["examples"] == fingerprint
-
-    def scores(self, name: str) -> dict[str, float]:
-        """Returns the scores of a labelled split."""
-        return dict(self.splits[name]["scores"])
-
-    def with_split(
-        self, name: str, fingerprint: str, num_examples: int, scores: Mapping[str, float] | None
-    ) -> "SeedScores":
-        """Returns these and one more, in place of one of that name."""
-        values = None if scores is None else dict(scores)
-        entry = {"examples": fingerprint, "num_examples": num_examples, "scores": values}
-        return SeedScores({**self.splits, name: entry})
-
-
-def read_seed_scores(directory: str) -> SeedScores | None:
-    """Reads `scores.json` of a seed's directory; None: the seed is not done.
-
-    Raises:
-      UserError: it is damaged.
-    """
-    file = tf.io.gfile.join(directory, SCORES_FILE)
-    if not tf.io.gfile.exists(file):
-        return None
-    try:
-        with tf.io.gfile.GFile(file) as stream:
-            found = SeedScores(json.load(stream))
-        for entry in found.splits.values():
-            if entry["scores"] is not None:
-                dict(entry["scores"])
-            entry["examples"], entry["num_examples"]
-        return found
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error}): remove it, then the same command makes it again") from error
-
-
-def seed_directory(workdir: str, seed: int) -> str:
-    """Returns the directory of a seed."""
-    return tf.io.gfile.join(workdir, f"seed-{seed}")
 
 
 def holds_finetuning(workdir: str) -> bool:
@@ -146,26 +58,6 @@ def adopt(
         write_atomically(file, json.dumps(content, indent=1, sort_keys=True) + "\n")
     except (OSError, tf.errors.OpError) as error:
         raise ResumableError(f"--workdir={workdir} cannot be written: {str(error).splitlines()[0]}") from error
-
-
-def read_record(workdir: str) -> Record:
-    """Reads `config.json` of a fine-tuning.
-
-    Raises:
-      UserError: there is none, or it is damaged or of something else.
-    """
-    file = tf.io.gfile.join(workdir, CONFIG_FILE)
-    if not tf.io.gfile.exists(file):
-        raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
-    try:
-        with tf.io.gfile.GFile(file) as stream:
-            content = json.load(stream)
-        if "finetuning" not in content:
-            raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
-        config, sizes = content.pop("finetuning"), Sizes(**content.pop("sizes"))
-        return Record(config=config, sizes=sizes, **content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error
 
 
 def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:

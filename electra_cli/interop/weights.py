@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
+from electra_cli.interop.sizes import Sizes
 from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
@@ -29,20 +30,6 @@ _Pair = tuple[tf.Variable, tuple[str, ...]]
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _EMBEDDINGS = (*(f"embeddings/{name}" for name in _TABLES), "embeddings/LayerNorm/gamma", "embeddings/LayerNorm/beta")
 _SCOPES = {"discriminator": "electra", "generator": "generator"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """The sizes of a network."""
-
-    vocab_size: int
-    embedding_size: int
-    hidden_size: int
-    num_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    max_position_embeddings: int
-    type_vocab_size: int
 
 
 @dataclasses.dataclass

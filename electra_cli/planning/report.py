@@ -7,7 +7,7 @@ from typing import Any
 from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.planning import scale
 from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
-from electra_cli.planning.plan import DeviceRow, MemoryRow, PhasePlan, Plan, with_precision
+from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
 from electra_cli.planning.scale import Placement, largest_part, place
 from electra_cli.reporting.settings import describe_model
 
@@ -30,11 +30,12 @@ def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
         repetition = describe_repetition(phase.num_epochs or 0.0)
         texts = (_run_text(phase), repetition, _flops_text(phase))
         lines += [_row("" if number else title, text) for number, text in enumerate(texts) if text]
-    one, kept = plan.checkpoints.one / GIB, plan.checkpoints.kept / GIB
+    unit, size, digits = _unit(plan.checkpoints.kept)
+    one, kept = (f"{number / size:.{digits}f} {unit}" for number in (plan.checkpoints.one, plan.checkpoints.kept))
     lines.append(
         _row(
             "checkpoints",
-            f"{one:.2f} GiB each; {plan.checkpoints.num_kept} kept, and one being written: {kept:.2f} GiB",
+            f"{one} each; {plan.checkpoints.num_kept} kept, and one being written: {kept}",
         )
     )
     lines += ["", *_memory_lines(plan), "", *_device_lines(plan), "", *_assumptions(plan)]
@@ -155,29 +156,39 @@ def _flops_text(phase: PhasePlan) -> str:
 
 
 def _memory_lines(plan: Plan) -> list[str]:
-    sizes = " ".join(f"{device.memory / GIB:>5.0f}" for device in _MEMORIES)
+    rows = [(phase, row) for phase in plan.phases for row in phase.memory]
+    unit, size, digits = _unit(max(row.memory.peak for _, row in rows))
+    most = [
+        [
+            f"{largest_part(with_precision(phase.config, row.precision), device, remat=row.remat):,}"
+            for device in _MEMORIES
+        ]
+        for phase, row in rows
+    ]
+    width = max(5, *(len(number) for numbers in most for number in numbers))
+    sizes = " ".join(f"{device.memory / GIB:>{width}.0f}" for device in _MEMORIES)
     lines = [
-        f"{'GiB of one accelerator that makes the whole step':<71}most examples at once in GiB of",
+        f"{f'{unit} of one accelerator that makes the whole step':<71}most examples at once in GiB of",
         f"{'':<22}{'examples':>8}{'weights':>8}{'optim.':>7}{'grads':>6}{'activ.':>8}{'logits':>7}{'peak':>8}"
         f"   {sizes}",
     ]
-    for phase in plan.phases:
-        for row in phase.memory:
-            lines.append(_memory_line(plan, phase, row))
+    for (phase, row), numbers in zip(rows, most, strict=True):
+        title = f"{phase.number + 1}: " if len(plan.phases) > 1 else ""
+        title += row.precision.removeprefix("mixed_") + (" and remat" if row.remat else "")
+        memory = row.memory
+        parts = (
+            (memory.weights, 8), (memory.optimizer, 7), (memory.gradients, 6), (memory.activations, 8),
+            (memory.logits, 7), (memory.peak, 8),
+        )  # fmt: skip
+        shown = "".join(f"{part / size:>{room}.{digits}f}" for part, room in parts)
+        fitting = " ".join(f"{number:>{width}}" for number in numbers)
+        lines.append(f"{title:<22}{row.num_examples:>8,}{shown}   {fitting}")
     return lines
 
 
-def _memory_line(plan: Plan, phase: PhasePlan, row: MemoryRow) -> str:
-    title = f"{phase.number + 1}: " if len(plan.phases) > 1 else ""
-    title += row.precision.removeprefix("mixed_") + (" and remat" if row.remat else "")
-    memory = row.memory
-    config = with_precision(phase.config, row.precision)
-    most = " ".join(f"{largest_part(config, device, remat=row.remat):>5,}" for device in _MEMORIES)
-    return (
-        f"{title:<22}{row.num_examples:>8,}{memory.weights / GIB:>8.2f}{memory.optimizer / GIB:>7.2f}"
-        f"{memory.gradients / GIB:>6.2f}{memory.activations / GIB:>8.2f}{memory.logits / GIB:>7.2f}"
-        f"{memory.peak / GIB:>8.2f}   {most}"
-    )
+def _unit(largest: float) -> tuple[str, int, int]:
+    """Returns the unit that sizes up to `largest` bytes are told in: its name, its bytes, and the decimals shown."""
+    return ("GiB", GIB, 2) if largest >= GIB else ("MiB", 1 << 20, 1)
 
 
 def _device_lines(plan: Plan) -> list[str]:

@@ -81,6 +81,25 @@ def baseline_of(run: RunRecord, metric: Metric) -> tuple[np.ndarray, np.ndarray]
     return np.array([], np.int64), np.array([])
 
 
+def coinciding(runs: Sequence[RunRecord], name: str, splits: Sequence[str]) -> list[list[str]]:
+    """Returns the names of runs that have the same values of a metric at the same steps, as lists of two and more.
+
+    Only the last of their curves is to be seen.
+
+    Args:
+      runs: the runs.
+      name: of the metric.
+      splits: those that are drawn, all of which must be equal.
+    """
+    groups: dict[tuple[bytes, ...], list[str]] = {}
+    for run in runs:
+        found = [run.series(split, name) for split in splits]
+        if any(len(values) for _, values in found):
+            points = tuple(array.tobytes() for steps_and_values in found for array in steps_and_values)
+            groups.setdefault(points, []).append(run.name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
 def thin(values: np.ndarray, limit: int) -> np.ndarray:
     """Returns the places, ascending, of at most `limit` (4 or more) of some values, so that a curve through them looks
     the same: the first, the last, and the lowest and highest of each of equal parts."""

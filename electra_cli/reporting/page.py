@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from electra_cli import __version__
 from electra_cli.reporting import plots, settings
-from electra_cli.reporting.curves import GROUPS, Metric, baseline_of, other_metrics, spread
+from electra_cli.reporting.curves import GROUPS, Metric, baseline_of, coinciding, other_metrics, spread
 from electra_cli.reporting.history import KINDS, history_of, marks_of
 from electra_cli.reporting.plots import Drawing
 from electra_cli.reporting.records import NO_METRICS, PROBE_SPLIT, RunRecord, RunSamples, probe_names
@@ -133,7 +133,8 @@ def _groups(runs: Sequence[RunRecord]) -> Iterable[tuple[str, list[Figure]]]:
         steps = plots.draw_probe(runs, name, over_tokens=False, key=f"{name}-steps")
         if steps is not None:
             tokens = plots.draw_probe(runs, name, over_tokens=True, key=f"{name}-tokens")
-            figures.append(Figure(name, name, "Dotted: random weights", steps, tokens))
+            caption = _caption("random weights", runs, name, (PROBE_SPLIT,))
+            figures.append(Figure(name, name, caption, steps, tokens))
     if figures:
         yield "Probes of the frozen encoder", figures
 
@@ -143,8 +144,15 @@ def _metric_figure(runs: Sequence[RunRecord], metric: Metric) -> Figure | None:
     if steps is None:
         return None
     tokens = plots.draw_metric(runs, metric, over_tokens=True, key=f"{metric.name}-tokens")
-    has_baseline = metric.baseline and any(len(baseline_of(run, metric)[1]) for run in runs)
-    return Figure(metric.title, metric.name, f"Dotted: {metric.baseline}" if has_baseline else "", steps, tokens)
+    has_baseline = any(len(baseline_of(run, metric)[1]) for run in runs)
+    caption = _caption(metric.baseline if has_baseline else "", runs, metric.name, ("train", "validation"))
+    return Figure(metric.title, metric.name, caption, steps, tokens)
+
+
+def _caption(dotted: str, runs: Sequence[RunRecord], name: str, splits: Sequence[str]) -> str:
+    """Returns what a dotted curve is, and which curves lie under others."""
+    same = [f"The same curve: {', '.join(names)}" for names in coinciding(runs, name, splits)]
+    return ". ".join([*([f"Dotted: {dotted}"] if dotted else []), *same])
 
 
 def _evaluation_rows(runs: Sequence[RunRecord]) -> list[tuple[str, str, list[float | None]]]:

@@ -29,6 +29,7 @@ _SHAPES = ("o", "s", "^", "D", "v", "P")
 _MAX_POINTS, _MAX_MARKS = 400, 60  # of a curve; of a run and a kind
 # A wide metric whose values span more than this factor is drawn on a logarithmic axis.
 _LOGARITHMIC_FROM = 30.0
+_TICKS = (1, 2, 2.5, 5, 10)  # between two ticks of an abscissa, times a power of 10
 _SIZE = (4.7, 2.55)  # inches of 72 points
 _FONT_SIZE = 9.0
 
@@ -75,7 +76,7 @@ def draw_metric(runs: Sequence[RunRecord], metric: Metric, *, over_tokens: bool,
         return None
     _scale(axes, metric, np.concatenate(drawn))
     axes.set_ylabel(metric.unit or "fraction")
-    axes.set_xlabel(_tokens_label(runs) if over_tokens else "step")
+    _label_abscissa(axes, runs, over_tokens)
     return Drawing(_to_svg(figure, key), f"{metric.title}. {' '.join(told)}")
 
 
@@ -127,7 +128,7 @@ def draw_probe(runs: Sequence[RunRecord], name: str, *, over_tokens: bool, key: 
     if not told:
         return None
     axes.set_ylabel(name.rpartition("/")[2])
-    axes.set_xlabel(_tokens_label(runs) if over_tokens else "step")
+    _label_abscissa(axes, runs, over_tokens)
     return Drawing(_to_svg(figure, key), f"Probe {name}. {' '.join(told)}")
 
 
@@ -154,7 +155,7 @@ def _new_axes() -> tuple[Figure, Axes]:
     axes.tick_params(which="both", colors=_MUTED, labelcolor=_MUTED, labelsize=_FONT_SIZE, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=_MUTED, fontsize=_FONT_SIZE)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure, axes
 
@@ -229,6 +230,11 @@ def _told(run: RunRecord, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> st
             begin = f"{values[0]:.4g} at step {steps[0]:,} to " if len(values) > 1 else ""
             parts.append(f"{name} {begin}{values[-1]:.4g} at step {steps[-1]:,}")
     return f"{run.name}: {'; '.join(parts)}."
+
+
+def _label_abscissa(axes: Axes, runs: Sequence[RunRecord], over_tokens: bool) -> None:
+    axes.set_xlabel(_tokens_label(runs) if over_tokens else "step")
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=_TICKS, integer=True))  # there are no parts of a step
 
 
 def _tokens_label(runs: Sequence[RunRecord]) -> str:

@@ -58,7 +58,11 @@ def write_report(
         files.write_atomically(output, content)
     except OSError as error:
         raise UserError(f"--output={output} cannot be written: {error.strerror or error}; choose another") from error
-    return f"Written: {output} ({len(content.encode()) / 1e6:.1f} MB)"
+    return f"Written: {output} ({_shown_size(len(content.encode()))})"
+
+
+def _shown_size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} KB"
 
 
 def _samples_of(run: RunRecord, num_samples: int, reporter: Reporter) -> RunSamples:

@@ -77,7 +77,7 @@ def _metrics_table(runs: Sequence[RunRecord], spark_width: int) -> Table:
     if len(runs) > 1:
         table.add_column("run", no_wrap=True)
     table.add_column("training", no_wrap=True, min_width=spark_width)
-    for name in ("last", "held out", "beside"):
+    for name in ("last", "held out", "baseline"):
         table.add_column(name, justify="right", no_wrap=True)
     metrics = [metric for group in GROUPS.values() for metric in group]
     metrics += other_metrics(runs)

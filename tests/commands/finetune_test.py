@@ -1,6 +1,7 @@
 """The command line of electra-finetune, as far as it ends before TensorFlow is imported."""
 
 import importlib
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,9 @@ import pytest
 
 from electra_cli.commands import finetune
 from electra_cli.errors import UserError
+from electra_cli.finetuning.config_defaults import default_config
+from electra_cli.finetuning.labels import LabelMap
+from electra_cli.interop.sizes import Sizes
 from tests.cli_test import assert_user_error, call
 
 MODULE = "electra_cli.commands.finetune"
@@ -58,3 +62,79 @@ def test_mistakes_in_the_command_line(arguments, message, monkeypatch):
         command.parse_flags(["electra-finetune", *arguments])
         command._main(command.FLAGS)
     assert message in str(error.value)
+
+
+def call_without_tensorflow(*arguments):
+    code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{MODULE}', run_name='__main__')"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "part"),
+    [
+        (None, [], "/train.tsv: no such file"),
+        (b"", [], "/train.tsv is empty: give a file"),
+        (b"\x7fELF\0\0", [], "/train.tsv:1: a zero byte: this is no text file"),
+        (b"review\tlabel\na\t1\n", [], "/train.tsv: no column sentence or text"),
+        (b"text\tlabel\na\t1\nb\n", [], "/train.tsv:3: 1 column, where the header has 2: mend the line"),
+        (b"text\tlabel\na\tgood\n", ["--config.task=regression"], "/train.tsv:2: the label 'good' is no number"),
+        (
+            b"",
+            ["--config=glue", "--config.task=rte", "--config.data.dir={there}"],
+            "no RTE/train.tsv for --config.task=rte",
+        ),
+    ],
+)
+def test_mistakes_in_the_training_file_are_told_before_tensorflow_is_imported(tmp_path, content, arguments, part):
+    if content is not None:
+        (tmp_path / "train.tsv").write_bytes(content)
+    is_glue = "--config=glue" in arguments
+    flags = [] if is_glue else ["--config=classification", f"--config.data.train={tmp_path}/train.tsv"]
+    flags += [argument.format(there=tmp_path / "nowhere") for argument in arguments]
+    result = call_without_tensorflow(*flags, f"--init={tmp_path}", f"--workdir={tmp_path}/tuned")
+    assert_user_error(result, part)
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    """What is read of a fine-tuned workdir before its model."""
+    workdir = tmp_path / "tuned"
+    (workdir / "seed-3").mkdir(parents=True)
+    record = {
+        "finetuning": default_config().to_dict(), "kind": "classification", "source": "run",
+        "sizes": dict.fromkeys(Sizes.__dataclass_fields__, 8), "initializer_range": 0.02, "length": 8,
+        "has_pairs": False, "lower_case": True, "data_fingerprint": "",
+    }  # fmt: skip
+    (workdir / "config.json").write_text(json.dumps(record))
+    (workdir / "seed-3/scores.json").write_text("{}")
+    summary = {"primary_score": "accuracy", "seeds": [3], "splits": {}}
+    (workdir / "scores.json").write_text(json.dumps(summary))
+    LabelMap("classification", ("bad", "good")).save(str(workdir / "labels.json"))
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "part"),
+    [
+        (None, [], "/new.tsv: no such file"),
+        ("review\na\n", [], "no column sentence or text or "),
+        (
+            "text\tlabel\na\tfine\n",
+            [],
+            "/new.tsv:2: label 'fine' does not occur in the training data, which has",
+        ),
+        ("sentence1\tsentence2\na\tb\n", [], "was read as pairs, and "),
+        ("text\na\n", ["--seed=7"], "holds no fine-tuning with seed 7 that is done: give one of 3, or none"),
+        ("text\na\n", ["--output=/nowhere/out"], "--output=/nowhere/out: there is no directory /nowhere; make it"),
+        (
+            "text\na\n",
+            ["--workdir=/nowhere"],
+            "--workdir=/nowhere holds no config.json: give the workdir of electra-",
+        ),
+    ],
+)
+def test_mistakes_in_predicting_are_told_before_tensorflow_is_imported(tmp_path, tuned, content, arguments, part):
+    if content is not None:
+        (tmp_path / "new.tsv").write_text(content)
+    flags = [f"--workdir={tuned}", f"--predict={tmp_path}/new.tsv", f"--output={tmp_path}/out.jsonl", *arguments]
+    assert_user_error(call_without_tensorflow(*flags), part)

@@ -251,7 +251,12 @@ def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, shor
     guessed = both["splits"]["validation"]["most_frequent_class"]
     assert guessed["accuracy"] == labels["validation"].count(guess) / len(labels["validation"]) and guessed["mcc"] == 0
     assert json.loads((tmp_path / "tuned/scores.json").read_text()) == both
-    head, accuracy, *_, legend = told[-1].splitlines()
+    table, where, how = told[-3:]
+    assert where == f"Models and predictions: {tmp_path}/tuned/seed-*; scores: {tmp_path}/tuned/scores.json."
+    flag = f"--workdir={tmp_path}/tuned"
+    assert how.startswith(f"To predict: electra-finetune {flag} --predict=FILE --output=predicted.jsonl; to export: ")
+    assert how.endswith(f"electra-export {flag} --format=huggingface --output_dir=DIR")
+    head, accuracy, *_, legend = table.splitlines()
     assert head.split()[3:] == ["median", "min", "max", "guess", "seed", "0", "seed", "3"]
     assert accuracy.split()[:2] == ["accuracy", "*"] and float(accuracy.split()[5]) == guessed["accuracy"]
     assert legend.startswith("*: the score that models are compared by; guess: always the most frequent class")
@@ -348,6 +353,18 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
     files = made.write("classification", tmp_path, 64, 20)
     with pytest.raises(UserError, match=r"^64 training examples in 1 epoch make 1 step of config\.train\.global_batch"):
         finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Reporter())
+
+    class Named(Lines):
+        """Tells what is done as well."""
+
+        def status(self, text, *, in_lines=False):
+            told.append(text)
+            return super().status(text, in_lines=in_lines)
+
+    short(tmp_path / "named", train__num_epochs=1, reporter=Named(told.append))
+    assert any("; 1 epoch makes 8 steps of 8; " in line for line in told)
+    assert "Saving step 8 of seed 0" in told and f"Models and predictions: {tmp_path}/named/seed-0; " in told[-2]
+    told.clear()
     short(tmp_path / "two", train__num_epochs=1, reporter=Quiet(Lines(told.append)))
     assert told[0] == (
         "64 training examples in 1 epoch make 8 steps of config.train.global_batch_size=8, which learn little: give a "

@@ -128,7 +128,7 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "RTE" / "dev.tsv").unlink()
     (tmp_path / "RTE" / "test.tsv").unlink()
     config = config_for(tmp_path, "rte")
-    with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file \(.* has train\.tsv\)"):
+    with pytest.raises(UserError, match=r"RTE/dev\.tsv: no such file$"):
         load_splits(config, build_task(config), 0)
     write(tmp_path / "RTE", "rte")
     assert glue.find_folder(str(tmp_path / "RTE"), "rte") == str(tmp_path / "RTE" / "RTE")

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.finetuning.model import build_encoder, build_model
-from electra_cli.interop.weights import Sizes
+from electra_cli.interop.sizes import Sizes
 
 SIZES = Sizes(20, 4, 8, 3, 2, 8, 16, 2)
 

@@ -12,7 +12,8 @@ from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
-from electra_cli.finetuning.trained import choose_seed, load_trained
+from electra_cli.finetuning.trained import load_trained
+from electra_cli.finetuning.workdir_files import choose_seed
 from electra_cli.reporter import Lines, Quiet, Reporter
 from tests.finetuning import made
 
@@ -73,7 +74,7 @@ def test_bad_files_and_outputs(tuned, tmp_path, files):
     (tmp_path / "new.tsv").write_text("text\tlabel\nthe fox\tanimal\nthe city\tplace\n")
     with pytest.raises(UserError, match=r"new\.tsv:3: label 'place' does not occur in the training data, which has an"):
         predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Reporter())
-    with pytest.raises(UserError, match="holds no fine-tuning with seed 7 that is done"):
+    with pytest.raises(UserError, match="holds no fine-tuning with seed 7 that is done: give one of 0, 2, or none"):
         predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 7, Reporter())
     with pytest.raises(UserError, match=r"holds no config\.json: give the workdir of electra-finetune"):
         predict(str(tmp_path), files["validation"], str(tmp_path / "out.jsonl"))

@@ -70,3 +70,9 @@ def test_the_same_examples_are_chosen_each_time(tmp_path):
 def test_what_cannot_be_probed(tmp_path, lines, naming, name, message):
     with pytest.raises(UserError, match=message):
         read(tmp_path, lines, naming, name=name)
+
+
+def test_a_directory_is_told_as_such(tmp_path):
+    (file,) = parse_probes((str(tmp_path),))
+    with pytest.raises(UserError, match="is a directory, not a file"):
+        read_probe_file(file, 100)

@@ -85,11 +85,20 @@ def test_a_file_without_labels_need_not_have_their_column(tmp_path):
 
 GOOD = "sentence\tlabel\na\t1\n"
 BAD_FILES = [
-    ("", "data.tsv is empty"),
-    (" \n\n", "data.tsv is empty"),
-    ("sentence\tlabel\n\n", r"data\.tsv has a header \(sentence, label\) and nothing below it"),
-    ("sentence\tlabel\na\t1\nb\n", r"data\.tsv:3: 1 column, where the header has 2$"),
-    ("sentence\tlabel\na\t1\nb\t0\tx\n", r"data\.tsv:3: 3 columns, where the header has 2$"),
+    ("", "data.tsv is empty: give a file that holds examples"),
+    (" \n\n", "data.tsv is empty: give a file that holds examples"),
+    (
+        "sentence\tlabel\n\n",
+        r"data\.tsv has a header \(sentence, label\) and nothing below it: give a file with examples",
+    ),
+    (
+        "sentence\tlabel\na\t1\nb\n",
+        r"data\.tsv:3: 1 column, where the header has 2: mend the line, whose columns lie between tabs$",
+    ),
+    (
+        "sentence\tlabel\na\t1\nb\t0\tx\n",
+        r"data\.tsv:3: 3 columns, where the header has 2: mend the line, whose columns lie between",
+    ),
     ("sentence\tlabel\n\na\t1\n", r"data\.tsv:2: the line is blank"),
     (GOOD.encode() + b"\nb\xff\t1\n", r"data\.tsv:4: byte 0xff is not UTF-8"),
     (GOOD.encode("utf-16"), r"data\.tsv is UTF-16: convert it"),

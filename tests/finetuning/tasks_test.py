@@ -117,3 +117,26 @@ def test_tagging_and_question_answering(tmp_path):
 def test_tensorflow_is_not_imported():
     code = "import sys, electra_cli.finetuning.tasks; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_held_out_is_told_where_too_little_is_left(tmp_path):
+    write_table(tmp_path / "train.tsv", [("a", "x"), ("b", "x")])
+    told = (
+        r"train\.tsv: the only training example has the label 'x': there must be two classes at least; 1 of 2 training "
+        r"examples is held out for validation \(config\.data\.validation_fraction=0\.1\)$"
+    )
+    with pytest.raises(UserError, match=told):
+        load(tmp_path, train="train.tsv")
+    with pytest.raises(
+        UserError, match=r"all 2 training examples have the label 'x': there must be two classes at .*t$"
+    ):
+        load(tmp_path, train="train.tsv", validation_fraction=0.0)
+
+
+@pytest.mark.parametrize("kind", ["classification", "question_answering"])
+def test_a_directory_or_a_missing_file_is_told_as_such_whatever_its_name(tmp_path, kind):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"/empty is a directory, not a file: name a file in it$"):
+        load(tmp_path, kind=kind, train="empty")
+    with pytest.raises(UserError, match=r"/nothing: no such file$"):
+        load(tmp_path, kind=kind, train="nothing")

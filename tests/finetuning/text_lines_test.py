@@ -19,13 +19,16 @@ def test_lines_end_with_newlines_only():
 
 
 def test_what_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"is a directory: name a file in it"):
+    with pytest.raises(UserError, match=r"is a directory, not a file: name a file in it"):
         read_text(str(tmp_path))
-    with pytest.raises(UserError, match=r"/x\.tsv: no such file \(.* is empty\)$"):
-        read_text(str(tmp_path / "x.tsv"))
-    (tmp_path / "train.tsv").write_text("a")
-    with pytest.raises(UserError, match=r"/x\.tsv: no such file \(.* has train\.tsv\)$"):
-        read_text(str(tmp_path / "x.tsv"))
+    with pytest.raises(UserError, match=r"/trian\.tsv: no such file$"):
+        read_text(str(tmp_path / "trian.tsv"))
+    for name in ("train.tsv", "test.tsv", ".trian.tsv"):
+        (tmp_path / name).write_text("a")
+    with pytest.raises(UserError, match=r"/trian\.tsv: no such file; did you mean .*/train\.tsv\?$"):
+        read_text(str(tmp_path / "trian.tsv"))
+    with pytest.raises(UserError, match=r"/nofile\.tsv: no such file$"):
+        read_text(str(tmp_path / "nofile.tsv"))
     with pytest.raises(UserError, match=r"no/x\.tsv: no such file$"):
         read_text(str(tmp_path / "no" / "x.tsv"))
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"a" * 1000)[:-10])
@@ -46,6 +49,6 @@ def test_remote_files(tmp_path):
     assert read_text("ram://labelled/a.tsv") == "a\tb\n"
     with pytest.raises(UserError, match=r"ram://labelled/b\.tsv: no such file$"):
         read_text("ram://labelled/b.tsv")
-    with pytest.raises(UserError, match="ram://labelled is a directory"):
+    with pytest.raises(UserError, match="ram://labelled is a directory, not a file"):
         read_text("ram://labelled")
     assert "tensorflow" in sys.modules

@@ -9,7 +9,8 @@ from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.model import build_encoder
 from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.finetuning.trainer import Trainer, compute_logits, shuffled_rows
-from electra_cli.interop.weights import Network, Sizes, read_encoder
+from electra_cli.interop.sizes import Sizes
+from electra_cli.interop.weights import Network, read_encoder
 from electra_cli.training.distribution import Runtime
 from tests.finetuning import made
 

@@ -1,6 +1,7 @@
 """Plans as structures, as text and as JSON."""
 
 import json
+import re
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_presets_fit_a_page_and_json(name):
     rows = [(row["device"], row["num_devices"]) for row in found["devices"]]
     assert rows[:3] == [("A100 80 GB", number) for number in (1, 8, 256)]
     assert found["vocab_size_is_assumed"]
+
+
+def test_columns_of_memory_are_wide_enough_and_small_models_are_told_in_mib():
+    lines = to_text(planned("tiny"), "tiny").splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("MiB of one accelerator that makes the"))
+    head, *rows = lines[start + 1 : lines.index("", start)]
+    assert all(int(row.split()[-1].replace(",", "")) >= 10_000 for row in rows)
+    ends = [match.end() for match in re.finditer(r"\S+", head)][-5:]
+    for row in rows:
+        assert [match.end() for match in re.finditer(r"\S+", row)][-5:] == ends
+    (phase,) = planned("tiny").phases
+    assert rows[0].split()[-5] == f"{phase.memory[0].memory.peak / 2**20:.1f}"
+    (checkpoints,) = (line for line in lines if line.startswith("checkpoints"))
+    assert " MiB each; " in checkpoints and float(checkpoints.split()[1]) > 1
+    small = to_text(planned("small"), "small")
+    assert "\nGiB of one accelerator that makes" in small and "\nMiB" not in small
 
 
 def test_operations_of_the_paper():

@@ -114,6 +114,7 @@ def test_samples_can_be_read_without_colour(one):
     assert [element.text_content() for element in sample.iter("del")] == ["ch", "ate"]
     assert [element.text_content() for element in sample.iter("ins")] == ["<b>", "ran", "soup"]
     assert "replaced with probability 0.75; the generator gives the original 0.500" in html
+    assert "the darker the background, the surer it is" in html
     legend = page.find(".//section[@class='samples']//ul").text_content()
     assert all(sign in legend for sign in "✓✗!=") and "≠" not in legend
 
@@ -140,6 +141,26 @@ def test_several_runs_of_different_objectives(tmp_path):
     assert "config.json is missing" in page.text_content()
     strokes = re.findall(r"stroke-dasharray[^;]*", page_of(mlm, tmp_path / "electra")[0])
     assert strokes  # told apart without colour
+
+
+def test_ticks_of_steps_are_round(tmp_path):
+    for num_steps, expected in ((300, ["100", "150", "200", "250", "300"]), (9, ["4", "6", "8"])):
+        steps = range(num_steps // 3, num_steps + 1, num_steps // 3)
+        lines = [{"step": step, "split": "train", "total_loss": 1.0 / step} for step in steps]
+        path = write_workdir(tmp_path / str(num_steps), lines=lines, events=[])
+        drawing = page_of(path)[1].find(".//figure[@id='total_loss']").find(".//div[@class='over-steps']")
+        texts = [text.text for text in drawing.iter("text")]
+        assert texts[: texts.index("step")] == expected
+
+
+def test_runs_that_coincide_are_named(tmp_path):
+    paths = [write_workdir(tmp_path / name) for name in ("a", "b")]
+    other = write_workdir(tmp_path / "c", num_steps=60)
+    _, page = page_of(*paths, other)
+    captions = {figure.get("id"): figure.text_content() for figure in page.iter("figure")}
+    assert "Dotted: unigram distribution. The same curve: a, b" in captions["masked_lm_loss"]
+    assert "Dotted: random weights. The same curve: a, b" in captions["probe/trec/accuracy"]
+    assert "The same curve" not in "".join(figure.text_content() for figure in page_of(other)[1].iter("figure"))
 
 
 def test_a_run_of_one_line_and_nothing_else(tmp_path):

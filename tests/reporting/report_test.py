@@ -20,7 +20,7 @@ def test_text_is_returned_or_written(tmp_path):
     text = report.write_report([path], output_format="text", num_samples=0)
     assert text.startswith("run: complete")
     said = report.write_report([path], str(tmp_path / "run.txt"), output_format="text", num_samples=0)
-    assert said == f"Written: {tmp_path}/run.txt (0.0 MB)"
+    assert said == f"Written: {tmp_path}/run.txt ({os.path.getsize(tmp_path / 'run.txt') / 1000:.1f} KB)"
     assert (tmp_path / "run.txt").read_text().rstrip() == text
 
 

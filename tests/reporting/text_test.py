@@ -10,6 +10,8 @@ def test_a_run(tmp_path):
     runs = read_runs([str(write_workdir(tmp_path / "run"))])
     lines = to_text(runs, [SAMPLES], is_terminal=False).splitlines()
     assert lines[0] == "run: complete, step 40 of 40"
+    (head,) = (line for line in lines if line.startswith("metric "))
+    assert head.split() == ["metric", "training", "last", "held", "out", "baseline"]
     rows = {line.split()[0]: line.split() for line in lines if line.strip()}
     assert rows["masked_lm_loss"] == ["masked_lm_loss", "█▃▂▁", "7.5", "7.75", "6.5"]
     assert rows["rtd_auc"] == ["rtd_auc", "█▃▂▁", "0.625", "0.6275", "0.5"]
