@@ -223,7 +223,8 @@ def test_bfloat16_loses_at_most_1_percent_in_300_steps(config):
         found[precision] = losses(steps, steps.run(50, batches.skip(250)))
         assert found[precision]["masked_lm_loss"] < 0.95 * start["masked_lm_loss"]
     for name in ("total_loss", "masked_lm_loss", "rtd_loss"):
-        assert found["mixed_bfloat16"][name] == pytest.approx(found["float32"][name], rel=0.01)
+        # Below it may be by more: 300 steps apart, two runs differ by chance and by processor.
+        assert found["mixed_bfloat16"][name] < 1.01 * found["float32"][name]
 
 
 def test_sums_of_parts_are_kept_apart_from_their_terms():
