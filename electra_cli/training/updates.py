@@ -47,43 +47,81 @@ def build_update(
       runtime: strategy and compilation.
       clip_norm: global norm that the gradient of the whole batch is clipped to.
     """
-    strategy, num_replicas = runtime.strategy, runtime.num_replicas
-    scales_losses = uses_loss_scaling(optimizer)
+    updater = _Updater(losses, variables, optimizer, runtime.num_replicas, clip_norm)
+    build = _build_for_one if runtime.num_replicas == 1 else _build_for_several
+    return build(compute_gradients, weights_of, updater, runtime)
 
-    def is_usable(norm):
+
+class _Updater:
+    """What becomes of gradients; the arguments are those of `build_update`."""
+
+    def __init__(
+        self,
+        losses: Sequence[str],
+        variables: Sequence[tf.Variable],
+        optimizer: Optimizer,
+        num_replicas: int,
+        clip_norm: float,
+    ):
+        self._losses, self._variables, self._optimizer = losses, variables, optimizer
+        self._num_replicas, self._clip_norm = num_replicas, clip_norm
+        self._scales_losses = uses_loss_scaling(optimizer)
+
+    def is_usable(self, norm):
+        """Returns whether a gradient of this norm may be applied, or is one for loss scaling to leave out."""
         is_finite = tf.math.is_finite(norm)
-        # Where losses are scaled an infinite gradient is the scale's doing, which is halved then, until it cannot be.
-        return is_finite | (optimizer.loss_scale > _LEAST_LOSS_SCALE) if scales_losses else is_finite
+        if not self._scales_losses:
+            return is_finite
+        # An infinite gradient is the scale's doing, which is halved then, until it cannot be.
+        return is_finite | (self._optimizer.loss_scale > _LEAST_LOSS_SCALE)
 
-    def find_nonfinite(gradients, sums, replica):
+    def find_nonfinite(self, gradients, sums, replica):
+        """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; and the norm."""
         norm = tf.linalg.global_norm(gradients)
-        is_finite = tf.math.is_finite(tf.add_n([sums[name] for name in losses if name in sums])) & is_usable(norm)
-        return tf.one_hot(replica, num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
+        loss = tf.add_n([sums[name] for name in self._losses if name in sums])
+        is_finite = tf.math.is_finite(loss) & self.is_usable(norm)
+        return tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
 
-    def apply_gradients(gradients, norm):
-        if scales_losses:
-            gradients = optimizer.get_unscaled_gradients(gradients)
+    def apply(self, gradients, norm):
+        """Makes an update; returns the norm of the gradient and the number of updates."""
+        if self._scales_losses:
+            gradients = self._optimizer.get_unscaled_gradients(gradients)
             norm = tf.linalg.global_norm(gradients)
-        clipped, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)
-        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
-        is_update = tf.math.is_finite(norm) if scales_losses else tf.constant(True)
+        clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
+        pairs = zip(clipped, self._variables, strict=True)
+        self._optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        is_update = tf.math.is_finite(norm) if self._scales_losses else tf.constant(True)
         return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
 
-    def leave_out():
-        optimizer.iterations.assign_add(1)
+    def leave_out(self):
+        """Counts a step without an update; returns as `apply`."""
+        self._optimizer.iterations.assign_add(1)
         return tf.constant(0.0), tf.constant(0.0)
 
-    if num_replicas == 1:
 
-        @tf.function(jit_compile=runtime.jit_compile)
-        def make_step(inputs, step):
-            gradients, sums = compute_gradients(inputs, weights_of(inputs), step, 0)
-            nonfinite, norm = find_nonfinite(gradients, sums, 0)
-            norm, num_updates = tf.cond(nonfinite[0] > 0, leave_out, lambda: apply_gradients(gradients, norm))
-            return sums, nonfinite, norm, num_updates
+def _build_for_one(
+    compute_gradients: ComputeGradients,
+    weights_of: Callable[[Inputs], list[tf.Tensor]],
+    updater: _Updater,
+    runtime: Runtime,
+) -> Update:
+    @tf.function(jit_compile=runtime.jit_compile)
+    def make_step(inputs, step):
+        gradients, sums = compute_gradients(inputs, weights_of(inputs), step, 0)
+        nonfinite, norm = updater.find_nonfinite(gradients, sums, 0)
+        norm, num_updates = tf.cond(nonfinite[0] > 0, updater.leave_out, lambda: updater.apply(gradients, norm))
+        return sums, nonfinite, norm, num_updates
 
-        return lambda inputs, step: strategy.run(make_step, args=(inputs, step))
+    return lambda inputs, step: runtime.strategy.run(make_step, args=(inputs, step))
 
+
+def _build_for_several(
+    compute_gradients: ComputeGradients,
+    weights_of: Callable[[Inputs], list[tf.Tensor]],
+    updater: _Updater,
+    runtime: Runtime,
+) -> Update:
+    strategy = runtime.strategy
     # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
     compute_replica_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
 
@@ -92,7 +130,7 @@ def build_update(
         replica = context.replica_id_in_sync_group
         global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, weights_of(inputs))
         gradients, sums = compute_replica_gradients(inputs, global_weights, step, replica)
-        nonfinite, _ = find_nonfinite(gradients, sums, replica)
+        nonfinite, _ = updater.find_nonfinite(gradients, sums, replica)
         # Every replica applies the same sum.
         gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         return gradients, tf.linalg.global_norm(gradients), sums, nonfinite
@@ -101,12 +139,12 @@ def build_update(
         gradients, norm, sums, nonfinite = strategy.run(replica_gradients, args=(inputs, step))
         sums, nonfinite = {name: add_up(strategy, sums[name]) for name in sums}, add_up(strategy, nonfinite)
         # A sum of finite gradients may be infinite: then it is that of all.
-        is_known = tf.reduce_any(nonfinite > 0) | is_usable(of_all(strategy, norm))
+        is_known = tf.reduce_any(nonfinite > 0) | updater.is_usable(of_all(strategy, norm))
         nonfinite = tf.where(is_known, nonfinite, tf.ones_like(nonfinite))
         if tf.reduce_any(nonfinite > 0):
-            norm, num_updates = strategy.run(leave_out)
+            norm, num_updates = strategy.run(updater.leave_out)
         else:
-            norm, num_updates = strategy.run(apply_gradients, args=(gradients, norm))
+            norm, num_updates = strategy.run(updater.apply, args=(gradients, norm))
         return sums, nonfinite, of_all(strategy, norm), of_all(strategy, num_updates)
 
     return update_on_all
