@@ -8,6 +8,7 @@ from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.planning import scale
 from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
 from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
+from electra_cli.planning.run_size import describe_bytes
 from electra_cli.planning.scale import Placement, largest_part, place
 from electra_cli.reporting.settings import describe_model
 
@@ -30,8 +31,7 @@ def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
         repetition = describe_repetition(phase.num_epochs or 0.0)
         texts = (_run_text(phase), repetition, _flops_text(phase))
         lines += [_row("" if number else title, text) for number, text in enumerate(texts) if text]
-    unit, size, digits = _unit(plan.checkpoints.kept)
-    one, kept = (f"{number / size:.{digits}f} {unit}" for number in (plan.checkpoints.one, plan.checkpoints.kept))
+    one, kept = describe_bytes(plan.checkpoints.one), describe_bytes(plan.checkpoints.kept)
     lines.append(
         _row(
             "checkpoints",

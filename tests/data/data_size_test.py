@@ -19,4 +19,4 @@ def test_epochs_as_people_read_them(num_epochs, text):
 
 def test_text_that_is_repeated_too_often():
     assert describe_repetition(40) == ""
-    assert describe_repetition(41).startswith("More than some 40 passes over the same text add next to nothing: take")
+    assert describe_repetition(41).startswith("Each pass over the same text teaches less than the one before: more")

@@ -117,9 +117,9 @@ def test_data_tells_vocabulary_and_epochs(data_dir):
     assert phase.real_tokens == pytest.approx(phase.num_epochs * phase.data.real_tokens)
     text = to_text(plan, "x")
     assert f"epochs of {phase.data.num_examples:,} examples in {phase.data.num_shards} shard" in text
-    assert "passes over the same text" not in text
+    assert "pass over the same text" not in text
     config.train.num_steps = 12_000
-    assert "passes over the same text add next to nothing" in to_text(make_plan(config), "x")
+    assert "pass over the same text teaches less than the one before" in to_text(make_plan(config), "x")
 
 
 def test_data_of_another_length_or_vocabulary(data_dir, corpus_file, tmp_path):
