@@ -2,7 +2,7 @@
 
     electra-pretrain --config=small --config.data.dir=DATA --workdir=RUN
 
-The paper trained it for 4 days on one V100. It is what all defaults of electra_cli/config.py are.
+The paper trained it for 4 days on one V100. It is what all defaults of electra_cli/config/resolution.py are.
 """
 
 import ml_collections

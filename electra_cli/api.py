@@ -21,7 +21,7 @@ import tensorflow as tf
 from electra_cli.errors import UserError
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
 from electra_cli.interop.runs import Run, encode_texts, load_run
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 
 __all__ = ["Electra", "Encoded", "Filled", "Token", "load"]
 

@@ -3,13 +3,15 @@
 import ml_collections
 from absl import flags
 
-from electra_cli import cli, command_config, config, run_config, run_files
+from electra_cli.cli import app, config_flag
+from electra_cli.config import resolution
 from electra_cli.errors import UserError
-from electra_cli.reporter import Reporter
-from electra_cli.training import wandb_run
+from electra_cli.loggers import wandb_run
+from electra_cli.loggers.reporter import Reporter
+from electra_cli.workdir import config_file, run_files
 
 FLAGS = flags.FlagValues()
-command_config.define(FLAGS)
+config_flag.define(FLAGS)
 flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, config.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "mode",
@@ -41,7 +43,7 @@ flags.DEFINE_enum(
     "print_config", None, ["text", "json"], "Print the config with all overrides and derived values, and do nothing "
     "else: text (the default without a value) is a config file.", flag_values=FLAGS,
 )  # fmt: skip
-cli.define_output_flags(FLAGS)
+app.define_output_flags(FLAGS)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
@@ -68,9 +70,9 @@ GROUPS = {
 def _main(values: flags.FlagValues) -> None:
     settings = _settings(values)
     if values.print_config:
-        from electra_cli import config_text  # noqa: PLC0415  (--help must not wait for it)
+        from electra_cli.config import text  # noqa: PLC0415  (--help must not wait for it)
 
-        cli.print_page(config_text.show(settings, values.print_config, command_config.command(values)))
+        app.print_page(text.show(settings, values.print_config, config_flag.command(values)))
         return
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
@@ -78,26 +80,26 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
-    config.check(settings)
+    resolution.check(settings)
     if values.wandb_project:
         if values.mode in ("eval", "replay"):
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
         wandb_run.import_wandb()  # before training: what is missing is told at once
 
-    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-pretrain --workdir={values.workdir} --mode={values.mode}"
     with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
-        cli.end_when_stopped(reporter)
+        app.end_when_stopped(reporter)
         _run(settings, values, reporter)
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     """Returns the config that was given; without one, that of the run in the workdir, which one worker looks at."""
-    looks_at_run = values.mode in ("eval", "replay") or (values.workdir and run_config.has_record(values.workdir))
+    looks_at_run = values.mode in ("eval", "replay") or (values.workdir and config_file.has_record(values.workdir))
     if values["config"].value is not None or values.print_config or not values.workdir or not looks_at_run:
-        return command_config.given(values)
-    settings = run_config.read_settings(run_config.read_record(values.workdir), values.workdir)
+        return config_flag.given(values)
+    settings = config_file.read_settings(config_file.read_record(values.workdir), values.workdir)
     if settings.runtime.worker_addresses:
         if values.mode not in ("eval", "replay"):
             raise UserError(
@@ -147,12 +149,12 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
     argv = ["--print_config=text" if argument == "--print_config" else argument for argument in argv]
-    return command_config.parse(argv, FLAGS)
+    return config_flag.parse(argv, FLAGS)
 
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=command_config.read)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=config_flag.read)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import ml_collections
 
-from electra_cli.config import default_config, resolve
-from electra_cli.planning.devices import GIB
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.planning.memory import replica_memory
+from electra_cli.planning.scale import GIB
 
 RECORD = pathlib.Path(__file__).resolve().parent.parent / "docs" / "measured_memory.json"
 # Width, layers, length, batch, entries of the vocabulary, and overrides.

@@ -18,10 +18,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import ml_collections
 
-from electra_cli import features, flops, randomness
 from electra_cli import main as main_module
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
+from electra_cli.modeling import features, randomness
+from electra_cli.objectives import flops
 
 _NUM_EXAMPLES = 4096
 _VOCAB_SIZE = 30_522
@@ -55,11 +56,11 @@ class Ours:
         import tensorflow as tf  # noqa: PLC0415
 
         from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
-        from electra_cli.training.device_rate import measure_flops_per_second  # noqa: PLC0415
+        from electra_cli.data.phases import open_phases  # noqa: PLC0415
+        from electra_cli.objectives.step import build_train_steps  # noqa: PLC0415
         from electra_cli.training.distribution import build_runtime  # noqa: PLC0415
-        from electra_cli.training.phases import open_phases  # noqa: PLC0415
         from electra_cli.training.run import build_model  # noqa: PLC0415
-        from electra_cli.training.step import build_train_steps  # noqa: PLC0415
+        from electra_cli.training.throughput import measure_flops_per_second  # noqa: PLC0415
 
         self._tf = tf
         config = _load(arguments, overrides)
@@ -149,9 +150,9 @@ class Ours:
     def _parts(self) -> dict:
         """Returns functions that compute parts of the step of one replica."""
         tf = self._tf
-        from electra_cli.modeling.corruption import sample_tokens  # noqa: PLC0415
-        from electra_cli.training.losses import masked_lm_loss  # noqa: PLC0415
-        from electra_cli.training.step import batch_weights, build_gradients  # noqa: PLC0415
+        from electra_cli.objectives.corruption import sample_tokens  # noqa: PLC0415
+        from electra_cli.objectives.losses import masked_lm_loss  # noqa: PLC0415
+        from electra_cli.objectives.step import batch_weights, build_gradients  # noqa: PLC0415
 
         local = self._runtime.strategy.experimental_local_results
         batch = {name: local(value)[0] for name, value in self._batch.items()}

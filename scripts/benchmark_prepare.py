@@ -76,10 +76,11 @@ def _read(data_dir: str, seconds: float = 5.0) -> float:
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     import tensorflow as tf  # noqa: PLC0415  (after the settings above)
 
-    from electra_cli.config import default_config, resolve  # noqa: PLC0415
+    from electra_cli.config import default_config  # noqa: PLC0415
+    from electra_cli.config.resolution import resolve  # noqa: PLC0415
     from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
+    from electra_cli.data.phases import masking_settings  # noqa: PLC0415
     from electra_cli.data.source import open_data  # noqa: PLC0415
-    from electra_cli.training.phases import masking_settings  # noqa: PLC0415
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)

@@ -20,7 +20,8 @@ import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from electra_cli.config import default_config, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.planning.memory import FLOAT
 from electra_cli.planning.parameters import count_parameters
 

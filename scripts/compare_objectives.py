@@ -22,10 +22,12 @@ import ml_collections
 from absl import flags
 from matplotlib.figure import Figure
 
-from electra_cli import cli, command_config, config, flops
-from electra_cli.config_probes import parse_probes
+from electra_cli.cli import app, config_flag
+from electra_cli.config import resolution
+from electra_cli.config.labeled_files import parse_probes
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.objectives import flops
 
 PROGRAM = "electra-pretrain"
 TABLE, PICTURE = "comparison.md", "comparison.svg"
@@ -55,7 +57,7 @@ _OURS = (
 )  # fmt: skip
 
 FLAGS = flags.FlagValues()
-command_config.define(FLAGS)
+config_flag.define(FLAGS)
 flags.DEFINE_string("data", None, "Data directory of electra-prepare.", flag_values=FLAGS)
 flags.DEFINE_string("probes", None, "Labelled files, as config.eval.probes takes them.", flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", None, "Steps of ELECTRA; those of the config if not given.", flag_values=FLAGS)
@@ -137,7 +139,7 @@ def make_plans(settings: ml_collections.ConfigDict, vocab_size: int) -> list[Pla
     def per_step(changes: Mapping[str, Any]) -> float:
         changed = settings.copy_and_resolve_references()
         changed.update_from_flattened_dict({**changes, "train.num_steps": 1})
-        return flops.training_flops(config.resolve(changed, vocab_size))
+        return flops.training_flops(resolution.resolve(changed, vocab_size))
 
     costs = {"electra": per_step({}), "mlm": per_step(_OF_MLM)}
     steps = {"electra": num_steps, "mlm": max(1, round(num_steps * costs["electra"] / costs["mlm"]))}
@@ -268,7 +270,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[ml_collections.ConfigDict, list[int]]:
     """Returns the config of ELECTRA and the seeds, from parsed flags and their `--config.KEY=VALUE`."""
-    settings = command_config.given(values)
+    settings = config_flag.given(values)
     for flag in ("data", "probes", "output_dir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing")
@@ -288,7 +290,7 @@ def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[ml_col
     for key in ("train.steps_per_loop", "train.log_interval", "train.checkpoint_interval", "eval.interval"):
         settings.update_from_flattened_dict({key: 1})
     settings.eval.probe_interval = 0
-    config.check(settings)
+    resolution.check(settings)
     return settings, [int(seed) for seed in values.seeds]
 
 
@@ -320,4 +322,4 @@ _given = sys.argv[1:]  # before `command_config.parse` writes presets as files
 
 
 if __name__ == "__main__":
-    cli.run(_main, FLAGS, USAGE, "", lambda argv: command_config.parse(argv, FLAGS))
+    app.run(_main, FLAGS, USAGE, "", lambda argv: config_flag.parse(argv, FLAGS))

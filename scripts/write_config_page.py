@@ -7,11 +7,11 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from electra_cli import config
-from electra_cli.config_presets import PRETRAINING, Presets
-from electra_cli.config_reference import Entry, entries
-from electra_cli.finetuning import config as finetuning_config
-from electra_cli.finetuning.config import FINETUNING
+from electra_cli.config import finetuning as finetuning_config
+from electra_cli.config import resolution
+from electra_cli.config.finetuning import FINETUNING
+from electra_cli.config.presets import PRETRAINING, Presets
+from electra_cli.config.reference import Entry, entries
 
 PAGE = pathlib.Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 INTRODUCTION = """\
@@ -29,7 +29,7 @@ PARTS: tuple[tuple[str, Presets, Sequence[str], str], ...] = (
     (
         "Pre-training",
         PRETRAINING,
-        config.CHANGEABLE_KEYS,
+        resolution.CHANGEABLE_KEYS,
         "For `electra-pretrain` and `electra-plan`. Defaults are those of ELECTRA-Small (Clark et al., ICLR 2020,\n"
         "Table 6).",
     ),

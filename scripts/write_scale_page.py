@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable
 import benchmark_memory
 import ml_collections
 
-from electra_cli.config import resolve
-from electra_cli.config_presets import PRETRAINING
+from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.resolution import resolve
 from electra_cli.planning import scale
-from electra_cli.planning.devices import ACCELERATORS, GIB
 from electra_cli.planning.memory import replica_memory
 from electra_cli.planning.plan import DeviceRow, make_plan
-from electra_cli.planning.scale import Placement, largest_part, step_time
+from electra_cli.planning.scale import ACCELERATORS, GIB, Placement, largest_part, step_time
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "scale.md"

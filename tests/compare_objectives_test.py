@@ -12,9 +12,9 @@ import xml.etree.ElementTree
 
 import pytest
 
-from electra_cli import flops
-from electra_cli.config import resolve
-from electra_cli.config_presets import PRETRAINING
+from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.resolution import resolve
+from electra_cli.objectives import flops
 from tests.conftest import VOCAB_SIZE
 from tests.scripts_test import SCRIPTS
 

@@ -21,12 +21,12 @@ from collections.abc import Iterator
 import setuptools
 from absl import flags
 
-from electra_cli import command_config
-from electra_cli import config as config_lib
-from electra_cli.config_presets import PRETRAINING
+from electra_cli.cli import config_flag
+from electra_cli.config import finetuning as finetuning_config
+from electra_cli.config import resolution as config_lib
+from electra_cli.config.finetuning import FINETUNING
+from electra_cli.config.presets import PRETRAINING
 from electra_cli.errors import UserError
-from electra_cli.finetuning import config as finetuning_config
-from electra_cli.finetuning.config import FINETUNING
 from tests.planning.common import load_script
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -241,11 +241,11 @@ def _check_values(program: str, module: dict, values: flags.FlagValues) -> None:
     if (program == "electra-prepare" and values.inspect is None) or program == "electra-import":
         module["_check"](values)
     elif program == "electra-finetune" and values.predict is None:
-        finetuning_config.check(command_config.given(values, FINETUNING))
+        finetuning_config.check(config_flag.given(values, FINETUNING))
     elif program == "electra-pretrain" and values["config"].value is None and values.mode == "eval":
         _expect(bool(values.workdir), [program], "no workdir is given, whose config is taken")
     elif program in ("electra-pretrain", "electra-plan"):
-        config = command_config.given(values)
+        config = config_flag.given(values)
         if not config.data.dir and not config.phases.data_dir:
             config.data.dir = "data"  # which examples leave out that are about other keys
         config_lib.check(config)
@@ -296,7 +296,7 @@ def _check_script(program: str, arguments: list[str], *, is_whole: bool = True) 
         script = load_script(path.stem)
         with _command_line([program, *arguments]) as argv:
             try:
-                command_config.parse(argv, script.FLAGS)
+                config_flag.parse(argv, script.FLAGS)
                 script._checked(script.FLAGS, [word for word in arguments if word.startswith("--config.")])
             except (UserError, flags.Error) as error:
                 raise Mistake(f"{shlex.join([program, *arguments])}: {error}") from error

@@ -2,9 +2,10 @@
 
 from absl import flags
 
-from electra_cli import cli, files
+from electra_cli import files
+from electra_cli.cli import app
 from electra_cli.errors import UserError
-from electra_cli.reporter import Reporter
+from electra_cli.loggers.reporter import Reporter
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 FLAGS = flags.FlagValues()
@@ -71,7 +72,7 @@ def _main(values: flags.FlagValues) -> None:
             raise UserError(f"--{name} is missing: {what}")
     files.check_directory("--workdir", values.workdir, "give the directory of a run or of a fine-tuning")
 
-    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-export --workdir={values.workdir} --format={values.format}"
     with panel.choose_reporter(title, quiet=False, log_format="text") as reporter:
@@ -126,7 +127,7 @@ def _export_pretrained(values: flags.FlagValues, reporter: Reporter) -> float:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

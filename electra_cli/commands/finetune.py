@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 from absl import flags
 
-from electra_cli import cli, command_config
+from electra_cli.cli import app, config_flag
+from electra_cli.config.finetuning import FINETUNING, check, check_start
+from electra_cli.config.labeled_files import parse_file
 from electra_cli.errors import UserError
-from electra_cli.file_naming import parse_file
-from electra_cli.finetuning.config import FINETUNING, check, check_start
 from electra_cli.finetuning.labeled_files import FORMATS
 from electra_cli.finetuning.prediction_input import open_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
-from electra_cli.reporter import Reporter
+from electra_cli.loggers.reporter import Reporter
 
 FLAGS = flags.FlagValues()
-command_config.define(FLAGS, FINETUNING)
+config_flag.define(FLAGS, FINETUNING)
 flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, predictions, scores.", flag_values=FLAGS)
 flags.DEFINE_string(
     "init",
@@ -41,7 +41,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output", None, "With --predict: file for the predictions, as JSON lines.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", None, "With --predict: seed of the model to use; default: the best.", flag_values=FLAGS)
-cli.define_output_flags(FLAGS)
+app.define_output_flags(FLAGS)
 
 USAGE = """
 Fine-tunes a pre-trained encoder on labelled files and scores it, or predicts with it. The same command resumes what
@@ -75,11 +75,11 @@ def _main(values: flags.FlagValues) -> None:
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the fine-tuning")
     work = _prepare_to_predict(values) if values.predict else _prepare_to_finetune(values)
-    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-finetune --workdir={values.workdir}"
     with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
-        cli.end_when_stopped(reporter)
+        app.end_when_stopped(reporter)
         work(reporter)
 
 
@@ -87,7 +87,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
     for name in ("output", "seed"):
         if values[name].value is not None:
             raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
-    settings = command_config.given(values, FINETUNING)
+    settings = config_flag.given(values, FINETUNING)
     check(settings)
     check_start(values.init, values.like)
 
@@ -137,13 +137,13 @@ def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
-    return command_config.parse(argv, FLAGS, FINETUNING)
+    return config_flag.parse(argv, FLAGS, FINETUNING)
 
 
 def main() -> None:
     """Runs the command line."""
-    read_config = functools.partial(command_config.read, FINETUNING)
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=read_config)
+    read_config = functools.partial(config_flag.read, FINETUNING)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=read_config)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,10 @@
 
 from absl import flags
 
-from electra_cli import cli, files
+from electra_cli import files
+from electra_cli.cli import app
 from electra_cli.errors import UserError
-from electra_cli.reporter import Reporter
+from electra_cli.loggers.reporter import Reporter
 
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
 FLAGS = flags.FlagValues()
@@ -84,7 +85,7 @@ def _main(values: flags.FlagValues) -> None:
     for name in ("source", "generator_source"):
         if values[name].value is not None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
-    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_reporter(f"electra-import --source={values.source}", quiet=False, log_format="text") as reporter:
         _import(values, reporter)
@@ -149,7 +150,7 @@ def _check(values: flags.FlagValues) -> None:
 
 def main() -> None:
     """Runs the command line."""
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ import signal
 
 from absl import flags
 
-from electra_cli import cli, command_config
-from electra_cli.config import notices
+from electra_cli.cli import app, config_flag
+from electra_cli.config.resolution import notices
 from electra_cli.planning import plan as planning
 from electra_cli.planning import report
 
 FLAGS = flags.FlagValues()
-command_config.define(FLAGS)
+config_flag.define(FLAGS)
 flags.DEFINE_bool(
     "measure", False, "Run 20 steps on this machine's devices, and correct the times predicted.", flag_values=FLAGS
 )
@@ -34,14 +34,14 @@ GROUPS = {"Required": ("config",), "Output": ("measure", "json")}
 
 
 def _main(values: flags.FlagValues) -> None:
-    config = command_config.given(values)
+    config = config_flag.given(values)
     name = os.path.basename(values["config"].config_filename).removesuffix(".py")
     measured, notes = None, [f"note: {line}" for line in notices(config)]
     plan = planning.make_plan(config)  # before anything slow: what is wrong with the config is told at once
     if values.measure:
-        from electra_cli.planning import calibration  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
+        from electra_cli.planning import measuring  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
-        measured = calibration.calibrate(plan)
+        measured = measuring.calibrate(plan)
         plan = planning.make_plan(config, measured.device, measured.correction)
         notes += measured.describe()
     if values.json:
@@ -53,13 +53,13 @@ def _main(values: flags.FlagValues) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line into `FLAGS` and returns what are no flags."""
-    return command_config.parse(argv, FLAGS)
+    return config_flag.parse(argv, FLAGS)
 
 
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-plan ... | head` ends quietly
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=command_config.read)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=config_flag.read)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from electra_cli import cli, files
+from electra_cli import files
+from electra_cli.cli import app
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.reporter import report_in_lines
-from electra_cli.stage_progress import StageProgress
+from electra_cli.loggers.reporter import report_in_lines
+from electra_cli.loggers.stage_progress import StageProgress
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
     from electra_cli.data.vocabulary_learning import LearningSettings
@@ -147,7 +148,7 @@ def _main(values: flags.FlagValues) -> None:
     if values.inspect:
         _handle_signals(_interrupt_inspection)
         files.check_directory("--inspect", values.inspect, "give the output directory of electra-prepare")
-        from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+        from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
         title = f"electra-prepare --inspect={values.inspect}"
         with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
@@ -159,7 +160,7 @@ def _main(values: flags.FlagValues) -> None:
         return
     _check(values)
     prepare = _runner(values)
-    from electra_cli.data import input_listing, packing, preparation_report  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import inputs, packing, preparation_report  # noqa: PLC0415  (--help must not wait for it)
 
     settings = packing.PrepareSettings(
         max_seq_length=values.max_seq_length,
@@ -181,7 +182,7 @@ def _main(values: flags.FlagValues) -> None:
     with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
         progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
         try:
-            reading, warnings = input_listing.describe_inputs(values.input)
+            reading, warnings = inputs.describe_inputs(values.input)
             for warning in warnings:
                 reporter.warning(warning)
             if reading:
@@ -305,7 +306,7 @@ def _handle_signals(handler: Callable[[int, object], None]) -> None:
 def _end(number: int, _: object) -> None:
     """Ends the process while modules are imported, which may make errors of their own of an exception."""
     os.write(2, f"{os.path.basename(sys.argv[0])}: {_stop_before_writing(number)}\n".encode())
-    os._exit(cli.EXIT_INTERRUPTED)
+    os._exit(app.EXIT_INTERRUPTED)
 
 
 def _stop_before_writing(number: int) -> Interrupted:
@@ -333,7 +334,7 @@ def _interrupt_beam(number: int, _: object) -> None:
 def main() -> None:
     """Runs the command line."""
     _handle_signals(_end)
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import signal
 
 from absl import flags
 
-from electra_cli import cli
+from electra_cli.cli import app
 from electra_cli.errors import UserError
-from electra_cli.reporting import report
+from electra_cli.report import report
 
 FLAGS = flags.FlagValues()
 FLAGS.set_gnu_getopt(True)  # workdirs may stand before flags
@@ -46,7 +46,7 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("no workdir is given: electra-report WORKDIR [WORKDIR ...]")
     if values.samples < 0:
         raise UserError(f"--samples={values.samples}: must not be negative")
-    from electra_cli import panel  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_reporter(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as reporter:
         shown = report.write_report(
@@ -68,7 +68,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-report ... | head` ends quietly
-    cli.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, takes_directories=True)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, takes_directories=True)
 
 
 if __name__ == "__main__":

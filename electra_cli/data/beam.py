@@ -20,9 +20,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from electra_cli import files
-from electra_cli.data import python_docs, sentencepiece_model
-from electra_cli.data.beam_output import open_output
-from electra_cli.data.beam_pipeline import run_pipeline
+from electra_cli.data import python_docs, tokenization
+from electra_cli.data.beam_pipeline import open_output, run_pipeline
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_totals
 from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
@@ -79,7 +78,7 @@ def prepare(
     """
     options = _parse_options(beam_options, num_workers)
     given = load_vocabulary(vocab_file, settings) if vocab_file else None
-    model = files.read_bytes(vocab_file) if vocab_file and vocab_file.endswith(sentencepiece_model.SUFFIX) else b""
+    model = files.read_bytes(vocab_file) if vocab_file and vocab_file.endswith(tokenization.SUFFIX) else b""
     with open_output(output_dir, overwrite=overwrite) as output:
         with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
             vocabulary, sources, learned = _prepare_here(inputs, settings, given, learning, local, workers, report)

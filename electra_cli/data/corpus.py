@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from electra_cli import files
-from electra_cli.data import text_files
+from electra_cli.data import inputs as text_inputs
 from electra_cli.errors import UnreadableError, UserError
 
 # Both decide where blocks end and so, through `Document.place`, what is random about a document.
@@ -83,7 +83,7 @@ class Corpus:
     """The text of files, in a fixed order.
 
     Args:
-      inputs: files, directories and patterns (`text_files.list_files`). Compressed files are unpacked while being read.
+      inputs: files, directories and patterns (`inputs.list_files`). Compressed files are unpacked while being read.
       text_format: how to read them.
       weights: how often documents of each input are to be taken; none: once.
 
@@ -100,7 +100,7 @@ class Corpus:
         self.files: list[str] = []
         self._weights: list[float] = []
         for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
-            found = text_files.list_files(path)
+            found = text_inputs.list_files(path)
             self.files += found
             self._weights += [weight] * len(found)
         self._format = text_format
@@ -159,13 +159,13 @@ class Corpus:
     def _blocks(self, file_index: int) -> Iterator[Block]:
         path, weight = self.files[file_index], self._weights[file_index]
         before = self._bytes_read
-        if text_files.is_parquet(path):
+        if text_inputs.is_parquet(path):
             first_row = 0
             for number, texts in enumerate(self._read_parquet(path)):
                 yield Block(path, file_index, number, first_row, first_row, texts, weight)
                 first_row += len(texts)
         else:
-            separator = "line" if text_files.is_json(path) else self._format.separator
+            separator = "line" if text_inputs.is_json(path) else self._format.separator
             first_line = offset = 0
             for number, (content, is_cut) in enumerate(cut_into_blocks(self._read(path), separator)):
                 self.num_cut += is_cut
@@ -177,28 +177,28 @@ class Corpus:
     def _read(self, path: str) -> Iterator[bytes]:
         before, offset = self._bytes_read, 0
         try:
-            with files.open_file(path, "rb") as raw, text_files.unpack(raw, path) as stream:
+            with files.open_file(path, "rb") as raw, text_inputs.unpack(raw, path) as stream:
                 while piece := stream.read(_READ_BYTES):
                     offset += len(piece)
                     self._bytes_read = before + raw.tell()
                     yield piece
-        except text_files.reading_errors(path) as error:
+        except text_inputs.reading_errors(path) as error:
             raise _reading_error(path, error, f"{offset:,} bytes of text") from error
 
     def _read_parquet(self, path: str) -> Iterator[tuple[str, ...]]:
         num_rows = 0
         try:
-            for texts in text_files.read_parquet_texts(path, self._format.text_field):
+            for texts in text_inputs.read_parquet_texts(path, self._format.text_field):
                 num_rows += len(texts)
                 yield tuple(texts)
-        except text_files.reading_errors(path) as error:
+        except text_inputs.reading_errors(path) as error:
             raise _reading_error(path, error, f"{num_rows:,} rows") from error
 
 
 def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError:
     """Returns what a failure means: that the file is damaged, or only that it cannot be read now."""
     # bz2, zstd and Parquet tell damage by an OSError without a number; those of file systems have one.
-    if isinstance(error, text_files.DAMAGE) or (type(error) is OSError and error.errno is None):
+    if isinstance(error, text_inputs.DAMAGE) or (type(error) is OSError and error.errno is None):
         return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file anew")
     reason = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)  # of TensorFlow
     return UnreadableError(f"{path} cannot be read after {what_was_read}: {reason or error}")
@@ -206,7 +206,7 @@ def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError
 
 def _unpacking(path: str) -> int:
     """Returns about how many bytes of text a byte of the file holds."""
-    return 1 if path == text_files.uncompressed_name(path) else 4
+    return 1 if path == text_inputs.uncompressed_name(path) else 4
 
 
 def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[bytes, bool]]:
@@ -272,11 +272,11 @@ def read_documents(block: Block, text_format: TextFormat, replaced: Counter[str]
 def _lines_of_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[tuple[str, ...]]:
     if isinstance(block.content, bytes):
         text = _decode(block, block.content, text_format.encoding_errors == "strict", replaced)
-        if not text_files.is_json(block.path):
+        if not text_inputs.is_json(block.path):
             yield from _split_documents(text, text_format.separator)
             return
         texts: Iterator[str] = (
-            text_files.without_surrogates(text_files.read_json_text(line, text_format.text_field, block.path, number))
+            text_inputs.without_surrogates(text_inputs.read_json_text(line, text_format.text_field, block.path, number))
             for number, line in enumerate(text.split("\n"), block.first_line + 1)
             if line and not line.isspace()
         )

@@ -5,8 +5,8 @@ import dataclasses
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config import resolve
-from electra_cli.config_phases import divide
+from electra_cli.config.phases import divide
+from electra_cli.config.resolution import resolve
 from electra_cli.data import tfrecords
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from electra_cli import features, randomness
 from electra_cli.data.masking import MaskingSettings, mask_batch
-from electra_cli.data.records import PAD_FOR, parse_records
-from electra_cli.data.source import Split
-from electra_cli.randomness import Stream
+from electra_cli.data.source import PAD_FOR, Split, parse_records
+from electra_cli.modeling import features, randomness
+from electra_cli.modeling.randomness import Stream
 
 # Evaluation masks examples in groups of this size, so that they do not depend on the batch size.
 _EVAL_MASKING_GROUP = 64

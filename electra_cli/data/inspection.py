@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from electra_cli import features, files
+from electra_cli import files
 from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.masking import MaskingSettings, mask_batch
 from electra_cli.data.source import Split, prepared_split
@@ -20,6 +20,7 @@ from electra_cli.data.tfrecords import (
 )
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.modeling import features
 
 _BATCH_SIZE = 1024
 _NUM_BINS = 8

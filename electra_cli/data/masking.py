@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from electra_cli import features, randomness
+from electra_cli.modeling import features, randomness
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,15 +8,14 @@ from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from electra_cli import features
 from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.examples import add_special_tokens, pack_document, pack_full
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.spool import Example, PackedChunk, Totals
-from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.modeling import features
 
 _SINGLE_SEGMENT_PROB = {"pairs": 0.1, "single": 1.0}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 import electra_cli
 from electra_cli import files
-from electra_cli.data import duplicates, python_docs, sentencepiece_model, worker_tasks
+from electra_cli.data import duplicates, python_docs, tokenization
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.output_directory import OutputDirectory, write_whole
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals
@@ -38,8 +38,16 @@ from electra_cli.data.tfrecords import (
 )
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
-from electra_cli.data.worker_tasks import ChunkTask, PackTask, ShardTask
-from electra_cli.data.workers import Workers
+from electra_cli.data.workers import (
+    ChunkTask,
+    PackTask,
+    ShardTask,
+    Workers,
+    count_words,
+    make_shard,
+    pack_chunk,
+    sign_documents,
+)
 from electra_cli.errors import ResumableError, UnreadableError, UserError
 
 _SAVE_SECONDS = 10.0
@@ -98,7 +106,7 @@ def prepare(
             return read_manifest(output_dir)
         if output.is_resumed:
             report(f"going on with {output.path}", 1.0)
-        if vocab_file and given and vocab_file.endswith(sentencepiece_model.SUFFIX):
+        if vocab_file and given and vocab_file.endswith(tokenization.SUFFIX):
             write_whole(os.path.join(output.path, SENTENCEPIECE_FILE), files.read_bytes(vocab_file))
         with contextlib.closing(Preparation(inputs, settings, output, workers, report)) as preparation:
             preparation.find_copies()
@@ -124,13 +132,13 @@ def load_vocabulary(path: str, settings: PrepareSettings) -> Vocabulary:
     Raises:
       UserError: it cannot be read, or does not fit the settings.
     """
-    if path.endswith(sentencepiece_model.SUFFIX):
+    if path.endswith(tokenization.SUFFIX):
         if settings.has_words:
             raise UserError(
                 f"--word_boundaries=whitespace does not go with the SentencePiece model {path}, which splits text in "
                 f"its own way"
             )
-        return sentencepiece_model.SentencePieceTokenizer(path).vocabulary
+        return tokenization.SentencePieceTokenizer(path).vocabulary
     vocabulary = Vocabulary.from_file(path)
     _check_case(vocabulary, settings.lower_case, path)
     return vocabulary
@@ -193,7 +201,7 @@ class Preparation:
         first = index.num_chunks
         tasks = (ChunkTask(blocks, self._settings) for number, blocks in enumerate(corpus.chunks()) if number >= first)
         saved = time.monotonic()
-        for signatures in self._workers.map(worker_tasks.sign_documents, tasks):
+        for signatures in self._workers.map(sign_documents, tasks):
             index.add_chunk(signatures)
             self._report("looking for copies", corpus.fraction_read, corpus.text_bytes)
             if time.monotonic() - saved > _SAVE_SECONDS:
@@ -227,7 +235,7 @@ class Preparation:
         self._write_note("learning.json", dataclasses.asdict(learning))
         words = WordCounts()
         num_documents = num_short = 0
-        for counts, *numbers in self._workers.map(worker_tasks.count_words, tasks()):
+        for counts, *numbers in self._workers.map(count_words, tasks()):
             words.add(counts)
             num_documents, num_short = num_documents + numbers[0], num_short + numbers[1]
             self._report("counting words", corpus.fraction_read, corpus.text_bytes)
@@ -279,7 +287,7 @@ class Preparation:
             for number, blocks in enumerate(corpus.chunks())
             if number >= first
         )
-        for chunk in self._workers.map(worker_tasks.pack_chunk, tasks):
+        for chunk in self._workers.map(pack_chunk, tasks):
             spool.add(chunk)
             self._report("tokenizing", corpus.fraction_read, corpus.text_bytes)
         self._write_note(  # before the spool is complete: then nothing is read again after a kill
@@ -293,7 +301,7 @@ class Preparation:
         shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
         token_counts: np.ndarray = np.zeros(vocabulary.size, np.int64)
         tasks = [(split, task) for split in SPLITS for task in self._shard_tasks(split, spool, vocabulary.size)]
-        made = self._workers.map(worker_tasks.make_shard, (task for _, task in tasks))
+        made = self._workers.map(make_shard, (task for _, task in tasks))
         for number, ((split, _), (shard, counts)) in enumerate(zip(tasks, made, strict=True), 1):
             shards[split].append(shard)
             if split == "train":

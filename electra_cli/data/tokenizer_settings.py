@@ -3,9 +3,8 @@
 import dataclasses
 
 from electra_cli import files
-from electra_cli.data.sentencepiece_model import SUFFIX, SentencePieceTokenizer
 from electra_cli.data.tfrecords import MANIFEST_FILE, SENTENCEPIECE_FILE, VOCAB_FILE, read_manifest
-from electra_cli.data.tokenization import Tokenizer
+from electra_cli.data.tokenization import SUFFIX, SentencePieceTokenizer, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config import default_config as default_pretraining_config
+from electra_cli.config.finetuning import RANDOM, check, fill_in
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.config import RANDOM, check, fill_in
 from electra_cli.finetuning.examples import Encoded, Example
 from electra_cli.finetuning.labels import most_frequent
 from electra_cli.finetuning.seed_run import SeedRun, Split
@@ -22,10 +22,10 @@ from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import adopt, write_json
 from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
-from electra_cli.reporter import Lines, Reporter
+from electra_cli.loggers.reporter import Lines, Reporter
 from electra_cli.training.distribution import Runtime, build_runtime
-from electra_cli.training.signals import StopRequest
-from electra_cli.training.workdir import Workdir
+from electra_cli.training.stopping import StopRequest
+from electra_cli.workdir.workdir import Workdir
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8

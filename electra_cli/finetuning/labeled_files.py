@@ -4,14 +4,12 @@ import dataclasses
 import os
 from typing import Any
 
-from electra_cli.data.text_files import uncompressed_name
+from electra_cli.data.inputs import uncompressed_name
 from electra_cli.errors import UserError
-from electra_cli.finetuning.conll_files import read_conll
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.labels import shown, to_number
-from electra_cli.finetuning.squad_files import read_squad
 from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table, without_empty_texts
-from electra_cli.finetuning.text_lines import check_file
+from electra_cli.finetuning.text_formats import check_file, read_conll, read_squad
 
 FORMATS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad")
 _BY_ENDING = {

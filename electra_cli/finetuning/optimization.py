@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.optimizers import AdamWeightDecay
-from electra_cli.training.schedules import WarmupDecay
+from electra_cli.training.optimization import AdamWeightDecay, Optimizer, WarmupDecay, uses_loss_scaling
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")

@@ -12,7 +12,7 @@ from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.trained import load_trained
 from electra_cli.finetuning.trainer import compute_logits
 from electra_cli.finetuning.workdir import write_json_lines
-from electra_cli.reporter import Lines, Reporter
+from electra_cli.loggers.reporter import Lines, Reporter
 
 
 def predict(

@@ -13,7 +13,7 @@ from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import build_task, load_file
 from electra_cli.finetuning.workdir_files import Record, choose_seed, read_config, read_record, require_seed
-from electra_cli.reporter import Reporter
+from electra_cli.loggers.reporter import Reporter
 
 
 @dataclasses.dataclass(frozen=True)

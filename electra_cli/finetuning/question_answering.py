@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from electra_cli import features
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled, require_room, to_features
 from electra_cli.finetuning.labels import ANSWER, NO_ANSWER, LabelMap
+from electra_cli.modeling import features
 
 # Tokens of a question that are read, those of BERT and of the original (`max_query_length`).
 MAX_QUESTION_LENGTH = 64
@@ -75,7 +75,7 @@ class QuestionAnswering(Task):
 
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] question [SEP] window [SEP]`, for each window of each context."""
-        sequences.require_room(length, self.least_length)
+        require_room(length, self.least_length)
         questions = encoder.encode_lines([example.text for example in examples])
         contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
         rows, places, targets, example_indices = [], [], [], []
@@ -96,7 +96,7 @@ class QuestionAnswering(Task):
                 targets.append((answer[0] + shift, answer[1] + shift) if answer and is_here else (0, 0))
                 example_indices.append(index)
         return Encoded(
-            features=sequences.to_features(rows, vocabulary, length),
+            features=to_features(rows, vocabulary, length),
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
             places=tuple(places),

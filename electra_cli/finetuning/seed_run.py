@@ -17,12 +17,12 @@ from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import write_json, write_json_lines
 from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
-from electra_cli.reporter import Reporter
-from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
-from electra_cli.training.checkpoint_matching import restore
-from electra_cli.training.progress import Pace
-from electra_cli.training.signals import StopRequest
-from electra_cli.training.workdir import Workdir
+from electra_cli.loggers.reporter import Reporter
+from electra_cli.training.stopping import StopRequest
+from electra_cli.training.throughput import Pace
+from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
+from electra_cli.workdir.checkpoint_matching import restore
+from electra_cli.workdir.workdir import Workdir
 
 _ITEMS = ("model", "optimizer", "interval_sums")
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled, cut_pair, require_room, to_features
 from electra_cli.finetuning.labels import LabelMap, shown, sort_labels, to_number
 
 # Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
@@ -27,12 +27,12 @@ class _SentenceTask(Task):
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
         self.check(examples)
-        sequences.require_room(length, self.least_length)
+        require_room(length, self.least_length)
         texts = self._ids_of_texts(examples, encoder)
-        pairs = [sequences.cut_pair(first, second, length) for first, second in texts]
+        pairs = [cut_pair(first, second, length) for first, second in texts]
         num_cut = int((_lengths(texts) > length).sum())
         return Encoded(
-            features=sequences.to_features(pairs, vocabulary, length),
+            features=to_features(pairs, vocabulary, length),
             targets=self._targets(examples) if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
             notices=(f"examples cut to {length} tokens: {num_cut:,} of {len(examples):,}",) if num_cut else (),

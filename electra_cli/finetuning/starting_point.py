@@ -10,13 +10,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from electra_cli import files
+from electra_cli.config.finetuning import RANDOM, check_start
 from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
 from electra_cli.errors import UserError
-from electra_cli.finetuning.config import RANDOM, check_start
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.interop.weights import Network
-from electra_cli.run_files import CONFIG_FILE
+from electra_cli.workdir.run_files import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)

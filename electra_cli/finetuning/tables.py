@@ -9,10 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from electra_cli.data.text_files import without_surrogates
+from electra_cli.data.inputs import without_surrogates
 from electra_cli.errors import UserError
 from electra_cli.finetuning.labels import shown, to_number
-from electra_cli.finetuning.text_lines import read_text, split_lines
+from electra_cli.finetuning.text_formats import read_text, split_lines
 
 # Columns that are taken when none is named: of one text, or of two.
 _USUAL_TEXTS = (

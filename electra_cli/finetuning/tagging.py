@@ -7,9 +7,9 @@ import numpy as np
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.finetuning import scores, sequences
+from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled
+from electra_cli.finetuning.examples import Encoded, Example, are_labelled, require_room, to_features
 from electra_cli.finetuning.labels import LabelMap, most_frequent, sort_labels
 
 # Target of positions where no word begins.
@@ -60,7 +60,7 @@ class Tagging(Task):
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
         self.check(examples)
-        sequences.require_room(length, self.least_length)
+        require_room(length, self.least_length)
         index = {label: place for place, label in enumerate(self.known_labels.labels)}
         unknown = [vocabulary.unk_id]
         rows, places = [], []
@@ -80,7 +80,7 @@ class Tagging(Task):
             if example.tags is not None:
                 targets[row, starts] = [index[tag] for tag in example.tags[: len(starts)]]
         return Encoded(
-            features=sequences.to_features(rows, vocabulary, length),
+            features=to_features(rows, vocabulary, length),
             targets=targets if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
             places=tuple(places),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import ml_collections
 
 from electra_cli import files
+from electra_cli.config.finetuning import kind_of
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.data_defaults import kind_of
 from electra_cli.finetuning.examples import Example, are_labelled
 from electra_cli.finetuning.labeled_files import Contents, read_examples
 from electra_cli.finetuning.labels import LabelMap, shown

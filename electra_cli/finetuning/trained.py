@@ -21,8 +21,8 @@ from electra_cli.finetuning.workdir_files import (
     require_seed,
     seed_directory,
 )
-from electra_cli.training.checkpoint_files import find_checkpoint
-from electra_cli.training.checkpoint_matching import restore
+from electra_cli.workdir.checkpoint_files import find_checkpoint
+from electra_cli.workdir.checkpoint_matching import restore
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,18 +7,18 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli import features
 from electra_cli.data.input_pipeline import Part, pipeline_options
-from electra_cli.finetuning import losses
+from electra_cli.finetuning import model
 from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
 from electra_cli.finetuning.optimization import build_optimizer, reset
 from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.interop.weights import assign_encoder
+from electra_cli.modeling import features
+from electra_cli.objectives.metrics import IntervalSums
+from electra_cli.objectives.step import replica_dropout_seed
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.metrics import IntervalSums
 from electra_cli.training.optimization import uses_loss_scaling
-from electra_cli.training.step import replica_dropout_seed
 from electra_cli.training.updates import build_steps, build_update, with_counts
 
 # What the steps add up: losses, and what they are divided by.
@@ -56,7 +56,7 @@ class Trainer:
         assert train.targets is not None
         self._config, self._kind, self._num_outputs = config, kind, num_outputs
         self._start, self._runtime = start, runtime
-        self._arrays = {**train.features, losses.TARGETS: train.targets}
+        self._arrays = {**train.features, model.TARGETS: train.targets}
         self._num_rows, self._length = train.features[features.INPUT_WORD_IDS].shape
         batch_size = config.train.global_batch_size
         self.num_steps = max(1, self._num_rows * config.train.num_epochs // batch_size)
@@ -69,7 +69,7 @@ class Trainer:
             self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
         update = build_update(
             self._compute_gradients,
-            lambda inputs: [losses.weight(kind, inputs[losses.TARGETS])],
+            lambda inputs: [model.weight(kind, inputs[model.TARGETS])],
             ("loss",),
             self.model.trainable_variables,
             self.optimizer,
@@ -130,12 +130,12 @@ class Trainer:
         seed = replica_dropout_seed(self._seed, step, replica)
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True, seed=seed)
-            total = losses.loss_sum(self._kind, logits, inputs[losses.TARGETS])
+            total = model.loss_sum(self._kind, logits, inputs[model.TARGETS])
             loss = total / tf.maximum(global_weights[0], 1.0)
             if uses_loss_scaling(self.optimizer):
                 loss = self.optimizer.get_scaled_loss(loss)
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        return gradients, {"loss": total, "weight": losses.weight(self._kind, inputs[losses.TARGETS])}
+        return gradients, {"loss": total, "weight": model.weight(self._kind, inputs[model.TARGETS])}
 
     def logits(self, encoded: Encoded, before_batch: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns the logits of all rows, float32 [rows, ...]; `before_batch` may raise to end it."""

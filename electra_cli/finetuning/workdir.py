@@ -7,15 +7,15 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 
+from electra_cli.config.finetuning import differences
 from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenizer_settings import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
-from electra_cli.finetuning.config import differences
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.finetuning.workdir_files import Record, read_record
-from electra_cli.run_files import CONFIG_FILE
+from electra_cli.workdir.run_files import CONFIG_FILE
 
 
 def holds_finetuning(workdir: str) -> bool:

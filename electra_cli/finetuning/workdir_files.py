@@ -14,11 +14,11 @@ from typing import Any
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config import flatten
+from electra_cli.config.finetuning import default_config
+from electra_cli.config.resolution import flatten
 from electra_cli.errors import UserError
-from electra_cli.finetuning.config_defaults import default_config
 from electra_cli.interop.sizes import Sizes
-from electra_cli.run_files import CONFIG_FILE
+from electra_cli.workdir.run_files import CONFIG_FILE
 
 SCORES_FILE = "scores.json"
 _SEED_PREFIX = "seed-"

@@ -10,14 +10,15 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import default_config, flatten, generator_sizes, num_predictions
+from electra_cli.config import default_config
+from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
 from electra_cli.data.tokenizer_settings import find_vocab_file
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.foreign import Foreign, read_json
 from electra_cli.interop.weights import Weights
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.training.checkpoint_files import find_damage
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.workdir.checkpoint_files import find_damage
 
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
 _HPARAMS = {

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import default_config, flatten, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import flatten, resolve
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
 from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary
@@ -23,9 +24,9 @@ from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.foreign import Foreign
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.interop.weights import Network, expected_shapes
-from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
-from electra_cli.run_files import CONFIG_FILE
-from electra_cli.training.checkpoint_files import CheckpointFiles
+from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.workdir.checkpoint_files import CheckpointFiles
+from electra_cli.workdir.run_files import CONFIG_FILE
 
 PYTHON_CONFIG, REPORT_FILE = "config.py", "import.json"
 _LARGEST_GROUPS = 12

@@ -9,20 +9,19 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import flatten, phases_of
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
-from electra_cli.data.tokenization import Tokenizer
+from electra_cli.config.resolution import flatten, phases_of
+from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
 from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer, saved_tokenizer, tokenizer_of_data
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.weights import Network
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.run_config import read_config, read_record
-from electra_cli.run_files import CONFIG_FILE, named_checkpoint
-from electra_cli.training.checkpoint_files import step_of
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.training.restoring import restore_model
-from electra_cli.training.workdir import read_metrics
+from electra_cli.workdir.checkpoint_files import step_of
+from electra_cli.workdir.config_file import read_config, read_record
+from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint
+from electra_cli.workdir.workdir import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

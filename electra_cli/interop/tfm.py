@@ -19,8 +19,8 @@ from electra_cli.interop.outputs import hidden_states
 from electra_cli.interop.runs import Run, encode_texts
 from electra_cli.interop.weights import Network, Weights
 from electra_cli.modeling.layers import gelu
-from electra_cli.training.checkpoint_files import find_damage
-from electra_cli.training.checkpoint_matching import GRAPH_KEY
+from electra_cli.workdir.checkpoint_files import find_damage
+from electra_cli.workdir.checkpoint_matching import GRAPH_KEY
 
 # Attributes of its BertEncoder and of its blocks, and our names.
 _ENCODER = {

@@ -7,8 +7,8 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
-from electra_cli import features
-from electra_cli.fused import dropout
+from electra_cli.modeling import features
+from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import (
     PADDING_SCORE,
     Dense,

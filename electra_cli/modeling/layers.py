@@ -7,7 +7,7 @@ scores of padding. Unlike Keras' layers they keep no random state: the caller gi
 import tensorflow as tf
 import tf_keras
 
-from electra_cli import fused, randomness
+from electra_cli.modeling import fused, randomness
 
 # Added to the attention scores of padded keys.
 PADDING_SCORE = -10_000.0

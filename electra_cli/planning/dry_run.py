@@ -11,27 +11,27 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import notices
-from electra_cli.flops import matmul_flops
-from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.planning.devices import GIB
+from electra_cli.config.resolution import notices
+from electra_cli.data.phases import Phase, fingerprint, training_batches
+from electra_cli.loggers.reporter import Lines, Reporter, format_duration
+from electra_cli.objectives import metrics
+from electra_cli.objectives.flops import matmul_flops
+from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.step import build_train_steps
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
+from electra_cli.planning.scale import GIB
 from electra_cli.planning.workdir_room import check_place
-from electra_cli.reporter import Lines, Reporter, format_duration
-from electra_cli.training import metrics
-from electra_cli.training.checkpoints import Checkpoints
-from electra_cli.training.device_rate import measure_flops_per_second
+from electra_cli.probes.prober import read_probes
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes
 from electra_cli.training.loop import open_run
 from electra_cli.training.optimization import Optimizer
-from electra_cli.training.phases import Phase, fingerprint, training_batches
-from electra_cli.training.probes import read_probes
 from electra_cli.training.run import build_model
-from electra_cli.training.step import build_train_steps
-from electra_cli.training.workdir import check_config
+from electra_cli.training.throughput import measure_flops_per_second
+from electra_cli.workdir.checkpoints import Checkpoints
+from electra_cli.workdir.workdir import check_config
 
 # Steps behind the first: one, and more of them, up to so many, while they take less than so many seconds.
 _MOST_STEPS, _SECONDS_OF_STEPS = 20, 2.0

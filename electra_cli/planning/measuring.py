@@ -1,4 +1,4 @@
-"""Real steps of a config on the devices that are here, on a batch of random tokens: their time and memory."""
+"""Real steps here beside those that a plan predicts, and by how much to correct it."""
 
 import dataclasses
 import pathlib
@@ -6,16 +6,28 @@ import re
 import resource
 import statistics
 import time
+from typing import Any
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli import features
-from electra_cli.training.device_rate import measure_flops_per_second
+from electra_cli.modeling import features
+from electra_cli.objectives.step import build_train_steps
+from electra_cli.planning.plan import PhasePlan, Plan
+from electra_cli.planning.scale import (
+    ACCELERATORS,
+    GIB,
+    HOST_SECONDS,
+    Device,
+    largest_part,
+    memory_of,
+    step_time,
+    this_cpu,
+)
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.run import build_model
-from electra_cli.training.step import build_train_steps
+from electra_cli.training.throughput import measure_flops_per_second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,3 +125,111 @@ def peak_memory() -> int:
         if found:
             return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_NUM_STEPS = 20
+# Longest step that is measured, seconds as predicted: 20 of them and the one that builds take some minutes at most.
+_LONGEST_STEP = 4.0
+# Of the memory that a step may take here, where other programs run too.
+_MEMORY_SHARE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """Steps that were made here.
+
+    Attributes:
+      device: what they were made on, a replica each.
+      num_devices: how many.
+      phase: number of the phase that was measured, the one of the most operations.
+      batch: examples of a step.
+      measured: what they took.
+      predicted_seconds: of a step.
+      predicted_bytes: peak of a replica, without libraries.
+      library_bytes: what the process took before.
+      correction: what predicted computation is multiplied by.
+    """
+
+    device: Device
+    num_devices: int
+    phase: int
+    batch: int
+    measured: Measurement
+    predicted_seconds: float
+    predicted_bytes: float
+    library_bytes: int
+    correction: float
+
+    def describe(self) -> list[str]:
+        """Returns lines for people."""
+        measured = self.measured
+        return [
+            f"measured      {measured.num_steps} steps of {self.batch:,} examples on {measured.devices}: "
+            f"{measured.step_seconds:.3g} s each, {self.predicted_seconds:.3g} s predicted; "
+            f"{measured.flops_per_second / 1e9:,.0f} GFLOP/s in large products",
+            f"              peak of memory {measured.peak_bytes / GIB:.2f} GiB: {self.library_bytes / GIB:.2f} before, "
+            f"a step, for which {self.predicted_bytes / GIB:.2f} are predicted, its graph and its compilation",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `json` can write; bytes and seconds."""
+        return dataclasses.asdict(self)
+
+
+def calibrate(plan: Plan) -> Calibration:
+    """Makes steps of a plan's costliest phase on the devices here.
+
+    The batch is the config's or as much of it as takes some seconds a step and half of the memory. Must run before
+    TensorFlow computes anything.
+
+    Raises:
+      UserError: devices are missing or do not divide the batch.
+    """
+    phase = max(plan.phases, key=lambda candidate: candidate.matmul_flops)
+    device, num_devices = _device_here()
+    config = _measurable(plan, phase, device, num_devices)
+    batch = config.train.global_batch_size
+    remat = plan.asks_for_remat
+    predicted = step_time(config, device, num_devices, 1, remat=remat)
+    memory = memory_of(config, batch // num_devices, device, num_devices, 1, remat=remat)
+    library_bytes = peak_memory()
+    measured = measure_steps(config, _NUM_STEPS)
+    computed = measured.step_seconds - predicted.all_reduce - HOST_SECONDS
+    return Calibration(
+        device,
+        num_devices,
+        phase.number,
+        batch,
+        measured,
+        predicted.products + predicted.elementwise + predicted.all_reduce + HOST_SECONDS,
+        memory.peak,
+        library_bytes,
+        correction=max(computed, 0.0) / (predicted.products + predicted.elementwise),
+    )
+
+
+def _device_here() -> tuple[Device, int]:
+    """Returns the kind of device of this machine and how many there are; a CPU is one, whatever its cores."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return this_cpu(), 1
+    name = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU")
+    known = [device for device in ACCELERATORS if device.name.split()[0] in name.replace("-", " ").split()]
+    # One that is not in the table: as the smallest in it, until the measured time corrects that.
+    return dataclasses.replace((known or ACCELERATORS[-1:])[0], name=f"{name[:13]} here"), len(gpus)
+
+
+def _measurable(plan: Plan, phase: PhasePlan, device: Device, num_devices: int) -> ml_collections.FrozenConfigDict:
+    """Returns the phase's config with as many examples a step as can be measured."""
+    config = ml_collections.ConfigDict(phase.config.to_dict())
+    most = largest_part(phase.config, dataclasses.replace(device, memory=_MEMORY_SHARE * device.memory),
+                        remat=plan.asks_for_remat)  # fmt: skip
+    parts = num_devices * config.train.gradient_accumulation_steps
+    examples = max(1, min(config.train.global_batch_size // parts, most))
+    config.train.gradient_accumulation_steps = 1
+    while True:
+        config.train.global_batch_size = examples * num_devices
+        seconds = step_time(config, device, num_devices, 1, remat=plan.asks_for_remat).total
+        if seconds <= _LONGEST_STEP or examples == 1:
+            return ml_collections.FrozenConfigDict(config)
+        examples = max(1, examples // 2)

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from electra_cli import flops
+from electra_cli.objectives import flops
 from electra_cli.planning.parameters import count_parameters
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision

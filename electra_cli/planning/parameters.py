@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from electra_cli import flops
+from electra_cli.objectives import flops
 
 
 @dataclasses.dataclass(frozen=True)

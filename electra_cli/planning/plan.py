@@ -6,14 +6,13 @@ from typing import Any
 
 import ml_collections
 
-from electra_cli import flops
-from electra_cli.config import phases_of
+from electra_cli.config.resolution import phases_of
 from electra_cli.data.data_size import DataSize, resolve_with_data
-from electra_cli.planning.devices import ACCELERATORS, Device, this_cpu
+from electra_cli.objectives import flops
 from electra_cli.planning.memory import ReplicaMemory, replica_memory
 from electra_cli.planning.parameters import Parameters, count_parameters
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
-from electra_cli.planning.scale import Placement, place
+from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
 
 NUMBERS_OF_DEVICES = (1, 8, 256)
 # Precisions that memory is told for, as `config.runtime.precision` names them.

@@ -6,11 +6,19 @@ from typing import Any
 
 from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.planning import scale
-from electra_cli.planning.devices import ACCELERATORS, GIB, PRICES_OF, USABLE_MEMORY, Device
 from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
 from electra_cli.planning.run_size import describe_bytes
-from electra_cli.planning.scale import Placement, largest_part, place
-from electra_cli.reporting.settings import describe_model
+from electra_cli.planning.scale import (
+    ACCELERATORS,
+    GIB,
+    PRICES_OF,
+    USABLE_MEMORY,
+    Device,
+    Placement,
+    largest_part,
+    place,
+)
+from electra_cli.report.settings import describe_model
 
 # One device of each size of memory.
 _MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])

@@ -8,7 +8,7 @@ from typing import Any
 from electra_cli import files
 from electra_cli.planning.memory import FLOAT, num_copies
 from electra_cli.planning.parameters import count_parameters
-from electra_cli.run_files import CHECKPOINT_DIRECTORY
+from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
 # Sums of an unfinished interval of metrics, float64 (`training/metrics.py`): two histograms of logits and some numbers.
 _ELECTRA_SUMS = 8 * (2 * 16_384 + 13)

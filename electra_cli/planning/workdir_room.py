@@ -9,7 +9,7 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.errors import UserError
 from electra_cli.planning.run_size import CheckpointSize, describe_shortage
-from electra_cli.training.workdir import Workdir
+from electra_cli.workdir.workdir import Workdir
 
 _LOCK_FILE = ".lock"  # that a `Workdir` makes
 

@@ -12,11 +12,11 @@ import tensorflow as tf
 import tf_keras
 from official.common import distribute_utils
 
-from electra_cli import compilation
-from electra_cli.config import check
-from electra_cli.config_phases import divide
+from electra_cli.config.phases import divide
+from electra_cli.config.resolution import check
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.modeling import compilation
 from electra_cli.training.cluster import Cluster, find_cluster
 
 # Where the driver shows chips of a TPU machine.

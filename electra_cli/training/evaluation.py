@@ -6,16 +6,16 @@ from collections.abc import Callable
 import numpy as np
 
 from electra_cli.data.input_pipeline import evaluation_dataset
+from electra_cli.data.phases import Phase
 from electra_cli.data.source import DataSource, reading
 from electra_cli.errors import UserError
-from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.sample_texts import Sample
-from electra_cli.training import metrics
+from electra_cli.loggers.sample_texts import Sample
+from electra_cli.objectives import metrics
+from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.samples import Sampler
+from electra_cli.objectives.step import build_eval_step
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
-from electra_cli.training.phases import Phase
-from electra_cli.training.samples import Sampler
-from electra_cli.training.step import build_eval_step
 
 
 def check_validation(source: DataSource) -> None:

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.run_files import CONFIG_FILE
-from electra_cli.training.checkpoint_matching import match, require_no_misfits
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.training.optimization import Optimizer
+from electra_cli.workdir.checkpoint_matching import match, require_no_misfits
+from electra_cli.workdir.run_files import CONFIG_FILE
 
 
 @dataclasses.dataclass(frozen=True)

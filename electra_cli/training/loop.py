@@ -3,19 +3,18 @@
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.config import notices
+from electra_cli.config.resolution import notices
+from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.errors import UserError
-from electra_cli.reporter import Lines, Reporter
+from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.probes.prober import Prober, describe, read_probes
 from electra_cli.training import replay
-from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation, format_table
-from electra_cli.training.phases import Phase, fingerprint, open_phases, phase_at
-from electra_cli.training.preemption import watching_for_notice
-from electra_cli.training.probes import Prober, describe, read_probes
 from electra_cli.training.run import Run, build_model
-from electra_cli.training.signals import StopRequest
-from electra_cli.training.workdir import Workdir, check_config
+from electra_cli.training.stopping import StopRequest, watching_for_notice
+from electra_cli.workdir.checkpoints import Checkpoints
+from electra_cli.workdir.workdir import Workdir, check_config
 
 
 def evaluate(

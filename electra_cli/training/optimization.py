@@ -1,6 +1,8 @@
-"""From settings to an optimizer with its schedule, loss scaling and moving average."""
+"""Optimizers that Keras lacks: the original's Adam, and LAMB."""
 
 import contextlib
+import inspect
+import math
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
@@ -8,9 +10,221 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import phases_of
-from electra_cli.training.optimizers import NOT_DECAYED, AdamWeightDecay, Lamb
-from electra_cli.training.schedules import WarmupDecay
+from electra_cli.config.resolution import phases_of
+from electra_cli.modeling import compilation
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
+    """peak x min(1, step / warmup_steps) x decay(step), where step is 1 at the first update and num_steps at the last.
+
+    The decay, which ends at 0, is one of
+
+    - `linear`: 1 - step / num_steps from the first step on, as google-research/electra computes it
+      (`model/optimization.py`);
+    - `cosine`: half a cosine from the end of warm-up on (SGDR, arXiv 1608.03983, equation 5, one period);
+    - `warmup_stable_decay`: 1, then a straight line in the last `decay_fraction` of the run (the schedule of MiniCPM,
+      arXiv 2404.06395, section 4.2).
+
+    Args:
+      peak: learning rate that the product starts from.
+      num_steps: steps after which the rate is 0.
+      warmup_steps: steps of linear warm-up; 0: none.
+      decay: 'linear', 'cosine' or 'warmup_stable_decay'.
+      decay_fraction: fraction of `num_steps`, for `warmup_stable_decay`.
+      later_peaks: (step, peak) pairs: after that step the peak is another.
+
+    Raises:
+      ValueError: another `decay`.
+    """
+
+    def __init__(
+        self,
+        peak: float,
+        num_steps: int,
+        warmup_steps: int,
+        decay: str = "linear",
+        decay_fraction: float = 0.1,
+        later_peaks: Sequence[tuple[int, float]] = (),
+    ):
+        super().__init__()
+        if decay not in ("linear", "cosine", "warmup_stable_decay"):
+            raise ValueError(f"decay={decay!r}: is 'linear', 'cosine' or 'warmup_stable_decay'")
+        self.peak = peak
+        self.num_steps = num_steps
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.decay_fraction = decay_fraction
+        self.later_peaks = [tuple(pair) for pair in later_peaks]
+
+    def __call__(self, step):
+        """Returns the rate, float32, of the update after `step` updates were made."""
+        update = tf.cast(step, tf.float32) + 1.0
+        peak = tf.constant(self.peak, tf.float32)
+        for begin, later_peak in self.later_peaks:
+            peak = tf.where(update > begin, later_peak, peak)
+        rate = peak * self._decay(update)
+        if self.warmup_steps:
+            rate *= tf.minimum(1.0, update / self.warmup_steps)
+        return rate
+
+    def _decay(self, update: tf.Tensor) -> tf.Tensor:
+        if self.decay == "linear":
+            return 1.0 - tf.minimum(update / self.num_steps, 1.0)
+        if self.decay == "cosine":
+            begin = min(self.warmup_steps, self.num_steps - 1)
+            return 0.5 * (1.0 + tf.cos(math.pi * self._progress(update, begin)))
+        begin = self.num_steps - max(1, round(self.decay_fraction * self.num_steps))
+        return 1.0 - self._progress(update, begin)
+
+    def _progress(self, update: tf.Tensor, begin: int) -> tf.Tensor:
+        """Fraction of the way from step `begin` to the last, from 0 to 1."""
+        return tf.clip_by_value((update - begin) / (self.num_steps - begin), 0.0, 1.0)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = ("peak", "num_steps", "warmup_steps", "decay", "decay_fraction", "later_peaks")
+        return {name: getattr(self, name) for name in names}
+
+
+# Parts of names of weights that are not decayed (google-research/electra, `model/optimization.py`).
+NOT_DECAYED = ["layer_norm", "LayerNorm", "bias"]
+# Entries of a weight from which on its update is compiled.
+_LARGE = 10_000
+# What starts at 0 (gradient-disentangled embeddings) would hardly leave it, were its updates as small as itself.
+_NOT_ADAPTED = "_difference"
+
+
+class _WithMoments(tf_keras.optimizers.Optimizer):
+    """An optimizer with two moments of each gradient, m and v.
+
+    Args:
+      learning_rate: rate or schedule.
+      beta_1: decay of the first moment.
+      beta_2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decay of all weights but biases and LayerNorm.
+      **kwargs: name and moving average, of `tf_keras.optimizers.Optimizer`.
+    """
+
+    def __init__(self, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, **kwargs):
+        # The step that calls it is compiled as a whole.
+        super().__init__(weight_decay=weight_decay or None, **{"jit_compile": False, **kwargs})
+        self._learning_rate = self._build_learning_rate(learning_rate)
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.exclude_from_weight_decay(var_names=NOT_DECAYED)
+
+    def build(self, var_list):
+        """Creates two moments for each weight."""
+        super().build(var_list)
+        if getattr(self, "_built", False):  # Keras' name: its own build looks at it
+            return
+        self._built = True
+        self._m = [self.add_variable_from_reference(variable, "m") for variable in var_list]
+        self._v = [self.add_variable_from_reference(variable, "v") for variable in var_list]
+
+    def _update_moments(self, gradient: tf.Tensor, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
+        index = self._index_dict[self._var_key(variable)]
+        m, v = self._m[index], self._v[index]
+        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
+        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
+        return m, v
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = ("name", "weight_decay", "use_ema", "ema_momentum", "ema_overwrite_frequency", "jit_compile")
+        base = super().get_config()
+        return {
+            **{name: base[name] for name in names},
+            "learning_rate": self._serialize_hyperparameter(self._learning_rate),
+            "beta_1": self.beta_1,
+            "beta_2": self.beta_2,
+            "epsilon": self.epsilon,
+        }
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class AdamWeightDecay(_WithMoments):
+    """BERT's Adam, which ELECTRA uses: no bias correction; weight decay is added to the update, not to the gradient.
+
+    update = m / (sqrt(v) + epsilon) + weight_decay x weight, times the learning rate. Every optimizer of
+    tf-models-official and Keras corrects the bias of m and v, which changes the first thousands of steps.
+    """
+
+    def __init__(self, learning_rate, name="adam_weight_decay", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+
+    def update_step(self, gradient, variable):
+        """Updates one weight, with its decay."""
+        index = self._index_dict[self._var_key(variable)]
+        m, v = self._m[index], self._v[index]
+        has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
+        # What is small is not worth a compilation.
+        update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
+        new_values = update(
+            gradient,
+            *(tf.convert_to_tensor(part) for part in (variable, m, v)),
+            self.rate_of(variable),
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay if has_decay else 0.0,
+        )
+        for part, value in zip((variable, m, v), new_values, strict=True):
+            part.assign(value)
+
+    def rate_of(self, variable):
+        """Returns the learning rate of a weight, a scalar of its type."""
+        return tf.cast(self.learning_rate, variable.dtype)
+
+    def _apply_weight_decay(self, variables):
+        """Keras' separate decay, which is part of the update here."""
+
+
+@compilation.part
+def _adam_update(gradient, weight, m, v, rate, *, beta_1, beta_2, epsilon, weight_decay):
+    m = beta_1 * m + (1.0 - beta_1) * gradient
+    v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
+    return weight - rate * (m / (tf.sqrt(v) + epsilon) + weight_decay * weight), m, v
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class Lamb(_WithMoments):
+    """LAMB (arXiv 1904.00962, algorithm 2): Adam whose update is scaled, weight by weight, to the weight's norm.
+
+    tf-models-official's LAMB computes the same, but is an optimizer of Keras' legacy kind, which neither averages
+    weights nor scales losses as the others do. Weights are those of this model: query, key and value are one. An update
+    that loss scaling leaves out counts in the bias correction.
+    """
+
+    def __init__(self, learning_rate, weight_decay=0.01, name="lamb", **kwargs):
+        # Keras' own decay is a step before the update; here it is part of the update that is scaled.
+        super().__init__(learning_rate, weight_decay=0.0, name=name, **kwargs)
+        self.scaled_weight_decay = weight_decay
+
+    def update_step(self, gradient, variable):
+        """Updates one weight."""
+        m, v = self._update_moments(gradient, variable)
+        num_updates = tf.cast(self.iterations + 1, variable.dtype)
+        corrected_m = m / (1.0 - tf.pow(tf.cast(self.beta_1, variable.dtype), num_updates))
+        corrected_v = v / (1.0 - tf.pow(tf.cast(self.beta_2, variable.dtype), num_updates))
+        update = corrected_m / (tf.sqrt(corrected_v) + self.epsilon)
+        ratio = tf.ones([], variable.dtype)
+        if self._use_weight_decay(variable):
+            update += self.scaled_weight_decay * variable
+        if self._use_weight_decay(variable) and _NOT_ADAPTED not in variable.name:
+            weight_norm, update_norm = tf.norm(variable), tf.norm(update)
+            ratio = tf.where(
+                (weight_norm > 0) & (update_norm > 0), tf.math.divide_no_nan(weight_norm, update_norm), 1.0
+            )
+        variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * ratio * update)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "weight_decay": self.scaled_weight_decay}
+
 
 # Keras' LossScaleOptimizer is none by type, but wraps one and has its methods.
 Optimizer: TypeAlias = tf_keras.optimizers.Optimizer

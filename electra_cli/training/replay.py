@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from electra_cli import features, randomness
 from electra_cli.data.input_pipeline import find_examples, training_dataset
+from electra_cli.data.phases import Phase
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
-from electra_cli.modeling.pretrainers import Pretrainer
-from electra_cli.training import losses
-from electra_cli.training.checkpoint_files import CheckpointFiles
+from electra_cli.modeling import features, randomness
+from electra_cli.objectives import losses
+from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.step import batch_weights, build_gradients, replica_dropout_seed
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.phases import Phase
-from electra_cli.training.step import batch_weights, build_gradients, replica_dropout_seed
+from electra_cli.workdir.checkpoint_files import CheckpointFiles
 
 DIRECTORY = "nonfinite"
 _NUM_SHOWN = 5

@@ -10,26 +10,27 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.data.phases import Phase, describe, fingerprint, phase_at, training_batches
 from electra_cli.data.source import reading
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
-from electra_cli.finetuning.probe_files import ProbeExamples
-from electra_cli.flops import matmul_flops
-from electra_cli.modeling.pretrainers import Pretrainer, build_pretrainer
-from electra_cli.reporter import Reporter
-from electra_cli.training import metrics, probes, replay
-from electra_cli.training.checkpoints import Checkpoints
-from electra_cli.training.device_rate import measure_flops_per_second
+from electra_cli.loggers.reporter import Reporter
+from electra_cli.objectives import metrics
+from electra_cli.objectives.flops import matmul_flops
+from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.objectives.step import TrainSteps, build_train_steps, train_sum_shapes
+from electra_cli.probes import prober as probes
+from electra_cli.probes.probe_files import ProbeExamples
+from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
 from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
-from electra_cli.training.phases import Phase, describe, fingerprint, phase_at, training_batches
-from electra_cli.training.progress import Pace, Progress
-from electra_cli.training.signals import StopRequest
-from electra_cli.training.step import TrainSteps, build_train_steps, train_sum_shapes
+from electra_cli.training.stopping import StopRequest
+from electra_cli.training.throughput import Pace, Progress, measure_flops_per_second
 from electra_cli.training.watch import CollapseNotices, Watch
-from electra_cli.training.workdir import Workdir, read_metrics
+from electra_cli.workdir.checkpoints import Checkpoints
+from electra_cli.workdir.workdir import Workdir, read_metrics
 
 
 def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:

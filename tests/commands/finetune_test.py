@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from electra_cli.commands import finetune
+from electra_cli.config.finetuning import default_config
 from electra_cli.errors import UserError
-from electra_cli.finetuning.config_defaults import default_config
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.interop.sizes import Sizes
-from tests.cli_test import assert_user_error, call
+from tests.cli.app_test import assert_user_error, call
 
 MODULE = "electra_cli.commands.finetune"
 CONFIG = ["--config=classification", "--config.data.train=t.tsv"]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.cli_test import PLAN, assert_user_error, call
+from tests.cli.app_test import PLAN, assert_user_error, call
 
 
 def test_a_plan_is_fast_and_does_not_import_tensorflow():

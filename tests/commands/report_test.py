@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.cli_test import assert_user_error, call
-from tests.reporting.common import write_workdir
+from tests.cli.app_test import assert_user_error, call
+from tests.report.common import write_workdir
 
 REPORT = "electra_cli.commands.report"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from electra_cli.data.input_listing import describe_inputs
+from electra_cli.data.inputs import describe_inputs
 from electra_cli.errors import UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 from electra_cli import files
 from electra_cli.data import prepare as prepare_module
 from electra_cli.data import spool as spool_module
-from electra_cli.data import worker_tasks
+from electra_cli.data import workers
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from tests.conftest import make_text, prepare_small
 from tests.data import corpus_test
@@ -34,11 +34,11 @@ def interrupted_at(monkeypatch, module, name, call, error):
 PLACES = [
     (prepare_module, "learn_vocabulary", 1),
     (prepare_module, "write_whole", 4),
-    (worker_tasks, "sign_documents", 3),
-    (worker_tasks, "pack_chunk", 1),
-    (worker_tasks, "pack_chunk", 5),
-    (worker_tasks, "write_shard", 1),
-    (worker_tasks, "write_shard", 3),
+    (workers, "sign_documents", 3),
+    (workers, "pack_chunk", 1),
+    (workers, "pack_chunk", 5),
+    (workers, "write_shard", 1),
+    (workers, "write_shard", 3),
     (spool_module.os, "fsync", 5),
     (spool_module.os, "fsync", 6),
 ]
@@ -59,9 +59,7 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
     assert not (tmp_path / "stopped").exists()
     monkeypatch.setattr(module, name, original)
     num_packed = []
-    monkeypatch.setattr(
-        worker_tasks, "pack_chunk", lambda task, do=worker_tasks.pack_chunk: num_packed.append(1) or do(task)
-    )
+    monkeypatch.setattr(workers, "pack_chunk", lambda task, do=workers.pack_chunk: num_packed.append(1) or do(task))
     resumed, _ = prepare_small(tmp_path / "text.txt", tmp_path / "stopped", **options)
     assert_same_files(whole, resumed)
     if name == "write_shard":
@@ -70,16 +68,16 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
 
 
 def test_what_another_job_left_is_not_used(tmp_path, monkeypatch, corpus_file, data_dir):
-    original = interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, Killed())
+    original = interrupted_at(monkeypatch, workers, "write_shard", 1, Killed())
     with pytest.raises(Killed):
         prepare_small(corpus_file, tmp_path / "data", seed=5)
-    monkeypatch.setattr(worker_tasks, "write_shard", original)
+    monkeypatch.setattr(workers, "write_shard", original)
     prepare_small(corpus_file, tmp_path / "data")
     assert_same_files(data_dir, tmp_path / "data")
 
 
 def test_a_signal_leaves_what_is_needed_to_go_on(tmp_path, monkeypatch, corpus_file):
-    interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, Interrupted("stopped"))
+    interrupted_at(monkeypatch, workers, "write_shard", 1, Interrupted("stopped"))
     with pytest.raises(Interrupted):
         prepare_small(corpus_file, tmp_path / "data")
     assert [path.name for path in tmp_path.iterdir()] == ["data.partial"]
@@ -87,10 +85,10 @@ def test_a_signal_leaves_what_is_needed_to_go_on(tmp_path, monkeypatch, corpus_f
 
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path, monkeypatch, corpus_file, data_dir):
     full = OSError(28, "No space left on device")
-    original = interrupted_at(monkeypatch, worker_tasks, "write_shard", 1, full)
+    original = interrupted_at(monkeypatch, workers, "write_shard", 1, full)
     with pytest.raises(ResumableError, match=r"no space is left on the disk of .*data\.partial: make room"):
         prepare_small(corpus_file, tmp_path / "data")
-    monkeypatch.setattr(worker_tasks, "write_shard", original)
+    monkeypatch.setattr(workers, "write_shard", original)
     prepare_small(corpus_file, tmp_path / "data")
     assert_same_files(data_dir, tmp_path / "data")
 
@@ -129,6 +127,6 @@ def test_two_preparations_do_not_share_a_directory(tmp_path, monkeypatch, corpus
             prepare_small(corpus_file, tmp_path / "data")
         raise Killed
 
-    monkeypatch.setattr(worker_tasks, "write_shard", meet)
+    monkeypatch.setattr(workers, "write_shard", meet)
     with pytest.raises(Killed):
         prepare_small(corpus_file, tmp_path / "data")

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
 from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest
+from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from tests.conftest import make_text

@@ -7,7 +7,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_cli.data.serialization import frame_record, serialize_examples
+from electra_cli.data.tfrecords import frame_record, serialize_examples
 
 VALUES = st.lists(st.one_of(st.integers(0, 300), st.integers(0, 2**28 - 1)), min_size=1, max_size=40)
 

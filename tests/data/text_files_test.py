@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from electra_cli import files
-from electra_cli.data import text_files
+from electra_cli.data import inputs
 from electra_cli.errors import UnreadableError, UserError
 from tests.data import corpus_test
 
@@ -158,7 +158,7 @@ def test_remote_files_are_read_through_tensorflow(tmp_path):
     assert read("ram://corpus/a.txt.gz") == [("zipped",)]
     assert read("ram://corpus/sub/*.txt") == [("plain",)]
     with pytest.raises(UserError, match="ram://corpus/x: no such file or directory"):
-        text_files.list_files("ram://corpus/x")
+        inputs.list_files("ram://corpus/x")
 
 
 def test_halves_of_utf16_pairs_in_json_are_replaced(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
+from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.data.tokenizer_settings import TokenizerSettings, find_vocab_file, read_tokenizer, saved_tokenizer
 from electra_cli.errors import UserError
 from tests.finetuning.common import VOCABULARY, train_sentencepiece

@@ -5,11 +5,11 @@ import shlex
 import pytest
 from absl import flags
 
-from electra_cli import command_config
-from electra_cli.data.training_command import training_command
+from electra_cli.cli import config_flag
+from electra_cli.data.phases import open_phases
+from electra_cli.data.preparation_report import training_command
 from electra_cli.errors import UserError
 from electra_cli.training.evaluation import check_validation
-from electra_cli.training.phases import open_phases
 from tests.conftest import make_text, prepare_small
 
 
@@ -19,13 +19,13 @@ def parse(monkeypatch):
 
     def parse(line):
         values = flags.FlagValues()
-        command_config.define(values)
+        config_flag.define(values)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         flags.DEFINE_string("mode", "train_and_eval", "", flag_values=values)
         argv = shlex.split(line)
         monkeypatch.setattr("sys.argv", argv)
-        assert command_config.parse(argv, values) == ["electra-pretrain"]
-        return command_config.given(values), values.mode
+        assert config_flag.parse(argv, values) == ["electra-pretrain"]
+        return config_flag.given(values), values.mode
 
     return parse
 

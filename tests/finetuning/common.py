@@ -5,9 +5,9 @@ import io
 import ml_collections
 import sentencepiece
 
+from electra_cli.config.finetuning import answers_section, data_section
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.finetuning.data_defaults import answers_section, data_section
 from electra_cli.finetuning.examples import Answer, Example
 
 TOKENS = """

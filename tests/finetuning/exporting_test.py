@@ -15,7 +15,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning import exporting, finetune, huggingface_export, saved_model
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import load_trained
-from electra_cli.reporter import Reporter
+from electra_cli.loggers.reporter import Reporter
 from tests.finetuning import made
 from tests.interop.commands_test import run, tree
 

@@ -19,11 +19,11 @@ from electra_cli.finetuning import seed_run
 from electra_cli.finetuning.finetune import finetune, padded_length
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification
-from electra_cli.reporter import JsonLines, Lines, Quiet, Reporter
-from electra_cli.training import progress
-from electra_cli.training.checkpoint_files import CheckpointFiles, has_optimizer
-from electra_cli.training.signals import StopRequest
-from electra_cli.training.workdir import Workdir
+from electra_cli.loggers.reporter import JsonLines, Lines, Quiet, Reporter
+from electra_cli.training import throughput
+from electra_cli.training.stopping import StopRequest
+from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
+from electra_cli.workdir.workdir import Workdir
 from tests.finetuning import made
 from tests.terminal import Terminal
 
@@ -74,7 +74,7 @@ def files(tmp_path_factory):
 def short(files, encoder, shared_trainer):
     """Fine-tunes briefly: (workdir, stop after so many questions, overrides) in, summary out."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress, "_SECONDS_AT_ONCE", 0.0)  # one step a call
+        patch.setattr(throughput, "_SECONDS_AT_ONCE", 0.0)  # one step a call
 
         def run(workdir, stop_at=10_000, reporter=None, **overrides):
             patch.setattr(finetune_module, "StopRequest", lambda: StopAt(stop_at))

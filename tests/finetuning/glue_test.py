@@ -2,9 +2,9 @@
 
 import pytest
 
+from electra_cli.config.finetuning import validate
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
-from electra_cli.finetuning.data_defaults import validate
 from electra_cli.finetuning.tasks import build_task, load_file, load_splits
 from tests.finetuning.common import config_of
 

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.finetuning.losses import loss_sum, weight
+from electra_cli.finetuning.model import loss_sum, weight
 
 
 def test_classification_is_cross_entropy():

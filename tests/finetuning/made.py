@@ -5,7 +5,7 @@ import pathlib
 import random
 from collections.abc import Callable
 
-from electra_cli.finetuning.config_defaults import default_config
+from electra_cli.config.finetuning import default_config
 from tests.interop.common import make_workdir
 
 WORDS = "the quick brown fox jump over lazy dog president for two minute it was but enough is city of people".split()

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.finetuning.config_defaults import default_config
+from electra_cli.config.finetuning import default_config
 from electra_cli.finetuning.optimization import LayerwiseAdam, build_optimizer, layer_factors, reset
 
 

@@ -14,7 +14,7 @@ from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
 from electra_cli.finetuning.trained import load_trained
 from electra_cli.finetuning.workdir_files import choose_seed
-from electra_cli.reporter import Lines, Quiet, Reporter
+from electra_cli.loggers.reporter import Lines, Quiet, Reporter
 from tests.finetuning import made
 
 

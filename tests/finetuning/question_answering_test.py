@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official.nlp.tools.squad_evaluate_v1_1 import _normalize_answer
 
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
+from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.finetuning.examples import Answer, Example
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.finetuning.question_answering import PredictedAnswer, QuestionAnswering, _most_context

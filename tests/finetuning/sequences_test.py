@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_cli.finetuning import sequences
+from electra_cli.finetuning import examples
 from tests.finetuning.common import VOCABULARY
 
 
@@ -14,11 +14,11 @@ def test_shares_are_those_of_berts_loop(num_first, num_second, room):
             first -= 1
         else:
             second -= 1
-    assert sequences.shares(num_first, num_second, room) == (first, second)
+    assert examples.shares(num_first, num_second, room) == (first, second)
 
 
 def test_rows_by_hand():
-    found = sequences.to_features([([5, 6], None), ([5], [7, 8])], VOCABULARY, 8)
+    found = examples.to_features([([5, 6], None), ([5], [7, 8])], VOCABULARY, 8)
     assert found["input_word_ids"].tolist() == [[2, 5, 6, 3, 0, 0, 0, 0], [2, 5, 3, 7, 8, 3, 0, 0]]
     assert found["input_mask"].tolist() == [[1, 1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0]]
     assert found["input_type_ids"].tolist() == [[0] * 8, [0, 0, 0, 1, 1, 1, 0, 0]]
@@ -26,7 +26,7 @@ def test_rows_by_hand():
 
 
 def test_pairs_are_cut_to_the_length():
-    assert sequences.cut_pair([1] * 9, None, 6) == ([1] * 4, None)
-    assert sequences.cut_pair([1] * 9, [2] * 2, 8) == ([1] * 3, [2] * 2)
+    assert examples.cut_pair([1] * 9, None, 6) == ([1] * 4, None)
+    assert examples.cut_pair([1] * 9, [2] * 2, 8) == ([1] * 3, [2] * 2)
     with pytest.raises(ValueError, match="length 4 leaves no room"):
-        sequences.require_room(4, 5)
+        examples.require_room(4, 5)

@@ -5,7 +5,7 @@ import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Answer
-from electra_cli.finetuning.squad_files import read_squad
+from electra_cli.finetuning.text_formats import read_squad
 
 CONTEXT = " The cat sat. A dog sat, too."
 CONTENT = {

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
+from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.finetuning.tagging import Tagging

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from electra_cli.config.finetuning import validate
 from electra_cli.errors import UserError
-from electra_cli.finetuning.data_defaults import validate
 from electra_cli.finetuning.labels import LabelMap
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.text_lines import read_text, split_lines
+from electra_cli.finetuning.text_formats import read_text, split_lines
 
 
 def test_packed_files_and_byte_order_marks(tmp_path):

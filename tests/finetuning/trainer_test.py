@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli import features
-from electra_cli.finetuning import losses
-from electra_cli.finetuning.config import fill_in
+from electra_cli.config.finetuning import fill_in
+from electra_cli.finetuning import model as losses
 from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.model import build_encoder
 from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.finetuning.trainer import Trainer, compute_logits, shuffled_rows
 from electra_cli.interop.sizes import Sizes
 from electra_cli.interop.weights import Network, read_encoder
+from electra_cli.modeling import features
 from electra_cli.training.distribution import Runtime
 from tests.finetuning import made
 

@@ -16,7 +16,7 @@ from electra_cli.errors import UserError
 from electra_cli.interop import delivery, exporting, google_tf1, importing, tfm
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.runs import load_run
-from tests.cli_test import assert_user_error, call
+from tests.cli.app_test import assert_user_error, call
 from tests.conftest import make_text
 from tests.interop.common import TOKENS, make_workdir, write_vocabulary
 

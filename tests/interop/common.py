@@ -7,13 +7,14 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import default_config, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.data.output_directory import write_whole
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.interop.runs import Run, load_run
-from electra_cli.modeling.pretrainers import build_pretrainer
-from electra_cli.training.checkpoint_files import CheckpointFiles
+from electra_cli.objectives.pretrainers import build_pretrainer
 from electra_cli.training.optimization import build_optimizer
+from electra_cli.workdir.checkpoint_files import CheckpointFiles
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORDS = "the quick brown fox jump over lazy dog president for two minute it was but enough is city of people".split()

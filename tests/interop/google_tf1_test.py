@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli import features
-from electra_cli.config import flatten, resolve
+from electra_cli.config.resolution import flatten, resolve
 from electra_cli.errors import UserError
 from electra_cli.interop import exporting, google_tf1, importing, weights
 from electra_cli.interop.outputs import hidden_states
 from electra_cli.interop.runs import load_run
-from electra_cli.modeling.corruption import corrupt, sample_tokens
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
-from electra_cli.modeling.pretrainers import build_pretrainer
-from electra_cli.training import metrics
+from electra_cli.modeling import features
+from electra_cli.objectives import metrics
+from electra_cli.objectives.corruption import corrupt, sample_tokens
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.pretrainers import build_pretrainer
+from electra_cli.objectives.step import build_train_steps
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
-from electra_cli.training.step import build_train_steps
 from tests.interop import original
 from tests.interop.common import SPECIAL, TOKENS, make_run, random_inputs
 

@@ -13,7 +13,7 @@ from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.finetuning import sequences
+from electra_cli.finetuning import examples
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
@@ -145,7 +145,7 @@ def test_a_sentencepiece_model_is_exported(tmp_path):
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "model"), vocab_size=30, minloglevel=2
     )
-    from electra_cli.data.sentencepiece_model import SentencePieceTokenizer
+    from electra_cli.data.tokenization import SentencePieceTokenizer
 
     vocabulary = SentencePieceTokenizer(str(tmp_path / "model.model")).vocabulary
     settings = TokenizerSettings(vocabulary, False, str(tmp_path / "model.model"))
@@ -172,9 +172,9 @@ def test_pairs_are_cut_as_fine_tuning_cuts_them(tmp_path, max_length):
     first = encoder.encode_lines(texts)
     for seconds in ([*texts[1:], texts[0]], texts, texts[::-1], None):
         second = [None] * len(texts) if seconds is None else encoder.encode_lines(seconds)
-        pairs = [sequences.cut_pair(*pair, max_length) for pair in zip(first, second, strict=True)]
+        pairs = [examples.cut_pair(*pair, max_length) for pair in zip(first, second, strict=True)]
         found = in_graph.encode_pairs(tf.constant(texts), None if seconds is None else tf.constant(seconds))
         longest = found["input_word_ids"].shape[1]
-        for name, value in sequences.to_features(pairs, settings.vocabulary, max(longest, max_length)).items():
+        for name, value in examples.to_features(pairs, settings.vocabulary, max(longest, max_length)).items():
             np.testing.assert_array_equal(found[name], value[:, :longest])
             assert not value[:, longest:].any()

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli import compilation
+from electra_cli.modeling import compilation
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings
 from tests.modeling.common import LENGTH, VOCAB_SIZE, make_inputs

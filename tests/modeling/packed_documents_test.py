@@ -5,9 +5,9 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import resolve
-from electra_cli.modeling.pretrainers import build_pretrainer
-from electra_cli.training.losses import masked_lm_loss, rtd_loss
+from electra_cli.config.resolution import resolve
+from electra_cli.objectives.losses import masked_lm_loss, rtd_loss
+from electra_cli.objectives.pretrainers import build_pretrainer
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE
 
 # Lengths of the documents of two examples, and the slots in each document.

@@ -9,7 +9,7 @@ import tf_keras
 from official.nlp.modeling.models import electra_pretrainer as theirs
 from official.nlp.modeling.models import electra_pretrainer_test as their_tests
 
-from electra_cli.modeling.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE, make_inputs, tf_models_encoder
 
 

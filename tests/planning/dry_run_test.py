@@ -7,16 +7,16 @@ import shutil
 
 import pytest
 
-from electra_cli.config import resolve
+from electra_cli.config.resolution import resolve
+from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
+from electra_cli.loggers.reporter import JsonLines, Lines
 from electra_cli.planning import dry_run
-from electra_cli.planning.devices import GIB
 from electra_cli.planning.dry_run import PhaseTrial, Trial, describe
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
+from electra_cli.planning.scale import GIB
 from electra_cli.planning.workdir_room import check_place
-from electra_cli.reporter import JsonLines, Lines
-from electra_cli.training.phases import open_phases
-from electra_cli.training.workdir import Workdir
+from electra_cli.workdir.workdir import Workdir
 from tests.training.loop_test import train
 
 SIZE = CheckpointSize(one=GIB // 2, num_kept=3, num_for_good=0, kept=2 * GIB)

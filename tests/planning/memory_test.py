@@ -2,7 +2,8 @@
 
 import pytest
 
-from electra_cli.config import default_config, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.planning.memory import replica_memory
 from electra_cli.planning.parameters import count_parameters
 from tests.planning.common import load_script

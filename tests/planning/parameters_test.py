@@ -6,15 +6,16 @@ import os
 import pytest
 import tensorflow as tf
 
-from electra_cli.config import default_config, resolve
-from electra_cli.modeling.pretrainers import build_pretrainer
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
+from electra_cli.objectives import metrics
+from electra_cli.objectives.pretrainers import build_pretrainer
 from electra_cli.planning.memory import FLOAT, num_copies
 from electra_cli.planning.parameters import count_parameters
 from electra_cli.planning.run_size import checkpoint_size
-from electra_cli.training import metrics
-from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.optimization import build_optimizer
-from tests.config_test import TABLE_6, preset
+from electra_cli.workdir.checkpoints import Checkpoints
+from tests.config.resolution_test import TABLE_6, preset
 
 NARROW = {
     "model.hidden_size": 24,

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from electra_cli.config_presets import PRETRAINING
+from electra_cli.config.presets import PRETRAINING
 from electra_cli.data.data_size import read_data_size
 from electra_cli.errors import UserError
 from electra_cli.planning.plan import make_plan
 from electra_cli.planning.report import to_json, to_text
-from tests.config_test import preset
+from tests.config.resolution_test import preset
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, prepare_small, small_config
 
 

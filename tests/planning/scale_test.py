@@ -4,14 +4,24 @@ import dataclasses
 
 import pytest
 
-from electra_cli import flops
-from electra_cli.config import default_config, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
+from electra_cli.objectives import flops
 from electra_cli.planning import scale
-from electra_cli.planning.devices import ACCELERATORS, GIB, Device, this_cpu
 from electra_cli.planning.memory import kept_of_example
 from electra_cli.planning.parameters import count_parameters
-from electra_cli.planning.scale import Placement, StepTime, largest_part, place, step_time
-from tests.config_test import preset
+from electra_cli.planning.scale import (
+    ACCELERATORS,
+    GIB,
+    Device,
+    Placement,
+    StepTime,
+    largest_part,
+    place,
+    step_time,
+    this_cpu,
+)
+from tests.config.resolution_test import preset
 from tests.planning.common import load_script
 
 A100 = ACCELERATORS[0]

@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.config import default_config, flatten, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import flatten, resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
 from electra_cli.data.tokenizer_settings import TokenizerSettings
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.training.workdir import Workdir, check_config, read_metrics
+from electra_cli.workdir.workdir import Workdir, check_config, read_metrics
 from tests.conftest import prepare_small, small_config
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
 from tests.training.processes import Run, clock_set_back, limit_files, slow_disk

@@ -7,17 +7,18 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config import default_config, resolve
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.modeling.pretrainers import build_pretrainer
-from electra_cli.reporter import Lines, Reporter
+from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.objectives.pretrainers import build_pretrainer
 from electra_cli.training import loop
-from electra_cli.training.checkpoints import Checkpoints
 from electra_cli.training.initialization import Changes, resize_positions, split_token
 from electra_cli.training.optimization import build_optimizer
+from electra_cli.workdir.checkpoints import Checkpoints
 from tests.conftest import VOCAB_SIZE
 from tests.interop.common import TOKENS, make_workdir, small_settings
 

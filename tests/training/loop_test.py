@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.data.records import RecordFormat
-from electra_cli.data.source import Split, reading
+from electra_cli.data.source import RecordFormat, Split, reading
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
-from electra_cli.reporter import Lines
+from electra_cli.loggers.reporter import Lines
 from electra_cli.training import loop, run
 from electra_cli.training.evaluation import format_table, unigram_log_probs
-from electra_cli.training.workdir import Workdir, read_metrics
+from electra_cli.workdir.workdir import Workdir, read_metrics
 from tests.conftest import prepare_small
 
 NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_fraction")

@@ -3,10 +3,15 @@ import pytest
 import tensorflow as tf
 from official.modeling.optimization import lamb
 
-from electra_cli.config import resolve
-from electra_cli.training.optimization import averaged_weights, build_optimizer, uses_loss_scaling
-from electra_cli.training.optimizers import AdamWeightDecay, Lamb
-from electra_cli.training.schedules import WarmupDecay
+from electra_cli.config.resolution import resolve
+from electra_cli.training.optimization import (
+    AdamWeightDecay,
+    Lamb,
+    WarmupDecay,
+    averaged_weights,
+    build_optimizer,
+    uses_loss_scaling,
+)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,8 @@ import time
 import pytest
 
 from electra_cli.errors import Interrupted
-from electra_cli.training import preemption, run
-from electra_cli.training.preemption import watching_for_notice
-from electra_cli.training.signals import StopRequest
+from electra_cli.training import run, stopping
+from electra_cli.training.stopping import StopRequest, watching_for_notice
 from tests.training.loop_test import assert_same_run, train
 from tests.training.survival_test import tiny_config
 
@@ -35,7 +34,7 @@ def metadata_server(monkeypatch):
     server.answer, server.num_asked = "FALSE", 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("GCE_METADATA_IP", f"127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(preemption, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(stopping, "_SECONDS_BETWEEN_LOOKS", 0.01)
     yield server
     server.shutdown()
     server.server_close()
@@ -63,15 +62,15 @@ def test_the_notice_asks_for_a_stop(metadata_server):
 def test_elsewhere_nobody_is_asked(monkeypatch, tmp_path):
     monkeypatch.delenv("GCE_METADATA_IP", raising=False)
     product = tmp_path / "product_name"
-    monkeypatch.setattr(preemption, "_PRODUCT_FILE", str(product))
-    assert not preemption.is_google_cloud()
+    monkeypatch.setattr(stopping, "_PRODUCT_FILE", str(product))
+    assert not stopping.is_google_cloud()
     product.write_text("Standard PC\n")
-    assert not preemption.is_google_cloud()
+    assert not stopping.is_google_cloud()
     num_threads = threading.active_count()
     with StopRequest() as stop, watching_for_notice(stop):
         assert threading.active_count() == num_threads
     product.write_text("Google Compute Engine\n")
-    assert preemption.is_google_cloud()
+    assert stopping.is_google_cloud()
 
 
 @pytest.mark.slow

@@ -141,7 +141,8 @@ def _main(flags, out, err, notes, faults) -> None:
 
 def _take_notes(descriptor: int) -> None:
     """Writes to a pipe what the program begins and ends: computing, saving, evaluating."""
-    from electra_cli.training import checkpoint_files, evaluation, run
+    from electra_cli.training import evaluation, run
+    from electra_cli.workdir import checkpoint_files
 
     def write_note(text):
         os.write(descriptor, f"{time.monotonic()} {text}\n".encode())  # one clock for all processes

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from electra_cli.training.progress import Pace, Progress
-from electra_cli.training.signals import StopRequest
+from electra_cli.training.stopping import StopRequest
+from electra_cli.training.throughput import Pace, Progress
 
 
 def test_rates_and_time_left():

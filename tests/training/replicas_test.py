@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-from electra_cli.training import step as steps
+from electra_cli.objectives import step as steps
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.phases import open_phases
+from electra_cli.data.phases import open_phases
 from electra_cli.training.run import build_model
 from electra_cli.data.input_pipeline import training_dataset
 from tests.conftest import small_config

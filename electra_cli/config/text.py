@@ -1,0 +1,91 @@
+"""A config as text: a config file that `--config` takes again, or JSON. TensorFlow is not imported here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from electra_cli.config import default_config
+from electra_cli.config.reference import entries
+from electra_cli.config.resolution import flatten, notices
+from electra_cli.data.data_size import resolve_with_data
+
+_DERIVED = "derived."
+
+
+def show(config: ml_collections.ConfigDict, form: str, title: str) -> str:
+    """Returns a config as text, with what follows from it.
+
+    Args:
+      config: a config with overrides; `data.dir` may be missing.
+      form: text (a config file) or json.
+      title: what the config is of, for the first line of the file.
+
+    Raises:
+      UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
+    """
+    resolved, _, is_assumed = resolve_with_data(config)
+    found = resolved.to_dict()
+    found["data"]["dir"] = config.data.dir
+    if is_assumed:  # neither config nor data tells the size of the vocabulary
+        del found["derived"]["vocab_size"]
+    return to_json(found) if form == "json" else to_file(found, title, notices(config))
+
+
+def to_file(config: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
+    """Returns a config file: all keys, the default behind those that have another value, and what follows from them.
+
+    Args:
+      config: a resolved config; what is not known of its section `derived` is left out.
+      title: what the config is of, for the first line.
+      notes: what is to be said of it, a line each.
+    """
+    values = flatten(config)
+    lines = [f'"""{_inside_quotes(title)}"""', "", *(f"# Note: {note}" for note in notes), *([""] if notes else [])]
+    lines += ["from electra_cli.config import default_config", "", "", "def get_config():"]
+    lines += ['    """Returns the default config with these values."""', "    config = default_config()"]
+    section = ""
+    for key, default in _defaults().items():
+        if key.partition(".")[0] != section:
+            section = key.partition(".")[0]
+            lines.append("")
+        value = _plain(values[key])
+        differs = "" if value == default else f"  # default: {_python(default)}"
+        lines.append(f"    config.{key} = {_python(value)}{differs}")
+    derived = [f"    # {key} = {_python(value)}" for key, value in values.items() if key.startswith(_DERIVED)]
+    lines += ["", "    # What follows from these and from the data:", *derived, "    return config"]
+    return "\n".join(lines)
+
+
+def to_json(config: Mapping[str, Any]) -> str:
+    """Returns `config`, nested, and `changed`: by key, the `default` and the `value` where they differ."""
+    values = flatten(config)
+    nested: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        nested.setdefault(section, {})[name] = value
+    changed = {
+        key: {"default": default, "value": values[key]}
+        for key, default in _defaults().items()
+        if _plain(values[key]) != default
+    }
+    return json.dumps({"config": nested, "changed": changed}, indent=1)
+
+
+def _defaults() -> dict[str, Any]:
+    """Returns the defaults by key, in the order of their declaration."""
+    values = flatten(default_config())
+    return {entry.path: values[entry.path] for entry in entries()}
+
+
+def _python(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _inside_quotes(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')

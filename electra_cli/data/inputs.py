@@ -1,0 +1,225 @@
+"""Files of text in any of the usual forms: plain, compressed, JSON lines, Parquet; local or remote."""
+
+import bz2
+import glob
+import gzip
+import io
+import json
+import lzma
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, cast
+
+from electra_cli import files
+from electra_cli.data import python_docs
+from electra_cli.errors import UnreadableError, UserError
+
+COMPRESSION_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+PARQUET_SUFFIX = ".parquet"
+# What the readers raise at a file that is damaged or cut off; pyarrow's own errors are of these types too.
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
+_PARQUET_BATCH_ROWS = 1000
+
+
+def reading_errors(path: str) -> tuple[type[Exception], ...]:
+    """Returns what is raised where a file cannot be read, or is damaged."""
+    return (*DAMAGE, *files.reading_errors(path))
+
+
+def list_files(path: str) -> list[str]:
+    """Returns the files that an `--input` names.
+
+    Args:
+      path: a file, a directory (all files below it that are not hidden, sorted), or a pattern with *, ? or [...];
+        local or remote (`gs://`).
+
+    Raises:
+      UnreadableError: there is no such file.
+    """
+    if files.is_remote(path):
+        return _list_remote(path)
+    if os.path.isfile(path):
+        return [path]
+    if not os.path.isdir(path):
+        if glob.has_magic(path):
+            matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+            if matches:
+                return matches
+            raise UnreadableError(f"--input={path}: the pattern matches no file")
+        raise UnreadableError(f"--input={path}: no such file or directory")
+    found = []
+    for directory, subdirectories, names in os.walk(path):
+        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+        found += [os.path.join(directory, name) for name in sorted(names) if not name.startswith(".")]
+    if not found:
+        raise UnreadableError(f"--input={path}: the directory holds no files")
+    return found
+
+
+def _list_remote(path: str) -> list[str]:
+    import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
+
+    try:
+        if tf.io.gfile.isdir(path):
+            found = [
+                files.join(directory, name)
+                for directory, _, names in tf.io.gfile.walk(path)
+                for name in names
+                if not name.startswith(".")
+            ]
+        else:
+            found = tf.io.gfile.glob(path)
+    except tf.errors.OpError as error:
+        raise UnreadableError(f"--input={path} cannot be listed: {error.message}") from error
+    if not found:
+        raise UnreadableError(f"--input={path}: no such file or directory")
+    return sorted(found)
+
+
+def uncompressed_name(path: str) -> str:
+    """Returns the name without the suffix of a compression."""
+    stem, suffix = os.path.splitext(path)
+    return stem if suffix in COMPRESSION_SUFFIXES else path
+
+
+def is_json(path: str) -> bool:
+    """Whether a file holds JSON lines, by its name."""
+    return uncompressed_name(path).endswith(JSON_SUFFIXES)
+
+
+def is_parquet(path: str) -> bool:
+    """Whether a file is Parquet, by its name."""
+    return uncompressed_name(path).endswith(PARQUET_SUFFIX)
+
+
+def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
+    """Returns a stream that unpacks an open file as its name says: `.gz`, `.bz2`, `.xz` or `.zst`.
+
+    Reading it raises OSError or one of `DAMAGE` when the file cannot be read or is damaged.
+    """
+    suffix = os.path.splitext(path)[1]
+    if suffix == ".gz":
+        return cast(IO[bytes], gzip.open(raw))
+    if suffix == ".bz2":
+        return cast(IO[bytes], bz2.open(raw))
+    if suffix == ".xz":
+        return cast(IO[bytes], lzma.open(raw))
+    if suffix == ".zst":
+        import pyarrow  # noqa: PLC0415  (import time)
+
+        return io.BufferedReader(pyarrow.input_stream(raw, compression="zstd"))
+    return raw
+
+
+def read_json_text(line: str, field: str, path: str, number: int) -> str:
+    """Returns the text of a line of JSON lines.
+
+    Args:
+      line: '{"text": "...", ...}'.
+      field: the name of the text.
+      path: the file, for errors.
+      number: the line, from 1, for errors.
+
+    Raises:
+      UserError: it is no JSON object, or has no such text.
+    """
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(
+            f"{path}, line {number}: no JSON ({error}); a file of JSON lines has one object a line, "
+            f'{{"{field}": "..."}}; rename it to .txt if it is plain text'
+        ) from error
+    return _text_of(record, field, f"{path}, line {number}")
+
+
+def without_surrogates(text: str) -> str:
+    """Puts U+FFFD in place of halves of UTF-16 pairs, which JSON can name and no text can hold."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _text_of(record: Any, field: str, place: str) -> str:
+    if not isinstance(record, dict) or field not in record:
+        names = f"it has {', '.join(sorted(record)[:10])}" if isinstance(record, dict) else "it is no object"
+        raise UserError(f"{place}: no field {field!r} ({names}); name the text's field with --text_field")
+    text = record[field]
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise UserError(
+            f"{place}: field {field!r} is no text but {type(text).__name__}; name another with --text_field"
+        )
+    return text
+
+
+def read_parquet_texts(path: str, field: str) -> Iterator[list[str]]:
+    """Yields a column of a Parquet file, some rows at a time, empty for null.
+
+    Raises:
+      UserError: there is no such column, or it is no text.
+      OSError or one of `DAMAGE`: it cannot be read.
+    """
+    import pyarrow  # noqa: PLC0415  (import time)
+    from pyarrow import parquet  # noqa: PLC0415
+
+    with files.open_file(path, "rb") as raw:
+        table = parquet.ParquetFile(raw)
+        names = table.schema_arrow.names
+        if field not in names:
+            raise UserError(
+                f"{path} has no column {field!r}; it has {', '.join(names[:10])}: name one with --text_field"
+            )
+        kind = table.schema_arrow.field(field).type
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            raise UserError(f"{path}: column {field!r} is no text but {kind}; name another with --text_field")
+        for batch in table.iter_batches(_PARQUET_BATCH_ROWS, columns=[field]):
+            yield [text or "" for text in batch.column(0).to_pylist()]
+
+
+_NUM_NAMES_SHOWN = 8
+_TABLE_SUFFIXES = (".tsv", ".csv")
+
+
+def describe_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
+    """Returns what is read, in a line, and warnings of tables, which are read as text too.
+
+    Args:
+      inputs: files, directories and patterns, and `builtin:python-docs`, which is no file.
+
+    Returns:
+      'reading 2 files: a.txt, b.txt', empty without files; and a warning for each directory or pattern that gave
+      tables. A table that was named itself is meant.
+
+    Raises:
+      UserError: an input is missing or holds no file.
+    """
+    shown: list[str] = []
+    warnings: list[str] = []
+    for path in inputs:
+        if path == python_docs.NAME:
+            continue
+        found = list_files(path)
+        names = [_name_within(path, file) for file in found]
+        shown += names
+        tables = [name for name in names if uncompressed_name(name).lower().endswith(_TABLE_SUFFIXES)]
+        if tables and found != [path]:
+            verb, them = ("is", "it") if len(tables) == 1 else ("are", "them")
+            warnings.append(
+                f"--input={path}: {_enumerate(tables)} {verb} read as plain text, labels and all; to leave {them} "
+                f"out, name the files to read or give a pattern, such as DIR/*.txt"
+            )
+    number = f"{len(shown):,} file{'' if len(shown) == 1 else 's'}"
+    return (f"reading {number}: {_enumerate(shown)}" if shown else ""), warnings
+
+
+def _name_within(path: str, file: str) -> str:
+    """Returns the name of a file as it lies in the directory that was given, or its last part."""
+    folder = path.rstrip("/") + "/"
+    return file.removeprefix(folder) if file.startswith(folder) else os.path.basename(file)
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    rest = len(names) - _NUM_NAMES_SHOWN
+    return ", ".join(names[:_NUM_NAMES_SHOWN]) + (f" and {rest:,} more" if rest > 0 else "")

@@ -1,0 +1,211 @@
+"""What a run tells, on a terminal: a panel that is drawn anew where it stands, and lines above it that remain."""
+
+import contextlib
+import functools
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from electra_cli.loggers.reporter import Reporter, format_duration, report_in_lines
+
+_DRAWINGS_PER_SECOND = 2
+_BAR_WIDTH = 30
+# Splits whose metrics the panel shows, by their titles; of others the line stays above it.
+_ROWS = {"train": "train", "validation": "held-out"}
+# Metrics that are shown, and their digits.
+_SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+# The same, that which is left out first where there is no room for all.
+_LEFT_OUT = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
+_NAME_WIDTH, _GAP = 10, 2
+
+
+def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
+    """Returns what tells a command's progress on standard output.
+
+    Args:
+      title: of the panel.
+      quiet: whether to leave out all but warnings and results.
+      log_format: text (a panel where standard output is a terminal, else lines) or json.
+    """
+    console = Console(highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal and not quiet and log_format == "text":
+        return Panel(title, console)
+    return report_in_lines(quiet=quiet, log_format=log_format)
+
+
+class Panel(Reporter):
+    """A panel on a terminal. A thread draws it twice a second from what was told; telling only takes note.
+
+    Args:
+      title: stands on top.
+      console: where.
+      clock: seconds, ever growing.
+    """
+
+    def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic):
+        self._title, self._console, self._clock = title, console, clock
+        self._start = clock()
+        self._statuses: list[tuple[str, float]] = []
+        self._position: tuple[int, int, float, str] | None = None
+        self._metrics: dict[str, tuple[int, Mapping[str, float]]] = {}
+        self._saved: tuple[str, float] | None = None
+        self._last_line = ""
+        self._live = Live(
+            console=console,
+            get_renderable=self.render,
+            refresh_per_second=_DRAWINGS_PER_SECOND,
+            transient=True,
+            # Only what would be written over the panel; a standard error that goes to a file stays there.
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> "Panel":
+        self._live.start()
+        # Live hides the cursor. A process that is killed could not bring it back.
+        self._console.show_cursor(True)
+        return self
+
+    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """Takes the panel away; of a run that did not reach its end the last metrics remain."""
+        self._live.stop()
+        if error is not None and self._last_line:
+            self._print(self._last_line)
+
+    def notice(self, text: str) -> None:
+        """See the base class."""
+        self._print(text)
+
+    def warning(self, text: str) -> None:
+        """See the base class."""
+        self._print(text, "yellow")
+
+    @contextlib.contextmanager
+    def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
+        """See the base class."""
+        self._statuses.append((text, self._clock()))
+        try:
+            yield
+        finally:
+            self._statuses.pop()
+
+    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
+        """See the base class."""
+        self._position = (step, num_steps, seconds_left, phase)
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+        """See the base class."""
+        if split not in _ROWS:
+            self._print(line)
+            return
+        self._metrics[split] = (step, values)
+        self._last_line = line
+
+    def checkpoint(self, step: int, path: str) -> None:
+        """See the base class."""
+        # Of `seed-0/checkpoints/ckpt-33`, as each seed of a fine-tuning counts its own steps.
+        run = os.path.basename(os.path.dirname(os.path.dirname(path)))
+        self._saved = (f"step {step:,} in {run}" if run else f"step {step:,}", self._clock())
+
+    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
+        """See the base class."""
+        self._print(text)
+
+    def abandon(self, text: str) -> None:
+        """See the base class."""
+        os.write(self._console.file.fileno(), b"\r\n")
+
+    def render(self) -> RenderableType:
+        """Returns the panel as it is now."""
+        elapsed = format_duration(self._clock() - self._start)
+        parts: list[RenderableType] = [Rule(f"{self._title}, {elapsed}", align="left", style="dim")]
+        if self._position is not None:
+            parts.append(self._position_line(*self._position))
+        if self._metrics:
+            parts.append(_Fitting(functools.partial(_metrics_table, dict(self._metrics))))
+        if "train" in self._metrics:
+            parts.append(_Fitting(functools.partial(_speed_line, self._metrics["train"][1])))
+        if self._saved is not None:
+            what, moment = self._saved
+            parts.append(_line("checkpoint", f"{what}, {format_duration(self._clock() - moment)} ago"))
+        if self._statuses:
+            text, moment = self._statuses[-1]
+            parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - moment)}"))
+        return Group(*parts)
+
+    def _position_line(self, step: int, num_steps: int, seconds_left: float, phase: str) -> RenderableType:
+        left = "" if math.isnan(seconds_left) else f"{format_duration(seconds_left)} left"
+        grid = Table.grid(padding=(0, 2))
+        for _ in range(3):
+            grid.add_column(no_wrap=True)
+        grid.add_row(
+            Text(f"step {step:,}/{num_steps:,}" + (f", {phase}" if phase else ""), style="bold"),
+            ProgressBar(total=num_steps, completed=step, width=_BAR_WIDTH),
+            f"{math.floor(100 * step / num_steps)} %  {left}",
+        )
+        return grid
+
+    def _print(self, text: str, style: str = "") -> None:
+        # Text, which takes [MASK] for what it is and no markup.
+        self._console.print(Text(text, style=style))
+
+
+class _Fitting:
+    """What is drawn otherwise where there is less room.
+
+    Args:
+      build: takes the columns that there are, and returns it.
+    """
+
+    def __init__(self, build: Callable[[int], RenderableType]):
+        self._build = build
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._build(options.max_width)
+
+
+def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width: int) -> RenderableType:
+    """Returns the last metrics of each split, without the columns that there is no room for."""
+    rows = {title: metrics[split] for split, title in _ROWS.items() if split in metrics}
+    columns = {
+        name: [name, *(f"{values[name]:.{digits}f}" if name in values else "" for _, values in rows.values())]
+        for name, digits in _SHOWN.items()
+        if any(name in values for _, values in rows.values())
+    }
+    columns["step"] = ["step", *(f"{step:,}" for step, _ in rows.values())]
+    for name in _LEFT_OUT:
+        if _NAME_WIDTH + sum(_GAP + max(map(len, cells)) for cells in columns.values()) > width:
+            columns.pop(name, None)
+    grid = Table.grid(padding=(0, _GAP))
+    grid.add_column(min_width=_NAME_WIDTH, no_wrap=True)
+    for _ in columns:
+        grid.add_column(justify="right", no_wrap=True)
+    grid.add_row("", *(Text(name, style="dim") for name in columns))
+    for place, title in enumerate(rows, 1):
+        grid.add_row(title, *(cells[place] for cells in columns.values()))
+    return grid
+
+
+def _line(name: str, text: str) -> Text:
+    return Text(f"{name:<12}{text}", no_wrap=True, overflow="ellipsis")
+
+
+def _speed_line(values: Mapping[str, float], width: int) -> Text:
+    """Returns rates, as many words as there is room for."""
+    rate, used = f"{values['tokens_per_second']:,.0f} tokens/s", f"utilization {values['model_flops_utilization']:.0%}"
+    waited = f"{values['input_wait_fraction']:.0%}"
+    variants = (
+        [rate, used, f"waiting for input {waited}"], [rate, used, f"input wait {waited}"], [rate, used], [rate]
+    )  # fmt: skip
+    lines = [_line("speed", "  ".join(parts)) for parts in variants]
+    return next((line for line in lines if line.cell_len <= width), lines[-1])

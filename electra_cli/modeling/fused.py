@@ -1,0 +1,242 @@
+"""What lies between the matrix products of a Transformer, as functions of one pass over memory with their gradients.
+
+All compute in float32 at least and return their input's dtype. What a gradient can compute again from what is kept for
+other reasons is not kept: no random bits, no normalized input. They can be differentiated once.
+"""
+
+import math
+
+import tensorflow as tf
+
+from electra_cli.modeling import compilation
+from electra_cli.modeling.randomness import hash_bits
+
+LAYER_NORM_EPSILON = 1e-12
+
+
+def gelu(x: tf.Tensor) -> tf.Tensor:
+    """The exact GELU (with erf, not its tanh approximation), of any float dtype and shape."""
+
+    @tf.custom_gradient
+    def apply(x):
+        return _gelu(x), lambda gradient: _gelu_gradient(x, gradient)
+
+    return apply(x)
+
+
+def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
+    """Zeroes a fraction `rate` of `x` and scales up the rest; without a seed (int [2]) returns `x`.
+
+    The decisions follow from seed and shape alone.
+    """
+    if seed is None or rate == 0.0:
+        return x
+
+    @tf.custom_gradient
+    def apply(x, seed):
+        return _dropout(x, seed, rate=rate), lambda gradient: (_dropout(gradient, seed, rate=rate), None)
+
+    return apply(x, seed)
+
+
+def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
+    """LayerNorm of `x` [..., width] over the last axis.
+
+    Args:
+      x: input.
+      gamma: float32 [width], scale.
+      beta: float32 [width], offset.
+    """
+
+    @tf.custom_gradient
+    def apply(x, gamma, beta):
+        def gradients(gradient):
+            inner, scaled = _layer_norm_gradient(x, gradient, gamma)
+            return inner, column_sums(scaled), column_sums(gradient)
+
+        return _layer_norm(x, gamma, beta), gradients
+
+    return apply(x, gamma, beta)
+
+
+def add_and_norm(
+    x: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, rate: float, seed: tf.Tensor | None
+) -> tf.Tensor:
+    """LayerNorm of residual + dropout(x), all [..., width]; other arguments as above."""
+    if seed is None or rate == 0.0:
+        return layer_norm(residual + x, gamma, beta)
+
+    @tf.custom_gradient
+    def apply(x, residual, gamma, beta, seed):
+        normal, total = _add_and_norm(x, residual, gamma, beta, seed, rate=rate)
+
+        def gradients(gradient):
+            inner, dropped, scaled = _add_and_norm_gradient(total, gradient, gamma, seed, rate=rate)
+            return dropped, inner, column_sums(scaled), column_sums(gradient), None
+
+        return normal, gradients
+
+    return apply(x, residual, gamma, beta, seed)
+
+
+def attention_probabilities(
+    scores: tf.Tensor, padding_scores: tf.Tensor, scale: float, rate: float, seed: tf.Tensor | None
+) -> tf.Tensor:
+    """Dropout of softmax(scores x scale + padding_scores).
+
+    Args:
+      scores: [batch, heads, queries, keys].
+      padding_scores: float32, can be broadcast to `scores`; gets no gradient.
+      scale: what scores are multiplied with.
+      rate: dropout rate.
+      seed: int [2], None for no dropout.
+    """
+    has_dropout = seed is not None and rate > 0.0
+
+    @tf.custom_gradient
+    def apply(scores, padding_scores, *seeds):
+        if has_dropout:
+            probabilities, dropped = _softmax_and_dropout(scores, padding_scores, *seeds, scale=scale, rate=rate)
+        else:
+            probabilities = dropped = _softmax(scores, padding_scores, scale=scale)
+
+        def gradients(gradient):
+            if has_dropout:
+                inner = _softmax_and_dropout_gradient(probabilities, dropped, gradient, scale=scale, rate=rate)
+            else:
+                inner = _softmax_gradient(probabilities, gradient, scale=scale)
+            return inner, None, *(None for _ in seeds)
+
+        return dropped, gradients
+
+    return apply(scores, padding_scores, *([seed] if has_dropout else []))
+
+
+def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """x @ kernel + bias, in two dimensions, as which TensorFlow makes one operation of both.
+
+    Args:
+      x: [..., inputs], of known rank.
+      kernel: [inputs, outputs] of the same dtype.
+      bias: [outputs] of the same dtype.
+    """
+
+    @tf.custom_gradient
+    def apply(rows, kernel, bias):
+        def gradients(gradient):
+            return (
+                tf.matmul(gradient, kernel, transpose_b=True),
+                tf.matmul(rows, gradient, transpose_a=True),
+                tf.cast(column_sums(gradient), bias.dtype),
+            )
+
+        return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradients
+
+    output = apply(tf.reshape(x, [-1, x.shape[-1]]), kernel, bias)
+    # A SavedModel takes texts of any length.
+    sizes = (known or tf.shape(x)[axis] for axis, known in enumerate(x.shape[1:-1], 1))
+    return tf.reshape(output, [-1, *sizes, kernel.shape[-1]])
+
+
+def column_sums(x: tf.Tensor) -> tf.Tensor:
+    """Sums `x` [..., width] over all axes but the last: float32 [width]."""
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    if not compilation.compiles_parts():
+        return tf.reduce_sum(tf.cast(rows, tf.float32), axis=0)
+    # As a product, which oneDNN sums up in float32, several times as fast as TensorFlow or XLA on a CPU.
+    return tf.cast(tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0], tf.float32)
+
+
+def _wide(x: tf.Tensor) -> tf.Tensor:
+    return x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
+
+
+@compilation.part
+def _gelu(x):
+    wide = _wide(x)
+    return tf.cast(0.5 * wide * (1.0 + tf.math.erf(wide * math.sqrt(0.5))), x.dtype)
+
+
+@compilation.part
+def _gelu_gradient(x, gradient):
+    wide = _wide(x)
+    cumulative = 0.5 * (1.0 + tf.math.erf(wide * math.sqrt(0.5)))
+    density = tf.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
+    return tf.cast(_wide(gradient) * (cumulative + wide * density), x.dtype)
+
+
+def _drop(wide, seed, rate):
+    is_kept = hash_bits(tf.shape(wide), seed) >= tf.constant(int(rate * 2**32), tf.uint32)
+    return tf.where(is_kept, wide * (1.0 / (1.0 - rate)), 0.0)
+
+
+@compilation.part
+def _dropout(x, seed, *, rate):
+    return tf.cast(_drop(_wide(x), seed, rate), x.dtype)
+
+
+def _standardize(wide):
+    """Returns (standardized, reciprocal of the standard deviation)."""
+    centered = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
+    reciprocal = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    return centered * reciprocal, reciprocal
+
+
+def _standardize_gradient(wide, gradient, gamma):
+    """Returns (gradient of the input, product whose sum is gamma's gradient)."""
+    standard, reciprocal = _standardize(wide)
+    inner = gradient * gamma
+    projection = tf.reduce_mean(inner * standard, axis=-1, keepdims=True)
+    inner = reciprocal * (inner - tf.reduce_mean(inner, axis=-1, keepdims=True) - standard * projection)
+    return inner, gradient * standard
+
+
+@compilation.part
+def _layer_norm(x, gamma, beta):
+    return tf.cast(_standardize(_wide(x))[0] * gamma + beta, x.dtype)
+
+
+@compilation.part
+def _layer_norm_gradient(x, gradient, gamma):
+    inner, scaled = _standardize_gradient(_wide(x), _wide(gradient), gamma)
+    return tf.cast(inner, x.dtype), tf.cast(scaled, x.dtype)
+
+
+@compilation.part
+def _add_and_norm(x, residual, gamma, beta, seed, *, rate):
+    total = tf.cast(_wide(residual) + _drop(_wide(x), seed, rate), x.dtype)
+    return tf.cast(_standardize(_wide(total))[0] * gamma + beta, x.dtype), total
+
+
+@compilation.part
+def _add_and_norm_gradient(total, gradient, gamma, seed, *, rate):
+    inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma)
+    return tf.cast(inner, total.dtype), tf.cast(_drop(inner, seed, rate), total.dtype), tf.cast(scaled, total.dtype)
+
+
+@compilation.part
+def _softmax(scores, padding_scores, *, scale):
+    # In float32: bfloat16 has too few digits for sums over hundreds of keys.
+    return tf.cast(tf.nn.softmax(_wide(scores) * scale + padding_scores), scores.dtype)
+
+
+@compilation.part
+def _softmax_gradient(probabilities, gradient, *, scale):
+    wide, inner = _wide(probabilities), _wide(gradient)
+    inner = wide * (inner - tf.reduce_sum(wide * inner, axis=-1, keepdims=True)) * scale
+    return tf.cast(inner, probabilities.dtype)
+
+
+@compilation.part
+def _softmax_and_dropout(scores, padding_scores, seed, *, scale, rate):
+    probabilities = tf.nn.softmax(_wide(scores) * scale + padding_scores)
+    return tf.cast(probabilities, scores.dtype), tf.cast(_drop(probabilities, seed, rate), scores.dtype)
+
+
+@compilation.part
+def _softmax_and_dropout_gradient(probabilities, dropped, gradient, *, scale, rate):
+    wide = _wide(probabilities)
+    # A probability that underflowed to 0 looks as if dropped; its gradient is 0 all the same.
+    inner = tf.where(dropped > 0, _wide(gradient) * (1.0 / (1.0 - rate)), 0.0)
+    inner = wide * (inner - tf.reduce_sum(wide * inner, axis=-1, keepdims=True)) * scale
+    return tf.cast(inner, probabilities.dtype)

@@ -1,0 +1,224 @@
+"""`ElectraPretrainer`: generator, sampling and discriminator as one model, from masked batch to logits and labels."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+import tf_keras
+from absl import logging
+from official.nlp.modeling.layers.cls_head import ClassificationHead
+from official.nlp.modeling.layers.masked_lm import MaskedLM
+
+from electra_cli.modeling import features, randomness
+from electra_cli.modeling.encoders import encode
+from electra_cli.modeling.layers import sub_seed
+from electra_cli.objectives.corruption import corrupt, sample_tokens
+
+Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class ElectraPretrainer(tf_keras.Model):
+    """ELECTRA (Clark et al., ICLR 2020): a generator that corrupts and a discriminator that detects.
+
+    Takes the place of the class of the same name in tf-models-official: same arguments, same names of layers in a
+    checkpoint. Networks are called on a dict of `features.UNMASKED` and return a dict with `sequence_output`; they
+    have `get_embedding_table()` and `get_config()['hidden_size']`. Ours and those of tf-models-official will do.
+
+    Args:
+      generator_network: the masked language model's encoder; may be `discriminator_network` itself (tied weights);
+        None with `uniform_generator`.
+      discriminator_network: the encoder that is kept.
+      vocab_size: entries of the vocabulary.
+      num_classes: classes of a head on the generator's first token (next-sentence prediction); 0: no such head, as in
+        the original.
+      num_token_predictions: masked slots of an example.
+      mlm_activation: activation of the masked-LM head and, unless `discriminator_activation` is given, of the
+        discriminator's head.
+      mlm_initializer: initializer of the heads.
+      output_type: 'logits', or 'predictions' for log-probabilities as `lm_outputs`.
+      disallow_correct: whether the generator may not sample the original token.
+      discriminator_activation: activation of the discriminator's head; None: `mlm_activation`.
+      sampling_temperature: temperature of the softmax that replacements are sampled from.
+      uniform_generator: whether replacements are drawn uniformly from the vocabulary. There is no generator then;
+        `lm_outputs` are 0, the logits of that distribution.
+
+    Raises:
+      ValueError: sizes or `output_type` that do not fit, or a generator too many or too few.
+    """
+
+    def __init__(
+        self,
+        generator_network: tf_keras.layers.Layer | None,
+        discriminator_network: tf_keras.layers.Layer,
+        vocab_size: int,
+        num_classes: int,
+        num_token_predictions: int,
+        mlm_activation: Activation = None,
+        mlm_initializer: str | tf_keras.initializers.Initializer = "glorot_uniform",
+        output_type: str = "logits",
+        disallow_correct: bool = False,
+        *,
+        discriminator_activation: Activation = None,
+        sampling_temperature: float = 1.0,
+        uniform_generator: bool = False,
+        name: str | None = None,
+    ):
+        # Keras would cast the float features, whose float32 digits count, to the compute dtype.
+        super().__init__(name=name, autocast=False)
+        if (generator_network is None) != uniform_generator or (uniform_generator and num_classes):
+            raise ValueError("uniform_generator takes the place of generator_network and its sentence head")
+        for role, network in (("generator", generator_network), ("discriminator", discriminator_network)):
+            table_rows = vocab_size if network is None else network.get_embedding_table().shape[0]
+            if table_rows != vocab_size:
+                raise ValueError(f"vocab_size={vocab_size} but the {role}'s word table has {table_rows} rows")
+        if output_type not in ("logits", "predictions"):
+            raise ValueError(f"output_type={output_type!r}: is 'logits' or 'predictions'")
+        self.generator_network = generator_network
+        self.discriminator_network = discriminator_network
+        self.vocab_size = vocab_size
+        self.num_classes = num_classes
+        self.num_token_predictions = num_token_predictions
+        self.mlm_activation = tf_keras.activations.get(mlm_activation)
+        self.mlm_initializer = tf_keras.initializers.get(mlm_initializer)
+        self.output_type = output_type
+        self.disallow_correct = disallow_correct
+        self.sampling_temperature = sampling_temperature
+        self.uniform_generator = uniform_generator
+        self.discriminator_activation = tf_keras.activations.get(discriminator_activation or mlm_activation)
+
+        self.masked_lm = None
+        if generator_network is not None:
+            self.masked_lm = MaskedLM(
+                embedding_table=generator_network.get_embedding_table(),
+                activation=self.mlm_activation,
+                initializer=self._new_initializer(),
+                name="generator_masked_lm",
+            )
+        self.classification = None
+        if generator_network is not None and num_classes:
+            self.classification = ClassificationHead(
+                inner_dim=generator_network.get_config()["hidden_size"],
+                num_classes=num_classes,
+                initializer=self._new_initializer(),
+                name="generator_classification_head",
+            )
+        self.discriminator_projection = tf_keras.layers.Dense(
+            units=discriminator_network.get_config()["hidden_size"],
+            activation=self.discriminator_activation,
+            kernel_initializer=self._new_initializer(),
+            name="discriminator_projection_head",
+        )
+        # The original starts this one kernel, unlike all others, from Glorot's uniform distribution.
+        # Float32 in every precision: one logit a token costs nothing, and is compared with others to many digits.
+        self.discriminator_head = tf_keras.layers.Dense(
+            units=1, kernel_initializer="glorot_uniform", dtype=tf.float32, name="discriminator_head"
+        )
+
+    def call(self, inputs, training=None, seed=None):
+        """Runs both networks.
+
+        Args:
+          inputs: dict of int [batch, seq_length] `input_word_ids` (masked), `input_mask`, `input_type_ids`, and
+            [batch, num_token_predictions] `masked_lm_positions`, `masked_lm_ids`, `masked_lm_weights` (absent: slots at
+            position 0 are unused); optionally `sampling_uniform`, the draws to sample with.
+          training: whether to drop out.
+          seed: int32 [2] that dropout, and sampling where `sampling_uniform` is absent, follow from; None: drawn from
+            TensorFlow's global generator.
+
+        Returns:
+          Dict of `lm_outputs` float32 [batch, num_token_predictions, vocab_size], `sentence_outputs` float32
+          [batch, num_classes], `disc_logits` float32 [batch, seq_length], `disc_label` int32 [batch, seq_length]
+          (1 where the token that the discriminator saw differs from the original).
+        """
+        inputs = {name: value if name in _FLOATS else tf.cast(value, tf.int32) for name, value in inputs.items()}
+        if features.MASKED_LM_WEIGHTS not in inputs:
+            inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
+        lm_logits, sentence_outputs = self._generate(inputs, training, sub_seed(seed, 0))
+        sampled_ids = sample_tokens(
+            lm_logits,
+            self._sampling_uniform(inputs, sub_seed(seed, 1)),
+            inputs[features.MASKED_LM_IDS] if self.disallow_correct else None,
+            self.sampling_temperature,
+        )
+        corrupted, labels = corrupt(inputs, sampled_ids)
+        encoded = encode(self.discriminator_network, corrupted, training, sub_seed(seed, 2))
+        disc_logits = self.discriminator_head(self.discriminator_projection(encoded))
+        return {
+            "lm_outputs": lm_logits if self.output_type == "logits" else tf.nn.log_softmax(lm_logits),
+            "sentence_outputs": sentence_outputs,
+            "disc_logits": tf.squeeze(disc_logits, axis=-1),
+            "disc_label": labels,
+        }
+
+    def _generate(self, inputs, training, seed):
+        """Returns (logits of the masked slots, outputs of the sentence head), float32."""
+        positions = inputs[features.MASKED_LM_POSITIONS]
+        no_classes = tf.zeros([tf.shape(positions)[0], 0], tf.float32)
+        if self.masked_lm is None:
+            return tf.zeros([*tf.unstack(tf.shape(positions)), self.vocab_size], tf.float32), no_classes
+        encoded = encode(self.generator_network, inputs, training, seed)
+        lm_logits = tf.cast(self.masked_lm(encoded, positions), tf.float32)
+        if self.classification is None:
+            return lm_logits, no_classes
+        return lm_logits, tf.cast(self.classification(encoded), tf.float32)
+
+    def _sampling_uniform(self, inputs, seed):
+        if features.SAMPLING_UNIFORM in inputs:
+            return inputs[features.SAMPLING_UNIFORM]
+        shape = tf.shape(inputs[features.MASKED_LM_IDS])
+        return tf.random.uniform(shape) if seed is None else randomness.uniform(shape, seed)
+
+    def _new_initializer(self) -> tf_keras.initializers.Initializer:
+        return self.mlm_initializer.__class__.from_config(self.mlm_initializer.get_config())
+
+    @property
+    def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:
+        """What a checkpoint for fine-tuning holds: the discriminator as trained, not its average, as 'encoder'."""
+        return {"encoder": self.discriminator_network}
+
+    def get_config(self):
+        """Returns the constructor's arguments; JSON can hold them. A copy's networks share no embeddings."""
+        generator = self.generator_network
+        if generator is not None:
+            is_tied = generator is self.discriminator_network
+            generator = _TIED if is_tied else tf_keras.layers.serialize(generator)
+        return {
+            "generator_network": generator,
+            "discriminator_network": tf_keras.layers.serialize(self.discriminator_network),
+            "vocab_size": self.vocab_size,
+            "num_classes": self.num_classes,
+            "num_token_predictions": self.num_token_predictions,
+            "mlm_activation": tf_keras.activations.serialize(self.mlm_activation),
+            "mlm_initializer": tf_keras.initializers.serialize(self.mlm_initializer),
+            "output_type": self.output_type,
+            "disallow_correct": self.disallow_correct,
+            "discriminator_activation": tf_keras.activations.serialize(self.discriminator_activation),
+            "sampling_temperature": self.sampling_temperature,
+            "uniform_generator": self.uniform_generator,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Builds the model anew from `get_config()`.
+
+        Encoders of tf-models-official write their default activation, the tanh form of GELU, without a name. So every
+        nameless activation is taken for it, and a warning says so.
+        """
+        if "<lambda>" in str(config):
+            logging.warning("nameless activations in the config of a network are taken for the tanh form of GELU")
+        config = dict(config)
+        nameless = {"<lambda>": lambda x: tf.nn.gelu(x, approximate=True)}
+        with tf_keras.utils.custom_object_scope({**nameless, **(custom_objects or {})}):
+            discriminator = tf_keras.layers.deserialize(config.pop("discriminator_network"))
+            generator = config.pop("generator_network")
+            if generator == _TIED:
+                generator = discriminator
+            elif generator is not None:
+                generator = tf_keras.layers.deserialize(generator)
+        return cls(generator, discriminator, **config)
+
+
+# What `get_config` has as the generator's where the discriminator is both.
+_TIED = "discriminator_network"
+_FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM)

@@ -1,0 +1,195 @@
+"""Probes: how well a linear model tells labels by what the encoder makes of text, while it is pre-trained.
+
+The encoder is frozen: the weights of the run, or their moving averages, are copied to a network beside it, and nothing
+of the run is written to. The linear model is fitted on means over tokens of a middle and of the last layer. The same
+with random weights is the baseline.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+import tf_keras
+
+from electra_cli.config.labeled_files import parse_probes
+from electra_cli.data.phases import Phase
+from electra_cli.data.tokenizer_settings import tokenizer_of_data
+from electra_cli.finetuning.examples import cut_pair, to_features
+from electra_cli.finetuning.scores import Scores
+from electra_cli.modeling import features
+from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.probes.linear_probe import score_linear_model
+from electra_cli.probes.probe_files import ProbeExamples, read_probe_file
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.optimization import Optimizer, evaluated_values
+
+# Of lines of metrics.
+SPLIT = "probe"
+_RANDOM = "_random"
+# Texts of a batch, and tokens that the shorter ones are padded to; the next length is twice as much.
+_BATCH_SIZE, _LEAST_LENGTH = 64, 16
+
+
+def read_probes(config: ml_collections.FrozenConfigDict) -> tuple[ProbeExamples, ...]:
+    """Reads and checks the files of `config.eval.probes`.
+
+    Raises:
+      UserError: as `probe_files.read_probe_file`.
+    """
+    return tuple(read_probe_file(file, config.eval.probe_examples) for file in parse_probes(config.eval.probes))
+
+
+class Prober:
+    """Probes the encoder of a run: the discriminator, or with the objective mlm its one network.
+
+    It computes on one device, and in one process: of several workers one calls `run`.
+
+    Args:
+      config: the resolved config of the whole run.
+      phases: its phases. Texts are cut to the shortest of their lengths, whose positions are trained all along.
+      probes: the labelled examples, one file at least.
+      model: the pretrainer; only read.
+      optimizer: its optimizer, which may hold moving averages; only read.
+      runtime: compilation.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.FrozenConfigDict,
+        phases: Sequence[Phase],
+        probes: Sequence[ProbeExamples],
+        model: Pretrainer,
+        optimizer: Optimizer,
+        runtime: Runtime,
+    ):
+        self._config, self._probes, self._runtime = config, tuple(probes), runtime
+        self._model, self._optimizer = model, optimizer
+        self._length = min(phase.config.data.max_seq_length for phase in phases)
+        tokenizer = tokenizer_of_data(phases[0].source.data_dir)
+        self._vocabulary, encoder = tokenizer.vocabulary, tokenizer.build()
+        lines = [[text for texts in probe.texts for text in texts] for probe in self._probes]
+        # Of each file the tokens of each text; of pairs the first and the second, one after the other.
+        self._ids = [[cut_pair(ids, None, self._length)[0] for ids in encoder.encode_lines(texts)] for texts in lines]
+        self._copy: Pretrainer | None = None
+        self._pool: Callable[[Mapping[str, np.ndarray]], tf.Tensor] | None = None
+        self._baseline: list[Scores] | None = None
+
+    def run(self, is_stopped: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+        """Probes the weights as they are now.
+
+        Args:
+          is_stopped: asked before every batch and every fit.
+
+        Returns:
+          By 'NAME/SCORE' and 'NAME/SCORE_random' the scores of `score_linear_model`, of all files; the second with
+          random weights, which are computed once. None: it was stopped.
+        """
+        try:
+            if self._baseline is None:
+                self._build()
+                self._baseline = self._score(is_stopped)
+            assert self._copy is not None
+            values = evaluated_values(self._optimizer, self._model.trainable_variables)
+            for variable, value in zip(self._copy.trainable_variables, values, strict=True):
+                variable.assign(tf.convert_to_tensor(value))
+            found = self._score(is_stopped)
+        except _StoppedError:
+            return None
+        return {
+            f"{probe.name}/{score}{ending}": value
+            for probe, scores, baseline in zip(self._probes, found, self._baseline, strict=True)
+            for score in scores
+            for ending, value in (("", scores[score]), (_RANDOM, baseline[score]))
+        }
+
+    def is_due(self, step: int, is_evaluated: bool, lines: Iterable[Mapping[str, Any]] = ()) -> bool:
+        """Whether to probe at a step.
+
+        Args:
+          step: the step.
+          is_evaluated: whether there is an evaluation at it.
+          lines: lines of metrics; where they have the scores of all files at that step, it is not probed again.
+        """
+        interval = self._config.eval.probe_interval
+        is_last = step == self._config.train.num_steps
+        if not (is_last or step % interval == 0 if interval else is_evaluated):
+            return False
+        found = [line for line in lines if (line["split"], line["step"]) == (SPLIT, step)]
+        names = {name.rpartition("/")[0] for line in found for name in line}
+        return not names >= {probe.name for probe in self._probes}
+
+    def _build(self) -> None:
+        tf_keras.utils.set_random_seed(self._config.train.seed)  # as `run.build_model` does
+        self._copy = build_pretrainer(self._config)
+        encoder = self._copy.checkpoint_items["encoder"]
+        num_layers = self._config.model.num_layers
+        layers = sorted({max(num_layers // 2, 1) - 1, num_layers - 1})
+
+        @tf.function(jit_compile=self._runtime.jit_compile)
+        def pool(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
+            """Returns means over real tokens, float32 [batch, layers * hidden_size]."""
+            outputs = encoder(inputs, training=False)["encoder_outputs"]
+            mask = tf.cast(inputs[features.INPUT_MASK], tf.float32)[:, :, tf.newaxis]
+            sums = [tf.reduce_sum(tf.cast(outputs[layer], tf.float32) * mask, axis=1) for layer in layers]
+            return tf.concat(sums, axis=-1) / tf.reduce_sum(mask, axis=1)
+
+        self._pool = pool
+
+    def _score(self, is_stopped: Callable[[], bool]) -> list[Scores]:
+        """Returns the scores of each file with the weights that the copy has."""
+        found = []
+        for probe, ids in zip(self._probes, self._ids, strict=True):
+            means = self._encode(ids, is_stopped)
+            means = means.reshape(len(probe.texts), -1, means.shape[-1])
+            if means.shape[1] == 2:
+                first, second = means[:, 0], means[:, 1]
+                means = np.concatenate([np.abs(first - second), first * second], axis=-1)
+            else:
+                means = means[:, 0]
+            _end_if(is_stopped)
+            found.append(score_linear_model(means, probe.targets, is_classification=probe.is_classification))
+        return found
+
+    def _encode(self, ids: Sequence[Sequence[int]], is_stopped: Callable[[], bool]) -> np.ndarray:
+        """Returns what `pool` makes of each text, float32 [texts, width]; batches have one of a few shapes."""
+        assert self._pool is not None
+        lengths = [self._padded(len(row) + 2) for row in ids]
+        found: list[np.ndarray] = [np.empty(0)] * len(ids)
+        for length in sorted(set(lengths)):
+            rows = [row for row, padded in enumerate(lengths) if padded == length]
+            for begin in range(0, len(rows), _BATCH_SIZE):
+                _end_if(is_stopped)
+                batch = rows[begin : begin + _BATCH_SIZE]
+                filled = batch + batch[-1:] * (_BATCH_SIZE - len(batch))
+                inputs = to_features([(ids[row], None) for row in filled], self._vocabulary, length)
+                outputs = self._pool({name: tf.constant(value) for name, value in inputs.items()}).numpy()
+                for row, output in zip(batch, outputs, strict=False):
+                    found[row] = output
+        return np.stack(found)
+
+    def _padded(self, length: int) -> int:
+        padded = _LEAST_LENGTH
+        while padded < length:
+            padded *= 2
+        return min(padded, self._length)
+
+
+def describe(step: int, values: Mapping[str, float]) -> str:
+    """Returns the line that tells a user the first score of each file, beside that of random weights."""
+    shown = {}
+    for name, value in values.items():
+        file, _, score = name.rpartition("/")
+        if file not in shown:
+            shown[file] = f"{file} {score} {value:.3f} (random weights {values[name + _RANDOM]:.3f})"
+    return "  ".join([f"step {step:,} probes", *shown.values()])
+
+
+class _StoppedError(Exception):
+    """Ends a probe."""
+
+
+def _end_if(is_stopped: Callable[[], bool]) -> None:
+    if is_stopped():
+        raise _StoppedError

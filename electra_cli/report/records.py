@@ -1,0 +1,342 @@
+"""A workdir in; its metrics, events and config out, whatever is missing or damaged. No TensorFlow here."""
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from electra_cli import files
+from electra_cli.errors import UserError
+from electra_cli.loggers.sample_texts import Sample
+from electra_cli.workdir import run_files
+
+Line = dict[str, Any]
+SPLITS = ("train", "validation")
+PROBE_SPLIT = "probe"
+# Of a line, what is no metric.
+NO_METRICS = ("step", "split", "phase", "num_examples")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a workdir tells of its run.
+
+    Attributes:
+      name: short, and different from that of any other run of the report.
+      path: the workdir.
+      lines: the lines of metrics of each split by step; of two for one step the later one.
+      events: what happened, as `run_files` describes, oldest first.
+      config: the resolved config as nested dicts; None when it cannot be read.
+      devices: what it was computed on last; None when that is not known.
+      notes: what is missing or damaged, a line each.
+    """
+
+    name: str
+    path: str
+    lines: dict[str, list[Line]]
+    events: list[Line]
+    config: dict[str, Any] | None
+    devices: str | None
+    notes: list[str]
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last line of metrics."""
+        return max(line["step"] for lines in self.lines.values() for line in lines)
+
+    @property
+    def num_steps(self) -> int | None:
+        """Steps of the whole run; None when its config cannot be read."""
+        return self.config["train"]["num_steps"] if self.config else None
+
+    @property
+    def status(self) -> str:
+        """How the run stands, in a few words."""
+        last = self.events[-1] if self.events else {"event": ""}
+        if self.last_step == self.num_steps or last["event"] == "end":
+            return "complete"
+        if last["event"] == "stop":
+            return f"stopped by {last.get('reason')} at step {last['step']:,}"
+        if last["event"] == "error":
+            return f"ended with an error at step {last['step']:,}"
+        return "under way, or killed"
+
+    def metric_names(self, split: str) -> list[str]:
+        """Returns the metrics of a split, in the order in which lines have them."""
+        names = dict.fromkeys(name for line in self.lines.get(split, []) for name in line)
+        return [name for name in names if name not in NO_METRICS]
+
+    def series(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the steps, int64 [lines], and values, float64 [lines], of a metric where it is finite."""
+        pairs = [
+            (line["step"], line[name])
+            for line in self.lines.get(split, [])
+            if name in line and math.isfinite(line[name])
+        ]
+        steps, values = zip(*pairs, strict=True) if pairs else ((), ())
+        return np.array(steps, np.int64), np.array(values, np.float64)
+
+    @functools.cached_property
+    def counts_real_tokens(self) -> bool:
+        """Whether `tokens_at` leaves padding out; lines before version 0.1.0 do not tell."""
+        return bool(self.lines["train"]) and all("real_tokens" in line for line in self.lines["train"])
+
+    def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
+        """Returns the tokens that were trained on up to each step, float64; with padding unless `counts_real_tokens`.
+
+        None when neither metrics nor config tell.
+        """
+        if self.counts_real_tokens:
+            train = self.lines["train"]
+            ends = [0, *(line["step"] for line in train)]
+            return np.asarray(np.interp(steps, ends, np.cumsum([0.0, *(line["real_tokens"] for line in train)])))
+        if self.config is None:
+            return None
+        ends, tokens = [0], [0.0]
+        for num_steps, batch_size, length in _phase_sizes(self.config):
+            ends.append(ends[-1] + num_steps)
+            tokens.append(tokens[-1] + num_steps * batch_size * length)
+        return np.asarray(np.interp(steps, ends, tokens))
+
+    def phase_ends(self) -> list[int]:
+        """Returns the last step of each phase but the last."""
+        phases = list(self.config["phases"]["num_steps"]) if self.config and "phases" in self.config else []
+        return np.cumsum(phases)[:-1].tolist()
+
+
+def _phase_sizes(config: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """Returns steps, examples of a batch, and tokens of an example, of each phase."""
+    phases = config.get("phases", {})
+    steps = phases.get("num_steps") or [config["train"]["num_steps"]]
+    batch_sizes = phases.get("global_batch_size") or [config["train"]["global_batch_size"]] * len(steps)
+    lengths = phases.get("max_seq_length") or [config["data"]["max_seq_length"]] * len(steps)
+    return list(zip(steps, batch_sizes, lengths, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSamples:
+    """Held-out examples of a run.
+
+    Attributes:
+      step: of the checkpoint that they were made with.
+      samples: the examples.
+      note: why there are none; '' where there are, or none were asked for.
+    """
+
+    step: int = 0
+    samples: tuple[Sample, ...] = ()
+    note: str = ""
+
+
+def probe_names(runs: Sequence[RunRecord]) -> list[str]:
+    """Returns the probes that some runs were tried by, those on random weights left out."""
+    names = dict.fromkeys(name for run in runs for name in run.metric_names(PROBE_SPLIT))
+    return [name for name in names if not name.endswith("_random")]
+
+
+def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
+    """Reads workdirs.
+
+    Raises:
+      UserError: one is not there, holds no metrics yet, or is given twice.
+    """
+    paths = [workdir.rstrip("/") or "/" for workdir in workdirs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"{path} is given twice: name each workdir once")
+    return [_read_run(path, name) for path, name in zip(paths, _short_names(paths), strict=True)]
+
+
+def _read_run(path: str, name: str) -> RunRecord:
+    if not files.is_directory(path):
+        state = "no such directory" if files.size(path) is None else "is a file, not a directory"
+        raise UserError(f"{path}: {state}; give the workdir of electra-pretrain")
+    notes: list[str] = []
+    metrics = _read_lines(path, run_files.METRICS_FILE, ("step", "split"), notes)
+    if metrics is None:
+        raise UserError(f"{path} holds no {run_files.METRICS_FILE}: it is no workdir of electra-pretrain, or a new one")
+    lines: dict[str, dict[int, Line]] = {split: {} for split in SPLITS}
+    num_strange = 0
+    for line in metrics:
+        if _is_line(line):
+            lines.setdefault(line["split"], {})[line["step"]] = line
+        else:
+            num_strange += 1
+    if num_strange:
+        notes.append(f"{num_strange:,} lines of {run_files.METRICS_FILE} are no metrics and are left out")
+    if not any(lines[split] for split in SPLITS):
+        raise UserError(
+            f"{path} holds no metrics yet: the first line comes after config.train.log_interval steps; try again then"
+        )
+    config, devices = _read_config(path, notes)
+    events = _read_lines(path, run_files.EVENTS_FILE, ("time", "event", "step"), notes)
+    return RunRecord(
+        name=name,
+        path=path,
+        lines={split: [found[step] for step in sorted(found)] for split, found in lines.items()},
+        events=events or [],
+        config=config,
+        devices=devices,
+        notes=notes,
+    )
+
+
+def _is_line(line: Line) -> bool:
+    step, split = line["step"], line["split"]
+    values = (value for name, value in line.items() if name not in ("step", "split"))
+    return (
+        isinstance(step, int)
+        and step >= 0
+        and isinstance(split, str)
+        and all(isinstance(value, (int, float)) for value in values)
+    )
+
+
+def _read_lines(path: str, name: str, keys: tuple[str, ...], notes: list[str]) -> list[Line] | None:
+    """Returns the lines of a file that are whole; None when there is no such file. Damage is noted."""
+    file = files.join(path, name)
+    if files.size(file) is None:
+        return None
+    damaged: list[int] = []
+    try:
+        found = run_files.parse_lines(files.read_bytes(file), keys, lambda number, _: damaged.append(number))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    if damaged:
+        lines = "line is" if len(damaged) == 1 else "lines are"
+        notes.append(f"{len(damaged):,} {lines} damaged in {name} and left out, the first is line {damaged[0]:,}")
+    return found
+
+
+def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, str | None]:
+    file = files.join(path, run_files.CONFIG_FILE)
+    if files.size(file) is None:
+        notes.append(f"{run_files.CONFIG_FILE} is missing: the config is not shown")
+        return None, None
+    try:
+        record = json.loads(files.read_bytes(file))
+        config = record["config"]
+        _phase_sizes(config), config["objective"]["name"], config["model"]
+        return config, record.get("devices")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        notes.append(f"{run_files.CONFIG_FILE} is damaged ({type(error).__name__}: {error}): the config is not shown")
+        return None, None
+
+
+def _short_names(paths: Sequence[str]) -> list[str]:
+    """Returns the ends of paths, of as many parts as tell them apart."""
+    parts = [path.split("/") for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) or path for part, path in zip(parts, paths, strict=True)]
+        if len(set(names)) == len(names):
+            return names
+    return list(paths)
+
+
+# By kind: the sign that stands for it, matplotlib's marker of the same shape, and its meaning.
+KINDS = {
+    "resume": ("▶", ">", "went on after a stop"),
+    "stop": ("■", "s", "stopped"),
+    "rollback": ("◀", "<", "rolled back"),
+    "skipped": ("✕", "x", "step left out"),
+    "error": ("◆", "D", "ended with an error"),
+    "phase": ("┊", "|", "next phase begins"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mark:
+    """A place on the curves of a run.
+
+    Attributes:
+      step: where.
+      kind: a key of `KINDS`.
+    """
+
+    step: int
+    kind: str
+
+
+def marks_of(run: RunRecord) -> list[Mark]:
+    """Returns the marks of a run; a stop after which it went on is one with that."""
+    found = [Mark(step, "phase") for step in run.phase_ends()]
+    for place, event in enumerate(run.events):
+        name, step = event["event"], event["step"]
+        if name == "start" and (place > 0 or step > 0):
+            found.append(Mark(step, "resume"))
+        elif name in ("stop", "error") and not any(later["event"] == "start" for later in run.events[place + 1 :]):
+            found.append(Mark(step, name))
+        elif name == "rollback":
+            found.append(Mark(step, "rollback"))
+        elif name == "nonfinite":
+            found.append(Mark(step, "skipped"))
+    found += [Mark(line["step"], "skipped") for line in _lines_with_skipped(run)]
+    # The same steps computed again are marked once.
+    return sorted(dict.fromkeys(found), key=lambda mark: mark.step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Happening:
+    """A row of the history.
+
+    Attributes:
+      time: 'YYYY-MM-DD HH:MM:SS', UTC; '' where it is not known.
+      step: at which step.
+      sign: of `KINDS`, or ''.
+      text: what happened.
+    """
+
+    time: str
+    step: int
+    sign: str
+    text: str
+
+
+def history_of(run: RunRecord) -> list[Happening]:
+    """Returns what happened to a run, oldest first."""
+    rows = []
+    for place, event in enumerate(run.events):
+        kind, text = _describe(event, run.events[place - 1] if place else None)
+        time = str(event["time"])[:19].replace("T", " ")
+        rows.append(Happening(time, event["step"], KINDS[kind][0] if kind else "", text))
+    skipped = _lines_with_skipped(run)
+    if skipped:
+        number = round(sum(line["skipped_updates"] for line in skipped))
+        text = f"{number:,} updates up to here left out, their gradients not finite"
+        rows.append(Happening("", skipped[-1]["step"], KINDS["skipped"][0], text))
+    return rows
+
+
+def _lines_with_skipped(run: RunRecord) -> list[Line]:
+    """Returns lines of training that count updates left out for which there is no event: those of loss scaling."""
+    return [
+        line for line in run.lines["train"] if line.get("skipped_updates") and ("loss_scale" in line or not run.events)
+    ]
+
+
+def _describe(event: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, str]:
+    name, step = event["event"], event["step"]
+    if name == "start":
+        lost = event.get("lost_step", 0)
+        again = f"; steps to {lost:,} are computed again" if lost > step else ""
+        devices = f" on {event['devices']}" if event.get("devices") else ""
+        if before is None and step == 0:
+            return "", f"begins{devices}"
+        cause = "" if before is None or before["event"] in ("stop", "error", "end") else ", after it was killed"
+        return "resume", f"goes on from step {step:,}{devices}{cause}{again}"
+    if name == "stop":
+        return "stop", f"stopped by {event.get('reason', 'a signal')} and saved"
+    if name == "error":
+        return "error", f"ends with an error: {event.get('reason', 'not told')}"
+    if name == "rollback":
+        loss, median = event.get("total_loss"), event.get("median")
+        why = "" if loss is None or median is None else f": total_loss {loss:.3f} beside a median of {median:.3f}"
+        return "rollback", f"rolled back to step {event.get('restored_step', 0):,}{why}"
+    if name == "nonfinite":
+        replicas = ", ".join(map(str, event.get("replicas", [])))
+        return "skipped", f"loss or gradient of replica {replicas} infinite or NaN: the update is left out"
+    return "", "all steps are done" if name == "end" else str(name)

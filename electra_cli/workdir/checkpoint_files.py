@@ -1,0 +1,281 @@
+"""Checkpoints as files: which there are, whether they are whole; written whole or not at all.
+
+A checkpoint is written to `ckpt-8.partial/`, forced to the disk, and made one by renaming that directory to
+`ckpt-8.complete/`. Then its files are moved to where TensorFlow looks for them. A kill at any moment leaves a directory
+that is removed at the next start, or one whose files are moved then.
+"""
+
+import os
+import re
+from collections.abc import Callable, Collection
+
+import tensorflow as tf
+
+from electra_cli.errors import ResumableError, UserError
+from electra_cli.files import write_atomically
+from electra_cli.workdir.run_files import check_checkpoint_flag
+
+_PARTIAL, _COMPLETE = ".partial", ".complete"
+# Ours, and those of TensorFlow's own saving, which earlier versions used.
+_LEFTOVER = re.compile(
+    r"ckpt-\d+(\.partial|_temp)|(ckpt-\d+\..*|checkpoint)\.tempstate.*|(checkpoint|best\.json)\.tmp.*"
+)
+# Errors that say nothing about what is in a file.
+_NOT_DAMAGE = (
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnauthenticatedError,
+    tf.errors.UnavailableError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.AbortedError,
+)
+
+
+class CheckpointFiles:
+    """The checkpoints in a directory, each known by its step.
+
+    Args:
+      directory: where they lie; need not exist. May be remote.
+    """
+
+    def __init__(self, directory: str):
+        self.directory = directory
+
+    def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints, whole or not, in ascending order."""
+        matches = (re.fullmatch(r"ckpt-(\d+)\.(index|data-.*-of-\d+)", name) for name in self._names())
+        return sorted({int(match[1]) for match in matches if match})
+
+    def path(self, step: int) -> str:
+        """Returns the path of a checkpoint, without the endings of its files."""
+        return tf.io.gfile.join(self.directory, f"ckpt-{step}")
+
+    def newest_whole(self) -> tuple[str | None, dict[str, str]]:
+        """Finds the newest checkpoint that can be read, looking at no other file than those of checkpoints.
+
+        Returns:
+          Its path, None when there is none; and for each newer one what is wrong with it.
+
+        Raises:
+          UserError: whether one is whole cannot be told now.
+        """
+        damages: dict[str, str] = {}
+        for step in reversed(self.steps()):
+            damage = find_damage(self.path(step))
+            if damage is None:
+                return self.path(step), damages
+            damages[self.path(step)] = damage
+        return None, damages
+
+    def had_any(self) -> bool:
+        """Returns whether a checkpoint was ever written here, though none may be left."""
+        return tf.io.gfile.exists(tf.io.gfile.join(self.directory, "checkpoint"))
+
+    def recover(self) -> None:
+        """Ends what a killed process began: moves a checkpoint that was complete, removes what was not.
+
+        Raises:
+          UserError: the directory cannot be written.
+        """
+        try:
+            for name in self._names():
+                path = tf.io.gfile.join(self.directory, name)
+                if re.fullmatch(rf"ckpt-\d+{re.escape(_COMPLETE)}", name):
+                    self._move_into_place(path)
+                elif _LEFTOVER.fullmatch(name):
+                    _remove(path)
+        except (tf.errors.OpError, OSError) as error:
+            raise UserError(f"{self.directory} cannot be written: {_reason(error)}") from error
+
+    def write(self, step: int, write: Callable[[str], object]) -> None:
+        """Writes a checkpoint, in place of one of the same step.
+
+        Args:
+          step: its step.
+          write: writes a bundle of tensors to the path that it is called with.
+
+        Raises:
+          ResumableError: it cannot be written; nothing is left of it, and the others are intact.
+        """
+        name = f"ckpt-{step}"
+        partial = f"{self.path(step)}{_PARTIAL}"
+        try:
+            if tf.io.gfile.exists(partial):
+                _remove(partial)
+            tf.io.gfile.makedirs(partial)
+            write(tf.io.gfile.join(partial, name))
+            _force_to_disk(partial)
+            complete = f"{self.path(step)}{_COMPLETE}"
+            tf.io.gfile.rename(partial, complete)
+            self._move_into_place(complete)
+            self._write_state()
+        except (tf.errors.OpError, OSError) as error:
+            for leftover in (partial, tf.io.gfile.join(self.directory, "checkpoint.tmp")):
+                _remove_if_possible(leftover)
+            raise ResumableError(
+                f"no checkpoint of step {step:,} could be written to {self.directory} ({_reason(error)}); earlier ones "
+                f"are intact: make room or mend the directory, then the same command goes on from the newest"
+            ) from error
+
+    def keep_only(self, steps: Collection[int]) -> None:
+        """Removes the checkpoints of other steps.
+
+        Raises:
+          ResumableError: one cannot be removed.
+        """
+        removed = [step for step in self.steps() if step not in steps]
+        try:
+            for step in removed:
+                # The index first: what has none is no checkpoint.
+                for file in [f"{self.path(step)}.index", *tf.io.gfile.glob(f"{self.path(step)}.data-*")]:
+                    if tf.io.gfile.exists(file):
+                        tf.io.gfile.remove(file)
+            if removed:
+                self._write_state()
+        except (tf.errors.OpError, OSError) as error:
+            raise ResumableError(
+                f"old checkpoints in {self.directory} cannot be removed ({_reason(error)}); the new one is saved: mend "
+                f"the directory, then the same command goes on from it"
+            ) from error
+
+    def _names(self) -> list[str]:
+        if not tf.io.gfile.isdir(self.directory):
+            if tf.io.gfile.exists(self.directory):
+                # A run that took it for one without checkpoints would drop its metrics and begin anew.
+                raise UserError(f"{self.directory} is no directory: put the one back that held the checkpoints")
+            return []
+        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
+
+    def _move_into_place(self, complete: str) -> None:
+        names = [name.rstrip("/") for name in tf.io.gfile.listdir(complete)]
+        # The index last: while it is there, the move is not done. An older index never stands beside newer data for
+        # longer than this, and would be told as damage.
+        if any(name.endswith(".index") for name in names):
+            for name in sorted(names, key=lambda name: name.endswith(".index")):
+                source, target = tf.io.gfile.join(complete, name), tf.io.gfile.join(self.directory, name)
+                tf.io.gfile.rename(source, target, overwrite=True)
+            _force_to_disk(self.directory, files=False)
+        _remove(complete)
+
+    def _write_state(self) -> None:
+        """Writes TensorFlow's own list, for `tf.train.latest_checkpoint`; nothing here reads it."""
+        names = [f'"ckpt-{step}"' for step in self.steps()]
+        lines = [f"model_checkpoint_path: {names[-1]}", *(f"all_model_checkpoint_paths: {name}" for name in names)]
+        write_atomically(tf.io.gfile.join(self.directory, "checkpoint"), "\n".join(lines) + "\n")
+
+
+def find_damage(path: str) -> str | None:
+    """Reads a whole checkpoint, one tensor after the other, and says what is wrong with it; None: nothing.
+
+    Index and tensors carry checksums, which reading compares.
+
+    Args:
+      path: without the endings of its files.
+
+    Raises:
+      UserError: it cannot be read now, which says nothing about its content.
+    """
+    index, data = f"{path}.index", tf.io.gfile.glob(f"{path}.data-*")
+    if not tf.io.gfile.exists(index):
+        return "its index file is missing"
+    if not data:
+        return "its data file is missing"
+    name = "the index"
+    try:
+        for file in (index, *data):
+            with tf.io.gfile.GFile(file, "rb") as stream:
+                stream.read(1)
+        reader = tf.train.load_checkpoint(path)
+        for name in sorted(reader.get_variable_to_shape_map()):
+            reader.get_tensor(name)
+    except _NOT_DAMAGE as error:
+        raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; mend that and try again") from error
+    # The reader says of what it finds in bytes that are none of its own whatever they make it stumble over.
+    except (tf.errors.OpError, RuntimeError, IndexError, ValueError, TypeError, KeyError, MemoryError) as error:
+        return f"{name.removesuffix('/.ATTRIBUTES/VARIABLE_VALUE')} cannot be read: {_reason(error)}"
+    return None
+
+
+def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
+    """Returns the checkpoint that a user means: the one of that path, or the newest whole one of a directory.
+
+    Args:
+      path: a path without the endings of files, a directory of checkpoints, or a workdir.
+      say: prints a line; is told of damaged ones in a directory.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = path.removesuffix(".index")
+    if tf.io.gfile.isdir(path):
+        below = tf.io.gfile.join(path, "checkpoints")
+        files = CheckpointFiles(below if tf.io.gfile.isdir(below) else path)
+        found, damages = files.newest_whole()
+        if found is None:
+            raise UserError(
+                f"--checkpoint={path}: " + (none_can_be_read(damages) if damages else "holds no checkpoint (ckpt-*)")
+            )
+        tell_damages(damages, found, say)
+        return found
+    check_checkpoint_flag(path)
+    damage = find_damage(path)
+    if damage is not None:
+        raise UserError(f"--checkpoint={path} is damaged ({damage}): give another")
+    return path
+
+
+def step_of(path: str) -> int:
+    """Returns the step of a whole checkpoint; 0 when it has no optimizer."""
+    reader = tf.train.load_checkpoint(path)
+    key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
+    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
+
+
+def has_optimizer(path: str) -> bool:
+    """Returns whether a whole checkpoint holds an optimizer, or a model alone."""
+    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    return any(name.startswith("optimizer/") for name in names)
+
+
+def tell_damages(damages: dict[str, str], used: str, say: Callable[[str], None]) -> None:
+    """Says, a line each, which checkpoints are damaged and which is used instead."""
+    for path, damage in damages.items():
+        say(f"Checkpoint {path} is damaged ({damage}); {os.path.basename(used)} is used instead.")
+
+
+def none_can_be_read(damages: dict[str, str]) -> str:
+    """Returns what is wrong when all checkpoints are damaged."""
+    path, damage = next(iter(damages.items()))
+    return f"none of {len(damages)} checkpoints can be read; the newest is {path} ({damage})"
+
+
+def _force_to_disk(directory: str, files: bool = True) -> None:
+    """Waits until a local directory's entries, and its files if asked, are on the disk; remote ones are once closed."""
+    if "://" in directory:
+        return
+    names = [os.path.join(directory, name) for name in os.listdir(directory)] if files else []
+    for path in (*names, directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: str) -> None:
+    if tf.io.gfile.isdir(path):
+        tf.io.gfile.rmtree(path)
+    else:
+        tf.io.gfile.remove(path)
+
+
+def _remove_if_possible(path: str) -> None:
+    try:
+        if tf.io.gfile.exists(path):
+            _remove(path)
+    except (tf.errors.OpError, OSError):
+        pass  # it is removed at the next start
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r"\{\{function_node .*?\}\} | \[Op:\w+\]", "", str(error)).strip()
+    return (text.splitlines() or [type(error).__name__])[0]

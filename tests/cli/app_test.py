@@ -1,0 +1,251 @@
+"""The console commands as a user calls them, as far as they end before TensorFlow is imported."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from electra_cli.config.resolution import resolve
+from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, small_config
+
+PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
+
+
+def call(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+def assert_user_error(result, *parts):
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "error: " in result.stderr
+    for part in parts:
+        assert part in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("module", [PRETRAIN, PREPARE, PLAN])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        result = call(module, flag)
+        seconds.append(time.monotonic() - start)
+    assert result.returncode == 0
+    assert "Usage: " in result.stdout and result.stderr == ""
+    assert min(seconds) < 1.0
+    code = f"import sys, {module}; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--config is missing: give a file or a preset (base, large, small, small_mlm, small_plus_plus, tiny)"),
+        (["--config=small"], "--workdir is missing"),
+        (
+            ["--config=smal", "--workdir=x"],
+            "presets: base, large, small, small_mlm, small_plus_plus, tiny; did you mean small?",
+        ),
+        (["--config=small", "--workdir=x"], "config.data.dir=''"),
+        (["--config=small", "--wrkdir=x"], "there is no flag --wrkdir; did you mean --workdir?"),
+        (["--config=small", "--train.num_steps=3"], "--train.num_steps; did you mean --config.train.num_steps?"),
+        (["--config=small", "--xyzzy"], "there is no flag --xyzzy (see "),
+        (
+            ["--config=small", "--workdir=x", "--mode=evl"],
+            "--mode=evl: must be one of train, eval, train_and_eval, replay; did you mean eval?",
+        ),
+        (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
+        (
+            ["--workdir=nowhere", "--mode=eval"],
+            "--workdir=nowhere holds no config.json: give the workdir of electra-pret",
+        ),
+        (["--workdir=x"], "--config is missing: give a file or a preset"),
+        (["--workdir=x", "--mode=eval", "--print_config"], "--config is missing: give a file or a preset"),
+        (["--workdir=x", "--mode=replay"], "--workdir=x holds no config.json"),
+        (["--print_completion=bsh"], "--print_completion=bsh: must be one of bash, zsh, fish; did you mean bash?"),
+        (
+            ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],
+            "must be one of float32, mixed_bfloat16, mixed_float16; did you mean mixed_bfloat16?",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.train.best_metric=rtd_acc"],
+            "did you mean rtd_accuracy?",
+        ),
+        (["--config=small", "--workdir=x", "extra"], "unexpected argument 'extra'"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_stepz=3"],
+            "config.train has no key 'num_stepz'; did you mean config.train.num_steps?",
+        ),
+        (["--config=small", "--config.clip_norm=3"], "no key 'clip_norm'; did you mean config.optimizer.clip_norm?"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.zzzzz=3"],
+            "config.train has no key 'zzzzz'; its keys: async_checkpoints, best_metric",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.trian.num_steps=3"],
+            "config has no key 'trian'; did you mean config.train.num_steps?",
+        ),
+        (["--config=small", "--workdir=x", "--config.train=3"], "config.train is a section; its keys"),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_steps=1e3"],
+            "num_steps=1e3: config.train.num_steps takes a whole number, such as 1000",
+        ),
+        (
+            ["--config.train.num_steps=0", "--config", "small", "--workdir=x", "--config.data.dir=d"],
+            "config.train.num_steps=0: must be",
+        ),
+        (
+            ["--config=small", "--workdir=x", "--config.train.num_steps"],
+            "Missing value for flag --config.train.num_steps",
+        ),
+    ],
+)
+def test_mistakes_in_the_command_line(arguments, part):
+    assert_user_error(call(PRETRAIN, *arguments), part)
+
+
+def test_workers_that_go_on_need_their_own_commands(tmp_path):
+    config = small_config(tmp_path / "nowhere")
+    config.runtime.worker_addresses = "a:1,b:1"
+    (tmp_path / "config.json").write_text(json.dumps({"config": resolve(config, VOCAB_SIZE).to_dict()}))
+    told = call(PRETRAIN, f"--workdir={tmp_path}")
+    assert_user_error(told, "is a run of several workers, each of which needs its own --config.runtime.worker_index")
+    # Looking at it takes one: here it comes as far as the data.
+    assert_user_error(call(PRETRAIN, f"--workdir={tmp_path}", "--mode=eval"), "nowhere: no such directory")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "part"),
+    [
+        (PRETRAIN, ["--config.data.dir=nowhere"], "config.data.dir=nowhere: no such directory; electra-prepare"),
+        (PRETRAIN, ["--config.data.dir={file}"], "manifest.json: is a file, not a directory; electra-prepare"),
+        (PRETRAIN, ["--config.data.dir={data}"], f"holds examples of {SEQ_LENGTH} tokens but config.data.max_seq_leng"),
+        (
+            PRETRAIN,
+            ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", "--config.model.vocab_size=9"],
+            f"has {VOCAB_SIZE} entries: leave the key unset",
+        ),
+        (
+            PRETRAIN,
+            ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", "--checkpoint=run/ckpt-5"],
+            "--checkpoint=run/ckpt-5: no such checkpoint or directory; give a directory of checkpoints",
+        ),
+        (PREPARE, ["--inspect=nowhere"], "--inspect=nowhere: no such directory; give the output"),
+        (
+            "electra_cli.commands.finetune",
+            ["--config=classification", "--config.data.train=x", "--workdir=y", "--init=nowhere"],
+            "--init=nowhere: no such checkpoint or directory; give a workdir",
+        ),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--format=tfm", "--source=nowhere", "--output_dir=x"],
+            "--source=nowhere: no such checkpoint or directory; give the model's",
+        ),
+        (
+            "electra_cli.commands.export_checkpoint",
+            ["--format=tfm", "--workdir=nowhere", "--output_dir=x"],
+            "--workdir=nowhere: no such directory; give the directory of a run",
+        ),
+    ],
+)
+def test_missing_files_are_told_before_tensorflow_is_imported(module, arguments, part, data_dir):
+    arguments = [argument.format(data=data_dir, file=data_dir / "manifest.json") for argument in arguments]
+    if module == PRETRAIN:
+        arguments += ["--config=small", "--workdir=x"]
+    code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{module}', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert_user_error(result, part)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("x = 1", "cannot be loaded (AttributeError"),
+        ("def get_config(:", "cannot be loaded (SyntaxError"),
+        (
+            "def get_config():\n    raise KeyError('y')",
+            "cannot be loaded (KeyError: 'y'): give a Python file with get_config()",
+        ),
+        (
+            "import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict({'x': 1})",
+            "were added or are missing: data.dir",
+        ),
+    ],
+)
+def test_config_files_that_will_not_do(tmp_path, content, part):
+    (tmp_path / "mine.py").write_text(content)
+    assert_user_error(call(PRETRAIN, f"--config={tmp_path / 'mine.py'}", "--workdir=x"), part)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ([], "--input is missing"),
+        (["--input=a"], "--output_dir is missing"),
+        (["--input=a", "--output_dir=b"], "give either --vocab_file=FILE or --learn_vocab=SIZE"),
+        (["--learn_vocab=4k"], "error: --learn_vocab=4k: must be a whole number, such as 4000 (see "),
+        (["--max_seq_length=1.5"], "error: --max_seq_length=1.5: must be a whole number, such as 128 (see "),
+        (["--shard_size_mb=64MB: or so"], "error: --shard_size_mb=64MB: or so: must be a number, such as 64.0 (see "),
+        (["--lower_case=maybe"], "error: --lower_case=maybe: must be true or false (see "),
+        (["--packing=fulls"], "--packing=fulls: must be one of pairs, single, full; did you mean full? (see "),
+        (["--input=a", "--output_dir=b", "--learn_vocab=10"], "--learn_vocab=10: must be at least 100"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--max_seq_length=4"], "must be from 8 to 8192"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--validation_fraction=1"], "must be a fraction"),
+        (["--input=a", "--output_dir=b", "--learn_vocab=100", "--num_workers=0"], "must be at least 1"),
+        (["--input=a", "--output_dir=gs://b", "--learn_vocab=100"], "give a local directory"),
+        (
+            ["--input=/nowhere", "--output_dir=/tmp/never", "--learn_vocab=100", "--num_workers=1"],
+            "/nowhere: no such file",
+        ),
+    ],
+)
+def test_mistakes_in_preparing(arguments, part):
+    assert_user_error(call(PREPARE, *arguments), part)
+
+
+def test_beam_that_is_not_installed(tmp_path):
+    (tmp_path / "text.txt").write_text("text")
+    code = f"import sys, runpy; sys.modules['apache_beam'] = None; runpy.run_module({PREPARE!r}, run_name='__main__')"
+    flags = [f"--input={tmp_path}/text.txt", "--learn_vocab=100", f"--output_dir={tmp_path}/data", "--runner=beam"]
+    result = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=300)
+    assert_user_error(result, "--runner=beam needs Apache Beam", "pip install 'electra-pretrain[beam]'")
+
+
+def test_beam_options_need_beam(tmp_path):
+    flags = ["--input=x", "--learn_vocab=100", f"--output_dir={tmp_path}/data", "--beam_options=--runner=FlinkRunner"]
+    assert_user_error(call(PREPARE, *flags), "--beam_options=--runner=FlinkRunner needs --runner=beam")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_training_ends_the_command_in_one_line(number):
+    program = (
+        "import os, sys; from electra_cli import cli; sys.argv = ['bin/electra-pretrain']; cli.end_when_stopped(); "
+        f"os.kill(os.getpid(), {int(number)})"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 75
+    name = signal.Signals(number).name
+    assert (
+        result.stderr
+        == f"electra-pretrain: stopped by {name}, and nothing more was saved; run the same command again\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
+    program = (
+        "import os, sys; from electra_cli import cli; from electra_cli.commands import prepare; "
+        "assert 'numpy' not in sys.modules; sys.argv = ['bin/electra-prepare']; "
+        f"cli.run = lambda *_, **__: os.kill(os.getpid(), {int(number)}); prepare.main()"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 75
+    told = f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew"
+    assert result.stderr == f"electra-prepare: {told}\n"

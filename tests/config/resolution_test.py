@@ -1,0 +1,241 @@
+import json
+
+import ml_collections
+import pytest
+
+from electra_cli.config import default_config
+from electra_cli.config import resolution as config_module
+from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.resolution import differing_keys, flatten, notices, resolve
+from electra_cli.errors import UserError
+
+
+def preset(name):
+    scope = {}
+    with open(PRETRAINING.path(name)) as stream:
+        exec(stream.read(), scope)
+    return scope["get_config"]()
+
+
+# Clark et al., ICLR 2020, Table 6; small_plus_plus is the released small model.
+TABLE_6 = {
+    "small": (12, 256, 1024, 4, 128, 64, 0.15, 5e-4, 128, 128, 1_000_000),
+    "small_plus_plus": (12, 256, 1024, 4, 128, 256, 0.15, 5e-4, 128, 512, 4_000_000),
+    "base": (12, 768, 3072, 12, 768, 256, 0.15, 2e-4, 256, 512, 766_000),
+    "large": (24, 1024, 4096, 16, 1024, 256, 0.25, 2e-4, 2048, 512, 400_000),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_6)
+def test_presets_are_those_of_the_paper(name):
+    config = preset(name)
+    config.data.dir = "data"
+    resolved = resolve(config, 30_522)
+    model = resolved.model
+    assert TABLE_6[name] == (
+        model.num_layers,
+        model.hidden_size,
+        model.intermediate_size,
+        model.num_attention_heads,
+        model.embedding_size,
+        resolved.derived.generator_hidden_size,
+        resolved.data.mask_prob,
+        resolved.optimizer.learning_rate,
+        resolved.train.global_batch_size,
+        resolved.data.max_seq_length,
+        resolved.train.num_steps,
+    )
+    assert (resolved.optimizer.warmup_steps, resolved.optimizer.weight_decay_rate) == (10_000, 0.01)
+    assert (resolved.optimizer.epsilon, resolved.optimizer.beta_1, resolved.optimizer.beta_2) == (1e-6, 0.9, 0.999)
+    assert (model.hidden_dropout, model.attention_dropout) == (0.1, 0.1)
+    assert resolved.derived.generator_num_layers == model.num_layers
+    assert resolved.derived.generator_num_attention_heads == resolved.derived.generator_hidden_size // 64
+
+
+@pytest.mark.parametrize(
+    ("length", "mask_prob", "slots"), [(128, 0.15, 19), (512, 0.15, 79), (512, 0.25, 130), (32, 0.125, 4), (8, 0.01, 1)]
+)
+def test_masked_slots_are_the_originals(length, mask_prob, slots):
+    config = default_config()
+    config.data.dir, config.data.max_seq_length, config.data.mask_prob = "data", length, mask_prob
+    assert resolve(config, 100).derived.max_predictions_per_seq == slots
+
+
+def test_every_preset_has_the_keys_of_the_default():
+    assert PRETRAINING.names() == ["base", "large", "small", "small_mlm", "small_plus_plus", "tiny"]
+    for name in PRETRAINING.names():
+        assert flatten(preset(name)).keys() == flatten(default_config()).keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.dir", "", "--config.data.dir=DIR"),
+        ("data.mask_prob", 0.0, "greater than 0"),
+        ("data.mask_prob", 1.5, "must be a fraction"),
+        ("data.mask_token_prob", 1.1, "from 0 to 1"),
+        ("data.max_seq_length", 4, "at least 8"),
+        ("data.max_seq_length", 1024, "must be config.model.max_position_embeddings=512 at most"),
+        ("model.hidden_size", 255, "multiple of config.model.num_attention_heads=4"),
+        ("model.generator_size", 0.0, "fraction of the discriminator's"),
+        ("model.generator_size", 0.7, "generator of width 179, which 2 attention heads do not divide"),
+        ("model.type_vocab_size", 1, "at least 2"),
+        ("model.vocab_size", 3, "greater than the 5 special tokens"),
+        ("model.hidden_dropout", 1.0, "less than 1"),
+        ("optimizer.learning_rate", -1.0, "greater than 0"),
+        ("optimizer.weight_decay_rate", -0.1, "not be negative"),
+        ("train.num_steps", 0, "greater than 0"),
+        ("train.seed", 2**31, "less than 2"),
+        ("train.log_interval", 30, "multiple of config.train.steps_per_loop=20"),
+        ("eval.interval", 10, "multiple of config.train.steps_per_loop=20"),
+        ("eval.probe_interval", 10, "multiple of config.train.steps_per_loop=20"),
+        ("eval.probe_interval", -20, "not be negative"),
+        ("eval.probe_examples", 19, "20 at least"),
+        ("eval.probes", ("a.tsv:lable=x",), "may follow a file"),
+        ("data.random_token_prob", 0.2, "together at most 1"),
+        ("data.random_token_prob", -0.1, "fraction from 0 to 1"),
+        ("data.mask_unit", "sentence", "must be one of token, word"),
+        ("data.max_ngram", 0, "greater than 0"),
+        ("model.embedding_sharing", "some", "must be one of all, word, none, gradient_disentangled"),
+        ("model.generator_hidden_size", 200, "makes a generator of width 200, which 3 attention heads"),
+        ("model.generator_num_layers", 0, "greater than 0, or left unset"),
+        ("objective.name", "clm", "must be one of electra, mlm"),
+        ("optimizer.name", "sgd", "must be one of adam_weight_decay, adamw, lamb"),
+        ("optimizer.schedule", "step", "must be one of linear, cosine, warmup_stable_decay"),
+        ("optimizer.decay_fraction", 1.5, "at most 1"),
+        ("optimizer.ema_decay", 1.0, "less than 1"),
+        ("train.keep_every_steps", 3000, "multiple of config.train.checkpoint_interval=2000"),
+        ("train.keep_every_steps", -2000, "not be negative"),
+        ("train.best_metric", "loss", "must be empty or one of total_loss, masked_lm_loss"),
+        ("train.gradient_accumulation_steps", 3, "must divide config.train.global_batch_size=128"),
+        ("runtime.strategy", "all", "must be one of auto, one_device, mirrored"),
+        ("runtime.precision", "half", "must be one of float32, mixed_bfloat16, mixed_float16"),
+        ("runtime.jit_compile", "maybe", "must be one of auto, true, false"),
+    ],
+)
+def test_bad_values_are_named_with_key_and_remedy(key, value, message):
+    config = default_config()
+    config.data.dir = "data"
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"^config.{key}=.*{message}"):
+        resolve(config, 100)
+
+
+def test_settings_of_probes_that_are_not_read_are_named():
+    config = default_config()
+    config.eval.probe_interval = 100
+    assert notices(config) == ["config.eval.probe_interval is not used: config.eval.probes names no file"]
+    config.eval.probes = ("a.tsv",)
+    assert notices(config) == []
+    assert notices(config, with_evaluation=False) == ["config.eval.probes is not used: --mode=train evaluates nothing"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"objective.tied_generator": True, "objective.uniform_generator": True}, "set only one of the two"),
+        ({"objective.tied_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"objective.uniform_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"train.best_metric": "rtd_auc", "objective.name": "mlm"}, "one of total_loss, masked_lm_loss, masked_lm_acc"),
+        ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
+    ],
+)
+def test_objectives_that_exclude_each_other(overrides, message):
+    config = default_config()
+    config.update_from_flattened_dict({"data.dir": "data", **overrides})
+    with pytest.raises(UserError, match=message):
+        resolve(config, 100)
+
+
+def test_a_tied_generator_has_the_sizes_of_the_discriminator():
+    config = default_config()
+    config.data.dir, config.objective.tied_generator = "data", True
+    derived = resolve(config, 100).derived
+    assert (derived.generator_hidden_size, derived.generator_num_layers) == (256, 12)
+    assert (derived.generator_num_attention_heads, derived.generator_intermediate_size) == (4, 1024)
+
+
+def test_keys_that_are_not_read_are_named():
+    config = default_config()
+    assert notices(config) == []
+    config.objective.name, config.model.generator_size, config.model.hidden_size = "mlm", 0.5, 800
+    config.optimizer.decay_fraction = 0.2
+    config.data.dir, config.model.num_attention_heads = "data", 10
+    assert notices(resolve(config, 100)) == [
+        "config.model.generator_size is not used: the objective mlm has no generator and no discriminator",
+        "config.optimizer.decay_fraction is not used: it belongs to config.optimizer.schedule=warmup_stable_decay",
+    ]
+    config.objective.name, config.objective.uniform_generator = "electra", True
+    assert notices(config)[0].startswith("config.model.generator_size is not used: a uniform generator")
+
+
+def test_vocabulary_of_another_size():
+    config = default_config()
+    config.data.dir, config.model.vocab_size = "data", 200
+    with pytest.raises(UserError, match=r"config\.model\.vocab_size=200 but the vocabulary of data has 100 entries"):
+        resolve(config, 100)
+    assert resolve(config, 200).derived.vocab_size == 200
+
+
+def test_differences_are_sorted_into_harmless_and_not():
+    old, new = default_config(), default_config()
+    new.eval.interval, new.train.seed, new.data.dir = 20, 3, "elsewhere"
+    assert differing_keys(old.to_dict(), new.to_dict()) == (
+        ["train.seed: 0 -> 3"],
+        ['data.dir: "" -> "elsewhere"', "eval.interval: 10000 -> 20"],
+    )
+    assert differing_keys(old.to_dict(), json.loads(json.dumps(old.to_dict()))) == ([], [])
+
+
+def test_derived_values_are_not_named_as_differences():
+    config = default_config()
+    config.data.dir = "data"
+    old = resolve(config, 100).to_dict()
+    config.model.hidden_size = 512
+    assert differing_keys(old, resolve(config, 100).to_dict()) == (["model.hidden_size: 256 -> 512"], [])
+
+
+def test_a_key_that_is_newer_than_the_run_had_its_default():
+    old = default_config().to_dict()
+    del old["objective"]["sampling_temperature"]
+    new = default_config()
+    assert differing_keys(old, new.to_dict()) == ([], [])
+    new.objective.sampling_temperature = 1.5
+    assert differing_keys(old, new.to_dict()) == (["objective.sampling_temperature: 1.0 -> 1.5"], [])
+
+
+def test_changeable_keys_exist():
+    keys = flatten(default_config())
+    for name in config_module.CHANGEABLE_KEYS:
+        assert any(key == name or key.startswith(name) for key in keys)
+
+
+def test_short_runs_are_noticed():
+    config = default_config()
+    assert notices(config) == []
+    config.train.num_steps = 200
+    assert "warmup_steps=10,000 is longer than the run of 200 steps" in notices(config)[0]
+
+
+def test_a_best_metric_without_evaluations_is_noticed():
+    config = default_config()
+    config.train.best_metric = "rtd_auc"
+    assert notices(config) == []
+    assert notices(config, with_evaluation=False) == [
+        "config.train.best_metric is not used: --mode=train evaluates nothing"
+    ]
+
+
+def test_resolved_configs_are_frozen():
+    config = default_config()
+    config.data.dir = "data"
+    resolved = resolve(config, 100)
+    assert isinstance(resolved, ml_collections.FrozenConfigDict)
+    with pytest.raises(AttributeError):
+        resolved.train.seed = 1
+
+
+def test_slots_are_never_more_than_tokens():
+    config = default_config()
+    config.data.dir, config.data.mask_prob = "data", 0.999
+    assert resolve(config, 100).derived.max_predictions_per_seq == 128

@@ -1,0 +1,106 @@
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from electra_cli.errors import Interrupted, UserError
+from electra_cli.loggers.reporter import JsonLines, Lines, Quiet, Reporter, format_duration
+
+METRICS = {"total_loss": 1.5, "rtd_auc": math.nan}
+
+
+def tell_all(reporter):
+    with reporter:
+        reporter.notice("Devices: 1")
+        with reporter.status("Restoring"):
+            pass
+        with reporter.status("Building step 1", in_lines=True):
+            pass
+        reporter.progress(5, 10, 2.5, "phase 1 of 2")
+        reporter.metrics("train", 5, METRICS, "step 5/10  total_loss 1.500")
+        reporter.checkpoint(5, "run/checkpoints/ckpt-5")
+        reporter.warning("Warning, step 5")
+        reporter.result("evaluation", {"step": 5, **METRICS, "trials": [{"loss": math.inf}]}, "a\ntable")
+
+
+def test_lines():
+    lines = []
+    tell_all(Lines(lines.append))
+    assert lines == [
+        "Devices: 1", "Building step 1.", "step 5/10  total_loss 1.500", "Warning, step 5", "a\ntable"
+    ]  # fmt: skip
+
+
+def test_quiet_leaves_warnings_and_results():
+    lines = []
+    tell_all(Quiet(Lines(lines.append)))
+    assert lines == ["Warning, step 5", "a\ntable"]
+    tell_all(Reporter())
+
+
+def test_json():
+    lines = []
+    tell_all(JsonLines(lines.append))
+    records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert all(record.pop("time").endswith("Z") for record in records)
+    metrics = {"step": 5, "total_loss": 1.5, "rtd_auc": None}
+    assert records == [
+        {"event": "notice", "text": "Devices: 1"},
+        {"event": "status", "text": "Restoring"},
+        {"event": "status", "text": "Building step 1"},
+        {"event": "progress", "step": 5, "num_steps": 10, "seconds_left": 2.5, "phase": "phase 1 of 2"},
+        {"event": "train", **metrics},
+        {"event": "checkpoint", "step": 5, "path": "run/checkpoints/ckpt-5"},
+        {"event": "warning", "text": "Warning, step 5"},
+        {"event": "evaluation", **metrics, "trials": [{"loss": None}]},
+        {"event": "end", "outcome": "done"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (Interrupted("stopped by SIGTERM"), {"outcome": "interrupted", "text": "stopped by SIGTERM"}),
+        (UserError("no such file"), {"outcome": "error", "text": "no such file"}),
+        (ZeroDivisionError("division"), {"outcome": "error", "text": "ZeroDivisionError: division"}),
+    ],
+)
+def test_json_tells_how_it_ended(error, end):
+    for quiet in (False, True):
+        lines = []
+        reporter = JsonLines(lines.append)
+        with pytest.raises(type(error)), Quiet(reporter) if quiet else reporter:
+            raise error
+        record = json.loads(lines[-1])
+        assert {**record, "time": ""} == {"time": "", "event": "end", **end}
+
+
+def test_progress_in_json_comes_every_ten_seconds():
+    now, lines = [0.0], []
+    reporter = JsonLines(lines.append, clock=lambda: now[0])
+    for step in range(25):
+        now[0] = float(step)
+        reporter.progress(step, 25, math.nan)
+    assert [json.loads(line)["step"] for line in lines] == [0, 10, 20]
+    assert json.loads(lines[0])["seconds_left"] is None and "phase" not in json.loads(lines[0])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5s"), (65, "1m 5s"), (3661, "1h 1m"), (90_000, "1d 1h")])
+def test_durations(seconds, text):
+    assert format_duration(seconds) == text
+
+
+def test_work_goes_on_when_nobody_reads():
+    code = (
+        "import sys; from electra_cli.loggers.reporter import print_at_once\n"
+        "for number in range(3): print_at_once('a line')\n"
+        "print('done', file=sys.stderr)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (0, "done\n")

@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
+from electra_cli.errors import UserError
+from electra_cli.loggers import wandb_run
+from electra_cli.workdir.workdir import Workdir
+from tests.cli.app_test import PRETRAIN, assert_user_error
+
+
+class FakeRun:
+    """Takes steps in ascending order only, as the real one."""
+
+    def __init__(self, run_id, step):
+        self.id, self.url, self.step, self.rows, self.exit_code = run_id, None, step, {}, None
+
+    def log(self, values, step):
+        assert step >= self.step
+        self.step = step
+        self.rows.setdefault(step, {}).update(values)
+
+    def finish(self, exit_code):
+        self.exit_code = exit_code
+
+
+class FakeError(Exception):
+    pass
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    module = types.SimpleNamespace(runs=[], arguments=[], errors=types.SimpleNamespace(Error=FakeError), refuse=None)
+    module.Settings = lambda **settings: settings
+
+    def init(**arguments):
+        if module.refuse:
+            raise FakeError(module.refuse)
+        module.arguments.append(arguments)
+        last = max((run.step for run in module.runs if run.id == arguments["id"]), default=0)
+        module.runs.append(FakeRun(arguments["id"] or f"id-{len(module.runs)}", last))
+        return module.runs[-1]
+
+    module.init = init
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+@pytest.fixture
+def config():
+    config = default_config()
+    config.data.dir = "data"
+    return resolve(config, 100)
+
+
+def test_lines_are_mirrored_and_a_run_goes_on_under_its_id(fake, config, tmp_path):
+    path, said = str(tmp_path / "run"), []
+    with pytest.raises(RuntimeError), Workdir(path) as workdir:
+        workdir.mirror_to("project", config, said.append)
+        workdir.write_metrics("train", 10, {"rtd_auc": 0.5})
+        workdir.write_metrics("validation", 10, {"rtd_auc": 0.6})
+        workdir.write_metrics("train", 20, {"rtd_auc": 0.7})
+        raise RuntimeError
+    assert fake.runs[0].rows == {10: {"train/rtd_auc": 0.5, "validation/rtd_auc": 0.6}, 20: {"train/rtd_auc": 0.7}}
+    assert fake.runs[0].exit_code == 1
+    assert said == ["Weights & Biases: project project, run id-0, offline"]
+    with Workdir(path) as workdir:
+        workdir.mirror_to("project", config, said.append)
+        workdir.write_metrics("train", 20, {"rtd_auc": 0.7})
+        workdir.write_metrics("train", 10, {"rtd_auc": 0.5})  # computed again: it is there already
+        workdir.write_metrics("train", 30, {"rtd_auc": 0.8})
+    assert fake.runs[1].id == "id-0" and fake.runs[1].exit_code == 0
+    assert fake.runs[1].rows == {20: {"train/rtd_auc": 0.7}, 30: {"train/rtd_auc": 0.8}}
+    assert [arguments["id"] for arguments in fake.arguments] == [None, "id-0"]
+    assert fake.arguments[0]["name"] == "run" and fake.arguments[0]["dir"] == path
+    assert fake.arguments[0]["config"]["train.num_steps"] == 1_000_000
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_another_project_is_another_run(fake, config, tmp_path):
+    for project in ("a", "b"):
+        wandb_run.WandbRun(project, str(tmp_path), config, lambda _: None)
+    assert [arguments["id"] for arguments in fake.arguments] == [None, None]
+    assert json.loads((tmp_path / "wandb.json").read_text()) == {"project": "b", "id": "id-1"}
+
+
+def test_workers_that_only_read_mirror_nothing(fake, config, tmp_path):
+    with Workdir(str(tmp_path), is_writer=False) as workdir:
+        workdir.mirror_to("project", config, lambda _: None)
+    assert fake.runs == []
+
+
+def test_what_weights_and_biases_refuses_is_told_in_a_line(fake, config, tmp_path):
+    fake.refuse = "No API key configured.\nUse wandb login"
+    with pytest.raises(UserError, match=r"--wandb_project=p: .*\(No API key configured\.\): run wandb login, or"):
+        wandb_run.WandbRun("p", str(tmp_path), config)
+    (tmp_path / "wandb.json").write_text("{")
+    with pytest.raises(UserError, match=r"wandb\.json is damaged: remove it to begin a new run"):
+        wandb_run.WandbRun("p", str(tmp_path), config)
+
+
+def test_mistakes_on_the_command_line(tmp_path):
+    flags = ["--config=tiny", "--config.data.dir=data", f"--workdir={tmp_path}", "--wandb_project=p"]
+    code = f"import sys, runpy; sys.modules['wandb'] = None; runpy.run_module({PRETRAIN!r}, run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, *flags], capture_output=True, text=True, timeout=300)
+    assert_user_error(result, "--wandb_project needs Weights & Biases: pip install 'electra-pretrain[wandb]'")
+    result = subprocess.run(
+        [sys.executable, "-m", PRETRAIN, *flags, "--mode=eval"], capture_output=True, text=True, timeout=300
+    )
+    assert_user_error(result, "--wandb_project is not read by --mode=eval: leave it out")
+
+
+def test_a_directory_of_that_name_is_no_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
+    with pytest.raises(UserError, match="only a directory 'wandb' is found here: pip install"):
+        wandb_run.import_wandb()
+
+
+@pytest.mark.slow
+def test_the_real_package_offline(config, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    ids = []
+    for step in (10, 20):
+        time.sleep(1)  # it names a directory by the second in which it begins
+        with Workdir(str(tmp_path)) as workdir:
+            workdir.mirror_to("project", config, lambda _: None)
+            workdir.write_metrics("train", step, {"rtd_auc": 0.5})
+        ids.append(json.loads((tmp_path / "wandb.json").read_text())["id"])
+    assert ids[0] == ids[1]
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/run-{ids[0]}.wandb"))) == 2

@@ -1,0 +1,47 @@
+import numpy as np
+import tensorflow as tf
+
+from electra_cli.modeling.randomness import fold_in, hash_bits
+
+
+def reference_bits(count, first, second):
+    """The hash in Python's integers."""
+    bits = []
+    for place in range(count):
+        x = (place * 0x9E3779B9 + first) % 2**32
+        x = ((x ^ (x >> 16)) * 0x21F0AAAD + second) % 2**32
+        x = ((x ^ (x >> 15)) * 0xD35A2D97) % 2**32
+        bits.append(x ^ (x >> 15))
+    return bits
+
+
+def test_hash_bits_equal_those_of_python():
+    seed = tf.constant([3, -4])
+    keys = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox").numpy()
+    bits = hash_bits([5, 7], seed)
+    np.testing.assert_array_equal(bits.numpy().ravel(), reference_bits(35, *map(int, keys)))
+    np.testing.assert_array_equal(bits, tf.function(hash_bits, jit_compile=True)([5, 7], seed))
+
+
+def test_hash_bits_look_random():
+    """Rates, runs and relations between neighbours, rows and seeds are those of independent fair draws."""
+    draws = {}
+    parent = tf.constant([12, 34])
+    for name, seed in {0: [0, 0], 1: [0, 1], 2: [1, 0], 3: fold_in(parent, 0), 4: fold_in(parent, 1)}.items():
+        draws[name] = hash_bits([1024, 1024], tf.constant(seed)).numpy()
+    for bits in draws.values():
+        for bit in range(32):
+            assert abs(((bits >> bit) & 1).mean() - 0.5) < 0.0025  # 5 standard deviations
+        dropped = bits < int(0.1 * 2**32)
+        assert abs(dropped.mean() - 0.1) < 0.0015
+        assert abs(dropped.mean(0).std() / np.sqrt(0.09 / 1024) - 1) < 0.12
+        assert abs(dropped.mean(1).std() / np.sqrt(0.09 / 1024) - 1) < 0.12
+        for shift in (1, 2, 64, 128, 256):
+            both = dropped & np.roll(dropped.ravel(), shift).reshape(dropped.shape)
+            assert abs(both.mean() - 0.01) < 0.0005
+        assert abs((dropped[1:] & dropped[:-1]).mean() - 0.01) < 0.0005
+    values = list(draws.values())
+    for first in range(len(values)):
+        for second in range(first):
+            both = (values[first] < int(0.1 * 2**32)) & (values[second] < int(0.1 * 2**32))
+            assert abs(both.mean() - 0.01) < 0.0005

@@ -1,0 +1,65 @@
+import pytest
+
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
+from electra_cli.objectives import flops
+from tests.config.resolution_test import preset
+
+VOCAB_SIZE = 30_522
+
+
+def resolved(name, **changes):
+    config = preset(name)
+    config.data.dir = "data"
+    config.update_from_flattened_dict(changes)
+    return resolve(config, VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "expected"),
+    [
+        ("small", 1_000_000, 1.29e18),
+        ("base", 766_000, 6.42e19),
+        ("large", 400_000, 7.12e20),
+        ("large", 1_750_000, 3.11e21),
+    ],
+)
+def test_training_flops_are_those_of_the_paper(name, num_steps, expected):
+    assert flops.training_flops(resolved(name, **{"train.num_steps": num_steps})) == pytest.approx(expected, rel=5e-3)
+
+
+@pytest.mark.parametrize("objective", ["electra", "uniform_generator", "tied_generator", "mlm"])
+def test_matrix_products_of_a_step_counted_by_hand(objective):
+    config = default_config()
+    config.data.dir = "data"
+    config.data.max_seq_length, config.data.mask_prob = 8, 0.25  # int(0.255 x 8) = 2 slots
+    config.model.hidden_size, config.model.num_attention_heads, config.model.num_layers = 4, 2, 3
+    config.model.intermediate_size, config.model.embedding_size = 16, 6
+    config.model.generator_hidden_size, config.model.generator_num_attention_heads = 6, 1
+    config.model.generator_num_layers, config.model.generator_intermediate_size = 1, 10
+    config.train.global_batch_size = 5
+    if objective == "mlm":
+        config.objective.name = "mlm"
+    elif objective != "electra":
+        config.objective[objective] = True
+    found = flops.matmul_flops(resolve(config, 100))
+
+    def product(rows, inner, columns):
+        return 2 * rows * inner * columns
+
+    def block(width, intermediate, heads):
+        head = width // heads
+        attention = heads * (product(8, head, 8) + product(8, 8, head))
+        return product(8, width, 3 * width) + attention + product(8, width, width) + 2 * product(8, width, intermediate)
+
+    large = product(8, 6, 4) + 3 * block(4, 16, 2)
+    small = block(6, 10, 1)  # as wide as the embeddings: no projection
+    discriminator = large + product(8, 4, 4) + product(8, 4, 1)
+    vocabulary = product(2, 6, 100)
+    expected = {
+        "electra": discriminator + small + product(2, 6, 6) + vocabulary,
+        "uniform_generator": discriminator,
+        "tied_generator": discriminator + large + product(2, 4, 6) + vocabulary,
+        "mlm": large + product(2, 4, 6) + vocabulary,
+    }
+    assert found == 3 * 5 * expected[objective]

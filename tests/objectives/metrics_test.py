@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from electra_cli.config import default_config
+from electra_cli.config.checks import BEST_METRICS
+from electra_cli.objectives import losses, metrics
+
+
+def test_masked_lm_loss_is_cross_entropy_over_used_slots():
+    logits = np.log([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.2, 0.2, 0.6]]]).astype(np.float32)
+    total, weight = losses.masked_lm_loss(tf.constant(logits), tf.constant([[0, 2, 1]]), tf.constant([[1.0, 1.0, 0.0]]))
+    assert float(total) == pytest.approx(-np.log(0.5) - np.log(0.8), rel=1e-6)
+    assert float(weight) == 2.0
+
+
+def test_rtd_loss_is_binary_cross_entropy_over_real_tokens():
+    logits = np.log(np.array([[0.9 / 0.1, 0.2 / 0.8, 5.0]])).astype(np.float32)
+    total = losses.rtd_loss(tf.constant(logits), tf.constant([[1, 0, 1]]), tf.constant([[1, 1, 0]]))
+    assert float(total) == pytest.approx(-np.log(0.9) - np.log(0.8), rel=1e-6)
+
+
+def test_metrics_by_hand():
+    inputs = {
+        "input_mask": tf.constant([[1, 1, 1, 1, 1, 0]]),
+        "masked_lm_positions": tf.constant([[1, 2, 3]]),
+        "masked_lm_ids": tf.constant([[7, 8, 9]]),
+        "masked_lm_weights": tf.constant([[1.0, 1.0, 1.0]]),
+    }
+    outputs = {
+        "lm_outputs": tf.one_hot([[7, 8, 5]], 12),  # two of three best guesses are right
+        "disc_label": tf.constant([[0, 0, 1, 1, 0, 0]]),  # one of three samples was right
+        "disc_logits": tf.constant([[-2.0, 1.0, 3.0, -1.0, -3.0, 9.0]]),
+    }
+    sums = metrics.masked_lm_sums(inputs, outputs) | {"masked_lm_loss": 6.0, "masked_lm_weight": 3.0}
+    sums |= metrics.rtd_sums(inputs, outputs) | {"rtd_loss": 2.0}
+    assert sums.keys() == metrics.sum_shapes("electra").keys()
+    sums = {name: np.asarray(value) for name, value in sums.items()}
+    result = metrics.summarize(sums, default_config().objective)
+    assert result == pytest.approx(
+        {
+            "masked_lm_loss": 2.0,
+            "rtd_loss": 0.4,
+            "total_loss": 2.0 + 50 * 0.4,
+            "masked_lm_accuracy": 2 / 3,
+            "sampled_masked_lm_accuracy": 1 / 3,
+            "rtd_accuracy": 3 / 5,
+            "rtd_precision": 1 / 2,
+            "rtd_recall": 1 / 2,
+            "replaced_fraction": 2 / 5,
+            "rtd_auc": 5 / 6,
+        }
+    )
+    objective = default_config().objective
+    objective.name = "mlm"
+    expected = {"total_loss": 2.0, "masked_lm_loss": 2.0, "masked_lm_accuracy": 2 / 3}
+    assert metrics.summarize({name: sums[name] for name in metrics.sum_shapes("mlm")}, objective) == expected
+
+
+def test_area_under_curve_agrees_with_sklearn():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 5000)
+    logits = (rng.normal(size=5000) * 2 + labels).astype(np.float32)
+    outputs = {
+        "disc_logits": tf.constant(logits[None]),
+        "disc_label": tf.constant(labels[None]),
+        "lm_outputs": tf.zeros([1, 1, 2]),
+    }
+    inputs = {
+        "input_mask": tf.ones([1, 5000], tf.int32),
+        "masked_lm_positions": tf.zeros([1, 1], tf.int32),
+        "masked_lm_ids": tf.zeros([1, 1], tf.int32),
+        "masked_lm_weights": tf.zeros([1, 1]),
+    }
+    sums = metrics.rtd_sums(inputs, outputs)
+    area = metrics.area_under_curve(sums["positive_logits"].numpy(), sums["negative_logits"].numpy())
+    assert area == pytest.approx(roc_auc_score(labels, logits), abs=1e-3)
+
+
+@given(st.integers(1, 7), st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_sums_of_parts_add_up_to_those_of_the_whole(cut, seed):
+    rng = np.random.default_rng(seed)
+    batch = {
+        "input_mask": rng.integers(0, 2, (8, 6)),
+        "masked_lm_positions": rng.integers(0, 6, (8, 2)),
+        "masked_lm_ids": rng.integers(0, 3, (8, 2)),
+        "masked_lm_weights": rng.integers(0, 2, (8, 2)).astype(np.float32),
+        "lm_outputs": rng.normal(size=(8, 2, 3)).astype(np.float32),
+        "disc_label": rng.integers(0, 2, (8, 6)),
+        "disc_logits": rng.normal(size=(8, 6)).astype(np.float32),
+    }
+
+    def sums(rows):
+        part = {
+            name: tf.constant(value[rows], None if value.dtype == np.float32 else tf.int32)
+            for name, value in batch.items()
+        }
+        return {**metrics.masked_lm_sums(part, part), **metrics.rtd_sums(part, part)}
+
+    whole, first, second = sums(slice(None)), sums(slice(0, cut)), sums(slice(cut, None))
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, first[name] + second[name], err_msg=name)
+
+
+def test_area_without_a_class_is_chance():
+    assert metrics.area_under_curve(np.zeros(3), np.ones(3)) == metrics.area_under_curve(np.ones(3), np.zeros(3)) == 0.5
+
+
+def test_ratio_of_nothing_is_zero():
+    sums = {name: np.zeros(shape) for name, shape in metrics.sum_shapes("electra").items()}
+    result = metrics.summarize(sums, default_config().objective)
+    assert {value for name, value in result.items() if name != "rtd_auc"} == {0.0}
+
+
+@pytest.mark.parametrize("objective", ["electra", "mlm"])
+def test_the_best_checkpoint_can_be_told_by_every_metric_that_has_a_better(objective):
+    config = default_config()
+    config.objective.name = objective
+    sums = {name: np.ones(shape) for name, shape in metrics.sum_shapes(objective).items()}
+    names = metrics.summarize(sums, config.objective).keys()
+    assert set(BEST_METRICS[objective]) == names - {"replaced_fraction"}
