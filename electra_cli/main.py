@@ -7,7 +7,7 @@ from electra_cli.cli import app, config_flag
 from electra_cli.config import resolution
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 from electra_cli.workdir import config_file, run_files
 
 FLAGS = flags.FlagValues()
@@ -89,9 +89,9 @@ def _main(values: flags.FlagValues) -> None:
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-pretrain --workdir={values.workdir} --mode={values.mode}"
-    with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
-        app.end_when_stopped(reporter)
-        _run(settings, values, reporter)
+    with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
+        app.end_when_stopped(logger)
+        _run(settings, values, logger)
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
@@ -110,8 +110,8 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     return settings
 
 
-def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter: Reporter) -> None:
-    with reporter.status("Starting TensorFlow"):
+def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, logger: Logger) -> None:
+    with logger.status("Starting TensorFlow"):
         # Before its import, which takes seconds: what does not fit is told at once.
         from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for these)
         from electra_cli.planning import run_size  # noqa: PLC0415
@@ -126,21 +126,21 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, reporter
     if values.dry_run:
         from electra_cli.planning import dry_run  # noqa: PLC0415
 
-        dry_run.dry_run(settings, values.workdir, with_evaluation=with_evaluation, reporter=reporter,
+        dry_run.dry_run(settings, values.workdir, with_evaluation=with_evaluation, logger=logger,
                         checkpoint=checkpoint)  # fmt: skip
     elif values.mode == "eval":
-        loop.evaluate(settings, values.workdir, reporter, checkpoint=checkpoint)
+        loop.evaluate(settings, values.workdir, logger, checkpoint=checkpoint)
     elif values.mode == "replay":
-        loop.replay_step(settings, values.workdir, reporter)
+        loop.replay_step(settings, values.workdir, logger)
     else:
         shortage = run_size.describe_shortage(values.workdir, run_size.checkpoint_size(resolved))
         if shortage is not None:
-            reporter.warning(f"Warning: {shortage}.")
+            logger.warning(f"Warning: {shortage}.")
         loop.train(
             settings,
             values.workdir,
             with_evaluation=with_evaluation,
-            reporter=reporter,
+            logger=logger,
             checkpoint=checkpoint,
             wandb_project=values.wandb_project,
         )

@@ -21,7 +21,7 @@ from electra_cli.cli.help_text import COMMON_FLAGS, help_text
 from electra_cli.config.reference import Entry
 from electra_cli.config.suggestions import did_you_mean
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
@@ -131,7 +131,7 @@ def run(
 
 
 def define_output_flags(flag_values: flags.FlagValues) -> None:
-    """Declares `--quiet` and `--log_format`, which `panel.choose_reporter` takes, among the flags of a command."""
+    """Declares `--quiet` and `--log_format`, which `panel.choose_logger` takes, among the flags of a command."""
     flags.DEFINE_bool("quiet", False, "Print only warnings, errors and the final table.", flag_values=flag_values)
     flags.DEFINE_enum(
         "log_format",
@@ -142,18 +142,18 @@ def define_output_flags(flag_values: flags.FlagValues) -> None:
     )
 
 
-def end_when_stopped(reporter: Reporter | None = None) -> None:
+def end_when_stopped(logger: Logger | None = None) -> None:
     """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first.
 
     Args:
-      reporter: what shows something on the terminal that must be left clean.
+      logger: what shows something on the terminal that must be left clean.
     """
 
     def end(number: int, _: object) -> None:
         name = signal.Signals(number).name
         text = f"stopped by {name}, and nothing more was saved; run the same command again"
-        if reporter is not None:
-            reporter.abandon(text)
+        if logger is not None:
+            logger.abandon(text)
         os.write(2, f"{os.path.basename(sys.argv[0])}: {text}\n".encode())
         os._exit(EXIT_INTERRUPTED)
 

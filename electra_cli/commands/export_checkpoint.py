@@ -5,7 +5,7 @@ from absl import flags
 from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 FLAGS = flags.FlagValues()
@@ -75,17 +75,17 @@ def _main(values: flags.FlagValues) -> None:
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-export --workdir={values.workdir} --format={values.format}"
-    with panel.choose_reporter(title, quiet=False, log_format="text") as reporter:
-        with reporter.status("Starting TensorFlow"):
+    with panel.choose_logger(title, quiet=False, log_format="text") as logger:
+        with logger.status("Starting TensorFlow"):
             from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (imports it: seconds)
 
         export = _export_fine_tuned if holds_finetuning(values.workdir) else _export_pretrained
-        difference = export(values, reporter)
-        reporter.notice(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
-        reporter.notice(f"Exported as {values.format}: {values.output_dir}")
+        difference = export(values, logger)
+        logger.notice(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
+        logger.notice(f"Exported as {values.format}: {values.output_dir}")
 
 
-def _export_fine_tuned(values: flags.FlagValues, reporter: Reporter) -> float:
+def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
     for name in _PRETRAINED_ONLY:
         if values[name].present:
             raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
@@ -94,34 +94,34 @@ def _export_fine_tuned(values: flags.FlagValues, reporter: Reporter) -> float:
 
     exporting.check_format(values.workdir, values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    with reporter.status("Reading the model"):
-        model = trained.load_trained(values.workdir, values.seed, reporter.notice)
-    reporter.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
-    with reporter.status("Exporting, and comparing"):
+    with logger.status("Reading the model"):
+        model = trained.load_trained(values.workdir, values.seed, logger.notice)
+    logger.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
+    with logger.status("Exporting, and comparing"):
         return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)
 
 
-def _export_pretrained(values: flags.FlagValues, reporter: Reporter) -> float:
+def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
     if values.seed is not None:
         raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
 
     exporting.check_installed(values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    with reporter.status("Reading the checkpoint"):
+    with logger.status("Reading the checkpoint"):
         run = runs.load_run(
             values.workdir,
             checkpoint=values.checkpoint,
             averaged=values.averaged,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
-            say=reporter.notice,
+            say=logger.notice,
         )
     averages = ", averaged" if run.is_averaged else ""
-    reporter.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
-    with reporter.status("Exporting, and comparing"):
+    logger.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
+    with logger.status("Exporting, and comparing"):
         return exporting.export(
-            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=reporter.notice
+            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=logger.notice
         )
 
 

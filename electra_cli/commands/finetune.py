@@ -13,7 +13,7 @@ from electra_cli.finetuning.labeled_files import FORMATS
 from electra_cli.finetuning.prediction_input import open_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 FLAGS = flags.FlagValues()
 config_flag.define(FLAGS, FINETUNING)
@@ -78,12 +78,12 @@ def _main(values: flags.FlagValues) -> None:
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-finetune --workdir={values.workdir}"
-    with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
-        app.end_when_stopped(reporter)
-        work(reporter)
+    with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
+        app.end_when_stopped(logger)
+        work(logger)
 
 
-def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]:
+def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
     for name in ("output", "seed"):
         if values[name].value is not None:
             raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
@@ -91,17 +91,17 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
     check(settings)
     check_start(values.init, values.like)
 
-    def work(reporter: Reporter) -> None:
-        with reporter.status("Reading the labelled files"):
+    def work(logger: Logger) -> None:
+        with logger.status("Reading the labelled files"):
             data = read_task(settings)
-        with reporter.status("Starting TensorFlow"):
+        with logger.status("Starting TensorFlow"):
             from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (takes seconds)
 
         finetune(
             settings,
             values.workdir,
             values.init,
-            reporter,
+            logger,
             like=values.like,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
@@ -111,7 +111,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Reporter], None]
     return work
 
 
-def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
+def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Logger], None]:
     if not values.output:
         raise UserError("--output is missing: give the file for the predictions")
     for name in ("init", "like", "vocab_file", "lower_case"):
@@ -123,14 +123,14 @@ def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Reporter], None]:
     path, file_format = named.pop("path"), named.pop("format", "")
     columns = Columns(**named, flag=PREDICT_FLAG) if named else None
 
-    def work(reporter: Reporter) -> None:
+    def work(logger: Logger) -> None:
         asked = open_prediction(
-            values.workdir, path, values.output, values.seed, reporter, columns=columns, file_format=file_format
+            values.workdir, path, values.output, values.seed, logger, columns=columns, file_format=file_format
         )
-        with reporter.status("Starting TensorFlow"):
+        with logger.status("Starting TensorFlow"):
             from electra_cli.finetuning.predicting import predict_asked  # noqa: PLC0415  (takes seconds)
 
-        predict_asked(asked, reporter)
+        predict_asked(asked, logger)
 
     return work
 

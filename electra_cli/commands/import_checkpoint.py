@@ -5,7 +5,7 @@ from absl import flags
 from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
 FLAGS = flags.FlagValues()
@@ -87,16 +87,16 @@ def _main(values: flags.FlagValues) -> None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
-    with panel.choose_reporter(f"electra-import --source={values.source}", quiet=False, log_format="text") as reporter:
-        _import(values, reporter)
+    with panel.choose_logger(f"electra-import --source={values.source}", quiet=False, log_format="text") as logger:
+        _import(values, logger)
 
 
-def _import(values: flags.FlagValues, reporter: Reporter) -> None:
-    with reporter.status("Starting TensorFlow"):
+def _import(values: flags.FlagValues, logger: Logger) -> None:
+    with logger.status("Starting TensorFlow"):
         from electra_cli.interop import delivery, importing, runs  # noqa: PLC0415  (imports it, which takes seconds)
 
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
-    with reporter.status(f"Importing {values.source}"):
+    with logger.status(f"Importing {values.source}"):
         if values.format == "electra_pretrain":
             try:
                 run = runs.load_run(
@@ -104,11 +104,11 @@ def _import(values: flags.FlagValues, reporter: Reporter) -> None:
                     checkpoint=values.checkpoint,
                     vocab_file=values.vocab_file,
                     lower_case=values.lower_case,
-                    say=reporter.notice,
+                    say=logger.notice,
                 )
             except UserError as error:
                 raise UserError(str(error).replace("--workdir=", "--source=")) from error
-            importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=reporter.notice)
+            importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=logger.notice)
             return
         foreign = importing.read_source(
             values.format,
@@ -126,7 +126,7 @@ def _import(values: flags.FlagValues, reporter: Reporter) -> None:
             lower_case=values.lower_case,
             generator_size=values.generator_size,
             overwrite=values.overwrite,
-            say=reporter.notice,
+            say=logger.notice,
         )
 
 

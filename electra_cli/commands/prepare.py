@@ -13,7 +13,7 @@ from absl import flags
 from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.loggers.reporter import report_in_lines
+from electra_cli.loggers.lines import lines_logger
 from electra_cli.loggers.stage_progress import StageProgress
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
@@ -151,12 +151,12 @@ def _main(values: flags.FlagValues) -> None:
         from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
         title = f"electra-prepare --inspect={values.inspect}"
-        with panel.choose_reporter(title, quiet=values.quiet, log_format=values.log_format) as reporter:
-            with reporter.status("Starting TensorFlow"):
+        with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
+            with logger.status("Starting TensorFlow"):
                 from electra_cli.data.inspection import inspect_data  # noqa: PLC0415  (imports it: seconds)
 
-            with reporter.status("Checking every byte"):
-                inspect_data(values.inspect, lambda line: reporter.result("inspection", {"text": line}, line))
+            with logger.status("Checking every byte"):
+                inspect_data(values.inspect, lambda line: logger.result("inspection", {"text": line}, line))
         return
     _check(values)
     prepare = _runner(values)
@@ -179,12 +179,12 @@ def _main(values: flags.FlagValues) -> None:
     )
     learning = _learning(values)
     _handle_signals(_interrupt_beam if values.runner == "beam" else _interrupt)
-    with report_in_lines(quiet=values.quiet, log_format=values.log_format) as reporter:
-        progress = StageProgress(reporter if values.quiet or values.log_format == "json" else None)
+    with lines_logger(quiet=values.quiet, log_format=values.log_format) as logger:
+        progress = StageProgress(logger if values.quiet or values.log_format == "json" else None)
         try:
             reading, warnings = inputs.describe_inputs(values.input)
             for warning in warnings:
-                reporter.warning(warning)
+                logger.warning(warning)
             if reading:
                 progress(reading, 0.0)
             manifest = prepare(
@@ -203,7 +203,7 @@ def _main(values: flags.FlagValues) -> None:
                 raise _beam_stops[0] from error
             raise
         progress.end()
-        preparation_report.tell(manifest, values.output_dir, reporter)
+        preparation_report.tell(manifest, values.output_dir, logger)
 
 
 def _runner(values: flags.FlagValues) -> Callable[..., Any]:

@@ -48,13 +48,13 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError(f"--samples={values.samples}: must not be negative")
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
-    with panel.choose_reporter(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as reporter:
+    with panel.choose_logger(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as logger:
         shown = report.write_report(
             _workdirs,
             values.output,
             output_format=values.format,
             num_samples=values.samples,
-            reporter=reporter,
+            logger=logger,
         )
     print(shown, flush=True)
 

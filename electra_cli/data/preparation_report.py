@@ -5,7 +5,7 @@ import shlex
 
 from electra_cli.config.presets import PRETRAINING
 from electra_cli.data.tfrecords import Manifest
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 _PRESET = "small"
 
@@ -38,28 +38,28 @@ _NUM_FILES_SHOWN = 10
 _LEAST_SHARE_TOLD, _TIMES_AS_ASKED = 0.05, 3
 
 
-def tell(manifest: Manifest, output_dir: str, reporter: Reporter) -> None:
+def tell(manifest: Manifest, output_dir: str, logger: Logger) -> None:
     """Tells what was prepared, and what comes next.
 
     Args:
       manifest: of the data.
       output_dir: where it lies.
-      reporter: is told.
+      logger: is told.
     """
-    _tell_splits(manifest, output_dir, reporter)
+    _tell_splits(manifest, output_dir, logger)
     found = manifest.statistics
     short, copies = found["short_documents_dropped"], found["copies_dropped"]
     if short or copies:
-        reporter.notice(f"Left out: {short:,} short documents, {copies:,} copies.")
+        logger.notice(f"Left out: {short:,} short documents, {copies:,} copies.")
     for warning in _warnings(manifest):
-        reporter.warning(warning)
-    reporter.notice(
+        logger.warning(warning)
+    logger.notice(
         f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: {output_dir}"
     )
-    reporter.notice(f"Next: {training_command(output_dir, manifest)}")
+    logger.notice(f"Next: {training_command(output_dir, manifest)}")
 
 
-def _tell_splits(manifest: Manifest, output_dir: str, reporter: Reporter) -> None:
+def _tell_splits(manifest: Manifest, output_dir: str, logger: Logger) -> None:
     lines, splits = [], {}
     for split, shards in manifest.splits.items():
         examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
@@ -71,7 +71,7 @@ def _tell_splits(manifest: Manifest, output_dir: str, reporter: Reporter) -> Non
         )
         splits[split] = {"num_examples": examples, "real_tokens": tokens, "num_shards": len(shards)}
     prepared = {"splits": splits, "vocab_size": manifest.vocab_size, "num_documents": manifest.statistics["documents"]}
-    reporter.result("prepared", {**prepared, "output_dir": output_dir}, "\n".join(lines))
+    logger.result("prepared", {**prepared, "output_dir": output_dir}, "\n".join(lines))
 
 
 def _warnings(manifest: Manifest) -> list[str]:

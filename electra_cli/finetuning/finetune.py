@@ -22,7 +22,8 @@ from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import adopt, write_json
 from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.workdir import Workdir
@@ -37,7 +38,7 @@ def finetune(
     config: ml_collections.ConfigDict,
     workdir: str,
     init: str,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
     *,
     like: str | None = None,
     vocab_file: str | None = None,
@@ -50,7 +51,7 @@ def finetune(
       config: a config (`config_defaults.default_config`) with overrides.
       workdir: where all is written; made when missing.
       init: what `starting_point.open_starting_point` takes.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
       like: with init='random', what gives sizes and vocabulary.
       vocab_file: a vocabulary or SentencePiece model, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
@@ -65,25 +66,25 @@ def finetune(
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
       Interrupted: a stop was asked for; all is saved.
     """
-    reporter = reporter or Lines()
+    logger = logger or Lines()
     check(config)
     if data is None:
-        with reporter.status("Reading the labelled files"):
+        with logger.status("Reading the labelled files"):
             data = read_task(config)
     task, splits = data.task, data.splits
-    with reporter.status("Looking for devices"):
+    with logger.status("Looking for devices"):
         runtime = build_finetuning_runtime(config)
-    reporter.notice(f"Devices: {runtime.description}")
+    logger.notice(f"Devices: {runtime.description}")
     for notice in splits.notices:
-        reporter.notice(notice)
-    with reporter.status(f"Opening the encoder of {like if init == RANDOM else init}"):
-        start = open_starting_point(init, like, config.model.network, reporter.notice, vocab_file, lower_case)
+        logger.notice(notice)
+    with logger.status(f"Opening the encoder of {like if init == RANDOM else init}"):
+        start = open_starting_point(init, like, config.model.network, logger.notice, vocab_file, lower_case)
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
     by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
     by_name = {name: examples for name, examples in by_name.items() if examples}
-    with reporter.status("Tokenizing"):
-        encoded, length = _encode(task, filled, by_name, start, reporter)
+    with logger.status("Tokenizing"):
+        encoded, length = _encode(task, filled, by_name, start, logger)
     if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
         raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
     record = Record(
@@ -99,30 +100,30 @@ def finetune(
     )
     with Workdir(workdir), StopRequest() as stop:
         adopt(workdir, record, filled, task.known_labels, start)
-        reporter.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
-        with reporter.status("Building the model"):
+        logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
+        with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
-        _check_steps(trainer.num_steps, filled, len(encoded["train"].example_indices), reporter)
-        reporter.notice(_describe(task, filled, splits, length, trainer.num_steps))
+        _check_steps(trainer.num_steps, filled, len(encoded["train"].example_indices), logger)
+        logger.notice(_describe(task, filled, splits, length, trainer.num_steps))
         predicted = [Split.of(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
         found, seeds = {}, filled.train.seeds
         for index, seed in enumerate(seeds):
             place = (index, len(seeds))
-            run = SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, place, stop, reporter)
+            run = SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, place, stop, logger)
             found[seed] = run.run()
         summary = _summarize(task, splits.train, predicted, found, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
-    reporter.result("scores", summary, format_scores(summary))
-    _tell_what_is_next(workdir, seeds, reporter)
+    logger.result("scores", summary, format_scores(summary))
+    _tell_what_is_next(workdir, seeds, logger)
     return summary
 
 
-def _tell_what_is_next(workdir: str, seeds: Sequence[int], reporter: Reporter) -> None:
+def _tell_what_is_next(workdir: str, seeds: Sequence[int], logger: Logger) -> None:
     """Tells where models and predictions are, and how to predict and to export."""
     where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
     flag = shlex.quote(f"--workdir={workdir}")
-    reporter.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
-    reporter.notice(
+    logger.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
+    logger.notice(
         f"To predict: electra-finetune {flag} --predict=FILE --output=predicted.jsonl; to export: "
         f"electra-export {flag} --format=huggingface --output_dir=DIR"
     )
@@ -150,7 +151,7 @@ def _encode(
     config: ml_collections.FrozenConfigDict,
     splits: Mapping[str, Sequence[Example]],
     start: StartingPoint,
-    reporter: Reporter,
+    logger: Logger,
 ) -> tuple[dict[str, Encoded], int]:
     """Returns the splits as arrays, and the tokens that training examples are padded to.
 
@@ -166,7 +167,7 @@ def _encode(
             f"{task.kind.replace('_', ' ')} takes {task.least_length} at least"
         )
     if most < asked:
-        reporter.notice(f"config.data.max_seq_length={asked}, but the encoder has {most} positions: as many.")
+        logger.notice(f"config.data.max_seq_length={asked}, but the encoder has {most} positions: as many.")
     # What training sees does not depend on files that are only predicted, which may be others later.
     learned = [example for name in ("train", "validation") for example in splits.get(name, ())]
     length = padded_length(task, task.lengths(learned, encoder), most)
@@ -176,7 +177,7 @@ def _encode(
         own = length if is_learned else padded_length(task, task.lengths(examples, encoder), most)
         encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
         for notice in encoded[name].notices:
-            reporter.notice(f"{name}: {notice}")
+            logger.notice(f"{name}: {notice}")
     return encoded, length
 
 
@@ -192,7 +193,7 @@ def padded_length(task: Task, lengths: np.ndarray, most: int) -> int:
     return min(most, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
 
-def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, reporter: Reporter) -> None:
+def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, logger: Logger) -> None:
     """Warns of a fine-tuning of few steps; raises a `UserError` for one of one step, whose learning rate is 0."""
     if num_steps >= _FEW_STEPS:
         return
@@ -204,7 +205,7 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
     remedy = "give a smaller one, or more config.train.num_epochs"
     if num_steps == 1:
         raise UserError(f"{text}, which learns nothing: {remedy}")
-    reporter.warning(f"{text}, which learn little: {remedy}.")
+    logger.warning(f"{text}, which learn little: {remedy}.")
 
 
 def _number(number: int, what: str) -> str:

@@ -12,7 +12,8 @@ from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.trained import load_trained
 from electra_cli.finetuning.trainer import compute_logits
 from electra_cli.finetuning.workdir import write_json_lines
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 
 
 def predict(
@@ -20,7 +21,7 @@ def predict(
     path: str,
     output: str,
     seed: int | None = None,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
     *,
     columns: Columns | None = None,
     file_format: str = "",
@@ -33,35 +34,35 @@ def predict(
       output: file for the predictions, JSON lines of `id`, `prediction`, the label where there is one and, of classes,
         `probability`, that of the predicted one.
       seed: which fine-tuning; None: the best.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
       columns, file_format: of the file; see `tasks.load_file`.
 
     Raises:
       UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
     """
-    reporter = reporter or Lines()
-    asked = open_prediction(workdir, path, output, seed, reporter, columns=columns, file_format=file_format)
-    predict_asked(asked, reporter)
+    logger = logger or Lines()
+    asked = open_prediction(workdir, path, output, seed, logger, columns=columns, file_format=file_format)
+    predict_asked(asked, logger)
 
 
-def predict_asked(asked: AskedPrediction, reporter: Reporter) -> None:
+def predict_asked(asked: AskedPrediction, logger: Logger) -> None:
     """Predicts for examples that `open_prediction` read, and scores them if they are labelled.
 
     Raises:
       UserError: the model is damaged, or the output cannot be written.
     """
-    with reporter.status("Opening the model"):
+    with logger.status("Opening the model"):
         runtime = build_finetuning_runtime(asked.config)
         with runtime.strategy.scope():
-            trained = load_trained(asked.workdir, asked.seed, reporter.notice)
+            trained = load_trained(asked.workdir, asked.seed, logger.notice)
     task, examples = trained.task, asked.examples
     encoder = trained.tokenizer.build()
     length = padded_length(task, task.lengths(examples, encoder), trained.max_length)
     encoded = task.encode(examples, encoder, trained.tokenizer.vocabulary, length)
     for notice in encoded.notices:
-        reporter.notice(notice)
+        logger.notice(notice)
     compute = tf.function(lambda inputs: trained.model(inputs, training=False), jit_compile=runtime.jit_compile)
-    with reporter.status(f"Predicting {len(examples):,} examples"):
+    with logger.status(f"Predicting {len(examples):,} examples"):
         logits = compute_logits(compute, encoded, runtime, asked.config.train.global_batch_size)
     predictions = task.predict(logits, encoded, examples)
     lines = prediction_lines(examples, predictions)
@@ -71,10 +72,10 @@ def predict_asked(asked: AskedPrediction, reporter: Reporter) -> None:
     write_json_lines(asked.output, lines)
     scores = task.score(predictions, examples) if are_labelled(examples) else Scores({})
     for name, reason in scores.reasons.items():
-        reporter.warning(f"{name} has no meaning here and counts as 0: {reason}")
+        logger.warning(f"{name} has no meaning here and counts as 0: {reason}")
     shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     text = f"{len(lines):,} predictions: {asked.output}" + (f"\n{shown}" if shown else "")
-    reporter.result("predictions", {"num_examples": len(lines), "path": asked.output, **scores}, text)
+    logger.result("predictions", {"num_examples": len(lines), "path": asked.output, **scores}, text)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import build_task, load_file
 from electra_cli.finetuning.workdir_files import Record, choose_seed, read_config, read_record, require_seed
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ def open_prediction(
     path: str,
     output: str,
     seed: int | None,
-    reporter: Reporter,
+    logger: Logger,
     *,
     columns: Columns | None = None,
     file_format: str = "",
@@ -49,7 +49,7 @@ def open_prediction(
 
     Args:
       workdir, path, output, seed, columns, file_format: as of `predicting.predict`.
-      reporter: is told how it goes.
+      logger: receives progress reports.
 
     Raises:
       UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
@@ -57,17 +57,17 @@ def open_prediction(
     _check_output(output, path)
     record = read_record(workdir)
     config = read_config(record, workdir)
-    seed = choose_seed(workdir, reporter.notice) if seed is None else seed
+    seed = choose_seed(workdir, logger.notice) if seed is None else seed
     require_seed(workdir, seed)
     task = build_task(config)
     task.labels = LabelMap.load(files.join(workdir, LABELS_FILE))
-    with reporter.status(f"Reading {path}"):
+    with logger.status(f"Reading {path}"):
         contents = load_file(path, config, task, columns, file_format)
     _check_texts(contents.examples, record, workdir, path)
     if contents.columns:
-        reporter.notice(f"{path}: {contents.columns}")
+        logger.notice(f"{path}: {contents.columns}")
     for notice in contents.notices:
-        reporter.notice(notice)
+        logger.notice(notice)
     return AskedPrediction(workdir, seed, config, contents.examples, output)
 
 

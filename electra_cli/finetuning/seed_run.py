@@ -17,7 +17,7 @@ from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import write_json, write_json_lines
 from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
@@ -66,7 +66,7 @@ class SeedRun:
       seed: the seed.
       place: which of the seeds it is, from 0, and how many there are.
       stop: asks for a stop.
-      reporter: is told how it goes.
+      logger: receives progress reports.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class SeedRun:
         seed: int,
         place: tuple[int, int],
         stop: StopRequest,
-        reporter: Reporter,
+        logger: Logger,
     ):
         self._trainer, self._task, self._splits = trainer, task, splits
         self._directory, self._seed = seed_directory(workdir, seed), seed
         self._place = place
-        self._stop, self._reporter = stop, reporter
+        self._stop, self._logger = stop, logger
         # The step that each epoch ends with.
         self._ends = [math.ceil(trainer.num_steps * epoch / num_epochs) for epoch in range(1, num_epochs + 1)]
         self._files = CheckpointFiles(tf.io.gfile.join(self._directory, "checkpoints"))
@@ -109,13 +109,13 @@ class SeedRun:
         missing = [split for split in self._splits if found is None or not found.has(split.name, split.fingerprint)]
         if found is None or missing:
             with Workdir(self._directory) as directory:
-                with self._reporter.status(f"Opening seed {self._seed}"):
+                with self._logger.status(f"Opening seed {self._seed}"):
                     step = self._restore(is_trained=found is not None)
                 if not self._is_trained:
                     self._train(directory, step)
                 found = self._finish(missing, found or SeedScores({}))
         else:
-            self._reporter.notice(f"seed {self._seed}: done before")
+            self._logger.notice(f"seed {self._seed}: done before")
         return {split.name: found.scores(split.name) for split in self._splits if split.is_labelled}
 
     def _restore(self, is_trained: bool) -> int:
@@ -129,20 +129,20 @@ class SeedRun:
             if is_trained:
                 raise UserError(f"{self._files.directory} holds no model: remove {self._directory} to begin anew")
             return 0
-        tell_damages(damages, path, self._reporter.warning)
+        tell_damages(damages, path, self._logger.warning)
         self._is_trained = is_trained or not has_optimizer(path)
         restore(self._checkpoint, path, ("model",) if self._is_trained else _ITEMS)
         if self._is_trained:
-            self._reporter.notice(f"seed {self._seed}: trained before")
+            self._logger.notice(f"seed {self._seed}: trained before")
             return self._trainer.num_steps
         step = int(self._trainer.optimizer.iterations.numpy())
-        self._reporter.notice(f"seed {self._seed}: going on from step {step:,}")
+        self._logger.notice(f"seed {self._seed}: going on from step {step:,}")
         return step
 
     def _train(self, directory: Workdir, step: int) -> None:
         self._go_on_with_metrics(directory, step)
         batches, pace = self._trainer.batches(self._seed, step), Pace()
-        build: contextlib.AbstractContextManager[None] = self._reporter.status(
+        build: contextlib.AbstractContextManager[None] = self._logger.status(
             f"Building step {step + 1:,}; the first takes longer than the others"
         )
         self._tell_progress(step, pace)
@@ -167,7 +167,7 @@ class SeedRun:
         index, num_seeds = self._place
         made, in_all = index * self._trainer.num_steps + step, num_seeds * self._trainer.num_steps
         which = f"seed {self._seed}, {index + 1} of {num_seeds}" if num_seeds > 1 else f"seed {self._seed}"
-        self._reporter.progress(made, in_all, pace.seconds_per_step * (in_all - made), which)
+        self._logger.progress(made, in_all, pace.seconds_per_step * (in_all - made), which)
 
     def _go_on_with_metrics(self, directory: Workdir, step: int) -> None:
         """Drops metrics that will be written again; ends an epoch that was stopped within its evaluation."""
@@ -183,10 +183,10 @@ class SeedRun:
 
     def _save(self, step: int) -> None:
         # Its own step; that of the progress counts all seeds.
-        with self._reporter.status(f"Saving step {step:,} of seed {self._seed}"):
+        with self._logger.status(f"Saving step {step:,} of seed {self._seed}"):
             self._files.write(step, self._checkpoint.write)
             self._files.keep_only([step])
-        self._reporter.checkpoint(step, self._files.path(step))
+        self._logger.checkpoint(step, self._files.path(step))
 
     def _end_if_asked(self, step: int) -> None:
         if not self._stop.requested:
@@ -225,13 +225,13 @@ class SeedRun:
         directory.write_metrics("train", step, values)
         line = "  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown])
         scored = {f"{name}_{score}": value for name, found in scores.items() for score, value in found.items()}
-        self._reporter.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)
+        self._logger.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)
 
     def _score(self, split: Split, step: int) -> Scores:
         return self._task.score(self._predict(split, step), split.examples)
 
     def _predict(self, split: Split, step: int) -> list[Any]:
-        with self._reporter.status(f"Predicting {len(split.examples):,} {split.name} examples"):
+        with self._logger.status(f"Predicting {len(split.examples):,} {split.name} examples"):
             logits = self._trainer.logits(split.encoded, before_batch=lambda: self._end_if_asked(step))
         return self._task.predict(logits, split.encoded, split.examples)
 
@@ -246,7 +246,7 @@ class SeedRun:
             if split.is_labelled:
                 scores = self._task.score(predictions, split.examples)
                 for name, reason in scores.reasons.items():
-                    self._reporter.warning(
+                    self._logger.warning(
                         f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}"
                     )
             found = found.with_split(split.name, split.fingerprint, len(split.examples), scores)

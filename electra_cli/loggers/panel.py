@@ -17,7 +17,8 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from electra_cli.loggers.reporter import Reporter, format_duration, report_in_lines
+from electra_cli.loggers.lines import lines_logger
+from electra_cli.loggers.logger import Logger, format_duration
 
 _DRAWINGS_PER_SECOND = 2
 _BAR_WIDTH = 30
@@ -30,7 +31,7 @@ _LEFT_OUT = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
 _NAME_WIDTH, _GAP = 10, 2
 
 
-def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
+def choose_logger(title: str, *, quiet: bool, log_format: str) -> Logger:
     """Returns what tells a command's progress on standard output.
 
     Args:
@@ -41,10 +42,10 @@ def choose_reporter(title: str, *, quiet: bool, log_format: str) -> Reporter:
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal and not quiet and log_format == "text":
         return Panel(title, console)
-    return report_in_lines(quiet=quiet, log_format=log_format)
+    return lines_logger(quiet=quiet, log_format=log_format)
 
 
-class Panel(Reporter):
+class Panel(Logger):
     """A panel on a terminal. A thread draws it twice a second from what was told; telling only takes note.
 
     Args:
@@ -83,16 +84,13 @@ class Panel(Reporter):
             self._print(self._last_line)
 
     def notice(self, text: str) -> None:
-        """See the base class."""
         self._print(text)
 
     def warning(self, text: str) -> None:
-        """See the base class."""
         self._print(text, "yellow")
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """See the base class."""
         self._statuses.append((text, self._clock()))
         try:
             yield
@@ -100,11 +98,9 @@ class Panel(Reporter):
             self._statuses.pop()
 
     def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        """See the base class."""
         self._position = (step, num_steps, seconds_left, phase)
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """See the base class."""
         if split not in _ROWS:
             self._print(line)
             return
@@ -112,17 +108,14 @@ class Panel(Reporter):
         self._last_line = line
 
     def checkpoint(self, step: int, path: str) -> None:
-        """See the base class."""
         # Of `seed-0/checkpoints/ckpt-33`, as each seed of a fine-tuning counts its own steps.
         run = os.path.basename(os.path.dirname(os.path.dirname(path)))
         self._saved = (f"step {step:,} in {run}" if run else f"step {step:,}", self._clock())
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """See the base class."""
         self._print(text)
 
     def abandon(self, text: str) -> None:
-        """See the base class."""
         os.write(self._console.file.fileno(), b"\r\n")
 
     def render(self) -> RenderableType:

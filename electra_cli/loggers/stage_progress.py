@@ -5,22 +5,22 @@ import math
 import sys
 import time
 
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 
 
 class StageProgress:
     """Tells how far each stage is, on standard error: a line that is rewritten on a terminal, else one in 10 seconds.
 
     Args:
-      reporter: is told the lines in place of standard error; None: none is.
+      logger: is told the lines in place of standard error; None: none is.
     """
 
-    def __init__(self, reporter: Reporter | None = None):
-        self._reporter = reporter
+    def __init__(self, logger: Logger | None = None):
+        self._logger = logger
         self._stage = ""
         self._first = (0.0, 0.0, 0)  # time, fraction and bytes when the stage was first told of
         self._said = 0.0
-        self._is_terminal = reporter is None and sys.stderr.isatty()
+        self._is_terminal = logger is None and sys.stderr.isatty()
 
     def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
         """Takes note of how far a stage is.
@@ -38,8 +38,8 @@ class StageProgress:
             return
         self._said = now
         line = stage + self._progress(now, fraction, num_bytes)
-        if self._reporter is not None:
-            with self._reporter.status(line):
+        if self._logger is not None:
+            with self._logger.status(line):
                 pass
         elif self._is_terminal:
             print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from electra_cli.config.resolution import notices
 from electra_cli.data.phases import Phase, fingerprint, training_batches
-from electra_cli.loggers.reporter import Lines, Reporter, format_duration
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger, format_duration
 from electra_cli.objectives import metrics
 from electra_cli.objectives.flops import matmul_flops
 from electra_cli.objectives.pretrainers import Pretrainer
@@ -108,7 +109,7 @@ def dry_run(
     workdir: str,
     *,
     with_evaluation: bool,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
     checkpoint: str | None = None,
 ) -> Trial:
     """Tries a run out, from where it would go on; `loop.train` with the same arguments is the run.
@@ -117,41 +118,41 @@ def dry_run(
       config: a config (`config.default_config`) with overrides.
       workdir: directory of the run, in which nothing is changed.
       with_evaluation: whether the run will evaluate.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
       checkpoint: what the run would begin with.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, the workdir cannot be written, or its disk is too
         small for the checkpoints that will be kept.
     """
-    reporter = reporter or Lines()
-    runtime, resolved, phases = open_run(config, reporter)
+    logger = logger or Lines()
+    runtime, resolved, phases = open_run(config, logger)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)
         read_probes(resolved)
     if not runtime.is_chief:
-        reporter = Reporter()
+        logger = Logger()
     check_config(workdir, resolved, fingerprint(phases), runtime.devices)
     size = checkpoint_size(resolved)
     free_bytes = check_place(workdir, size) if runtime.is_chief else None
     for notice in notices(resolved, with_evaluation):
-        reporter.warning(f"Note: {notice}")
-    reporter.notice(f"Devices: {runtime.description}")
-    with reporter.status("Building the model"):
+        logger.warning(f"Note: {notice}")
+    logger.notice(f"Devices: {runtime.description}")
+    with logger.status("Building the model"):
         model, optimizer = build_model(resolved, runtime)
-    with reporter.status("Restoring the checkpoint"):
-        step = _restore(resolved, workdir, checkpoint, model, optimizer, phases, reporter)
-    with reporter.status("Measuring how fast the devices are"):
+    with logger.status("Restoring the checkpoint"):
+        step = _restore(resolved, workdir, checkpoint, model, optimizer, phases, logger)
+    with logger.status("Measuring how fast the devices are"):
         flops_per_second = measure_flops_per_second(runtime)
     trials = [
-        _try_phase(phase, step, model, optimizer, runtime, flops_per_second, with_evaluation, reporter)
+        _try_phase(phase, step, model, optimizer, runtime, flops_per_second, with_evaluation, logger)
         for phase in phases
         if phase.end > step
     ]
     num_parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     trial = Trial(step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
-    reporter.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
+    logger.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
     return trial
 
 
@@ -162,10 +163,10 @@ def _restore(
     model: Pretrainer,
     optimizer: Optimizer,
     phases: list[Phase],
-    reporter: Reporter,
+    logger: Logger,
 ) -> int:
     """Restores what the run would begin with, and returns its step."""
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, reporter=reporter)
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, logger=logger)
     step = checkpoints.restore_newest()
     if step is None and (checkpoint or config.init.checkpoint):
         changes = Changes.of(config, phases[0].source.vocabulary)
@@ -181,25 +182,25 @@ def _try_phase(
     runtime: Runtime,
     flops_per_second: float,
     with_evaluation: bool,
-    reporter: Reporter,
+    logger: Logger,
 ) -> PhaseTrial:
     begin = max(step, phase.begin)
     train_steps = build_train_steps(model, optimizer, runtime, phase.config)
     batches = training_batches(phase, runtime, begin)
     seconds: list[float] = []
     totals: list[dict[str, np.ndarray]] = []
-    with reporter.status(f"Building and making steps of phase {phase.number + 1}"):
+    with logger.status(f"Building and making steps of phase {phase.number + 1}"):
         while len(seconds) < 2 or (len(seconds) <= _MOST_STEPS and sum(seconds[1:]) < _SECONDS_OF_STEPS):
             start = time.perf_counter()
             sums = train_steps(batches, tf.constant(begin + len(seconds), tf.int64), tf.constant(1, tf.int64))
             totals.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
             seconds.append(time.perf_counter() - start)
     if any(total["nonfinite_replicas"].any() for total in totals):
-        reporter.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
+        logger.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
     step_seconds = statistics.median(seconds[1:])
     build, evaluation = 0.0, 0.0
     if with_evaluation:
-        build, evaluation = _time_evaluation(phase, model, optimizer, runtime, reporter)
+        build, evaluation = _time_evaluation(phase, model, optimizer, runtime, logger)
     added = {name: np.sum([total[name] for total in totals], axis=0) for name in totals[0]}
     return PhaseTrial(
         phase.number + 1,
@@ -224,7 +225,7 @@ def _num_evaluations(phase: Phase, begin: int) -> int:
 
 
 def _time_evaluation(
-    phase: Phase, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, reporter: Reporter
+    phase: Phase, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, logger: Logger
 ) -> tuple[float, float]:
     """Evaluates some batches twice: returns the seconds that building took, and those that all batches will take."""
     config = ml_collections.ConfigDict(phase.config.to_dict())
@@ -240,7 +241,7 @@ def _time_evaluation(
         evaluator.run(before_batch=lambda: moments.append(time.perf_counter()))
         return time.perf_counter() - start
 
-    with reporter.status("Evaluating some batches"):
+    with logger.status("Evaluating some batches"):
         first = evaluate()
         start = time.perf_counter()
         again = evaluate()

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from electra_cli import files
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.report.records import RunRecord, RunSamples, read_runs
 from electra_cli.workdir import run_files
 
@@ -17,7 +18,7 @@ def write_report(
     *,
     output_format: str = "html",
     num_samples: int = 3,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
 ) -> str:
     """Writes a report of one or several runs.
 
@@ -26,7 +27,7 @@ def write_report(
       output: the file to write; None: report.html in the first workdir, or for text no file.
       output_format: one of `FORMATS`.
       num_samples: held-out examples of each run; 0: none, and neither TensorFlow nor a checkpoint is needed.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
 
     Returns:
       What the user should see now: which file was written; or the text, when there is none.
@@ -34,7 +35,7 @@ def write_report(
     Raises:
       UserError: a workdir is missing or holds no metrics, or the file cannot be written.
     """
-    reporter = reporter or Lines()
+    logger = logger or Lines()
     runs = read_runs(workdirs)
     if output is None and output_format == "html":
         output = files.join(runs[0].path, run_files.REPORT_FILE)
@@ -42,8 +43,8 @@ def write_report(
         files.check_output("--output", output)
     for run in runs:
         for note in run.notes:
-            reporter.notice(f"{run.path}: {note}.")
-    samples = [_samples_of(run, num_samples, reporter) for run in runs]
+            logger.notice(f"{run.path}: {note}.")
+    samples = [_samples_of(run, num_samples, logger) for run in runs]
     # Each brings a library that the other does without.
     if output_format == "html":
         from electra_cli.report import page  # noqa: PLC0415
@@ -66,17 +67,17 @@ def _shown_size(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.1f} MB" if num_bytes >= 100_000 else f"{num_bytes / 1e3:.1f} KB"
 
 
-def _samples_of(run: RunRecord, num_samples: int, reporter: Reporter) -> RunSamples:
+def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
     """Takes samples; a page is worth having without them, so that what stands in their way is noted there."""
     if num_samples == 0:
         return RunSamples()
-    with reporter.status("Starting TensorFlow"):
+    with logger.status("Starting TensorFlow"):
         from electra_cli.report.samples import take_samples  # noqa: PLC0415  (imports it, which takes seconds)
 
     try:
-        with reporter.status(f"Taking samples of {run.path}"):
-            step, samples = take_samples(run.path, num_samples, reporter.warning)
+        with logger.status(f"Taking samples of {run.path}"):
+            step, samples = take_samples(run.path, num_samples, logger.warning)
     except UserError as error:
-        reporter.notice(f"{run.path}: no samples: {error}")
+        logger.notice(f"{run.path}: no samples: {error}")
         return RunSamples(note=str(error))
     return RunSamples(step, tuple(samples))

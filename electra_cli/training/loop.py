@@ -6,7 +6,8 @@ import tensorflow as tf
 from electra_cli.config.resolution import notices
 from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.probes.prober import Prober, describe, read_probes
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
@@ -20,7 +21,7 @@ from electra_cli.workdir.workdir import Workdir, check_config
 def evaluate(
     config: ml_collections.ConfigDict,
     workdir: str,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
     *,
     checkpoint: str | None = None,
 ) -> dict[str, float]:
@@ -29,7 +30,7 @@ def evaluate(
     Args:
       config: a config (`config.default_config`) with overrides.
       workdir: directory of a run of that config.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes.
 
     Returns:
@@ -38,14 +39,14 @@ def evaluate(
     Raises:
       UserError: no checkpoint, or config, data and workdir do not fit.
     """
-    reporter = reporter or Lines()
-    runtime, resolved, phases = open_run(config, reporter)
+    logger = logger or Lines()
+    runtime, resolved, phases = open_run(config, logger)
     check_config(workdir, resolved, fingerprint(phases))
-    reporter.notice(f"Devices: {runtime.description}")
-    with reporter.status("Building the model"):
+    logger.notice(f"Devices: {runtime.description}")
+    with logger.status("Building the model"):
         model, optimizer = build_model(resolved, runtime)
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, reporter=reporter)
-    with reporter.status("Restoring the checkpoint"):
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, logger=logger)
+    with logger.status("Restoring the checkpoint"):
         step = (
             checkpoints.restore_newest()
             if not checkpoint
@@ -56,25 +57,25 @@ def evaluate(
     phase, probed = phase_at(phases, step), read_probes(resolved)
     check_validation(phase.source)
     evaluator = Evaluator(model, optimizer, runtime, phase)
-    with reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
+    with logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
         result = evaluator.run()
-    reporter.result("evaluation", {"step": step, **result}, format_table(result, step))
+    logger.result("evaluation", {"step": step, **result}, format_table(result, step))
     if probed:
-        with reporter.status(f"Probing {len(probed)} labelled files"):
+        with logger.status(f"Probing {len(probed)} labelled files"):
             found = Prober(resolved, phases, probed, model, optimizer, runtime).run()
         assert found is not None  # nothing stops it
-        reporter.result("probes", {"step": step, **found}, describe(step, found))
+        logger.result("probes", {"step": step, **found}, describe(step, found))
         result |= found
     return result
 
 
-def replay_step(config: ml_collections.ConfigDict, workdir: str, reporter: Reporter | None = None) -> bool:
+def replay_step(config: ml_collections.ConfigDict, workdir: str, logger: Logger | None = None) -> bool:
     """Computes the last step of a workdir that was not finite again, on one device, and says what in it is not finite.
 
     Args:
       config: the config of the run.
       workdir: its directory; nothing is changed there.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
 
     Returns:
       Whether something is not finite again.
@@ -82,22 +83,22 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, reporter: Repor
     Raises:
       UserError: no such step was kept, or config, data and workdir do not fit.
     """
-    reporter = reporter or Lines()
+    logger = logger or Lines()
     config = config.copy_and_resolve_references()
     config.runtime.strategy, config.runtime.logical_cpus = "one_device", 0
     path, record = replay.find_record(workdir)
-    runtime, resolved, phases = open_run(config, reporter, alone=True)
+    runtime, resolved, phases = open_run(config, logger, alone=True)
     check_config(workdir, resolved, fingerprint(phases))
-    reporter.notice(f"Devices: {runtime.description}")
-    with reporter.status("Building the model"):
+    logger.notice(f"Devices: {runtime.description}")
+    with logger.status("Building the model"):
         model, optimizer = build_model(resolved, runtime)
     directory = tf.io.gfile.join(workdir, replay.DIRECTORY)
-    Checkpoints(directory, model, optimizer, reporter=reporter).restore_weights(path)
+    Checkpoints(directory, model, optimizer, logger=logger).restore_weights(path)
 
     def tell(line: str) -> None:
-        reporter.result("replay", {"text": line}, line)
+        logger.result("replay", {"text": line}, line)
 
-    with reporter.status(f"Computing step {record.step:,} again"):
+    with logger.status(f"Computing step {record.step:,} again"):
         return replay.replay(record, phases[record.phase - 1], model, optimizer, tell)
 
 
@@ -106,7 +107,7 @@ def train(
     workdir: str,
     *,
     with_evaluation: bool,
-    reporter: Reporter | None = None,
+    logger: Logger | None = None,
     checkpoint: str | None = None,
     wandb_project: str | None = None,
 ) -> None:
@@ -116,7 +117,7 @@ def train(
       config: a config (`config.default_config`) with overrides.
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
-      reporter: is told how it goes; None: prints lines.
+      logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
       wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
 
@@ -125,24 +126,24 @@ def train(
         `watch` allows had an infinite loss, or a loss far above those before.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
-    reporter = reporter or Lines()
-    runtime, resolved, phases = open_run(config, reporter)
+    logger = logger or Lines()
+    runtime, resolved, phases = open_run(config, logger)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)
     probed = read_probes(resolved) if with_evaluation else ()
     if not runtime.is_chief:
-        reporter = Reporter()
+        logger = Logger()
     with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
-            reporter.notice(f"Changed since the run began: {difference}")
+            logger.notice(f"Changed since the run began: {difference}")
         if wandb_project:
-            directory.mirror_to(wandb_project, resolved, reporter.notice)
+            directory.mirror_to(wandb_project, resolved, logger.notice)
         for notice in notices(resolved, with_evaluation):
-            reporter.warning(f"Note: {notice}")
-        reporter.notice(f"Devices: {runtime.description}")
+            logger.warning(f"Note: {notice}")
+        logger.notice(f"Devices: {runtime.description}")
         with reporting_lost_workers(runtime):
-            run = Run(resolved, phases, runtime, directory, stop, probed, with_evaluation, reporter)
+            run = Run(resolved, phases, runtime, directory, stop, probed, with_evaluation, logger)
             with run.checkpoints:
                 step = run.restore(checkpoint)
                 run.train(step)
@@ -150,13 +151,13 @@ def train(
 
 
 def open_run(
-    config: ml_collections.ConfigDict, reporter: Reporter, *, alone: bool = False
+    config: ml_collections.ConfigDict, logger: Logger, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
     """Finds the devices and opens the data.
 
     Args:
       config: a config with overrides.
-      reporter: is told what is done.
+      logger: receives progress reports.
       alone: as of `build_runtime`.
 
     Returns:
@@ -165,8 +166,8 @@ def open_run(
     Raises:
       UserError: as `build_runtime` and `open_phases`.
     """
-    with reporter.status("Looking for devices"):
+    with logger.status("Looking for devices"):
         runtime = build_runtime(config, alone=alone)
-    with reporter.status("Opening the data"):
+    with logger.status("Opening the data"):
         resolved, phases = open_phases(config)
     return runtime, resolved, phases

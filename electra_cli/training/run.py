@@ -14,7 +14,7 @@ from electra_cli.data.phases import Phase, describe, fingerprint, phase_at, trai
 from electra_cli.data.source import reading
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 from electra_cli.objectives import metrics
 from electra_cli.objectives.flops import matmul_flops
 from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
@@ -55,7 +55,7 @@ class Run:
       stop: asks for a stop.
       probed: the examples of `eval.probes`; none where nothing is evaluated.
       with_evaluation: whether to evaluate.
-      reporter: is told how the run goes.
+      logger: receives progress reports.
 
     Attributes:
       checkpoints: of the workdir.
@@ -70,12 +70,12 @@ class Run:
         stop: StopRequest,
         probed: Sequence[ProbeExamples],
         with_evaluation: bool,
-        reporter: Reporter,
+        logger: Logger,
     ):
         self._config, self._phases, self._runtime = config, phases, runtime
-        self._directory, self._stop, self._reporter = directory, stop, reporter
+        self._directory, self._stop, self._logger = directory, stop, logger
         self._with_evaluation = with_evaluation
-        with reporter.status("Building the model"):
+        with logger.status("Building the model"):
             self._model, self._optimizer = build_model(config, runtime)
         self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
         self._watch = Watch()
@@ -86,7 +86,7 @@ class Run:
             self._optimizer,
             {"interval_sums": self._sums, "watch": self._watch},
             config.train,
-            reporter,
+            logger,
             is_writer=runtime.is_chief,
         )
         self._prober = probes.Prober(config, phases, probed, self._model, self._optimizer, runtime) if probed else None
@@ -100,12 +100,12 @@ class Run:
     def train(self, step: int) -> None:
         """Trains, logs, saves and evaluates from a step to the last, phase after phase."""
         if step == self._config.train.num_steps:
-            self._reporter.notice(f"The run is complete: all {step:,} steps are done.")
+            self._logger.notice(f"The run is complete: all {step:,} steps are done.")
             return
         count = sum(math.prod(variable.shape) for variable in self._model.trainable_variables)
-        with self._reporter.status("Measuring how fast the devices are"):
+        with self._logger.status("Measuring how fast the devices are"):
             self._flops_per_second = measure_flops_per_second(self._runtime)
-        self._reporter.notice(
+        self._logger.notice(
             f"Model: {count / 1e6:.1f} million parameters. Measured peak in matrix products: "
             f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is relative to."
         )
@@ -128,20 +128,20 @@ class Run:
 
     def _train_phase(self, phase: Phase, step: int) -> int:
         """Trains from a step to the end of a phase, or until it is rolled back; returns the step to go on from."""
-        self._reporter.notice(describe(phase, len(self._phases)))
+        self._logger.notice(describe(phase, len(self._phases)))
         if step == phase.begin:
             self._watch.forget_losses()
         train, num_steps = phase.config.train, phase.config.train.num_steps
         train_steps = self._train_steps_of(phase)
-        with self._reporter.status("Opening the examples"):
+        with self._logger.status("Opening the examples"):
             iterator = training_batches(phase, self._runtime, step + int(self._watch.num_skipped.numpy()))
         utilization = matmul_flops(phase.config) / self._flops_per_second
         progress, pace = Progress(step, num_steps, utilization), Pace()
-        build: contextlib.AbstractContextManager[None] = self._reporter.status(
+        build: contextlib.AbstractContextManager[None] = self._logger.status(
             f"Building step {step + 1:,}; the first takes longer than the others", in_lines=True
         )
         which = f"phase {phase.number + 1} of {len(self._phases)}" if self._phases[1:] else ""
-        self._reporter.progress(step, num_steps, pace.seconds_per_step, which)
+        self._logger.progress(step, num_steps, pace.seconds_per_step, which)
         while step < phase.end:
             loop_end = (step // train.steps_per_loop + 1) * train.steps_per_loop
             target = min(phase.end, loop_end, step + pace.steps)
@@ -153,7 +153,7 @@ class Run:
             # The mean over workers, since all must make the same number of steps at once.
             pace.measure(num_made, self._runtime.total(time.monotonic() - start) / self._runtime.num_workers)
             step += num_made
-            self._reporter.progress(step, num_steps, pace.seconds_per_step * (num_steps - step), which)
+            self._logger.progress(step, num_steps, pace.seconds_per_step * (num_steps - step), which)
             progress.add(float(sums["real_tokens"]), float(sums["input_wait_seconds"]))
             self._check_finite(phase, step, sums["nonfinite_replicas"].numpy())
             if step % train.log_interval == 0 or step == phase.end:
@@ -173,7 +173,7 @@ class Run:
             if self._prober is not None and self._prober.is_due(step, self._is_evaluation_due(step)):
                 self._probe(self._prober, step)
                 progress.restart(step)
-        with self._reporter.status("Closing the examples"):
+        with self._logger.status("Closing the examples"):
             del iterator
         return step
 
@@ -189,14 +189,14 @@ class Run:
         num_steps = self._config.train.num_steps
         if self._with_evaluation:
             self._show_result(num_steps)
-        self._reporter.notice(
+        self._logger.notice(
             f"Trained to step {num_steps:,}; checkpoints and metrics are in {self._directory.path} (electra-report "
             f"shows them)"
         )
 
     def restore(self, checkpoint: str | None) -> int:
         """Restores the newest checkpoint, or begins a run with the weights of `checkpoint`; returns the step."""
-        with self._reporter.status("Looking for a checkpoint, and restoring it"):
+        with self._logger.status("Looking for a checkpoint, and restoring it"):
             self.checkpoints.recover()
             self._runtime.wait_for_all()
             step = self.checkpoints.restore_newest()
@@ -205,7 +205,7 @@ class Run:
             changes = Changes.of(self._config, self._phases[0].source.vocabulary)
             self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
         elif checkpoint:
-            self._reporter.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+            self._logger.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self._directory.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         tokenizer = tokenizer_of_data(self._phases[0].source.data_dir)
@@ -214,7 +214,7 @@ class Run:
         self._lost_step = max((other for other in computed if other > (step or 0)), default=0)
         if step is None:
             if computed:
-                self._reporter.notice(
+                self._logger.notice(
                     f"No checkpoint is in {self._directory.checkpoint_dir}: the run begins again at step 0."
                 )
             return 0
@@ -234,7 +234,7 @@ class Run:
         if self._prober is not None and self._prober.is_due(step, self._is_evaluation_due(step), lines):
             self._probe(self._prober, step)
         if step < self._config.train.num_steps:
-            self._reporter.notice(f"Going on from step {step:,}.")
+            self._logger.notice(f"Going on from step {step:,}.")
         return step
 
     def _check_finite(self, phase: Phase, step: int, nonfinite_replicas: np.ndarray) -> None:
@@ -263,7 +263,7 @@ class Run:
                 f"{what}. {self._begin_anew()}, or allow some such steps by config.watch.max_nonfinite_steps, "
                 f"now {allowed}"
             )
-        self._reporter.warning(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
+        self._logger.warning(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
 
     def _begin_anew(self) -> str:
         last = (
@@ -310,7 +310,7 @@ class Run:
         self._saved_step, self._last_result = restored, None
         self._directory.open_metrics(restored)
         self._directory.write_event("rollback", step, restored_step=restored, total_loss=loss, median=median)
-        self._reporter.warning(
+        self._logger.warning(
             f"Warning, {what}: rolled back to step {restored:,}, from where it goes on with other examples "
             f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
         )
@@ -344,17 +344,17 @@ class Run:
 
     def _log(self, phase: Phase, step: int, values: dict[str, float], progress: Progress) -> None:
         self._directory.write_metrics("train", step, values)
-        self._reporter.metrics("train", step, values, progress.line(step, values))
+        self._logger.metrics("train", step, values, progress.line(step, values))
         counts, special = phase.source.token_counts, phase.masking.special_token_ids
         baseline = None if counts is None else unigram_entropy(counts, special)
         for notice in self._collapse.look(step, values, baseline) if "total_loss" in values else ():
-            self._reporter.warning(notice)
+            self._logger.warning(notice)
 
     def _save(self, step: int) -> None:
         if step != self._saved_step:
             if not all(np.isfinite(variable.numpy()).all() for variable in self._model.trainable_variables):
                 raise UserError(f"step {step:,} made weights infinite or NaN; they are not saved. {self._begin_anew()}")
-            with self._reporter.status(f"Saving step {step:,}"):
+            with self._logger.status(f"Saving step {step:,}"):
                 self.checkpoints.save()
             if self._config.train.histograms and step % self._config.train.checkpoint_interval == 0:
                 self._directory.write_histograms(step, self._model.trainable_variables)
@@ -391,7 +391,7 @@ class Run:
 
         try:
             evaluator = self._evaluator_at(step)
-            with self._reporter.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
+            with self._logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
                 result = evaluator.run(before_batch=end_if_asked) | self._phase_number(step)
             samples = evaluator.samples()
         except Interrupted:
@@ -403,19 +403,19 @@ class Run:
         self._last_result = result
         self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
-        self._reporter.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
+        self._logger.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
 
     def _probe(self, prober: probes.Prober, step: int) -> None:
         """Probes in the chief; other workers wait for it."""
-        with self._reporter.status(f"Probing the encoder of step {step:,}"):
+        with self._logger.status(f"Probing the encoder of step {step:,}"):
             values = prober.run(lambda: self._stop.requested) if self._runtime.is_chief else None
         if values is not None:
             self._directory.write_metrics(probes.SPLIT, step, values)
-            self._reporter.metrics(probes.SPLIT, step, values, probes.describe(step, values))
+            self._logger.metrics(probes.SPLIT, step, values, probes.describe(step, values))
         if self._is_stop_asked():
             self._save(step)
             raise self._interruption(f"while probing step {step:,}")
 
     def _show_result(self, step: int) -> None:
         assert self._last_result is not None  # the last step is always evaluated
-        self._reporter.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))
+        self._logger.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))

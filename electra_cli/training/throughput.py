@@ -7,7 +7,7 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.loggers.reporter import format_duration
+from electra_cli.loggers.logger import format_duration
 from electra_cli.training.distribution import Runtime
 
 # Large enough that a device is busy, small enough to take a fraction of a second.

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.training.initialization import Changes, initialize
 from electra_cli.training.optimization import Optimizer, start_averages
@@ -163,7 +164,7 @@ class Checkpoints:
       optimizer: the optimizer, built; its `iterations` are the step.
       state: by name, what else a run remembers; None where that is not read.
       settings: the section `train` of a resolved config; None where nothing is saved.
-      reporter: is told of damaged checkpoints, and of what is written.
+      logger: is told of damaged checkpoints, and of what is written.
       is_writer: False for one of several workers that only reads there.
     """
 
@@ -174,7 +175,7 @@ class Checkpoints:
         optimizer: Optimizer,
         state: Mapping[str, tf.Module] | None = None,
         settings: ml_collections.FrozenConfigDict | None = None,
-        reporter: Reporter | None = None,
+        logger: Logger | None = None,
         *,
         is_writer: bool = True,
     ):
@@ -186,12 +187,10 @@ class Checkpoints:
         self._files = CheckpointFiles(directory)
         self._is_writer = is_writer
         self._model, self._optimizer, self._settings = model, optimizer, settings
-        self._reporter = reporter or Lines()
+        self._logger = logger or Lines()
         self._best: BestCheckpoint | None = None
         if settings is not None and settings.best_metric:
-            self._best = BestCheckpoint(
-                tf.io.gfile.join(directory, "best"), settings.best_metric, self._reporter.warning
-            )
+            self._best = BestCheckpoint(tf.io.gfile.join(directory, "best"), settings.best_metric, self._logger.warning)
         self._background = Background()
         self._layout: Match | None = None
 
@@ -200,7 +199,7 @@ class Checkpoints:
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         in_background = self._settings is not None and self._settings.async_checkpoints
-        waiting = self._reporter.status("Waiting for the last checkpoint") if in_background else nullcontext()
+        waiting = self._logger.status("Waiting for the last checkpoint") if in_background else nullcontext()
         try:
             with waiting:
                 self._background.wait()
@@ -243,7 +242,7 @@ class Checkpoints:
                     f"choose another --workdir to begin anew"
                 )
             return None
-        tell_damages(damages, path, self._reporter.warning)
+        tell_damages(damages, path, self._logger.warning)
         self._restore(path, self._items)
         return self._step
 
@@ -274,9 +273,9 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or of another model.
         """
-        path = find_checkpoint(path, self._reporter.warning)
+        path = find_checkpoint(path, self._logger.warning)
         self._restore(path, ("model", "optimizer") if with_optimizer else ("model",))
-        self._reporter.notice(f"Evaluating checkpoint {path}.")
+        self._logger.notice(f"Evaluating checkpoint {path}.")
         return step_of(path)
 
     def restore_weights(self, path: str) -> str:
@@ -288,7 +287,7 @@ class Checkpoints:
         Raises:
           UserError: there is none, it is damaged, or of another model.
         """
-        path = find_checkpoint(path, self._reporter.warning)
+        path = find_checkpoint(path, self._logger.warning)
         self._restore(path, ("model",))
         return path
 
@@ -305,11 +304,11 @@ class Checkpoints:
         if changes is None:
             path = self.restore_weights(path)
         else:
-            path = find_checkpoint(path, self._reporter.warning)
-            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._reporter.notice)
+            path = find_checkpoint(path, self._logger.warning)
+            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._logger.notice)
         start_averages(self._optimizer, self._model.trainable_variables)
         how = "goes on with its moments" if changes and changes.restore_optimizer else "begins anew"
-        self._reporter.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
+        self._logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.
@@ -370,7 +369,7 @@ class Checkpoints:
     def _write_and_prune(self, step: int, write: Callable[[str], object]) -> None:
         assert self._settings is not None
         self._files.write(step, write)
-        self._reporter.checkpoint(step, self._files.path(step))
+        self._logger.checkpoint(step, self._files.path(step))
         # Later ones were too damaged to go on from: their steps are computed again.
         steps = [other for other in self._files.steps() if other <= step]
         every = self._settings.keep_every_steps

@@ -1,7 +1,7 @@
 import pytest
 
 from electra_cli.data import preparation_report
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from tests.conftest import make_text, prepare_small
 
 

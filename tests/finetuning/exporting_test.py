@@ -15,7 +15,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning import exporting, finetune, huggingface_export, saved_model
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import load_trained
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 from tests.finetuning import made
 from tests.interop.commands_test import run, tree
 
@@ -51,7 +51,7 @@ def workdirs(tmp_path_factory, encoder, shared_trainer):
             files = made.write(kind, directory, 64, 20)
             overrides = {**made.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
             config = made.config_for("classification" if kind == "pairs" else kind, files, **overrides)
-            finetune.finetune(config, str(directory / "tuned"), encoder, Reporter())
+            finetune.finetune(config, str(directory / "tuned"), encoder, Logger())
             made_before[kind] = directory / "tuned", files["validation"]
         return made_before[kind]
 
@@ -59,7 +59,7 @@ def workdirs(tmp_path_factory, encoder, shared_trainer):
 
 
 def predicted(workdir, path, output, seed=3):
-    predict(str(workdir), path, str(output), seed, Reporter())
+    predict(str(workdir), path, str(output), seed, Logger())
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 

@@ -19,7 +19,8 @@ from electra_cli.finetuning import seed_run
 from electra_cli.finetuning.finetune import finetune, padded_length
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification
-from electra_cli.loggers.reporter import JsonLines, Lines, Quiet, Reporter
+from electra_cli.loggers.lines import JsonLines, Lines, Quiet
+from electra_cli.loggers.logger import Logger
 from electra_cli.training import throughput
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
@@ -35,7 +36,7 @@ LEARNED = {"classification": "accuracy", "regression": "spearman", "tagging": "f
 )
 def test_a_function_of_the_words_is_learned(kind, tmp_path, encoder):
     files = made.write(kind, tmp_path)
-    summary = finetune(made.config_for(kind, files), str(tmp_path / "tuned"), "random", Reporter(), like=encoder)
+    summary = finetune(made.config_for(kind, files), str(tmp_path / "tuned"), "random", Logger(), like=encoder)
     assert summary["splits"]["validation"]["median"][LEARNED[kind]] > 0.98
     assert summary["task"] == kind and summary["seeds"] == [0]
     lines = [json.loads(line) for line in (tmp_path / "tuned/seed-0/metrics.jsonl").read_text().splitlines()]
@@ -76,11 +77,11 @@ def short(files, encoder, shared_trainer):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(throughput, "_SECONDS_AT_ONCE", 0.0)  # one step a call
 
-        def run(workdir, stop_at=10_000, reporter=None, **overrides):
+        def run(workdir, stop_at=10_000, logger=None, **overrides):
             patch.setattr(finetune_module, "StopRequest", lambda: StopAt(stop_at))
             more = {key.replace("__", "."): value for key, value in overrides.items()}
             config = made.config_for("classification", files, **{**made.SHORT, **more})
-            return finetune(config, str(workdir), encoder, reporter or Reporter())
+            return finetune(config, str(workdir), encoder, logger or Logger())
 
         yield run
 
@@ -121,7 +122,7 @@ def test_stopped_and_started_again_is_as_never_stopped(tmp_path, short, whole, s
         with pytest.raises(Interrupted):
             short(tmp_path / "other", 2, train__seeds=(stop_at + 5,))  # leaves its state in the trainer
     told = []
-    assert short(tmp_path / "stopped", reporter=Lines(told.append)) == summary
+    assert short(tmp_path / "stopped", logger=Lines(told.append)) == summary
     assert any(line.startswith("seed 0: going on from step") for line in told)
     expected = contents(workdir)
     assert contents(tmp_path / "stopped") == expected
@@ -205,7 +206,7 @@ def test_json_tells_all_that_is_written(tmp_path, short):
     summary = short(
         tmp_path / "tuned",
         train__seeds=(0, 3),
-        reporter=JsonLines(told.append, clock=itertools.count(step=20).__next__),
+        logger=JsonLines(told.append, clock=itertools.count(step=20).__next__),
     )
     records = [json.loads(line) for line in told]
     epochs = [record for record in records if record["event"] == "epoch"]
@@ -234,7 +235,7 @@ def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, shor
     workdir, first = whole
     shutil.copytree(workdir, tmp_path / "tuned")
     told = []
-    both = short(tmp_path / "tuned", train__seeds=(0, 3), reporter=Lines(told.append))
+    both = short(tmp_path / "tuned", train__seeds=(0, 3), logger=Lines(told.append))
     assert "seed 0: done before" in told and any(line.startswith("seed 3  epoch 2/2") for line in told)
     assert contents(tmp_path / "tuned/seed-0") == contents(workdir / "seed-0")
     assert both["seeds"] == [0, 3]
@@ -272,7 +273,7 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     long_text = " ".join(made.WORDS)  # longer than what was trained on
     test.write_text(f"text\tlabel\n{long_text}\tanimal\nthe city\tnone\n")
     told = []
-    summary = short(tuned, data__test=str(test), reporter=Lines(told.append))
+    summary = short(tuned, data__test=str(test), logger=Lines(told.append))
     assert "seed 0: trained before" in told and summary["splits"]["test"]["num_examples"] == 2
     after = contents(tuned)
     untouched = {name for name in before if name not in ("scores.json", "config.json", "seed-0/scores.json")}
@@ -286,7 +287,7 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     (line,) = (tuned / "seed-0/predictions-test.jsonl").read_text().splitlines()
     assert json.loads(line).keys() == {"id", "prediction"}
     told.clear()
-    short(tuned, data__test=str(test), reporter=Lines(told.append))
+    short(tuned, data__test=str(test), logger=Lines(told.append))
     assert "seed 0: done before" in told
     test.write_text("text\nthe quick dog\n")
     with pytest.raises(Interrupted):  # while predicting: nothing of the model is written again
@@ -313,7 +314,7 @@ def test_another_fine_tuning_in_the_workdir_is_refused(tmp_path, short, whole, f
         short(tuned)
     (tuned / "seed-0/scores.json").unlink()
     told = []
-    assert short(tuned, reporter=Lines(told.append)) == whole[1]
+    assert short(tuned, logger=Lines(told.append)) == whole[1]
     assert "seed 0: trained before" in told
     assert contents(tuned) == contents(whole[0])
 
@@ -344,7 +345,7 @@ def test_lengths_without_room_for_text(tmp_path, encoder):
     with pytest.raises(
         UserError, match=r"max_seq_length=12, of \d+ that the encoder has: .* answering takes 16 at least"
     ):
-        finetune(config, str(tmp_path / "tuned"), encoder, Reporter())
+        finetune(config, str(tmp_path / "tuned"), encoder, Logger())
 
 
 def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
@@ -352,7 +353,7 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
     overrides = {"train.num_epochs": 1, "train.global_batch_size": 64}
     files = made.write("classification", tmp_path, 64, 20)
     with pytest.raises(UserError, match=r"^64 training examples in 1 epoch make 1 step of config\.train\.global_batch"):
-        finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Reporter())
+        finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Logger())
 
     class Named(Lines):
         """Tells what is done as well."""
@@ -361,11 +362,11 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
             told.append(text)
             return super().status(text, in_lines=in_lines)
 
-    short(tmp_path / "named", train__num_epochs=1, reporter=Named(told.append))
+    short(tmp_path / "named", train__num_epochs=1, logger=Named(told.append))
     assert any("; 1 epoch makes 8 steps of 8; " in line for line in told)
     assert "Saving step 8 of seed 0" in told and f"Models and predictions: {tmp_path}/named/seed-0; " in told[-2]
     told.clear()
-    short(tmp_path / "two", train__num_epochs=1, reporter=Quiet(Lines(told.append)))
+    short(tmp_path / "two", train__num_epochs=1, logger=Quiet(Lines(told.append)))
     assert told[0] == (
         "64 training examples in 1 epoch make 8 steps of config.train.global_batch_size=8, which learn little: give a "
         "smaller one, or more config.train.num_epochs."

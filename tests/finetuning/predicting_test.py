@@ -14,7 +14,8 @@ from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
 from electra_cli.finetuning.trained import load_trained
 from electra_cli.finetuning.workdir_files import choose_seed
-from electra_cli.loggers.reporter import Lines, Quiet, Reporter
+from electra_cli.loggers.lines import Lines, Quiet
+from electra_cli.loggers.logger import Logger
 from tests.finetuning import made
 
 
@@ -31,7 +32,7 @@ def files(tmp_path_factory):
 def tuned(tmp_path_factory, encoder, files, shared_trainer):
     workdir = tmp_path_factory.mktemp("tuned") / "workdir"
     config = made.config_for("classification", files, **{**made.SHORT, "train.seeds": (0, 2)})
-    finetune(config, str(workdir), encoder, Reporter())
+    finetune(config, str(workdir), encoder, Logger())
     return workdir
 
 
@@ -73,9 +74,9 @@ def test_bad_files_and_outputs(tuned, tmp_path, files):
         predict(str(tuned), files["validation"], str(tmp_path / "nowhere/out.jsonl"))
     (tmp_path / "new.tsv").write_text("text\tlabel\nthe fox\tanimal\nthe city\tplace\n")
     with pytest.raises(UserError, match=r"new\.tsv:3: label 'place' does not occur in the training data, which has an"):
-        predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Reporter())
+        predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Logger())
     with pytest.raises(UserError, match="holds no fine-tuning with seed 7 that is done: give one of 0, 2, or none"):
-        predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 7, Reporter())
+        predict(str(tuned), files["validation"], str(tmp_path / "out.jsonl"), 7, Logger())
     with pytest.raises(UserError, match=r"holds no config\.json: give the workdir of electra-finetune"):
         predict(str(tmp_path), files["validation"], str(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()
@@ -99,12 +100,12 @@ def test_columns_of_the_file_are_said_and_can_be_named(tuned, tmp_path):
     lines = lines_of(tmp_path / "out.jsonl")
     assert [line["label"] for line in lines] == ["animal", "none"] and "accuracy " in told[-1]
     with pytest.raises(UserError, match=r"no column sentence or .*: name one with --predict=FILE:text=NAME"):
-        predict(str(tuned), str(tmp_path / "new.csv"), str(tmp_path / "out.jsonl"), 0, Reporter())
+        predict(str(tuned), str(tmp_path / "new.csv"), str(tmp_path / "out.jsonl"), 0, Logger())
     (tmp_path / "usual.csv").write_text("sentence1,sentence2\nthe fox,of the city\n")
     with pytest.raises(
         UserError, match=r"was read as pairs, and .* was trained on one text an example: .*text=COLUMN$"
     ):
-        predict(str(tuned), str(tmp_path / "usual.csv"), str(tmp_path / "out.jsonl"), 0, Reporter())
+        predict(str(tuned), str(tmp_path / "usual.csv"), str(tmp_path / "out.jsonl"), 0, Logger())
     columns = Columns("sentence1", flag=PREDICT_FLAG)
     told.clear()
     predict(

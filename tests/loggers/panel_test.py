@@ -88,17 +88,17 @@ import sys, time
 sys.argv = ["bin/electra-pretrain"]
 from electra_cli import cli
 from electra_cli.loggers import panel
-with panel.choose_reporter("title", quiet={quiet}, log_format="{log_format}") as reporter:
-    cli.end_when_stopped(reporter)
-    reporter.notice("Devices: [MASK] CPU")
-    reporter.progress(1, 2, 3.0)
-    reporter.metrics("train", 1, dict(total_loss=1.0, tokens_per_second=1.0, model_flops_utilization=0.5,
+with panel.choose_logger("title", quiet={quiet}, log_format="{log_format}") as logger:
+    cli.end_when_stopped(logger)
+    logger.notice("Devices: [MASK] CPU")
+    logger.progress(1, 2, 3.0)
+    logger.metrics("train", 1, dict(total_loss=1.0, tokens_per_second=1.0, model_flops_utilization=0.5,
                                       input_wait_fraction=0.0), "step 1/2  total_loss 1.000")
-    with reporter.status("Waiting"):
+    with logger.status("Waiting"):
         time.sleep({seconds})
     print("from a library", file=sys.stderr)
     {last}
-    reporter.result("evaluation", {{}}, "a\\ntable")
+    logger.result("evaluation", {{}}, "a\\ntable")
 """
 
 
@@ -137,7 +137,7 @@ def test_a_signal_leaves_the_terminal_clean(number):
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_signal_before_training_ends_json_too(quiet):
-    told_before = 'reporter.warning("now") or 60'
+    told_before = 'logger.warning("now") or 60'
     program = PROGRAM.format(seconds=told_before, last="", quiet=quiet, log_format="json")
     command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

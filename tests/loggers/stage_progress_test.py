@@ -1,7 +1,8 @@
 import json
 
 from electra_cli.loggers import stage_progress
-from electra_cli.loggers.reporter import JsonLines, Reporter
+from electra_cli.loggers.lines import JsonLines
+from electra_cli.loggers.logger import Logger
 from electra_cli.loggers.stage_progress import StageProgress
 
 
@@ -27,11 +28,11 @@ def test_lines(monkeypatch, capsys):
     assert found.err.splitlines() == LINES and found.out == ""
 
 
-def test_through_a_reporter(monkeypatch, capsys):
+def test_through_a_logger(monkeypatch, capsys):
     lines = []
     tell(StageProgress(JsonLines(lines.append)), monkeypatch)
     assert [(record["event"], record["text"]) for record in map(json.loads, lines)] == [("status", x) for x in LINES]
-    tell(StageProgress(Reporter()), monkeypatch)
+    tell(StageProgress(Logger()), monkeypatch)
     assert capsys.readouterr() == ("", "")
 
 

@@ -10,7 +10,7 @@ import pytest
 from electra_cli.config.resolution import resolve
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import JsonLines, Lines
+from electra_cli.loggers.lines import JsonLines, Lines
 from electra_cli.planning import dry_run
 from electra_cli.planning.dry_run import PhaseTrial, Trial, describe
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
@@ -105,7 +105,7 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     config.objective.name = "mlm"  # quicker to build
     config.phases.num_steps = (4, 8)
     lines = []
-    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=True, reporter=JsonLines(lines.append))
+    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=True, logger=JsonLines(lines.append))
     assert not (tmp_path / "run").exists()
     assert (trial.step, trial.num_steps) == (0, 12)
     assert [(phase.num_steps, phase.num_evaluations) for phase in trial.phases] == [(4, 1), (8, 2)]
@@ -121,7 +121,7 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     for path in (tmp_path / "run" / "checkpoints").glob("ckpt-12.*"):
         path.unlink()
     before, text = everything_in(tmp_path / "run"), []
-    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False, reporter=Lines(text.append))
+    trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False, logger=Lines(text.append))
     assert everything_in(tmp_path / "run") == before
     assert (trial.step, [phase.number for phase in trial.phases], trial.phases[0].num_steps) == (8, [2], 4)
     assert trial.phases[0].num_evaluations == 0 and not math.isnan(trial.seconds)

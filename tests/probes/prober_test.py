@@ -16,7 +16,7 @@ from electra_cli.data.phases import open_phases
 from electra_cli.data.tokenizer_settings import tokenizer_of_data
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.probes import prober as probes
 from electra_cli.training import loop, run
 from electra_cli.training.distribution import Runtime

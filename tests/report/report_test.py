@@ -3,7 +3,7 @@ import os
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.report import report
 from tests.report.common import write_workdir
 
@@ -29,7 +29,7 @@ def test_notes_are_said(tmp_path):
     with open(path / "metrics.jsonl", "a") as stream:
         stream.write("{\n")
     said = []
-    report.write_report([str(path)], num_samples=0, reporter=Lines(said.append))
+    report.write_report([str(path)], num_samples=0, logger=Lines(said.append))
     assert said[0] == f"{path}: 1 line is damaged in metrics.jsonl and left out, the first is line 9."
 
 
@@ -55,6 +55,6 @@ def test_outputs_that_cannot_be_written(tmp_path, monkeypatch):
 def test_a_page_without_the_samples_that_cannot_be_made(tmp_path):
     path = str(write_workdir(tmp_path / "run", overrides={"data.dir": str(tmp_path / "gone")}))
     said = []
-    report.write_report([path], num_samples=2, reporter=Lines(said.append))
+    report.write_report([path], num_samples=2, logger=Lines(said.append))
     assert said[0].startswith(f"{path}: no samples: config.data.dir={tmp_path}/gone: no such directory")
     assert "no such directory" in (tmp_path / "run" / "report.html").read_text()

@@ -5,7 +5,7 @@ import tensorflow as tf
 from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Reporter
+from electra_cli.loggers.logger import Logger
 from electra_cli.report.samples import take_samples
 from electra_cli.training import loop
 from electra_cli.training.restoring import restore_model
@@ -16,7 +16,7 @@ NUM_SAMPLES = 3
 
 def train(config, workdir):
     config.train.num_steps = config.train.checkpoint_interval = 2
-    loop.train(config, str(workdir), with_evaluation=False, reporter=Reporter())
+    loop.train(config, str(workdir), with_evaluation=False, logger=Logger())
     return str(workdir)
 
 

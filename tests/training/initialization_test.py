@@ -13,7 +13,8 @@ from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Lines, Reporter
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.pretrainers import build_pretrainer
 from electra_cli.training import loop
 from electra_cli.training.initialization import Changes, resize_positions, split_token
@@ -39,7 +40,7 @@ class Target:
         self.lines = []
         self.tokens = tokens
         self.checkpoints = Checkpoints(
-            str(tmp_path / "none"), self.model, self.optimizer, reporter=Lines(self.lines.append)
+            str(tmp_path / "none"), self.model, self.optimizer, logger=Lines(self.lines.append)
         )
 
     def start_from(self, path, **changes):
@@ -212,7 +213,7 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
 
 def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, corpus_file, data_dir):
     config.train.num_steps = 4
-    loop.train(config, str(tmp_path / "first"), with_evaluation=False, reporter=Reporter())
+    loop.train(config, str(tmp_path / "first"), with_evaluation=False, logger=Logger())
     tokens = (data_dir / "vocab.txt").read_text().split("\n")[:VOCAB_SIZE]
     (tmp_path / "longer.txt").write_text("\n".join([*tokens, "catbird", "fishhorse"]) + "\n")
     prepare(
@@ -222,7 +223,7 @@ def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, c
     config.data.dir = str(tmp_path / "data")
     config.init.checkpoint = str(tmp_path / "first")
     lines = []
-    loop.train(config, str(tmp_path / "second"), with_evaluation=False, reporter=Lines(lines.append))
+    loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(lines.append))
     assert any("2 tokens are new" in line for line in lines)
     assert any(line.startswith("Starting at step 0 from the weights of") for line in lines)
     first, second = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -230,5 +231,5 @@ def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, c
     assert second[0]["masked_lm_loss"] < first[0]["masked_lm_loss"]
     again = []
     config.train.steps_per_loop = 1
-    loop.train(config, str(tmp_path / "second"), with_evaluation=False, reporter=Lines(again.append))
+    loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(again.append))
     assert again[-1].startswith("Trained to step 4") and not any("tokens are new" in line for line in again)

@@ -11,7 +11,7 @@ from electra_cli.data.source import RecordFormat, Split, reading
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop, run
 from electra_cli.training.evaluation import format_table, unigram_log_probs
 from electra_cli.workdir.workdir import Workdir, read_metrics
@@ -22,7 +22,7 @@ NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_
 
 def train(config, workdir, with_evaluation=True, **more):
     lines = []
-    loop.train(config, str(workdir), with_evaluation=with_evaluation, reporter=Lines(lines.append), **more)
+    loop.train(config, str(workdir), with_evaluation=with_evaluation, logger=Lines(lines.append), **more)
     return lines
 
 

@@ -10,7 +10,7 @@ from electra_cli.data import phases
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop, replay, run
 from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
 from tests.training.survival_test import tiny_config

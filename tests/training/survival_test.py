@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.errors import ResumableError, UserError
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop, run
 from tests.conftest import small_config
 from tests.training.loop_test import assert_same_run, metrics_of, stop_at, train

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.errors import ResumableError, UserError
-from electra_cli.loggers.reporter import Lines
+from electra_cli.loggers.lines import Lines
 from electra_cli.workdir import checkpoint_files
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, find_checkpoint, find_damage
 from electra_cli.workdir.checkpoints import Checkpoints

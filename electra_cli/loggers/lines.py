@@ -1,4 +1,4 @@
-"""What a command tells while it works: as lines for people, as JSON for programs, or not at all. No TensorFlow here."""
+"""Progress on standard output: as lines for people, as JSON for programs, or warnings and results only."""
 
 import contextlib
 import datetime
@@ -12,80 +12,13 @@ from types import TracebackType
 from typing import Any
 
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.loggers.logger import Logger
 
 # Seconds between two events of progress, which comes several times a second.
 _SECONDS_BETWEEN_PROGRESS = 10.0
 
 
-class Reporter:
-    """Takes what a run tells; a context manager, whose end takes away what is shown only for a while.
-
-    This one keeps all to itself: what workers other than the first use.
-    """
-
-    def __enter__(self) -> "Reporter":
-        return self
-
-    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Ends what is shown."""
-
-    def notice(self, text: str) -> None:
-        """Tells something of interest, in a line."""
-
-    def warning(self, text: str) -> None:
-        """Tells something that the user should see, whatever else is left out."""
-
-    @contextlib.contextmanager
-    def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """Tells what is being done, while it is; for what takes a while.
-
-        Args:
-          text: what is done, without a full stop.
-          in_lines: whether reports in lines tell it too.
-        """
-        yield
-
-    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        """Tells how far a run is; may be called often.
-
-        Args:
-          step: the last step that was made.
-          num_steps: of the whole run.
-          seconds_left: until its end; NaN when that is not known.
-          phase: which of several, as 'phase 1 of 2'.
-        """
-
-    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """Tells metrics.
-
-        Args:
-          split: train, validation or probe; epoch for those of a fine-tuning.
-          step: the step that they are of.
-          values: by the names of metrics.jsonl.
-          line: the same for people.
-        """
-
-    def checkpoint(self, step: int, path: str) -> None:
-        """Tells that a checkpoint is on the disk; may be called from another thread."""
-
-    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """Tells what the command was called for.
-
-        Args:
-          event: what it is, such as evaluation.
-          values: for programs.
-          text: the same for people, of several lines.
-        """
-
-    def abandon(self, text: str) -> None:
-        """Ends what is shown when the process ends at once; may be called in a signal handler.
-
-        Args:
-          text: why it ends.
-        """
-
-
-def print_at_once(line: str) -> None:
+def print_line(line: str) -> None:
     """Prints a line so that it can be read at once, whatever standard output is.
 
     Where nobody reads any more, as behind `| head` or a `tee` that died, the work goes on in silence.
@@ -96,41 +29,36 @@ def print_at_once(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Lines(Reporter):
+class Lines(Logger):
     """Lines for people.
 
     Args:
       write: takes a line, or several.
     """
 
-    def __init__(self, write: Callable[[str], None] = print_at_once):
+    def __init__(self, write: Callable[[str], None] = print_line):
         self._write = write
 
     def notice(self, text: str) -> None:
-        """See the base class."""
         self._write(text)
 
     def warning(self, text: str) -> None:
-        """See the base class."""
         self._write(text)
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """See the base class."""
         if in_lines:
             self._write(f"{text}.")
         yield
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """See the base class."""
         self._write(line)
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """See the base class."""
         self._write(text)
 
 
-class JsonLines(Reporter):
+class JsonLines(Logger):
     """A JSON object a line: `time` (ISO 8601, UTC), `event`, and what the event is made of.
 
     Events are notice, warning and status (`text`), progress (`step`, `num_steps`, `seconds_left`, `phase`), train,
@@ -143,7 +71,7 @@ class JsonLines(Reporter):
       clock: seconds, ever growing.
     """
 
-    def __init__(self, write: Callable[[str], None] = print_at_once, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, write: Callable[[str], None] = print_line, clock: Callable[[], float] = time.monotonic):
         self._write, self._clock = write, clock
         self._last_progress = -math.inf
 
@@ -158,16 +86,13 @@ class JsonLines(Reporter):
             self._tell("end", outcome="error", text=text)
 
     def notice(self, text: str) -> None:
-        """See the base class."""
         self._tell("notice", text=text)
 
     def warning(self, text: str) -> None:
-        """See the base class."""
         self._tell("warning", text=text)
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """See the base class."""
         self._tell("status", text=text)
         yield
 
@@ -180,19 +105,15 @@ class JsonLines(Reporter):
             self._tell("progress", step=step, num_steps=num_steps, seconds_left=seconds_left, **named)
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """See the base class."""
         self._tell(split, **{"step": step, **values})
 
     def checkpoint(self, step: int, path: str) -> None:
-        """See the base class."""
         self._tell("checkpoint", step=step, path=path)
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """See the base class."""
         self._tell(event, **values)
 
     def abandon(self, text: str) -> None:
-        """See the base class."""
         # Past `write`, within which the signal may have come.
         os.write(1, f"{_record('end', outcome='interrupted', text=text)}\n".encode())
 
@@ -215,55 +136,40 @@ def _valid(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class Quiet(Reporter):
+class Quiet(Logger):
     """Passes on warnings and results only.
 
     Args:
-      reporter: what they are passed to.
+      logger: what they are passed to.
     """
 
-    def __init__(self, reporter: Reporter):
-        self._reporter = reporter
+    def __init__(self, logger: Logger):
+        self._logger = logger
 
     def __enter__(self) -> "Quiet":
-        self._reporter.__enter__()
+        self._logger.__enter__()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         """Ends the other."""
-        self._reporter.__exit__(kind, error, traceback)
+        self._logger.__exit__(kind, error, traceback)
 
     def warning(self, text: str) -> None:
-        """See the base class."""
-        self._reporter.warning(text)
+        self._logger.warning(text)
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """See the base class."""
-        self._reporter.result(event, values, text)
+        self._logger.result(event, values, text)
 
     def abandon(self, text: str) -> None:
-        """See the base class."""
-        self._reporter.abandon(text)
+        self._logger.abandon(text)
 
 
-def report_in_lines(*, quiet: bool, log_format: str) -> Reporter:
+def lines_logger(*, quiet: bool, log_format: str) -> Logger:
     """Returns what writes lines to standard output.
 
     Args:
       quiet: whether to leave out all but warnings and results.
       log_format: text or json.
     """
-    reporter = JsonLines() if log_format == "json" else Lines()
-    return Quiet(reporter) if quiet else reporter
-
-
-def format_duration(seconds: float) -> str:
-    """Returns '2d 3h', '3h 5m', '5m 20s' or '20s'."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}h"
-    if hours:
-        return f"{hours}h {minute}m"
-    return f"{minutes}m {second}s" if minutes else f"{second}s"
+    logger = JsonLines() if log_format == "json" else Lines()
+    return Quiet(logger) if quiet else logger

@@ -7,23 +7,24 @@ import sys
 import pytest
 
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.loggers.reporter import JsonLines, Lines, Quiet, Reporter, format_duration
+from electra_cli.loggers.lines import JsonLines, Lines, Quiet
+from electra_cli.loggers.logger import Logger, format_duration
 
 METRICS = {"total_loss": 1.5, "rtd_auc": math.nan}
 
 
-def tell_all(reporter):
-    with reporter:
-        reporter.notice("Devices: 1")
-        with reporter.status("Restoring"):
+def tell_all(logger):
+    with logger:
+        logger.notice("Devices: 1")
+        with logger.status("Restoring"):
             pass
-        with reporter.status("Building step 1", in_lines=True):
+        with logger.status("Building step 1", in_lines=True):
             pass
-        reporter.progress(5, 10, 2.5, "phase 1 of 2")
-        reporter.metrics("train", 5, METRICS, "step 5/10  total_loss 1.500")
-        reporter.checkpoint(5, "run/checkpoints/ckpt-5")
-        reporter.warning("Warning, step 5")
-        reporter.result("evaluation", {"step": 5, **METRICS, "trials": [{"loss": math.inf}]}, "a\ntable")
+        logger.progress(5, 10, 2.5, "phase 1 of 2")
+        logger.metrics("train", 5, METRICS, "step 5/10  total_loss 1.500")
+        logger.checkpoint(5, "run/checkpoints/ckpt-5")
+        logger.warning("Warning, step 5")
+        logger.result("evaluation", {"step": 5, **METRICS, "trials": [{"loss": math.inf}]}, "a\ntable")
 
 
 def test_lines():
@@ -38,7 +39,7 @@ def test_quiet_leaves_warnings_and_results():
     lines = []
     tell_all(Quiet(Lines(lines.append)))
     assert lines == ["Warning, step 5", "a\ntable"]
-    tell_all(Reporter())
+    tell_all(Logger())
 
 
 def test_json():
@@ -71,8 +72,8 @@ def test_json():
 def test_json_tells_how_it_ended(error, end):
     for quiet in (False, True):
         lines = []
-        reporter = JsonLines(lines.append)
-        with pytest.raises(type(error)), Quiet(reporter) if quiet else reporter:
+        logger = JsonLines(lines.append)
+        with pytest.raises(type(error)), Quiet(logger) if quiet else logger:
             raise error
         record = json.loads(lines[-1])
         assert {**record, "time": ""} == {"time": "", "event": "end", **end}
@@ -80,10 +81,10 @@ def test_json_tells_how_it_ended(error, end):
 
 def test_progress_in_json_comes_every_ten_seconds():
     now, lines = [0.0], []
-    reporter = JsonLines(lines.append, clock=lambda: now[0])
+    logger = JsonLines(lines.append, clock=lambda: now[0])
     for step in range(25):
         now[0] = float(step)
-        reporter.progress(step, 25, math.nan)
+        logger.progress(step, 25, math.nan)
     assert [json.loads(line)["step"] for line in lines] == [0, 10, 20]
     assert json.loads(lines[0])["seconds_left"] is None and "phase" not in json.loads(lines[0])
 
@@ -95,8 +96,8 @@ def test_durations(seconds, text):
 
 def test_work_goes_on_when_nobody_reads():
     code = (
-        "import sys; from electra_cli.loggers.reporter import print_at_once\n"
-        "for number in range(3): print_at_once('a line')\n"
+        "import sys; from electra_cli.loggers.lines import print_line\n"
+        "for number in range(3): print_line('a line')\n"
         "print('done', file=sys.stderr)"
     )
     reader, writer = os.pipe()

@@ -1,0 +1,105 @@
+"""The interface to which a run hands its numbers, texts and events; each writer is a class of its own."""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from electra_cli.loggers.sample_texts import Sample
+
+
+class Logger:
+    """Writes what a run hands to it; a context manager, whose end removes what is displayed only for a while.
+
+    Writers override what concerns them. This one discards everything: it is what all workers but the first use.
+    """
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
+        pass
+
+    def notice(self, text: str) -> None:
+        """Logs something of interest, in a line."""
+
+    def warning(self, text: str) -> None:
+        """Logs what the user should see, whatever else is suppressed."""
+
+    @contextlib.contextmanager
+    def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
+        """Displays what is being done, while it is; for what takes a while.
+
+        Args:
+          text: what is done, without a full stop.
+          in_lines: whether loggers that write lines report it too.
+        """
+        yield
+
+    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
+        """Reports how far a run is; may be called often.
+
+        Args:
+          step: the last step that was made.
+          num_steps: of the whole run.
+          seconds_left: until its end; NaN when that is not known.
+          phase: which of several, as 'phase 1 of 2'.
+        """
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+        """Logs metrics.
+
+        Args:
+          split: train, validation or probe; epoch for those of a fine-tuning.
+          step: the step that they are of.
+          values: by the names of metrics.jsonl.
+          line: the same for people.
+        """
+
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Logs held-out examples with what the model makes of them."""
+
+    def histograms(self, step: int, variables: Iterable[Any]) -> None:
+        """Logs the distribution of the values of each `tf.Variable`."""
+
+    def config(self, values: Mapping[str, Any], metric_names: Sequence[str]) -> None:
+        """Logs the config of a run.
+
+        Args:
+          values: by dotted key.
+          metric_names: the held-out metrics that runs are compared by.
+        """
+
+    def event(self, event: str, step: int, **details: Any) -> None:
+        """Records an event of the run (`run_files` lists them)."""
+
+    def checkpoint(self, step: int, path: str) -> None:
+        """Reports that a checkpoint is on the disk; may be called from another thread."""
+
+    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
+        """Logs what the command was called for.
+
+        Args:
+          event: what it is, such as evaluation.
+          values: for programs.
+          text: the same for people, of several lines.
+        """
+
+    def abandon(self, text: str) -> None:
+        """Ends what is displayed when the process ends at once; may be called in a signal handler.
+
+        Args:
+          text: why it ends.
+        """
+
+
+def format_duration(seconds: float) -> str:
+    """Returns '2d 3h', '3h 5m', '5m 20s' or '20s'."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    if hours:
+        return f"{hours}h {minute}m"
+    return f"{minutes}m {second}s" if minutes else f"{second}s"
