@@ -13,7 +13,7 @@ from electra_cli.config import default_config
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
-from electra_cli.data.vocabulary_learning import LearningSettings
+from electra_cli.data.vocabulary import LearningSettings
 
 SEQ_LENGTH = 32
 VOCAB_SIZE = 160

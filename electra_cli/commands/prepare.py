@@ -17,7 +17,7 @@ from electra_cli.loggers.lines import lines_logger
 from electra_cli.loggers.stage_progress import StageProgress
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
-    from electra_cli.data.vocabulary_learning import LearningSettings
+    from electra_cli.data.vocabulary import LearningSettings
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -230,7 +230,7 @@ def _runner(values: flags.FlagValues) -> Callable[..., Any]:
 def _learning(values: flags.FlagValues) -> "LearningSettings | None":
     if values.learn_vocab is None:
         return None
-    from electra_cli.data.vocabulary_learning import LearningSettings  # noqa: PLC0415
+    from electra_cli.data.vocabulary import LearningSettings  # noqa: PLC0415
 
     return LearningSettings(
         size=values.learn_vocab,

@@ -36,8 +36,7 @@ from electra_cli.data.tfrecords import (
     shard_name,
     token_counts_to_bytes,
 )
-from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.data.vocabulary_learning import LearningSettings
+from electra_cli.data.vocabulary import LearningSettings, Vocabulary
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 

@@ -36,8 +36,7 @@ from electra_cli.data.tfrecords import (
     shard_name,
     token_counts_to_bytes,
 )
-from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
+from electra_cli.data.vocabulary import LearningSettings, Vocabulary, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.data.workers import (
     ChunkTask,
     PackTask,

@@ -23,6 +23,8 @@ from electra_cli import files
 from electra_cli.errors import UserError
 
 SPLITS = ("train", "validation")
+# Added to the id of a token that belongs to the word of the token before it.
+CONTINUES_WORD = 1 << 30
 # Text that a bucket is meant to hold; sorted in memory it takes some five times as much.
 _BUCKET_TEXT_BYTES = 16 * 2**20
 _MIN_BUCKETS, _MAX_BUCKETS = 16, 4096
@@ -36,13 +38,13 @@ _LINK = struct.Struct("<QQ")  # offset and bytes of the bucket's piece before; 0
 Bucket = tuple[str, int]  # split and number
 
 
-class Example(NamedTuple):
+class PackedExample(NamedTuple):
     """A packed example.
 
     Attributes:
       key: 16 bytes that its place in the order follows from.
       lengths: uint32 lengths of its sequences as bytes: of pairs, of the first segment; else, of all documents.
-      ids: uint32 token ids as bytes; may carry `tokenization.CONTINUES_WORD`.
+      ids: uint32 token ids as bytes; may carry `CONTINUES_WORD`.
     """
 
     key: bytes
@@ -129,7 +131,7 @@ class PackedChunk:
         self.records: dict[Bucket, bytearray] = defaultdict(bytearray)
         self.totals = Totals()
 
-    def add(self, split: str, example: Example) -> None:
+    def add(self, split: str, example: PackedExample) -> None:
         """Adds an example."""
         key, lengths, ids = example
         bucket = (split, int.from_bytes(key[:4], "big") * self._num_buckets >> 32)
@@ -153,12 +155,12 @@ class Slice:
     begin: int
     end: int
 
-    def read(self) -> Iterator[list[Example]]:
+    def read(self) -> Iterator[list[PackedExample]]:
         """Yields its examples in order, those of one bucket at a time."""
         place = 0
         with open(self.file, "rb") as stream:
             for offset, length in self.buckets:
-                examples: list[Example] = []
+                examples: list[PackedExample] = []
                 while length:
                     stream.seek(offset)
                     piece = stream.read(length)
@@ -169,7 +171,7 @@ class Slice:
                 place += len(examples)
 
 
-def split_records(content: bytes, begin: int = 0) -> list[Example]:
+def split_records(content: bytes, begin: int = 0) -> list[PackedExample]:
     """Returns the examples that a `PackedChunk` serialized, from byte `begin` on."""
     examples = []
     place = begin
@@ -178,7 +180,7 @@ def split_records(content: bytes, begin: int = 0) -> list[Example]:
         lengths = place + _HEADER.size
         ids = lengths + num_lengths
         place = ids + num_ids
-        examples.append(Example(key, content[lengths:ids], content[ids:place]))
+        examples.append(PackedExample(key, content[lengths:ids], content[ids:place]))
     return examples
 
 

@@ -23,8 +23,7 @@ import google_crc32c
 import numpy as np
 
 from electra_cli import files
-from electra_cli.data.spool import Example
-from electra_cli.data.tokenization import CONTINUES_WORD
+from electra_cli.data.spool import CONTINUES_WORD, PackedExample
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
 
@@ -234,7 +233,7 @@ def token_counts_to_bytes(counts: np.ndarray) -> bytes:
 
 
 def write_shard(
-    path: str, parts: Iterable[Sequence[Example]], *, lengths_name: str, has_words: bool, vocab_size: int
+    path: str, parts: Iterable[Sequence[PackedExample]], *, lengths_name: str, has_words: bool, vocab_size: int
 ) -> tuple[Shard, np.ndarray]:
     """Writes a new TFRecord file.
 

@@ -22,8 +22,7 @@ from electra_cli.data.output_directory import write_whole
 from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
 from electra_cli.data.spool import PackedChunk, Slice
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Shard, write_shard
-from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.data.vocabulary_learning import WordSplitter
+from electra_cli.data.vocabulary import Vocabulary, WordSplitter
 from electra_cli.errors import ResumableError
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from electra_cli import files
 from electra_cli.config.finetuning import RANDOM, check_start
-from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
+from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
 from electra_cli.errors import UserError
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, load_run

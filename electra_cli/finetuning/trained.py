@@ -6,7 +6,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from electra_cli.config.finetuning import differences
 from electra_cli.data.tfrecords import VOCAB_FILE
-from electra_cli.data.tokenizer_settings import TokenizerSettings, saved_tokenizer
+from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
-from electra_cli.data.tokenizer_settings import find_vocab_file
+from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.foreign import Foreign, read_json

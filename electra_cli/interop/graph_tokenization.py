@@ -9,7 +9,7 @@ are 115 in lower case, 36 otherwise; the rarest of Arabic, Indic and medieval si
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import TokenizerSettings
 
 # What Unicode calls "other" is dropped but for these three, as is U+FFFD (BertNormalizer: clean_text).
 _CONTROL = r"[\x{0}-\x{8}\x{B}\x{C}\x{E}-\x{1F}\x{7F}-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"

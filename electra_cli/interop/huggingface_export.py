@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.interop import huggingface
 from electra_cli.interop.model_card import model_card

@@ -15,7 +15,7 @@ import tf_keras
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, resolve
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
-from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer
+from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.interop import google_tf1, huggingface, tfm

@@ -10,8 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config.resolution import flatten, phases_of
-from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
-from electra_cli.data.tokenizer_settings import TokenizerSettings, read_tokenizer, saved_tokenizer, tokenizer_of_data
+from electra_cli.data.tokenization import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    TokenizerSettings,
+    read_tokenizer,
+    saved_tokenizer,
+    tokenizer_of_data,
+)
 from electra_cli.errors import UserError
 from electra_cli.interop import weights as weights_module
 from electra_cli.interop.weights import Network

@@ -12,7 +12,7 @@ from official.nlp.configs.encoders import BertEncoderConfig, EncoderConfig, buil
 from official.nlp.modeling import networks
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from electra_cli.data.tokenizer_settings import find_vocab_file
+from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown
 from electra_cli.interop.outputs import hidden_states

@@ -12,7 +12,7 @@ import tf_keras
 
 from electra_cli.data.phases import Phase, describe, fingerprint, phase_at, training_batches
 from electra_cli.data.source import reading
-from electra_cli.data.tokenizer_settings import tokenizer_of_data
+from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives import metrics

@@ -12,7 +12,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli.config.resolution import differing_keys
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.loggers.sample_texts import Sample

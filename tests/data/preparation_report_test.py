@@ -1,7 +1,17 @@
-import pytest
+"""The command that is printed goes with the data that it is printed for, as training itself checks."""
 
+import shlex
+
+import pytest
+from absl import flags
+
+from electra_cli.cli import config_flag
 from electra_cli.data import preparation_report
+from electra_cli.data.phases import open_phases
+from electra_cli.data.preparation_report import training_command
+from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
+from electra_cli.training.evaluation import check_validation
 from tests.conftest import make_text, prepare_small
 
 
@@ -36,3 +46,57 @@ def test_a_long_document_that_is_held_out_is_warned_of(told):
 def test_what_was_left_out(told):
     text = told(make_text(100) + "\n\nshort\n", min_words=2, validation_fraction=0.1)
     assert "Left out: 1 short documents, 0 copies." in text
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Returns what turns a command line into its config and mode."""
+
+    def parse(line):
+        values = flags.FlagValues()
+        config_flag.define(values)
+        flags.DEFINE_string("workdir", None, "", flag_values=values)
+        flags.DEFINE_string("mode", "train_and_eval", "", flag_values=values)
+        argv = shlex.split(line)
+        monkeypatch.setattr("sys.argv", argv)
+        assert config_flag.parse(argv, values) == ["electra-pretrain"]
+        return config_flag.given(values), values.mode
+
+    return parse
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "changes", "added"),
+    [
+        (600, {"max_seq_length": 128, "validation_fraction": 0.5}, []),
+        (40, {"max_seq_length": 128}, []),
+        (900, {"max_seq_length": 64, "validation_fraction": 0.5}, ["--config.data.max_seq_length=64"]),
+        (
+            40,
+            {"max_seq_length": 600},
+            [
+                "--config.data.max_seq_length=600",
+                "--config.model.max_position_embeddings=600",
+            ],
+        ),
+        (40, {"max_seq_length": 128, "validation_fraction": 0.0}, ["--mode=train"]),
+        (40, {"max_seq_length": 128, "packing": "full", "word_boundaries": "whitespace"}, None),
+    ],
+)
+def test_training_accepts_the_command(tmp_path, parse, num_documents, changes, added):
+    (tmp_path / "text.txt").write_text(make_text(num_documents))
+    directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "my data", **changes)
+    line = training_command(str(directory), manifest)
+    config, mode = parse(line)
+    _, phases = open_phases(config)
+    if changes.get("validation_fraction") == 0:
+        assert mode == "train"
+        with pytest.raises(UserError, match="no validation examples"):
+            check_validation(phases[0].source)
+    else:
+        assert mode == "train_and_eval"
+        check_validation(phases[0].source)
+    if added is not None:
+        plain = ["electra-pretrain", "--config=small", f"--config.data.dir={directory}", "--workdir=RUN"]
+        found = [argument for argument in shlex.split(line) if argument not in plain]
+        assert len(found) == len(added) and all(map(str.startswith, found, added))

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from electra_cli.data import spool as spool_module
-from electra_cli.data.spool import Example, PackedChunk, Spool
+from electra_cli.data.spool import PackedChunk, PackedExample, Spool
 from electra_cli.errors import UserError
 
 NUM_BUCKETS = 16
@@ -15,7 +15,7 @@ def make_examples(number):
     """Examples of a chunk, some in each split, of which no two have a key in common."""
     rng = random.Random(number)
     return [
-        ("train" if rng.random() < 0.9 else "validation", Example(rng.randbytes(16), b"leng", rng.randbytes(40)))
+        ("train" if rng.random() < 0.9 else "validation", PackedExample(rng.randbytes(16), b"leng", rng.randbytes(40)))
         for _ in range(20)
     ]
 

@@ -1,7 +1,19 @@
-import pytest
+from collections import Counter
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from electra_cli.data import vocabulary
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
+from electra_cli.data.vocabulary import (
+    SPECIAL_TOKENS,
+    LearningSettings,
+    Vocabulary,
+    WordCounts,
+    WordSplitter,
+    learn_vocabulary,
+)
 from electra_cli.errors import UserError
 
 PIECES = ["the", "cat", "##s", "un", "##aff", "##able", "cafe", "[", "]", "mask", ".", "中", "Cat"]
@@ -70,3 +82,86 @@ def test_words_of_sentencepiece_begin_with_a_bar():
     assert vocabulary.continues_word.tolist() == [False] * 8 + [True, True]
     assert vocabulary.to_text([2, 6, 7, 8, 9, 3]).split() == ["[CLS]", "the", "cat.", "[SEP]"]
     assert VOCABULARY.to_text([2, 5, 6, 7, 3]) == "[CLS] the cats [SEP]"
+
+
+LINES = ["the cat sat on the mat", "the dog sat on the log", "Cats and dogs"] * 3
+
+
+def learn(lines, size, *, lower_case=True, **options):
+    splitter = WordSplitter(lower_case=lower_case)
+    return learn_vocabulary(splitter.count(lines), LearningSettings(size, **options), splitter)
+
+
+def test_learned_vocabulary_is_reproducible_and_of_the_size_asked_for():
+    learned = learn(LINES, 40)
+    assert learned.size == 40
+    assert learned.tokens[:5] == SPECIAL_TOKENS
+    assert {"the", "sat"} <= set(learned.tokens)
+    assert learned == learn(reversed(LINES), 40)
+
+
+def test_too_large_a_vocabulary_is_refused_with_the_possible_size():
+    with pytest.raises(
+        UserError, match=r"supports (\d+) tokens, not --learn_vocab=5000: .*lower --vocab_min_freq"
+    ) as error:
+        learn(LINES, 5000)
+    possible = int(str(error.value).split()[3])
+    assert learn(LINES, possible).size == possible
+
+
+def test_too_small_a_vocabulary_is_refused():
+    with pytest.raises(UserError, match=r"--learn_vocab=20 is too small: special tokens and characters alone are \d+"):
+        learn(LINES, 20)
+
+
+def test_reserved_and_user_tokens_come_first():
+    tokens = learn(LINES, 42, num_reserved=2, user_tokens=("electra", "t"), min_frequency=1).tokens
+    assert tokens[5:9] == ("[unused0]", "[unused1]", "electra", "t")
+    assert tokens.count("t") == 1
+    assert learn(LINES, 40, lower_case=False, user_tokens=("C",), min_frequency=1).tokens.count("C") == 1
+
+
+@pytest.mark.parametrize(("token", "found"), [("C++", r"c \+ \+"), ("Electra", "electra"), ("two words", "two words")])
+def test_user_tokens_that_text_never_has_are_refused(token, found):
+    with pytest.raises(UserError, match=rf"never stands in tokenized text, where it is '{found}'"):
+        learn(LINES, 40, user_tokens=(token,))
+
+
+def test_minimum_frequency_of_pieces_and_characters():
+    # Characters: a and b six times each, x, y and z five, q once. Joins: xy and xyz five times, ab and ba three.
+    lines = ["ab"] * 3 + ["ba"] * 3 + ["xyz"] * 5 + ["q"]
+    assert set(learn(lines, 16, min_frequency=4).tokens[5:]) == {*"abxyz", "##a", "##b", "##y", "##z", "xy", "xyz"}
+    with pytest.raises(UserError, match="supports 16 tokens"):
+        learn(lines, 17, min_frequency=4)
+    assert {"q", "ab", "ba"} <= set(learn(lines, 19, min_frequency=1).tokens)
+
+
+def test_coverage_leaves_out_rare_characters():
+    lines = ["aaaa bbbb"] * 100 + ["a\u4e00b"]
+    assert "\u4e00" not in learn(lines, 10, min_frequency=1, character_coverage=0.99).tokens
+    assert "\u4e00" in learn(lines, 12, min_frequency=1, character_coverage=1.0).tokens
+
+
+def test_character_vocabularies_spell():
+    lines = ["北京大学 abc", "学大 cab"] * 2
+    vocabulary = learn(lines, 100, type="character")
+    assert set(vocabulary.tokens[5:]) == {*"北京大学abc", "##a", "##b", "##c"}
+    ids = Tokenizer(vocabulary, lower_case=True).encode("大学 CAB")
+    assert [vocabulary.tokens[index] for index in ids] == ["大", "学", "c", "##a", "##b"]
+
+
+@given(st.lists(st.text("ab.,'É中 \t", max_size=30), max_size=20), st.booleans())
+def test_words_are_those_of_the_whole_line(lines, lower_case):
+    splitter = WordSplitter(lower_case=lower_case)
+    assert splitter.count(lines) == Counter(word for line in lines for word in splitter.split(line))
+
+
+def test_counts_forget_the_rarest_words(monkeypatch):
+    monkeypatch.setattr(vocabulary, "_MAX_WORDS", 10)
+    words = WordCounts()
+    words.add(Counter({f"often{number}": 50 for number in range(8)}))
+    for number in range(100):
+        words.add(Counter({f"rare{number}": 1}))
+        assert len(words.counts) <= 10
+    assert {f"often{number}" for number in range(8)} <= set(words.counts)
+    assert words.counts.total() + words.num_forgotten == 500

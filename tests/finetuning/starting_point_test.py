@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from electra_cli.commands import export_checkpoint, import_checkpoint
-from electra_cli.data.tokenizer_settings import read_tokenizer
+from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.starting_point import open_starting_point
 from electra_cli.interop.weights import are_equal

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.data.python_docs import extract_prose
-from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import Tokenizer, TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import examples
 from electra_cli.interop import exporting, saved_model

@@ -13,7 +13,7 @@ from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 from electra_cli.data.phases import open_phases
-from electra_cli.data.tokenizer_settings import tokenizer_of_data
+from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
 from electra_cli.loggers.lines import Lines

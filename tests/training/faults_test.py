@@ -23,7 +23,7 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
-from electra_cli.data.tokenizer_settings import TokenizerSettings
+from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.workdir.workdir import Workdir, check_config, read_metrics

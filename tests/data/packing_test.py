@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_cli.data.examples import Segments, add_special_tokens, pack_document, pack_full
+from electra_cli.data.packing import Segments, add_special_tokens, pack_document, pack_full
 
 
 def arrays(sentences):
