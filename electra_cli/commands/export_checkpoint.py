@@ -95,7 +95,7 @@ def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
     exporting.check_format(values.workdir, values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the model"):
-        model = trained.load_trained(values.workdir, values.seed, logger.notice)
+        model = trained.load_fine_tuned(values.workdir, values.seed, logger.notice)
     logger.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
     with logger.status("Exporting, and comparing"):
         return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)

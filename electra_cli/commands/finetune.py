@@ -96,17 +96,16 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
             data = read_task(settings)
         with logger.status("Starting TensorFlow"):
             from electra_cli.finetuning.finetune import finetune  # noqa: PLC0415  (takes seconds)
+            from electra_cli.interop.starting_points import open_starting_point  # noqa: PLC0415
 
-        finetune(
-            settings,
-            values.workdir,
+        open_encoder = functools.partial(
+            open_starting_point,
             values.init,
-            logger,
             like=values.like,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
-            data=data,
         )
+        finetune(settings, values.workdir, open_encoder, logger, data=data)
 
     return work
 

@@ -4,7 +4,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning import huggingface_export, saved_model
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import SENTENCE_KINDS
-from electra_cli.finetuning.trained import Trained
+from electra_cli.finetuning.trained import FineTunedModel
 from electra_cli.finetuning.workdir_files import read_record
 from electra_cli.interop.exporting import check_installed, deliver, sample_texts
 
@@ -28,7 +28,7 @@ def check_format(workdir: str, format_name: str) -> None:
     check_installed(format_name)
 
 
-def export(trained: Trained, format_name: str, output_dir: str, *, overwrite: bool) -> float:
+def export(trained: FineTunedModel, format_name: str, output_dir: str, *, overwrite: bool) -> float:
     """Writes a fine-tuned model to a new directory.
 
     Args:
@@ -53,7 +53,7 @@ def export(trained: Trained, format_name: str, output_dir: str, *, overwrite: bo
     return deliver(output_dir, write, overwrite=overwrite)
 
 
-def sample_examples(trained: Trained) -> list[Example]:
+def sample_examples(trained: FineTunedModel) -> list[Example]:
     """Returns unlabelled examples of the task's kind to compare on."""
     # In the text of a task [MASK] is no token.
     texts = [text.replace("[MASK] ", "") for text in sample_texts(trained.tokenizer.vocabulary)]

@@ -11,13 +11,13 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config import default_config as default_pretraining_config
-from electra_cli.config.finetuning import RANDOM, check, fill_in
+from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Encoded, Example
 from electra_cli.finetuning.labels import most_frequent
+from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import SeedRun, Split
-from electra_cli.finetuning.starting_point import StartingPoint, open_starting_point
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import adopt, write_json
@@ -37,12 +37,9 @@ _FEW_STEPS = 10
 def finetune(
     config: ml_collections.ConfigDict,
     workdir: str,
-    init: str,
+    open_encoder: OpenEncoder,
     logger: Logger | None = None,
     *,
-    like: str | None = None,
-    vocab_file: str | None = None,
-    lower_case: bool | None = None,
     data: TaskData | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
@@ -50,11 +47,8 @@ def finetune(
     Args:
       config: a config (`config_defaults.default_config`) with overrides.
       workdir: where all is written; made when missing.
-      init: what `starting_point.open_starting_point` takes.
+      open_encoder: opens the encoder, as `interop.starting_points.open_starting_point` does.
       logger: receives progress reports; None: prints lines.
-      like: with init='random', what gives sizes and vocabulary.
-      vocab_file: a vocabulary or SentencePiece model, in place of the encoder's.
-      lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
       data: what `tasks.read_task` read of the config; None: it is read here.
 
     Returns:
@@ -77,8 +71,7 @@ def finetune(
     logger.notice(f"Devices: {runtime.description}")
     for notice in splits.notices:
         logger.notice(notice)
-    with logger.status(f"Opening the encoder of {like if init == RANDOM else init}"):
-        start = open_starting_point(init, like, config.model.network, logger.notice, vocab_file, lower_case)
+    start = open_encoder(config.model.network, logger)
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
     by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
@@ -99,7 +92,7 @@ def finetune(
         data_fingerprint=_fingerprint(start, encoded, task),
     )
     with Workdir(workdir), StopRequest() as stop:
-        adopt(workdir, record, filled, task.known_labels, start)
+        adopt(workdir, record, filled, task.known_labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)

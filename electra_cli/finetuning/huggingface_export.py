@@ -7,10 +7,10 @@ import numpy as np
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model_card import model_card
-from electra_cli.finetuning.trained import Trained
+from electra_cli.finetuning.trained import FineTunedModel
 from electra_cli.interop import huggingface
 from electra_cli.interop.huggingface_export import load_folder, require_wordpiece, their_layout, write_folder
-from electra_cli.interop.weights import Network, Weights, read_encoder
+from electra_cli.objectives.weights import Network, Weights, read_encoder
 
 # Of each kind: the class of the model there, and the one that picks it.
 _CLASSES = {
@@ -29,7 +29,7 @@ _HEADS = {
 }
 
 
-def write(trained: Trained, directory: str) -> None:
+def write(trained: FineTunedModel, directory: str) -> None:
     """Writes `config.json`, `model.safetensors`, the tokenizer's files and `README.md`, the model card.
 
     Args:
@@ -52,7 +52,7 @@ def write(trained: Trained, directory: str) -> None:
     )
 
 
-def _config(trained: Trained) -> dict[str, Any]:
+def _config(trained: FineTunedModel) -> dict[str, Any]:
     kind, settings = trained.task.kind, trained.config.model
     network = Network("discriminator", read_encoder(trained.model.encoder), trained.record.sizes.num_attention_heads)
     config = huggingface.config_of(
@@ -79,7 +79,7 @@ def _config(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _tensors(trained: Trained) -> Weights:
+def _tensors(trained: FineTunedModel) -> Weights:
     model, (dense, output) = trained.model, _HEADS[trained.task.kind]
     tensors = {
         huggingface.their_name(name, "discriminator"): their_layout(name, value)
@@ -97,7 +97,7 @@ def _tensors(trained: Trained) -> Weights:
     return tensors
 
 
-def deviation(trained: Trained, directory: str, examples: list[Example]) -> float:
+def deviation(trained: FineTunedModel, directory: str, examples: list[Example]) -> float:
     """Loads a folder with transformers and returns the largest difference of logits from ours.
 
     Args:

@@ -1,14 +1,43 @@
 """An encoder with a head for a task."""
 
+import dataclasses
+from collections.abc import Callable
+
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.interop.sizes import Sizes
+from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.loggers.logger import Logger
 from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
+from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.weights import Network
 
 TARGETS = "targets"
+
+
+@dataclasses.dataclass(frozen=True)
+class StartingPoint:
+    """The encoder that a fine-tuning starts from, with its tokenizer.
+
+    Attributes:
+      source: what it is, for people and records.
+      network: its weights; of random ones those that give the sizes.
+      is_random: whether the weights are drawn again for each seed.
+      initializer_range: standard deviation of weights that are drawn.
+      tokenizer: how text becomes tokens.
+    """
+
+    source: str
+    network: Network
+    is_random: bool
+    initializer_range: float
+    tokenizer: TokenizerSettings
+
+
+# Opens the network of a role, 'discriminator' or 'generator'. The devices are picked before it is called.
+OpenEncoder = Callable[[str, Logger], StartingPoint]
 
 
 def weight(kind: str, targets: tf.Tensor) -> tf.Tensor:
@@ -52,7 +81,7 @@ _HEAD_SEED = 1 << 16
 
 
 def build_encoder(
-    sizes: Sizes, *, hidden_dropout: float, attention_dropout: float, initializer_range: float
+    sizes: EncoderSizes, *, hidden_dropout: float, attention_dropout: float, initializer_range: float
 ) -> ElectraEncoder:
     """Builds an encoder of given sizes with embeddings of its own, with all weights created.
 
@@ -83,7 +112,7 @@ def build_encoder(
     )
 
 
-class FineTunedModel(tf_keras.Model):
+class TaskModel(tf_keras.Model):
     """An encoder with a head.
 
     Of a sentence or pair the head is dropout, a layer of the encoder's width with GELU, dropout and a linear layer on
@@ -157,9 +186,9 @@ def build_model(
     dropout_rate: float,
     initializer_range: float,
     length: int,
-) -> FineTunedModel:
+) -> TaskModel:
     """Builds a model with all its weights created; `length`, in tokens, is that of the batches it will see."""
-    model = FineTunedModel(encoder, kind, num_outputs, dropout_rate, initializer_range)
+    model = TaskModel(encoder, kind, num_outputs, dropout_rate, initializer_range)
     tokens = tf.zeros([1, length], tf.int32)
     model({"input_word_ids": tokens, "input_mask": tokens + 1, "input_type_ids": tokens}, training=False)
     return model

@@ -1,7 +1,7 @@
 """The model card of a fine-tuned model: what it does, what it was made of and what it reached."""
 
 from electra_cli import __version__
-from electra_cli.finetuning.trained import Trained
+from electra_cli.finetuning.trained import FineTunedModel
 
 _PIPELINES = {
     "classification": "text-classification",
@@ -45,7 +45,7 @@ _WHAT = {
 }
 
 
-def model_card(trained: Trained) -> str:
+def model_card(trained: FineTunedModel) -> str:
     """Returns the text of a model card in Markdown with the metadata that model hubs read."""
     kind, config, record = trained.task.kind, trained.config, trained.record
     pairs, labels = record.has_pairs, trained.task.known_labels.labels
@@ -91,7 +91,7 @@ def model_card(trained: Trained) -> str:
     )
 
 
-def _scores(trained: Trained) -> list[str]:
+def _scores(trained: FineTunedModel) -> list[str]:
     lines = []
     for name, split in trained.scores.splits.items():
         if split["scores"] is None:

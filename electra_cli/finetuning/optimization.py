@@ -52,7 +52,7 @@ def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: 
     Args:
       settings: the section `optimizer` of a resolved config.
       precision: `config.runtime.precision`; with mixed_float16 losses are scaled.
-      depths: of each weight, `FineTunedModel.depths`.
+      depths: of each weight, `TaskModel.depths`.
       num_steps: updates of the whole run.
     """
     schedule = WarmupDecay(

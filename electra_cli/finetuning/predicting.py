@@ -9,7 +9,7 @@ from electra_cli.finetuning.prediction_input import AskedPrediction, open_predic
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.seed_run import prediction_lines
 from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.trained import load_trained
+from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.finetuning.trainer import compute_logits
 from electra_cli.finetuning.workdir import write_json_lines
 from electra_cli.loggers.lines import Lines
@@ -54,7 +54,7 @@ def predict_asked(asked: AskedPrediction, logger: Logger) -> None:
     with logger.status("Opening the model"):
         runtime = build_finetuning_runtime(asked.config)
         with runtime.strategy.scope():
-            trained = load_trained(asked.workdir, asked.seed, logger.notice)
+            trained = load_fine_tuned(asked.workdir, asked.seed, logger.notice)
     task, examples = trained.task, asked.examples
     encoder = trained.tokenizer.build()
     length = padded_length(task, task.lengths(examples, encoder), trained.max_length)

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.trained import Trained
+from electra_cli.finetuning.trained import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.saved_model import padded_rows
 
@@ -28,7 +28,7 @@ SIGNATURE = "serving_default"
 class _TextModel(tf.Module):
     """Tokenizer, weights and function of one SavedModel; the function holds the Keras model by closure."""
 
-    def __init__(self, trained: Trained, vocab_file: str):
+    def __init__(self, trained: FineTunedModel, vocab_file: str):
         super().__init__()
         self.tokenizer = GraphTokenizer(trained.tokenizer, vocab_file, trained.max_length)
         model, known = trained.model, trained.task.known_labels
@@ -59,7 +59,7 @@ class _TextModel(tf.Module):
         self.predict = predict
 
 
-def write(trained: Trained, directory: str) -> None:
+def write(trained: FineTunedModel, directory: str) -> None:
     """Writes the SavedModel of a classification or regression to an existing directory."""
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         vocab_file = os.path.join(temporary, "vocab.txt")
@@ -69,7 +69,7 @@ def write(trained: Trained, directory: str) -> None:
         tf.saved_model.save(module, directory, signatures={SIGNATURE: module.predict})
 
 
-def deviation(trained: Trained, directory: str, examples: list[Example]) -> float:
+def deviation(trained: FineTunedModel, directory: str, examples: list[Example]) -> float:
     """Loads a SavedModel and returns the largest difference of its probabilities from ours.
 
     Numbers are compared in deviations of the training labels.

@@ -9,7 +9,7 @@ import tensorflow as tf
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
-from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
+from electra_cli.finetuning.model import TaskModel, build_encoder, build_model
 from electra_cli.finetuning.tasks import build_task
 from electra_cli.finetuning.workdir import read_tokenizer
 from electra_cli.finetuning.workdir_files import (
@@ -26,7 +26,7 @@ from electra_cli.workdir.checkpoint_matching import restore
 
 
 @dataclasses.dataclass(frozen=True)
-class Trained:
+class FineTunedModel:
     """A fine-tuned model with all that is known of it.
 
     Attributes:
@@ -46,7 +46,7 @@ class Trained:
     config: ml_collections.ConfigDict
     task: Task
     tokenizer: TokenizerSettings
-    model: FineTunedModel
+    model: TaskModel
     scores: SeedScores
 
     @property
@@ -55,7 +55,7 @@ class Trained:
         return min(self.config.data.max_seq_length, self.record.sizes.max_position_embeddings)
 
 
-def load_trained(workdir: str, seed: int | None = None, say: Callable[[str], None] = print) -> Trained:
+def load_fine_tuned(workdir: str, seed: int | None = None, say: Callable[[str], None] = print) -> FineTunedModel:
     """Reads a fine-tuned model.
 
     Args:
@@ -89,4 +89,4 @@ def load_trained(workdir: str, seed: int | None = None, say: Callable[[str], Non
         length=record.length,
     )
     restore(tf.train.Checkpoint(model=model), find_checkpoint(seed_directory(workdir, seed), say), ("model",))
-    return Trained(workdir, seed, record, config, task, tokenizer, model, scores)
+    return FineTunedModel(workdir, seed, record, config, task, tokenizer, model, scores)

@@ -10,13 +10,12 @@ import tf_keras
 from electra_cli.data.input_pipeline import Part, pipeline_options
 from electra_cli.finetuning import model
 from electra_cli.finetuning.examples import Encoded
-from electra_cli.finetuning.model import FineTunedModel, build_encoder, build_model
+from electra_cli.finetuning.model import StartingPoint, TaskModel, build_encoder, build_model
 from electra_cli.finetuning.optimization import build_optimizer, reset
-from electra_cli.finetuning.starting_point import StartingPoint
-from electra_cli.interop.weights import assign_encoder
 from electra_cli.modeling import features
 from electra_cli.objectives.metrics import IntervalSums
 from electra_cli.objectives.step import replica_dropout_seed
+from electra_cli.objectives.weights import assign_encoder
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import uses_loss_scaling
 from electra_cli.training.updates import build_steps, build_update, with_counts
@@ -80,7 +79,7 @@ class Trainer:
         self.train_steps = build_steps(update, with_counts(SUM_SHAPES), runtime.num_replicas, self.sums)
         self._predict = tf.function(lambda inputs: self.model(inputs, training=False), jit_compile=runtime.jit_compile)
 
-    def _new_model(self) -> FineTunedModel:
+    def _new_model(self) -> TaskModel:
         settings, encoder_range = self._config.model, self._start.initializer_range
         encoder = build_encoder(
             self._start.network.sizes,

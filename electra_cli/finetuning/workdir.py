@@ -13,7 +13,6 @@ from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
-from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.finetuning.workdir_files import Record, read_record
 from electra_cli.workdir.run_files import CONFIG_FILE
 
@@ -32,7 +31,11 @@ def holds_finetuning(workdir: str) -> bool:
 
 
 def adopt(
-    workdir: str, record: Record, config: ml_collections.FrozenConfigDict, labels: LabelMap, start: StartingPoint
+    workdir: str,
+    record: Record,
+    config: ml_collections.FrozenConfigDict,
+    labels: LabelMap,
+    tokenizer: TokenizerSettings,
 ) -> None:
     """Records what a fine-tuning is made of, or checks that it is the one that the workdir holds.
 
@@ -52,7 +55,7 @@ def adopt(
                 f"--workdir"
             )
     try:
-        start.tokenizer.save(workdir)
+        tokenizer.save(workdir)
         labels.save(tf.io.gfile.join(workdir, LABELS_FILE))
         content = {"finetuning": record.config, **_fields(record)}
         write_atomically(file, json.dumps(content, indent=1, sort_keys=True) + "\n")

@@ -17,7 +17,7 @@ from electra_cli import files
 from electra_cli.config.finetuning import default_config
 from electra_cli.config.resolution import flatten
 from electra_cli.errors import UserError
-from electra_cli.interop.sizes import Sizes
+from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.workdir.run_files import CONFIG_FILE
 
 SCORES_FILE = "scores.json"
@@ -43,7 +43,7 @@ class Record:
     config: dict[str, Any]
     kind: str
     source: str
-    sizes: Sizes
+    sizes: EncoderSizes
     initializer_range: float
     length: int
     has_pairs: bool
@@ -92,7 +92,7 @@ def read_record(workdir: str) -> Record:
         content = json.loads(files.read_bytes(file))
         if "finetuning" not in content:
             raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
-        config, sizes = content.pop("finetuning"), Sizes(**content.pop("sizes"))
+        config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
         return Record(config=config, sizes=sizes, **content)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.interop import google_tf1, huggingface_export, saved_model, tfm
-from electra_cli.interop import weights as weights_module
 from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.runs import Run
+from electra_cli.objectives import weights as weights_module
 
 FORMATS = ("huggingface", "saved_model", "tfm", "google_tf1")
 NETWORKS = ("discriminator", "generator", "both")

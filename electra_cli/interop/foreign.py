@@ -9,7 +9,7 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.errors import UserError
-from electra_cli.interop.weights import Network, expected_shapes, split
+from electra_cli.objectives.weights import Network, expected_shapes, split
 
 _SCOPES = ("electra/", "generator/", "discriminator_predictions/", "generator_predictions/")
 
@@ -46,7 +46,7 @@ class Foreign:
     def from_weights(
         cls, weights: Mapping[str, np.ndarray], source: str, heads: int, generator_heads: int
     ) -> "Foreign":
-        """Takes apart what stands under the names of `interop/weights.py`.
+        """Takes apart what stands under the names of `objectives/weights.py`.
 
         Args:
           weights: the weights.

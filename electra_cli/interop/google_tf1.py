@@ -14,10 +14,10 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import UserError
-from electra_cli.interop import weights as weights_module
 from electra_cli.interop.foreign import Foreign, read_json
-from electra_cli.interop.weights import Weights
+from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.weights import Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
@@ -217,7 +217,7 @@ def write(weights: Mapping[str, np.ndarray], step: int, prefix: str) -> None:
     """Writes weights as a checkpoint that the original's code reads, with its `checkpoint` file.
 
     Args:
-      weights: under the names of `interop/weights.py`.
+      weights: under the names of `objectives/weights.py`.
       step: becomes `global_step`, int64.
       prefix: of the files, in a local directory that exists.
     """

@@ -16,8 +16,8 @@ import numpy as np
 from electra_cli import files
 from electra_cli.errors import UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown, read_json
-from electra_cli.interop.weights import Network, Weights
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
+from electra_cli.objectives.weights import Network, Weights
 
 CONFIG_FILE = "config.json"
 _SAFETENSORS, _PYTORCH = "model.safetensors", "pytorch_model.bin"

@@ -19,10 +19,10 @@ from electra_cli.data.tokenization import (
     tokenizer_of_data,
 )
 from electra_cli.errors import UserError
-from electra_cli.interop import weights as weights_module
-from electra_cli.interop.weights import Network
+from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.weights import Network
 from electra_cli.training.restoring import restore_model
 from electra_cli.workdir.checkpoint_files import step_of
 from electra_cli.workdir.config_file import read_config, read_record

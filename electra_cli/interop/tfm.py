@@ -17,8 +17,8 @@ from electra_cli.errors import UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown
 from electra_cli.interop.outputs import hidden_states
 from electra_cli.interop.runs import Run, encode_texts
-from electra_cli.interop.weights import Network, Weights
 from electra_cli.modeling.layers import gelu
+from electra_cli.objectives.weights import Network, Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY
 

@@ -11,7 +11,7 @@ from electra_cli.commands import finetune
 from electra_cli.config.finetuning import default_config
 from electra_cli.errors import UserError
 from electra_cli.finetuning.labels import LabelMap
-from electra_cli.interop.sizes import Sizes
+from electra_cli.modeling.sizes import EncoderSizes
 from tests.cli.app_test import assert_user_error, call
 
 MODULE = "electra_cli.commands.finetune"
@@ -102,7 +102,7 @@ def tuned(tmp_path):
     (workdir / "seed-3").mkdir(parents=True)
     record = {
         "finetuning": default_config().to_dict(), "kind": "classification", "source": "run",
-        "sizes": dict.fromkeys(Sizes.__dataclass_fields__, 8), "initializer_range": 0.02, "length": 8,
+        "sizes": dict.fromkeys(EncoderSizes.__dataclass_fields__, 8), "initializer_range": 0.02, "length": 8,
         "has_pairs": False, "lower_case": True, "data_fingerprint": "",
     }  # fmt: skip
     (workdir / "config.json").write_text(json.dumps(record))

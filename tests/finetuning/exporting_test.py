@@ -14,7 +14,7 @@ from electra_cli.commands import export_checkpoint
 from electra_cli.errors import UserError
 from electra_cli.finetuning import exporting, finetune, huggingface_export, saved_model
 from electra_cli.finetuning.predicting import predict
-from electra_cli.finetuning.trained import load_trained
+from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import made
 from tests.interop.commands_test import run, tree
@@ -51,7 +51,7 @@ def workdirs(tmp_path_factory, encoder, shared_trainer):
             files = made.write(kind, directory, 64, 20)
             overrides = {**made.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
             config = made.config_for("classification" if kind == "pairs" else kind, files, **overrides)
-            finetune.finetune(config, str(directory / "tuned"), encoder, Logger())
+            finetune.finetune(config, str(directory / "tuned"), made.start_from(encoder), Logger())
             made_before[kind] = directory / "tuned", files["validation"]
         return made_before[kind]
 
@@ -103,7 +103,7 @@ def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
     else:
         model = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
         paragraphs = json.loads(pathlib.Path(validation).read_text())["data"][0]["paragraphs"]
-        trained = load_trained(str(workdir), 3, silent)
+        trained = load_fine_tuned(str(workdir), 3, silent)
         for paragraph, line in zip(paragraphs, expected, strict=True):
             inputs = tokenizer("is it ?", paragraph["context"], return_tensors="pt")
             with torch.no_grad():
@@ -129,7 +129,7 @@ def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     workdir, _ = workdirs(kind)
-    trained = load_trained(str(workdir), 0, silent)
+    trained = load_fine_tuned(str(workdir), 0, silent)
     exporting.export(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
     card = (tmp_path / "out/README.md").read_text()
     for name, value in trained.scores.scores("validation").items():
@@ -209,7 +209,7 @@ def test_what_takes_encoders_says_that_a_model_is_fine_tuned(tmp_path):
 def test_an_export_that_computes_something_else_is_refused(writer, workdirs, tmp_path, monkeypatch):
     if writer is huggingface_export:
         pytest.importorskip("transformers")
-    trained = load_trained(str(workdirs("classification")[0]), 0, silent)
+    trained = load_fine_tuned(str(workdirs("classification")[0]), 0, silent)
     write = writer.write
 
     def write_and_alter(*arguments):

@@ -36,7 +36,9 @@ LEARNED = {"classification": "accuracy", "regression": "spearman", "tagging": "f
 )
 def test_a_function_of_the_words_is_learned(kind, tmp_path, encoder):
     files = made.write(kind, tmp_path)
-    summary = finetune(made.config_for(kind, files), str(tmp_path / "tuned"), "random", Logger(), like=encoder)
+    summary = finetune(
+        made.config_for(kind, files), str(tmp_path / "tuned"), made.start_from("random", like=encoder), Logger()
+    )
     assert summary["splits"]["validation"]["median"][LEARNED[kind]] > 0.98
     assert summary["task"] == kind and summary["seeds"] == [0]
     lines = [json.loads(line) for line in (tmp_path / "tuned/seed-0/metrics.jsonl").read_text().splitlines()]
@@ -81,7 +83,7 @@ def short(files, encoder, shared_trainer):
             patch.setattr(finetune_module, "StopRequest", lambda: StopAt(stop_at))
             more = {key.replace("__", "."): value for key, value in overrides.items()}
             config = made.config_for("classification", files, **{**made.SHORT, **more})
-            return finetune(config, str(workdir), encoder, logger or Logger())
+            return finetune(config, str(workdir), made.start_from(encoder), logger or Logger())
 
         yield run
 
@@ -345,7 +347,7 @@ def test_lengths_without_room_for_text(tmp_path, encoder):
     with pytest.raises(
         UserError, match=r"max_seq_length=12, of \d+ that the encoder has: .* answering takes 16 at least"
     ):
-        finetune(config, str(tmp_path / "tuned"), encoder, Logger())
+        finetune(config, str(tmp_path / "tuned"), made.start_from(encoder), Logger())
 
 
 def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
@@ -353,7 +355,8 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
     overrides = {"train.num_epochs": 1, "train.global_batch_size": 64}
     files = made.write("classification", tmp_path, 64, 20)
     with pytest.raises(UserError, match=r"^64 training examples in 1 epoch make 1 step of config\.train\.global_batch"):
-        finetune(made.config_for("classification", files, **overrides), str(tmp_path / "one"), encoder, Logger())
+        config = made.config_for("classification", files, **overrides)
+        finetune(config, str(tmp_path / "one"), made.start_from(encoder), Logger())
 
     class Named(Lines):
         """Tells what is done as well."""
@@ -393,7 +396,7 @@ def test_two_devices_learn_as_one_does(tmp_path, encoder):
         f"config = made.config_for('tagging', {files!r}, **{{'train.num_epochs': 2, 'train.global_batch_size': 8}})\n"
         "for number in (2, 0):\n"
         "    config.runtime.logical_cpus = number\n"
-        f"    finetune(config, f'{tmp_path}/{{number}}', {encoder!r})\n"
+        f"    finetune(config, f'{tmp_path}/{{number}}', made.start_from({encoder!r}))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert "2 logical CPUs, strategy mirrored" in result.stdout and "CPU, strategy one_device" in result.stdout
@@ -427,7 +430,7 @@ config = made.config_for("tagging", files, **{"train.num_epochs": 2, "train.glob
 config.runtime.logical_cpus = 2
 for where in ("loss", "sum"):
     try:
-        finetune(config, f"{directory}/{where}", encoder)
+        finetune(config, f"{directory}/{where}", made.start_from(encoder))
     except UserError as error:
         print(f"{where}: {error}")
 """

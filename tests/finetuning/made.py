@@ -1,11 +1,14 @@
 """Made sets of each kind whose label is a known function of the words, and an encoder to start from."""
 
+import functools
 import json
 import pathlib
 import random
 from collections.abc import Callable
 
 from electra_cli.config.finetuning import default_config
+from electra_cli.finetuning.model import OpenEncoder
+from electra_cli.interop.starting_points import open_starting_point
 from tests.interop.common import make_workdir
 
 WORDS = "the quick brown fox jump over lazy dog president for two minute it was but enough is city of people".split()
@@ -27,6 +30,11 @@ def make_encoder(directory: pathlib.Path, **overrides) -> str:
     """A workdir of electra-pretrain with random weights, 2 layers of 32; its vocabulary has `WORDS` whole."""
     sizes = {"model.hidden_size": 32, "model.embedding_size": 16, "model.initializer_range": 0.1}
     return str(make_workdir(directory, **{**sizes, **overrides}))
+
+
+def start_from(init: str, **arguments) -> OpenEncoder:
+    """What `finetune` opens its encoder with; arguments as of `open_starting_point`."""
+    return functools.partial(open_starting_point, init, **arguments)
 
 
 def _sentences(number: int, seed: int, length: int = 8) -> list[list[str]]:

@@ -3,9 +3,9 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.finetuning.model import build_encoder, build_model
-from electra_cli.interop.sizes import Sizes
+from electra_cli.modeling.sizes import EncoderSizes
 
-SIZES = Sizes(20, 4, 8, 3, 2, 8, 16, 2)
+SIZES = EncoderSizes(20, 4, 8, 3, 2, 8, 16, 2)
 
 
 def model_of(kind, num_outputs, dropout=0.0):

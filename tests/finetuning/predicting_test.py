@@ -12,7 +12,7 @@ from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
-from electra_cli.finetuning.trained import load_trained
+from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.finetuning.workdir_files import choose_seed
 from electra_cli.loggers.lines import Lines, Quiet
 from electra_cli.loggers.logger import Logger
@@ -32,7 +32,7 @@ def files(tmp_path_factory):
 def tuned(tmp_path_factory, encoder, files, shared_trainer):
     workdir = tmp_path_factory.mktemp("tuned") / "workdir"
     config = made.config_for("classification", files, **{**made.SHORT, "train.seeds": (0, 2)})
-    finetune(config, str(workdir), encoder, Logger())
+    finetune(config, str(workdir), made.start_from(encoder), Logger())
     return workdir
 
 
@@ -59,7 +59,7 @@ def test_an_unlabelled_file_is_predicted_with_probabilities(tuned, tmp_path):
     assert told[-1].startswith("21 predictions") and "examples cut to 32 tokens: 1 of 21" in told
     lines = lines_of(tmp_path / "out.jsonl")
     assert all(line.keys() == {"id", "prediction", "probability"} for line in lines)
-    trained = load_trained(str(tuned), 0, silent)
+    trained = load_fine_tuned(str(tuned), 0, silent)
     ids = [trained.tokenizer.vocabulary.tokens.index(word) for word in ("[CLS]", "the", "fox", "city", "[SEP]")]
     row = np.array([ids], np.int32)
     inputs = {"input_word_ids": row, "input_mask": np.ones_like(row), "input_type_ids": np.zeros_like(row)}
@@ -154,7 +154,7 @@ def test_workdirs_of_other_versions(tuned, tmp_path):
     def refuse(message, **changes):
         (workdir / "config.json").write_text(json.dumps({**record, **changes}))
         with pytest.raises(UserError, match=message):
-            load_trained(str(workdir), 0, silent)
+            load_fine_tuned(str(workdir), 0, silent)
 
     refuse(
         "was written by another version of this program: 'new.key'",
@@ -163,4 +163,4 @@ def test_workdirs_of_other_versions(tuned, tmp_path):
     refuse(r"config\.json is damaged", sizes={"hidden_size": 3})
     (workdir / "config.json").write_text(json.dumps({"config": {}}))
     with pytest.raises(UserError, match="is not of electra-finetune"):
-        load_trained(str(workdir), 0, silent)
+        load_fine_tuned(str(workdir), 0, silent)

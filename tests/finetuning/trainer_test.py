@@ -6,15 +6,15 @@ from electra_cli.config.finetuning import fill_in
 from electra_cli.finetuning import model as losses
 from electra_cli.finetuning.examples import Encoded
 from electra_cli.finetuning.model import build_encoder
-from electra_cli.finetuning.starting_point import StartingPoint
 from electra_cli.finetuning.trainer import Trainer, compute_logits, shuffled_rows
-from electra_cli.interop.sizes import Sizes
-from electra_cli.interop.weights import Network, read_encoder
+from electra_cli.interop.starting_points import StartingPoint
 from electra_cli.modeling import features
+from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.weights import Network, read_encoder
 from electra_cli.training.distribution import Runtime
 from tests.finetuning import made
 
-SIZES = Sizes(
+SIZES = EncoderSizes(
     vocab_size=30,
     embedding_size=8,
     hidden_size=8,

@@ -14,8 +14,8 @@ import tensorflow as tf
 from electra_cli.commands import export_checkpoint, import_checkpoint
 from electra_cli.errors import UserError
 from electra_cli.interop import delivery, exporting, google_tf1, importing, tfm
-from electra_cli.interop import weights as weights_module
 from electra_cli.interop.runs import load_run
+from electra_cli.objectives import weights as weights_module
 from tests.cli.app_test import assert_user_error, call
 from tests.conftest import make_text
 from tests.interop.common import TOKENS, make_workdir, write_vocabulary

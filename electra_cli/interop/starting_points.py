@@ -11,49 +11,32 @@ import tensorflow as tf
 
 from electra_cli import files
 from electra_cli.config.finetuning import RANDOM, check_start
-from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
+from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import UserError
+from electra_cli.finetuning.model import StartingPoint
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, load_run
-from electra_cli.interop.weights import Network
+from electra_cli.loggers.logger import Logger
 from electra_cli.workdir.run_files import CONFIG_FILE
-
-
-@dataclasses.dataclass(frozen=True)
-class StartingPoint:
-    """An encoder with its tokenizer.
-
-    Attributes:
-      source: what it is, for people and records.
-      network: its weights; of random ones those that give the sizes.
-      is_random: whether the weights are drawn anew for each seed.
-      initializer_range: standard deviation of weights that are drawn.
-      tokenizer: how text becomes tokens.
-    """
-
-    source: str
-    network: Network
-    is_random: bool
-    initializer_range: float
-    tokenizer: TokenizerSettings
 
 
 def open_starting_point(
     init: str,
-    like: str | None,
     role: str,
-    say: Callable[[str], None],
+    logger: Logger,
+    *,
+    like: str | None = None,
     vocab_file: str | None = None,
     lower_case: bool | None = None,
 ) -> StartingPoint:
-    """Reads an encoder.
+    """Reads the encoder that a fine-tuning starts from.
 
     Args:
       init: a workdir of electra-pretrain, what electra-import wrote, what electra-export wrote for another library, a
         checkpoint of a workdir; or 'random'.
-      like: with 'random', such a one, whose sizes and tokenizer are taken.
       role: 'discriminator' or 'generator'; where there is one network, that one is taken.
-      say: prints a line.
+      logger: receives progress reports.
+      like: with 'random', such a one, whose sizes and tokenizer are taken.
       vocab_file: the vocabulary or SentencePiece model, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
@@ -64,7 +47,8 @@ def open_starting_point(
     is_random = init == RANDOM
     path = like if is_random and like else init
     try:
-        run = _read(path, vocab_file, lower_case, say)
+        with logger.status(f"Opening the encoder of {path}"):
+            run = _read(path, vocab_file, lower_case, logger.notice)
     except UserError as error:
         # Readers name the flags of their own commands.
         flag = "--like" if is_random else "--init"

@@ -8,19 +8,16 @@ import pytest
 from electra_cli.commands import export_checkpoint, import_checkpoint
 from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import UserError
-from electra_cli.finetuning.starting_point import open_starting_point
-from electra_cli.interop.weights import are_equal
+from electra_cli.interop.starting_points import open_starting_point
+from electra_cli.loggers.logger import Logger
+from electra_cli.objectives.weights import are_equal
 from tests.finetuning.common import train_sentencepiece
 from tests.interop.commands_test import run
 from tests.interop.common import TOKENS, make_workdir
 
 
-def silent(_):
-    pass
-
-
 def opened(path, role="discriminator", **arguments):
-    return open_starting_point(str(path), arguments.pop("like", None), role, silent, **arguments)
+    return open_starting_point(str(path), role, Logger(), **arguments)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class EncoderSizes:
     """The sizes of a network."""
 
     vocab_size: int

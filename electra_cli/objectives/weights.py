@@ -17,9 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
-from electra_cli.interop.sizes import Sizes
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
+from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.masked_lm_pretrainer import MaskedLMPretrainer
 from electra_cli.objectives.pretrainers import Pretrainer
@@ -48,7 +48,7 @@ class Network:
     num_attention_heads: int
 
     @property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> EncoderSizes:
         """What the shapes say.
 
         Raises:
@@ -68,7 +68,7 @@ class Network:
                 raise UserError(f"the {self.role} has no weight {name}")
         vocab_size, embedding_size = self.weights["embeddings/word_embeddings"].shape
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
-        sizes = Sizes(
+        sizes = EncoderSizes(
             vocab_size=vocab_size,
             embedding_size=embedding_size,
             hidden_size=hidden_size,
@@ -94,7 +94,7 @@ class Network:
         return any(name.startswith("predictions/") for name in self.weights)
 
 
-def expected_shapes(role: str, sizes: Sizes) -> dict[str, tuple[int, ...]]:
+def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
     """Returns the shape of each weight of a network with head."""
     hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
