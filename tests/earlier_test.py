@@ -1,0 +1,78 @@
+"""What earlier versions wrote keeps working: data, runs, fine-tunings, exports, imports, config files (`earlier/`)."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from electra_cli.api import load
+from electra_cli.config.presets import PRETRAINING
+from electra_cli.data.phases import open_phases, training_batches
+from electra_cli.finetuning.finetune import finetune
+from electra_cli.loggers.reporter import Lines
+from electra_cli.training import loop
+from electra_cli.training.distribution import build_runtime
+from electra_cli.workdir.config_file import read_record, read_settings
+from tests.conftest import small_config
+
+EARLIER = pathlib.Path(__file__).parent / "earlier"
+TEXTS = ["the small cat sees the old dog.", "The river follows a song"]
+# Measured in seconds, which no two machines share.
+RATES = {"tokens_per_second", "model_flops_utilization", "input_wait_fraction"}
+
+
+def lines_of(path: pathlib.Path) -> list[dict]:
+    return [
+        {name: value for name, value in json.loads(line).items() if name not in RATES}
+        for line in path.read_text().splitlines()
+    ]
+
+
+def assert_same_lines(path: pathlib.Path, expected: pathlib.Path) -> None:
+    """Other processors add in another order."""
+    lines, expected_lines = lines_of(path), lines_of(expected)
+    assert [list(line) for line in lines] == [list(line) for line in expected_lines]
+    for line, expected_line in zip(lines, expected_lines, strict=True):
+        assert line == {name: pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
+                        for name, value in expected_line.items()}  # fmt: skip
+
+
+def settings_of(workdir: str):
+    config = read_settings(read_record(str(EARLIER / workdir)), workdir)
+    config.data.dir = str(EARLIER / "data")
+    return config
+
+
+def test_batches_of_earlier_data_are_the_same():
+    config = small_config(EARLIER / "data")
+    _, phases = open_phases(config)
+    batch = next(training_batches(phases[0], build_runtime(config), 3))
+    expected = np.load(EARLIER / "expected.npz")
+    for name, value in batch.items():
+        np.testing.assert_array_equal(value.numpy(), expected[f"batch_{name}"])
+
+
+def test_a_stopped_run_resumes_to_the_same_metrics(tmp_path):
+    shutil.copytree(EARLIER / "run", tmp_path / "run")
+    notices = []
+    loop.train(settings_of("run"), str(tmp_path / "run"), with_evaluation=True, reporter=Lines(notices.append))
+    assert any("step 4" in line for line in notices)
+    assert_same_lines(tmp_path / "run/metrics.jsonl", EARLIER / "whole/metrics.jsonl")
+
+
+def test_a_stopped_fine_tuning_resumes_to_the_same_scores(tmp_path, monkeypatch):
+    shutil.copytree(EARLIER / "finetuned", tmp_path / "finetuned")
+    monkeypatch.chdir(EARLIER)
+    record = json.loads((EARLIER / "finetuned/config.json").read_text())
+    config = finetuning_config(record["config"])
+    finetune(config, str(tmp_path / "finetuned"), "whole", Lines(lambda _: None))
+    assert_same_lines(tmp_path / "finetuned/seed-0/metrics.jsonl", EARLIER / "finetuned_whole/seed-0/metrics.jsonl")
+
+
+def test_vectors_of_an_earlier_run_are_the_same():
+    vectors = load(str(EARLIER / "whole")).encode(TEXTS)
+    expected = np.load(EARLIER / "expected.npz")
+    np.testing.assert_allclose(vectors.mean, expected["vectors"], atol=1e-5)
+    np.testing.assert_allclose(vectors.first, expected["first"], atol=1e-5)
