@@ -1,4 +1,4 @@
-"""Times a training step and what is around it, alone or beside other implementations, on the device that is there.
+"""Times a training step and what is around it, alone or next to other implementations, on the device that is there.
 
 usage: python scripts/benchmark.py [--preset=small] [--batch=32] [--precision=float32,mixed_bfloat16]
            [--compare=tfm,torch] [--rounds=5] [--steps=2] [--data_dir=DIR,...] [--json=FILE] [--config.KEY=VALUE ...]

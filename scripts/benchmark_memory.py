@@ -1,4 +1,4 @@
-"""Measures the peak memory of training steps of small models, a process each, beside what electra-plan predicts.
+"""Measures the peak memory of training steps of small models, a process each, next to what electra-plan predicts.
 
 usage: python scripts/benchmark_memory.py [--write]
 

@@ -1,4 +1,4 @@
-"""Times a step on one CPU, on two logical CPUs, and in two worker processes over loopback, beside the plan's model.
+"""Times a step on one CPU, on two logical CPUs, and in two worker processes over loopback, next to the plan's model.
 
 usage: python scripts/benchmark_scale.py [--rounds=3] [--write]
 

@@ -4,7 +4,7 @@
 # usage: scripts/compare_objectives.sh --config=tiny --data=DATA --probes=FILE,FILE --num_steps=20000 --seeds=0,1
 #            --output_dir=comparison [--config.KEY=VALUE ...]
 #
-# OUTPUT_DIR gets a workdir a run, comparison.md and comparison.svg. Started again, it goes on where it stopped.
+# OUTPUT_DIR gets a workdir a run, comparison.md and comparison.svg. Started again, it resumes where it stopped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

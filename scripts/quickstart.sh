@@ -3,7 +3,7 @@
 #
 # usage: scripts/quickstart.sh [OUTPUT_DIR] [FLAGS OF electra-pretrain ...]
 #
-# OUTPUT_DIR (default: quickstart/ in the checkout) gets data/ and run/. Started again, it goes on where it stopped.
+# OUTPUT_DIR (default: quickstart/ in the checkout) gets data/ and run/. Started again, it resumes where it stopped.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,7 +23,7 @@ prepare_environment "$root"
 if [[ ! -f $output/data/manifest.json ]]; then
   mkdir -p "$output"
   echo "Preparing English prose from the Python installation (half a minute)"
-  # Quiet: what to do next is told below.
+  # Quiet: what to do next is printed below.
   electra-prepare --input=builtin:python-docs --learn_vocab=8192 --max_seq_length=128 --validation_fraction=0.02 \
     --output_dir="$output/data" --quiet
 fi

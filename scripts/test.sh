@@ -12,7 +12,7 @@ prepare_environment "$root" test
 cd "$root"
 coverage=(--cov --cov-report=term)
 if [[ $# -gt 0 ]]; then
-  coverage=() # of a part of the tests it would say little
+  coverage=() # of a part of the tests it would mean little
 fi
 # Neighbours stay in one process, where they share what is slow to make, until another process has nothing to do.
 exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10 "${coverage[@]}" "$@"

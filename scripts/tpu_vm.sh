@@ -6,7 +6,7 @@
 #        scripts/tpu_vm.sh electra us-central2-b v4-8 --config=small ...
 #
 # Needs gcloud, logged in, with a project. SPOT=yes takes a preemptible TPU; VERSION is its software. The run lies in
-# the bucket, so that another TPU goes on with it; delete the TPU yourself when you are done.
+# the bucket, so that another TPU resumes it; delete the TPU yourself when you are done.
 set -euo pipefail
 
 if [[ $# -lt 4 ]]; then
@@ -42,7 +42,7 @@ make() {
 
 # A connection may break and the run go on there: the next one waits for its end.
 lock="exec 9>electra-pretrain.lock
-  flock --nonblock 9 || { echo 'tpu_vm: the run goes on there; waiting for its end' >&2; flock 9; }"
+  flock --nonblock 9 || { echo 'tpu_vm: the run continues there; waiting for its end' >&2; flock 9; }"
 arguments=$(printf ' %q' "$@")
 while true; do
   is_ready || make
@@ -51,6 +51,6 @@ while true; do
     venv/bin/electra-pretrain$arguments" || code=$?
   case $code in
   0 | 2) exit "$code" ;;
-  *) echo "tpu_vm: the run ended with $code; going on" >&2 ;;
+  *) echo "tpu_vm: the run ended with $code; starting it again" >&2 ;;
   esac
 done

@@ -129,7 +129,7 @@ def test_the_site_builds_without_warnings(tmp_path):
     config.plugins.on_startup(command="build", dirty=False)
     build(config)
     page = (tmp_path / "site" / "differences.html").read_text()
-    assert 'href="ARCHITECTURE.html#decisions"' in page
+    assert 'href="ARCHITECTURE.html#ten-decisions"' in page
     assert (tmp_path / "site" / "ARCHITECTURE.html").exists()
     # Nothing is loaded from other hosts.
     for html in (tmp_path / "site").glob("*.html"):

@@ -13,5 +13,5 @@ from electra_cli.finetuning.config_defaults import default_config
 def get_config() -> ml_collections.ConfigDict:
     """Returns the default config with this preset's values."""
     config = default_config()
-    config.task = ""  # which is to be said
+    config.task = ""  # required
     return config
