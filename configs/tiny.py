@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.num_attention_heads = 2
     config.model.intermediate_size = 512
     # In minutes the discriminator learns nothing from replacements that fit well. A weak generator, sampled at a
-    # temperature above 1, makes them easier to recognize; at the paper's settings this takes tens of millions of tokens.
+    # temperature above 1, makes them easier to spot; at the paper's settings this takes tens of millions of tokens.
     config.model.generator_size = 0.125
     config.model.generator_layers = 0.5
     config.objective.sampling_temperature = 1.25

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
+from electra_cli.loggers.reporter import Lines
 
 from electra_cli.api import load
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.finetuning import default_config
 from electra_cli.data.phases import open_phases, training_batches
 from electra_cli.finetuning.finetune import finetune
-from electra_cli.loggers.reporter import Lines
 from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
 from electra_cli.workdir.config_file import read_record, read_settings
@@ -66,7 +66,8 @@ def test_a_stopped_fine_tuning_resumes_to_the_same_scores(tmp_path, monkeypatch)
     shutil.copytree(EARLIER / "finetuned", tmp_path / "finetuned")
     monkeypatch.chdir(EARLIER)
     record = json.loads((EARLIER / "finetuned/config.json").read_text())
-    config = finetuning_config(record["config"])
+    config = default_config()
+    config.update(record["finetuning"])
     finetune(config, str(tmp_path / "finetuned"), "whole", Lines(lambda _: None))
     assert_same_lines(tmp_path / "finetuned/seed-0/metrics.jsonl", EARLIER / "finetuned_whole/seed-0/metrics.jsonl")
 
