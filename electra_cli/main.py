@@ -4,7 +4,7 @@ import ml_collections
 from absl import flags
 
 from electra_cli.cli import app, config_flag
-from electra_cli.config import resolution
+from electra_cli.config.resolution import RunConfig
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
 from electra_cli.loggers.logger import Logger
@@ -69,10 +69,13 @@ GROUPS = {
 
 def _main(values: flags.FlagValues) -> None:
     settings = _settings(values)
-    if values.print_config:
-        from electra_cli.config import text  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for it)
 
-        app.print_page(text.show(settings, values.print_config, config_flag.command(values)))
+    if values.print_config:
+        from electra_cli.config import text  # noqa: PLC0415
+
+        run, _ = data_size.read_run(settings, needs_data=False)
+        app.print_page(text.show(run, values.print_config, config_flag.command(values)))
         return
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
@@ -80,7 +83,7 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
-    resolution.check(settings)
+    run, _ = data_size.read_run(settings)  # before TensorFlow's import, which takes seconds
     if values.wandb_project:
         if values.mode in ("eval", "replay"):
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
@@ -91,7 +94,7 @@ def _main(values: flags.FlagValues) -> None:
     title = f"electra-pretrain --workdir={values.workdir} --mode={values.mode}"
     with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
         app.end_when_stopped(logger)
-        _run(settings, values, logger)
+        _run(run, values, logger)
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
@@ -110,13 +113,8 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     return settings
 
 
-def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, logger: Logger) -> None:
+def _run(run: RunConfig, values: flags.FlagValues, logger: Logger) -> None:
     with logger.status("Starting TensorFlow"):
-        # Before its import, which takes seconds: what does not fit is told at once.
-        from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for these)
-        from electra_cli.planning import run_size  # noqa: PLC0415
-
-        resolved, *_ = data_size.resolve_with_data(settings)
         checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
         if checkpoint:
             run_files.check_checkpoint_flag(checkpoint)
@@ -126,18 +124,20 @@ def _run(settings: ml_collections.ConfigDict, values: flags.FlagValues, logger: 
     if values.dry_run:
         from electra_cli.planning import dry_run  # noqa: PLC0415
 
-        dry_run.dry_run(settings, values.workdir, with_evaluation=with_evaluation, logger=logger,
+        dry_run.dry_run(run, values.workdir, with_evaluation=with_evaluation, logger=logger,
                         checkpoint=checkpoint)  # fmt: skip
     elif values.mode == "eval":
-        loop.evaluate(settings, values.workdir, logger, checkpoint=checkpoint)
+        loop.evaluate(run, values.workdir, logger, checkpoint=checkpoint)
     elif values.mode == "replay":
-        loop.replay_step(settings, values.workdir, logger)
+        loop.replay_step(run, values.workdir, logger)
     else:
-        shortage = run_size.describe_shortage(values.workdir, run_size.checkpoint_size(resolved))
+        from electra_cli.planning import run_size  # noqa: PLC0415
+
+        shortage = run_size.describe_shortage(values.workdir, run_size.checkpoint_size(run.resolved))
         if shortage is not None:
             logger.warning(f"Warning: {shortage}.")
         loop.train(
-            settings,
+            run,
             values.workdir,
             with_evaluation=with_evaluation,
             logger=logger,

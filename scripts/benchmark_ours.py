@@ -55,6 +55,7 @@ class Ours:
         # Imported here: TensorFlow takes seconds.
         import tensorflow as tf  # noqa: PLC0415
 
+        from electra_cli.data.data_size import read_run  # noqa: PLC0415
         from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
         from electra_cli.data.phases import open_phases  # noqa: PLC0415
         from electra_cli.objectives.step import build_train_steps  # noqa: PLC0415
@@ -64,8 +65,10 @@ class Ours:
 
         self._tf = tf
         config = _load(arguments, overrides)
-        self._runtime = build_runtime(config)
-        resolved, (phase,) = open_phases(config)
+        run, _ = read_run(config)
+        resolved, train = run.resolved, run.resolved.train
+        self._runtime = build_runtime(resolved.runtime, [(train.global_batch_size, train.gradient_accumulation_steps)])
+        (phase,) = open_phases(run)
         self._config = resolved
         self._model, self._optimizer = build_model(resolved, self._runtime)
         self._train_steps = build_train_steps(self._model, self._optimizer, self._runtime, resolved)

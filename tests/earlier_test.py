@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from electra_cli.loggers.reporter import Lines
 
 from electra_cli.api import load
 from electra_cli.config.finetuning import default_config
+from electra_cli.data.data_size import read_run
 from electra_cli.data.phases import open_phases, training_batches
 from electra_cli.finetuning.finetune import finetune
+from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
 from electra_cli.workdir.config_file import read_record, read_settings
@@ -47,8 +48,9 @@ def settings_of(workdir: str):
 
 def test_batches_of_earlier_data_are_the_same():
     config = small_config(EARLIER / "data")
-    _, phases = open_phases(config)
-    batch = next(training_batches(phases[0], build_runtime(config), 3))
+    phases = open_phases(read_run(config)[0])
+    runtime = build_runtime(config.runtime, [(config.train.global_batch_size, 1)])
+    batch = next(training_batches(phases[0], runtime, 3))
     expected = np.load(EARLIER / "expected.npz")
     for name, value in batch.items():
         np.testing.assert_array_equal(value.numpy(), expected[f"batch_{name}"])
@@ -57,7 +59,7 @@ def test_batches_of_earlier_data_are_the_same():
 def test_a_stopped_run_resumes_to_the_same_metrics(tmp_path):
     shutil.copytree(EARLIER / "run", tmp_path / "run")
     notices = []
-    loop.train(settings_of("run"), str(tmp_path / "run"), with_evaluation=True, reporter=Lines(notices.append))
+    loop.train(settings_of("run"), str(tmp_path / "run"), with_evaluation=True, logger=Lines(notices.append))
     assert any("step 4" in line for line in notices)
     assert_same_lines(tmp_path / "run/metrics.jsonl", EARLIER / "whole/metrics.jsonl")
 

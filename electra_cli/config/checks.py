@@ -62,7 +62,6 @@ def validate(config: ml_collections.ConfigDict, flat: dict[str, Any], generator:
       generator: the generator's sizes that follow from it.
     """
     require = requirement(flat)
-    require("data.dir", bool(config.data.dir), "give the directory that electra-prepare wrote, --config.data.dir=DIR")
     for key in _OPTIONAL_KEYS:
         require(key, flat[key] is None or flat[key] > 0, "must be greater than 0, or left unset")
     for key in _POSITIVE_KEYS:

@@ -37,7 +37,7 @@ class PhaseConfig:
     config: ml_collections.ConfigDict
 
 
-def divide(config: ml_collections.ConfigDict) -> list[PhaseConfig]:
+def divide(config: ml_collections.ConfigDict | ml_collections.FrozenConfigDict) -> list[PhaseConfig]:
     """Returns the phases of a config, one when it names none.
 
     Raises:
@@ -65,7 +65,7 @@ def divide(config: ml_collections.ConfigDict) -> list[PhaseConfig]:
     return phases
 
 
-def _column(config: ml_collections.ConfigDict, name: str, num_phases: int) -> tuple[Any, ...]:
+def _column(config: Any, name: str, num_phases: int) -> tuple[Any, ...]:
     values, wanted = tuple(config.phases[name]), COLUMNS[name][1]
     if wanted is str:  # a command line without quotes inside gives 'first,second' as one
         values = tuple(part.strip() for value in values for part in str(value).split(","))

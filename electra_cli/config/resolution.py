@@ -7,6 +7,7 @@ from it. TensorFlow is not imported here.
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -94,38 +95,80 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raises a `UserError` for the first value that cannot be trained with, whatever the data."""
+# BERT's vocabulary of English, uncased, which the paper's models have.
+DEFAULT_VOCAB_SIZE = 30_522
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The config of a run, checked, with all that follows from it.
+
+    Attributes:
+      resolved: of the whole run, with a section `derived`: `vocab_size`, `max_predictions_per_seq` (masked slots of an
+        example) and the generator's `generator_{hidden_size,num_layers,num_attention_heads,intermediate_size}`.
+      phases: its phases, one or more, each with a resolved config of its own.
+      assumes_vocab_size: whether neither the config nor data gave the size of the vocabulary.
+    """
+
+    resolved: ml_collections.FrozenConfigDict
+    phases: tuple[PhaseConfig, ...]
+    assumes_vocab_size: bool = False
+
+
+def check(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> list[PhaseConfig]:
+    """Returns the phases of a config, each with its unresolved config.
+
+    Args:
+      config: what `default_config()` returns, with overrides.
+      needs_data: whether a phase without a directory of data is an error.
+
+    Raises:
+      UserError: a value that cannot be trained with, whatever the data, named by key, with the remedy.
+    """
     phases = config_phases.divide(config)
     for phase in phases:
         try:
             validate(phase.config, flatten(phase.config), generator_sizes(config))
+            if needs_data and not phase.config.data.dir:
+                raise UserError(
+                    "config.data.dir='': give the directory that electra-prepare wrote, --config.data.dir=DIR"
+                )
         except UserError as error:
             where = f"in phase {phase.number + 1} of {len(phases)} (config.phases), " if len(phases) > 1 else ""
             raise UserError(f"{where}{error}") from None
+    return phases
+
+
+def resolve_phases(
+    config: ml_collections.ConfigDict, phases: Sequence[PhaseConfig], vocab_size: int | None
+) -> RunConfig:
+    """Resolves a config whose phases `check` returned.
+
+    Args:
+      config: the config.
+      phases: its phases.
+      vocab_size: entries of the data's vocabulary; None: not known.
+
+    Raises:
+      UserError: the config has another size of the vocabulary.
+    """
+    given = config.model.vocab_size
+    if None not in (given, vocab_size) and given != vocab_size:
+        raise UserError(
+            f"config.model.vocab_size={given} but the vocabulary of {config.data.dir} has {vocab_size} entries: leave "
+            f"the key unset, or prepare the data with a vocabulary of that size"
+        )
+    size = vocab_size or given or DEFAULT_VOCAB_SIZE
+    return RunConfig(
+        _derive(config, size),
+        tuple(dataclasses.replace(phase, config=_derive(phase.config, size)) for phase in phases),
+        assumes_vocab_size=vocab_size is None and given is None,
+    )
 
 
 def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
-    """Validates `config` and returns it frozen, with a section `derived` of all that follows from it.
-
-    Args:
-      config: what `default_config()` returns, with overrides.
-      vocab_size: entries of the data's vocabulary.
-
-    Returns:
-      The config with `derived.vocab_size`, `derived.max_predictions_per_seq` (masked slots of an example) and the
-      generator's `derived.generator_{hidden_size,num_layers,num_attention_heads,intermediate_size}`.
-
-    Raises:
-      UserError: a value that cannot be trained with, named by key, with the remedy.
-    """
-    check(config)
-    if config.model.vocab_size is not None and config.model.vocab_size != vocab_size:
-        raise UserError(
-            f"config.model.vocab_size={config.model.vocab_size} but the vocabulary of {config.data.dir} has "
-            f"{vocab_size} entries: leave the key unset, or prepare the data with a vocabulary of that size"
-        )
-    return _derive(config, vocab_size)
+    """Returns `RunConfig.resolved` of a config; raises as `check` and `resolve_phases`."""
+    return resolve_phases(config, check(config), vocab_size).resolved
 
 
 def _derive(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
@@ -138,14 +181,6 @@ def _derive(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
         }
     )
     return ml_collections.FrozenConfigDict(resolved)
-
-
-def phases_of(resolved: ml_collections.FrozenConfigDict) -> list[PhaseConfig]:
-    """Returns the phases of a resolved config, each with a resolved config of its own."""
-    return [
-        dataclasses.replace(phase, config=_derive(phase.config, resolved.derived.vocab_size))
-        for phase in config_phases.divide(ml_collections.ConfigDict(resolved.to_dict()))
-    ]
 
 
 def num_predictions(mask_prob: float, max_seq_length: int) -> int:

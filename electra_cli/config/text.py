@@ -4,33 +4,25 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from electra_cli.config import default_config
 from electra_cli.config.reference import entries
-from electra_cli.config.resolution import flatten, notices
-from electra_cli.data.data_size import resolve_with_data
+from electra_cli.config.resolution import RunConfig, flatten, notices
 
 _DERIVED = "derived."
 
 
-def show(config: ml_collections.ConfigDict, form: str, title: str) -> str:
+def show(run: RunConfig, form: str, title: str) -> str:
     """Returns a config as text, with what follows from it.
 
     Args:
-      config: a config with overrides; `data.dir` may be missing.
+      run: the config; `data.dir` may be missing.
       form: text (a config file) or json.
       title: what the config is of, for the first line of the file.
-
-    Raises:
-      UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
     """
-    resolved, _, is_assumed = resolve_with_data(config)
-    found = resolved.to_dict()
-    found["data"]["dir"] = config.data.dir
-    if is_assumed:  # neither config nor data tells the size of the vocabulary
-        del found["derived"]["vocab_size"]
-    return to_json(found) if form == "json" else to_file(found, title, notices(config))
+    config = run.resolved.to_dict()
+    if run.assumes_vocab_size:
+        del config["derived"]["vocab_size"]
+    return to_json(config) if form == "json" else to_file(config, title, notices(run.resolved))
 
 
 def to_file(config: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:

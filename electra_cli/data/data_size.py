@@ -5,14 +5,11 @@ import dataclasses
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config.phases import divide
-from electra_cli.config.resolution import resolve
+from electra_cli.config.resolution import RunConfig, check, resolve_phases
 from electra_cli.data import tfrecords
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 
-# BERT's vocabulary of English, uncased, which the paper's models have.
-DEFAULT_VOCAB_SIZE = 30_522
 # Of causal language models, up to four passes over the same text cost next to nothing, and the value of more decays to
 # zero (Muennighoff et al., Scaling Data-Constrained Language Models, NeurIPS 2023). ELECTRA masks each pass anew and
 # was not measured: from ten times as many on the user is told.
@@ -80,31 +77,26 @@ def read_data_size(data_dir: str, max_seq_length: int) -> DataSize:
     return DataSize(manifest.vocab_size, num_shards, manifest.num_examples("train"), manifest.real_tokens("train"))
 
 
-def resolve_with_data(
-    config: ml_collections.ConfigDict,
-) -> tuple[ml_collections.FrozenConfigDict, list[DataSize | None], bool]:
-    """Resolves a config, with the sizes of its data where it names any.
+def read_run(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> tuple[RunConfig, list[DataSize | None]]:
+    """Checks and resolves a config, with the sizes of its data.
+
+    Args:
+      config: a config with overrides.
+      needs_data: whether a phase without a directory of data is an error.
 
     Returns:
-      The resolved config, what each phase's data holds, and whether the vocabulary's size is assumed.
+      The resolved config, and what each phase's data holds; None for a phase without data.
 
     Raises:
       UserError: the config cannot be trained with, or data is missing, damaged or does not fit.
     """
-    settings = ml_collections.ConfigDict(config.to_dict())
-    has_data = bool(settings.data.dir)
-    settings.data.dir = settings.data.dir or "none"  # which training would refuse
-    resolve(settings, settings.model.vocab_size or DEFAULT_VOCAB_SIZE)
-    sizes: list[DataSize | None] = []
-    for phase in divide(settings):
-        data = phase.config.data
-        is_named = has_data or bool(settings.phases.data_dir)
-        sizes.append(read_data_size(data.dir, data.max_seq_length) if is_named else None)
+    phases = check(config, needs_data=needs_data)
+    settings = [phase.config.data for phase in phases]
+    sizes = [read_data_size(data.dir, data.max_seq_length) if data.dir else None for data in settings]
     vocab_sizes = sorted({size.vocab_size for size in sizes if size is not None})
     if len(vocab_sizes) > 1:
         raise UserError(
             f"config.phases.data_dir: vocabularies of {vocab_sizes[0]:,} and {vocab_sizes[1]:,} entries: prepare the "
             f"data of all phases with the same --vocab_file"
         )
-    vocab_size = vocab_sizes[0] if vocab_sizes else settings.model.vocab_size
-    return resolve(settings, vocab_size or DEFAULT_VOCAB_SIZE), sizes, vocab_size is None
+    return resolve_phases(config, phases, vocab_sizes[0] if vocab_sizes else None), sizes

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.config.resolution import phases_of, resolve
+from electra_cli.config.resolution import RunConfig
 from electra_cli.data.data_size import describe_epochs, describe_repetition
 from electra_cli.data.input_pipeline import Part, training_dataset
 from electra_cli.data.masking import MaskingSettings
@@ -37,21 +37,13 @@ class Phase:
     masking: MaskingSettings
 
 
-def open_phases(config: ml_collections.ConfigDict) -> tuple[ml_collections.FrozenConfigDict, list[Phase]]:
+def open_phases(run: RunConfig) -> list[Phase]:
     """Opens the data of all phases.
 
-    Args:
-      config: a config with overrides.
-
-    Returns:
-      The resolved config of the whole run, and its phases.
-
     Raises:
-      UserError: the config cannot be trained with, data is missing or damaged, or of another vocabulary than that of
-        the first phase.
+      UserError: data is missing or damaged, or of another vocabulary than that of the first phase or of the config.
     """
-    drafts = phases_of(resolve(config, config.model.vocab_size or _ANY_VOCAB_SIZE))
-    sources = [open_data(draft.config.data.dir, draft.config.data.max_seq_length) for draft in drafts]
+    sources = [open_data(phase.config.data.dir, phase.config.data.max_seq_length) for phase in run.phases]
     first = sources[0]
     for source in sources[1:]:
         if source.vocabulary.sha256 != first.vocabulary.sha256:
@@ -59,15 +51,15 @@ def open_phases(config: ml_collections.ConfigDict) -> tuple[ml_collections.Froze
                 f"{source.data_dir} and {first.data_dir} have different vocabularies: prepare the data of all phases "
                 f"with the same --vocab_file"
             )
-    resolved = resolve(config, first.vocabulary.size)
-    return resolved, [
+    if first.vocabulary.size != run.resolved.derived.vocab_size:
+        raise UserError(
+            f"{first.data_dir} has a vocabulary of {first.vocabulary.size:,} tokens, not of "
+            f"{run.resolved.derived.vocab_size:,} as its manifest says; prepare the data anew"
+        )
+    return [
         Phase(phase.number, phase.begin, phase.end, phase.config, source, masking_settings(phase.config, source))
-        for phase, source in zip(phases_of(resolved), sources, strict=True)
+        for phase, source in zip(run.phases, sources, strict=True)
     ]
-
-
-# What a config is checked with before the data is opened.
-_ANY_VOCAB_SIZE = 6
 
 
 def phase_at(phases: Sequence[Phase], step: int) -> Phase:

@@ -128,12 +128,9 @@ def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
     Raises:
       UserError: devices are missing, there are several workers, or the replicas do not divide the batch.
     """
-    pretraining = default_pretraining_config()
-    pretraining.data.dir = "labelled files"
-    pretraining.train.global_batch_size = config.train.global_batch_size
-    for key, value in config.runtime.items():
-        pretraining.runtime[key] = value
-    runtime = build_runtime(pretraining)
+    settings = default_pretraining_config().runtime
+    settings.update(config.runtime)
+    runtime = build_runtime(settings, [(config.train.global_batch_size, 1)])
     if runtime.num_workers > 1:
         raise UserError(f"electra-finetune runs in one process, not in {runtime.num_workers}: start it once")
     return runtime

@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config.resolution import flatten, phases_of
+from electra_cli.config.phases import divide
+from electra_cli.config.resolution import flatten
 from electra_cli.data.tokenization import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -139,7 +140,7 @@ def _find_tokenizer(
     beside = saved_tokenizer(workdir, lower_case)
     if beside is not None:
         return beside
-    data_dir = phases_of(config)[0].config.data.dir
+    data_dir = divide(config)[0].config.data.dir
     if not tf.io.gfile.exists(tf.io.gfile.join(data_dir, "vocab.txt")):
         raise UserError(
             f"{data_dir}, which {workdir} was trained on, is not there any more: give its vocabulary, "

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config.resolution import notices
+from electra_cli.config.resolution import RunConfig, notices
 from electra_cli.data.phases import Phase, fingerprint, training_batches
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
@@ -105,7 +105,7 @@ class Trial:
 
 
 def dry_run(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | RunConfig,
     workdir: str,
     *,
     with_evaluation: bool,
@@ -115,7 +115,7 @@ def dry_run(
     """Tries a run out, from where it would go on; `loop.train` with the same arguments is the run.
 
     Args:
-      config: a config (`config.default_config`) with overrides.
+      config: with overrides, or what `data_size.read_run` made of it.
       workdir: directory of the run, in which nothing is changed.
       with_evaluation: whether the run will evaluate.
       logger: receives progress reports; None: prints lines.

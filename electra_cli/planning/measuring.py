@@ -79,7 +79,8 @@ def measure_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> Me
 
 def make_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> tuple[list[float], Runtime]:
     """Makes steps as `measure_steps` does; returns the seconds of each, of the one that builds first, and devices."""
-    runtime = build_runtime(config)
+    train = config.train
+    runtime = build_runtime(config.runtime, [(train.global_batch_size, train.gradient_accumulation_steps)])
     model, optimizer = build_model(config, runtime)
     train_steps = build_train_steps(model, optimizer, runtime, config)
     batch = random_batch(config, config.train.global_batch_size // runtime.num_replicas)

@@ -6,8 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from electra_cli.config.resolution import phases_of
-from electra_cli.data.data_size import DataSize, resolve_with_data
+from electra_cli.data.data_size import DataSize, read_run
 from electra_cli.objectives import flops
 from electra_cli.planning.memory import ReplicaMemory, replica_memory
 from electra_cli.planning.parameters import Parameters, count_parameters
@@ -135,21 +134,20 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
       correction: what predicted times of computation on that device are multiplied by, as measured.
 
     Raises:
-      UserError: as `resolve_with_data`.
+      UserError: as `read_run`.
     """
-    resolved, sizes, assumes_vocab_size = resolve_with_data(config)
-    parameters = count_parameters(resolved)
-    drafts = phases_of(resolved)
+    run, sizes = read_run(config, needs_data=False)
+    parameters = count_parameters(run.resolved)
     phases = tuple(
-        _plan_phase(draft.number, draft.end - draft.begin, draft.config, size, parameters)
-        for draft, size in zip(drafts, sizes, strict=True)
+        _plan_phase(phase.number, phase.end - phase.begin, phase.config, size, parameters)
+        for phase, size in zip(run.phases, sizes, strict=True)
     )
     local = here or this_cpu()
     rows: list[DeviceRow] = []
     for device in ACCELERATORS:
         rows += _plan_devices(phases, device, NUMBERS_OF_DEVICES, 1.0)
     rows += _plan_devices(phases, local, (1,), correction)
-    return Plan(resolved, parameters, phases, checkpoint_size(resolved), tuple(rows), assumes_vocab_size)
+    return Plan(run.resolved, parameters, phases, checkpoint_size(run.resolved), tuple(rows), run.assumes_vocab_size)
 
 
 def with_precision(config: Any, precision: str) -> ml_collections.FrozenConfigDict:

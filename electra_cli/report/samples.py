@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from electra_cli import files
+from electra_cli.data.data_size import read_run
 from electra_cli.data.phases import open_phases, phase_at
 from electra_cli.data.source import reading
 from electra_cli.errors import UserError
@@ -32,7 +33,7 @@ def take_samples(
     """
     config = read_config(read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
     # Before the checkpoint, which takes longer to read.
-    _, phases = open_phases(config)
+    phases = open_phases(read_run(config)[0])
     model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), say)
     step = step_of(path)
     phase = phase_at(phases, step)

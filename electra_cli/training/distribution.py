@@ -5,15 +5,13 @@ import dataclasses
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import ml_collections
 import tensorflow as tf
 import tf_keras
 from official.common import distribute_utils
 
-from electra_cli.config.phases import divide
-from electra_cli.config.resolution import check
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling import compilation
@@ -107,21 +105,24 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
     return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
 
 
-def build_runtime(config: ml_collections.ConfigDict, *, alone: bool = False) -> Runtime:
+def build_runtime(
+    settings: ml_collections.FrozenConfigDict, batches: Iterable[tuple[int, int]], *, alone: bool = False
+) -> Runtime:
     """Picks devices, and sets the global precision policy and which functions are compiled by themselves.
 
     Must run before TensorFlow computes anything.
 
     Args:
-      config: a config; reads `runtime` and the batches of all phases.
+      settings: the section `runtime` of a checked config.
+      batches: of each phase `train.global_batch_size` and `train.gradient_accumulation_steps`.
       alone: whether one device is to be used by this process alone, whatever the config and the environment say.
 
     Raises:
-      UserError: a value that cannot be trained with, devices are missing or come too late, or the replicas do not
-        divide a global batch.
+      UserError: devices are missing or come too late, or the replicas do not divide a global batch.
     """
-    check(config)
-    settings = config.runtime
+    if alone:
+        settings = ml_collections.ConfigDict(settings.to_dict())
+        settings.strategy, settings.logical_cpus = "one_device", 0
     tf_keras.mixed_precision.set_global_policy(settings.precision)
     cluster = None if alone else find_cluster(settings, os.environ)
     num_gpus = len(tf.config.list_physical_devices("GPU"))
@@ -147,8 +148,8 @@ def build_runtime(config: ml_collections.ConfigDict, *, alone: bool = False) -> 
         num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
         worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,
     )
-    for phase in divide(config):
-        _check_batch(phase.config, runtime)
+    for global_batch_size, num_parts in batches:
+        _check_batch(global_batch_size, num_parts, runtime.num_replicas)
     return runtime
 
 
@@ -224,17 +225,16 @@ def _default_tpu() -> str:
     return os.environ.get("TPU_NAME", "local")
 
 
-def _check_batch(config: ml_collections.ConfigDict, runtime: Runtime) -> None:
+def _check_batch(global_batch_size: int, num_parts: int, num_replicas: int) -> None:
     """Global batch = examples a replica and part x replicas x parts."""
-    num_parts = config.train.gradient_accumulation_steps
-    divisor = runtime.num_replicas * num_parts
-    if config.train.global_batch_size % divisor:
+    divisor = num_replicas * num_parts
+    if global_batch_size % divisor:
         accumulation = (
             f", each in {num_parts} parts (config.train.gradient_accumulation_steps)" if num_parts > 1 else ""
         )
         raise UserError(
-            f"config.train.global_batch_size={config.train.global_batch_size} cannot be divided over "
-            f"{runtime.num_replicas} replicas{accumulation}: choose a multiple of {divisor}"
+            f"config.train.global_batch_size={global_batch_size} cannot be divided over "
+            f"{num_replicas} replicas{accumulation}: choose a multiple of {divisor}"
         )
 
 

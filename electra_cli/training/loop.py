@@ -3,7 +3,8 @@
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.config.resolution import notices
+from electra_cli.config.resolution import RunConfig, notices
+from electra_cli.data.data_size import read_run
 from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
@@ -19,7 +20,7 @@ from electra_cli.workdir.workdir import Workdir, check_config
 
 
 def evaluate(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | RunConfig,
     workdir: str,
     logger: Logger | None = None,
     *,
@@ -28,7 +29,7 @@ def evaluate(
     """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
-      config: a config (`config.default_config`) with overrides.
+      config: with overrides, or what `data_size.read_run` made of it.
       workdir: directory of a run of that config.
       logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes.
@@ -69,7 +70,7 @@ def evaluate(
     return result
 
 
-def replay_step(config: ml_collections.ConfigDict, workdir: str, logger: Logger | None = None) -> bool:
+def replay_step(config: ml_collections.ConfigDict | RunConfig, workdir: str, logger: Logger | None = None) -> bool:
     """Computes the last step of a workdir that was not finite again, on one device, and says what in it is not finite.
 
     Args:
@@ -84,8 +85,6 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, logger: Logger 
       UserError: no such step was kept, or config, data and workdir do not fit.
     """
     logger = logger or Lines()
-    config = config.copy_and_resolve_references()
-    config.runtime.strategy, config.runtime.logical_cpus = "one_device", 0
     path, record = replay.find_record(workdir)
     runtime, resolved, phases = open_run(config, logger, alone=True)
     check_config(workdir, resolved, fingerprint(phases))
@@ -103,7 +102,7 @@ def replay_step(config: ml_collections.ConfigDict, workdir: str, logger: Logger 
 
 
 def train(
-    config: ml_collections.ConfigDict,
+    config: ml_collections.ConfigDict | RunConfig,
     workdir: str,
     *,
     with_evaluation: bool,
@@ -114,7 +113,7 @@ def train(
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
     Args:
-      config: a config (`config.default_config`) with overrides.
+      config: with overrides, or what `data_size.read_run` made of it.
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       logger: receives progress reports; None: prints lines.
@@ -151,12 +150,12 @@ def train(
 
 
 def open_run(
-    config: ml_collections.ConfigDict, logger: Logger, *, alone: bool = False
+    config: ml_collections.ConfigDict | RunConfig, logger: Logger, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
     """Finds the devices and opens the data.
 
     Args:
-      config: a config with overrides.
+      config: with overrides, or what `data_size.read_run` made of it.
       logger: receives progress reports.
       alone: as of `build_runtime`.
 
@@ -167,7 +166,9 @@ def open_run(
       UserError: as `build_runtime` and `open_phases`.
     """
     with logger.status("Looking for devices"):
-        runtime = build_runtime(config, alone=alone)
+        run = config if isinstance(config, RunConfig) else read_run(config)[0]
+        trains = [phase.config.train for phase in run.phases]
+        batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
+        runtime = build_runtime(run.resolved.runtime, batches, alone=alone)
     with logger.status("Opening the data"):
-        resolved, phases = open_phases(config)
-    return runtime, resolved, phases
+        return runtime, run.resolved, open_phases(run)

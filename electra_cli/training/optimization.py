@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config.resolution import phases_of
+from electra_cli.config.phases import divide
 from electra_cli.modeling import compilation
 
 
@@ -237,7 +237,7 @@ def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
     they count as steps, of the schedule and of bias corrections.
     """
     settings = config.optimizer
-    first, *later = phases_of(config)
+    first, *later = divide(config)
     schedule = WarmupDecay(
         first.config.optimizer.learning_rate,
         config.train.num_steps,

@@ -6,8 +6,13 @@ import time
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten
 from electra_cli.config.text import show, to_json
+from electra_cli.data.data_size import read_run
 from tests.cli.app_test import PRETRAIN, assert_user_error, call
 from tests.conftest import small_config
+
+
+def shown(config, form="text", title="title"):
+    return show(read_run(config, needs_data=False)[0], form, title)
 
 
 def load(path):
@@ -20,7 +25,7 @@ def test_a_config_file_comes_back_as_it_was(data_dir, tmp_path):
     config = small_config(data_dir)
     config.phases.num_steps, config.phases.learning_rate = (4, 8), (1e-3, 5e-4)
     config.runtime.tpu, config.model.generator_num_layers = 'a "name"', 3
-    (tmp_path / "saved.py").write_text(show(config, "text", 'of """anything"""\\'))
+    (tmp_path / "saved.py").write_text(shown(config, "text", 'of """anything"""\\'))
     assert flatten(load(tmp_path / "saved.py")) == flatten(config)
     text = (tmp_path / "saved.py").read_text()
     assert "\n    config.train.num_steps = 12  # default: 1000000\n" in text
@@ -32,18 +37,16 @@ def test_a_config_file_comes_back_as_it_was(data_dir, tmp_path):
 
 def test_without_data():
     config = default_config()
-    text = show(config, "text", "title")
+    text = shown(config)
     assert '    config.data.dir = ""\n' in text and "derived.vocab_size" not in text and "default:" not in text
     config.train.num_steps = 10
-    assert "\n# Note: config.optimizer.warmup_steps=10,000 is longer than the run of 10 steps" in show(
-        config, "text", ""
-    )
+    assert "\n# Note: config.optimizer.warmup_steps=10,000 is longer than the run of 10 steps" in shown(config)
 
 
 def test_json():
     config = default_config()
     config.train.num_steps = 20_000
-    found = json.loads(show(config, "json", "title"))
+    found = json.loads(shown(config, "json"))
     assert found["changed"] == {"train.num_steps": {"default": 1_000_000, "value": 20_000}}
     assert found["config"]["train"]["num_steps"] == 20_000
     assert found["config"]["derived"]["max_predictions_per_seq"] == 19

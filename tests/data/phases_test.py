@@ -7,6 +7,7 @@ import tensorflow as tf
 from electra_cli.config import phases
 from electra_cli.config.resolution import check, resolve
 from electra_cli.data import phases as phases_module
+from electra_cli.data.data_size import read_run
 from electra_cli.data.phases import open_phases, phase_at
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.training.optimization import build_optimizer
@@ -37,8 +38,9 @@ def config(data_dir, long_data_dir):
 
 
 def test_each_phase_has_its_own_values(config, data_dir, long_data_dir):
-    resolved, (first, second) = open_phases(config)
-    assert resolved.derived.vocab_size == VOCAB_SIZE
+    run, _ = read_run(config)
+    first, second = open_phases(run)
+    assert run.resolved.derived.vocab_size == VOCAB_SIZE
     assert (first.begin, first.end, second.begin, second.end) == (0, 4, 4, 6)
     assert [phase.source.data_dir for phase in (first, second)] == [str(data_dir), str(long_data_dir)]
     assert [phase.config.train.global_batch_size for phase in (first, second)] == [8, 4]
@@ -80,7 +82,7 @@ def test_phases_need_one_vocabulary(config, corpus_file, tmp_path, data_dir):
     other = prepare_small(corpus_file, tmp_path / "other", max_seq_length=2 * SEQ_LENGTH, lower_case=False)[0]
     config.phases.data_dir = (str(data_dir), str(other))
     with pytest.raises(UserError, match="have different vocabularies: prepare the data of all phases with the same"):
-        open_phases(config)
+        open_phases(read_run(config)[0])
 
 
 def test_a_command_line_gives_directories_without_quotes(config):

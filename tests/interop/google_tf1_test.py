@@ -97,7 +97,8 @@ def test_ten_steps_and_the_weights_after_them(recorded):
     config, arrays = recorded.config, recorded.arrays
     optimizer = build_optimizer(config)
     optimizer.build(recorded.model.trainable_variables)
-    train_steps = build_train_steps(recorded.model, optimizer, build_runtime(config), config)
+    runtime = build_runtime(config.runtime, [(config.train.global_batch_size, 1)])
+    train_steps = build_train_steps(recorded.model, optimizer, runtime, config)
     num_steps = len(arrays["total_loss"])
     for step in range(num_steps):
         outputs = recorded.model(recorded.inputs(step), training=False)

@@ -34,7 +34,9 @@ class Steps:
         config.update_from_flattened_dict(overrides)
         self.source = open_data(config.data.dir, config.data.max_seq_length)
         self.config = resolve(config, self.source.vocabulary.size)
-        self.runtime = build_runtime(self.config)
+        train = self.config.train
+        batches = [(train.global_batch_size, train.gradient_accumulation_steps)]
+        self.runtime = build_runtime(self.config.runtime, batches)
         self.model, self.optimizer = run.build_model(self.config, self.runtime)
         self.train_steps = build_train_steps(self.model, self.optimizer, self.runtime, self.config)
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from electra_cli.data.data_size import read_run
 from electra_cli.data.input_pipeline import evaluation_dataset
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
@@ -30,13 +31,14 @@ def run(data_dir, tmp_path_factory):
 
 def evaluated(config, workdir):
     """What the model itself makes of the examples, and of their batch in an evaluation."""
-    resolved, (phase,) = open_phases(config)
+    run_config, _ = read_run(config)
+    (phase,) = open_phases(run_config)
     dataset = evaluation_dataset(
         phase.source.validation, phase.masking, pad_id=phase.source.vocabulary.pad_id, max_seq_length=32,
         global_batch_size=8, num_examples=config.eval.num_examples,
     )  # fmt: skip
     batch = {name: value[:NUM_SAMPLES] for name, value in next(iter(dataset)).items()}
-    model, _ = restore_model(resolved, f"{workdir}/checkpoints", lambda _: None)
+    model, _ = restore_model(run_config.resolved, f"{workdir}/checkpoints", lambda _: None)
     outputs = model(batch, training=False)
     return {name: value.numpy() for name, value in {**batch, **outputs}.items()}, phase.source.vocabulary.tokens
 

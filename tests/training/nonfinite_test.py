@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.data import phases
+from electra_cli.data.data_size import read_run
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
@@ -199,7 +200,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
 
 def find_interval(config):
     """Returns the last step of an interval of two, late in a run, and its real tokens, which no other interval has."""
-    (phase,) = open_phases(config)[1]
+    (phase,) = open_phases(read_run(config)[0])
     batches = training_dataset(
         phase.source.train,
         phase.masking,
