@@ -1,32 +1,34 @@
 """Preparation over Apache Beam: the pure steps of the local path, as a pipeline for many machines or one.
 
 Workers read groups of files, find copies, pack, and write a shard for each range of keys, so that the examples and
-their order over all shards are those of `prepare.prepare`; only the ends of shards lie elsewhere. What workers write is
-temporary until the launching process has heard of all of it (`beam_output.py`).
+their order over all shards are those of `prepare.prepare`; only the ends of shards differ. What workers write is
+temporary until the launching process knows all of it.
 """
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import io
-import os
 import shlex
+import shutil
 import tempfile
-from collections.abc import Iterable
-from typing import Any
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from electra_cli import files
-from electra_cli.data import python_docs, tokenization
-from electra_cli.data.beam_pipeline import open_output, run_pipeline
-from electra_cli.data.output_directory import OutputDirectory
+from electra_cli.data import python_docs
+from electra_cli.data.beam_pipeline import copy_to, run_pipeline
+from electra_cli.data.output_directory import OutputDirectory, check_replaceable
 from electra_cli.data.packing import PrepareSettings, check_totals
-from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
+from electra_cli.data.prepare import Learned, Preparation, Report, build_manifest, load_vocabulary
 from electra_cli.data.spool import SPLITS
 from electra_cli.data.tfrecords import (
+    DATA_FILES,
     MANIFEST_FILE,
     SENTENCEPIECE_FILE,
     TOKEN_COUNTS_FILE,
@@ -39,8 +41,6 @@ from electra_cli.data.tfrecords import (
 from electra_cli.data.vocabulary import LearningSettings, Vocabulary
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
-
-_STAGE = "running the pipeline"
 
 
 def prepare(
@@ -55,66 +55,53 @@ def prepare(
     report: Report,
     beam_options: str = "",
 ) -> Manifest:
-    """Prepares a corpus as `prepare.prepare` does; the vocabulary is learned by this process.
+    """Prepares a corpus as `prepare.prepare` does, whose arguments these are; this process learns the vocabulary.
 
     Args:
       inputs: files, directories and patterns that workers can read, and `builtin:python-docs`.
-      output_dir: directory to be made, local or of a file system that Beam knows; workers must be able to write it.
-      settings: how.
-      vocab_file: a vocabulary, a token a line, or a SentencePiece model; None to learn one.
-      learning: how to learn it.
+      output_dir: directory to create, local or of a file system that Beam knows; workers must be able to write it.
+      settings: see there.
+      vocab_file: see there.
+      learning: see there.
       num_workers: processes of this machine: of the vocabulary, and of the pipeline when no runner is given.
-      overwrite: whether to replace what `output_dir` holds, once the new data is written.
+      overwrite: see there.
       report: see there.
       beam_options: Beam's options as on a command line, `--runner=FlinkRunner --flink_master=HOST:8081`.
-
-    Returns:
-      The manifest that was written.
 
     Raises:
       UserError: input, vocabulary, output directory or options will not do, or the runner fails. What `output_dir`
         held is intact.
     """
     options = _parse_options(beam_options, num_workers)
-    given = load_vocabulary(vocab_file, settings) if vocab_file else None
-    model = files.read_bytes(vocab_file) if vocab_file and vocab_file.endswith(tokenization.SUFFIX) else b""
+    given, sentencepiece = load_vocabulary(vocab_file, settings)
     with open_output(output_dir, overwrite=overwrite) as output:
-        with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
-            vocabulary, sources, learned = _prepare_here(inputs, settings, given, learning, local, workers, report)
-            sources = [
-                output.add_scratch_file(source) if path == python_docs.NAME else source
-                for path, source in zip(inputs, sources, strict=True)
-            ]
+        vocabulary, sources, learned = _prepare_here(inputs, settings, given, learning, num_workers, report, output)
         corpus = settings.open_corpus(sources)
-        report(_STAGE, 0.0)
-        run = functools.partial(
-            run_pipeline, options, corpus, vocabulary, settings, sentencepiece=model, scratch=output.scratch
-        )
-        counts, written = run(held_out_below=settings.validation_fraction)
+        report("running the pipeline", 0.0)
+        run = functools.partial(run_pipeline, options, corpus, vocabulary, settings, sentencepiece, output.scratch)
+        counts, written = run(settings.validation_fraction)
         held_out_below = check_totals(counts.totals, corpus.files, settings)
         if held_out_below is not None:
-            counts, written = run(held_out_below=held_out_below)
+            counts, written = run(held_out_below)
             check_totals(counts.totals, corpus.files, settings)
         moves, splits = _name_shards(written.shards)
-        statistics = {
-            **learned[1],
-            "files": len(corpus.files),
-            "text_bytes": counts.text_bytes,
-            "long_documents_cut": counts.num_cut,
-            "builtin": [path for path in inputs if path == python_docs.NAME],
-            "copies_dropped": counts.num_copies,
-        }
         manifest = build_manifest(
             settings,
+            inputs,
             vocabulary,
+            sentencepiece,
             counts.totals,
             splits,
-            learning=learned[0],
-            statistics=statistics,
-            sentencepiece_sha256=hashlib.sha256(model).hexdigest() if model else "",
+            learned=learned,
+            corpus={
+                "files": len(corpus.files),
+                "text_bytes": counts.text_bytes,
+                "long_documents_cut": counts.num_cut,
+            },
+            num_copies=counts.num_copies,
         )
         contents = {
-            **({SENTENCEPIECE_FILE: model} if model else {}),
+            **({SENTENCEPIECE_FILE: sentencepiece} if sentencepiece else {}),
             VOCAB_FILE: vocabulary.to_bytes(),
             TOKEN_COUNTS_FILE: token_counts_to_bytes(written.token_counts),
             MANIFEST_FILE: manifest.to_json().encode(),
@@ -123,29 +110,99 @@ def prepare(
     return manifest
 
 
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """Where a pipeline writes: the directory, one for temporary files, and files to remove when new ones come."""
+
+    path: str
+    scratch: str
+    replaced: tuple[str, ...] = ()
+
+    def add_scratch_file(self, local_path: str) -> str:
+        """Copies a local file to where workers see it, and returns its path there."""
+        path = files.join(self.scratch, local_path.rsplit("/", 1)[-1])
+        copy_to(local_path, path)
+        return path
+
+    def publish(self, moves: Mapping[str, str], contents: Mapping[str, bytes]) -> None:
+        """Moves files from `scratch` (path to name), then writes the contents (by name), in this order."""
+        if self.replaced:
+            FileSystems.delete(list(self.replaced))
+        FileSystems.rename(list(moves), [files.join(self.path, name) for name in moves.values()])
+        for name, content in contents.items():
+            with FileSystems.create(files.join(self.path, name)) as stream:
+                stream.write(content)
+
+
+@contextlib.contextmanager
+def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
+    """Yields where to write; nothing is left of it after an exception.
+
+    Raises:
+      UserError: it is not empty, cannot be written, or Beam does not know its file system.
+    """
+    job = uuid.uuid4().hex  # never the job that left something there
+    if not files.is_remote(output_dir):
+        with OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job) as directory:
+            try:
+                yield Output(directory.path, directory.scratch)
+            except BaseException:
+                shutil.rmtree(directory.path, ignore_errors=True)
+                raise
+            directory.commit()
+        return
+    scratch = files.join(output_dir, f"partial-{job}")
+    try:
+        old_files = _list(output_dir)
+        names = (path.removeprefix(output_dir.rstrip("/") + "/") for path in old_files)
+        check_replaceable(output_dir, names, (*DATA_FILES, "partial-*"), overwrite=overwrite)
+        FileSystems.mkdirs(scratch)
+        try:
+            yield Output(output_dir, scratch, old_files)
+        finally:
+            if leftover := _list(scratch):
+                FileSystems.delete(list(leftover))
+    except BeamIOError as error:
+        raise UserError(f"--output_dir={output_dir} cannot be written: {error}") from error
+    except ValueError as error:
+        if "filesystem" not in str(error):
+            raise
+        scheme = output_dir.split("://", 1)[0]
+        raise UserError(
+            f"--output_dir={output_dir}: Beam knows no {scheme}:// here; install what it needs, such as "
+            f"pip install 'apache-beam[gcp]' for gs:// or 'apache-beam[aws]' for s3://"
+        ) from error
+
+
+def _list(directory: str) -> tuple[str, ...]:
+    return tuple(file.path for file in FileSystems.match([files.join(directory, "**")])[0].metadata_list)
+
+
 def _prepare_here(
     inputs: list[str],
     settings: PrepareSettings,
     given: Vocabulary | None,
     learning: LearningSettings | None,
-    directory: str,
-    workers: Workers,
+    num_workers: int,
     report: Report,
-) -> tuple[Vocabulary, list[str], tuple[dict[str, Any], dict[str, Any]]]:
-    """Does in this process, in a local directory, what the local path does before packing.
+    output: Output,
+) -> tuple[Vocabulary, list[str], Learned]:
+    """Does in this process what comes before packing.
 
     Returns:
-      The vocabulary, which is learned when none is given; the inputs, where files stand for what is built in; and what
-      `Preparation.read_learned` returns.
+      The vocabulary; the inputs as workers can read them; and how the vocabulary was learned.
     """
-    with (
-        OutputDirectory(os.path.join(directory, "data"), overwrite=False, owned=(), job=None) as local,
-        contextlib.closing(Preparation(inputs, settings, local, workers, report)) as preparation,
-    ):
-        if given is None:
-            preparation.find_copies()
-        vocabulary = preparation.provide_vocabulary(given, learning)
-        return vocabulary, preparation.inputs, preparation.read_learned()
+    with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
+        preparation = Preparation(inputs, settings, local, local, workers, report)
+        with contextlib.closing(preparation):
+            if given is None:
+                preparation.deduplicate()
+            vocabulary = preparation.provide_vocabulary(given, learning)
+            sources = [
+                output.add_scratch_file(source) if path == python_docs.NAME else source
+                for path, source in zip(inputs, preparation.inputs, strict=True)
+            ]
+            return vocabulary, sources, preparation.read_learned()
 
 
 def _parse_options(text: str, num_workers: int) -> PipelineOptions:
@@ -184,10 +241,10 @@ def _name_shards(
     moves: dict[str, str] = {}
     splits: dict[str, tuple[Shard, ...]] = {}
     for split in SPLITS:
-        found = sorted((index, path, shard) for name, index, path, shard in shards if name == split)
+        of_split = sorted((index, path, shard) for name, index, path, shard in shards if name == split)
         named = []
-        for number, (_, path, shard) in enumerate(found):
-            moves[path] = shard_name(split, number, len(found))
+        for number, (_, path, shard) in enumerate(of_split):
+            moves[path] = shard_name(split, number, len(of_split))
             named.append(dataclasses.replace(shard, file=moves[path]))
         splits[split] = tuple(named)
     return moves, splits

@@ -1,4 +1,4 @@
-"""A pool of processes that gives results in the order of the tasks."""
+"""A pool of processes that gives results in the order of the tasks, and the tasks of a preparation."""
 
 import collections
 import concurrent.futures
@@ -12,18 +12,20 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from electra_cli.data import packing
+from electra_cli import files
 from electra_cli.data.corpus import Block
-from electra_cli.data.output_directory import write_whole
 from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
 from electra_cli.data.spool import PackedChunk, Slice
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Shard, write_shard
 from electra_cli.data.vocabulary import Vocabulary, WordSplitter
 from electra_cli.errors import ResumableError
+
+# Of a task: blocks of text, and the numbers of the documents in them to drop.
+Chunk = tuple[Sequence[Block], frozenset[int]]
 
 
 class Workers:
@@ -109,48 +111,24 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-@dataclasses.dataclass(frozen=True)
-class ChunkTask:
-    """A chunk of text, less the documents whose numbers are dropped."""
-
-    blocks: list[Block]
-    settings: PrepareSettings
-    dropped: frozenset[int] = frozenset()
-
-
-def sign_documents(task: ChunkTask) -> list[tuple[int, bytes]]:
-    """Returns number and signature of each document that is long enough."""
-    return packing.sign_documents(task.blocks, task.settings)
-
-
 @functools.lru_cache(maxsize=1)
 def _splitter(lower_case: bool) -> WordSplitter:
     return WordSplitter(lower_case=lower_case)
 
 
-def count_words(task: ChunkTask) -> tuple[Counter[str], int, int]:
-    """Returns how often each word stands in the chunk, its documents, and those of them that are too short."""
-    reader = ChunkReader(task.settings)
-    lines = (line for _, document in reader.read(task.blocks, task.dropped) for line in document.lines)
-    counts = _splitter(task.settings.lower_case).count(lines)
+def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], int, int]:
+    """Returns how often each word occurs in the chunk, its documents, and those of them that are too short."""
+    reader = ChunkReader(settings)
+    lines = (line for _, document in reader.read(*chunk) for line in document.lines)
+    counts = _splitter(settings.lower_case).count(lines)
     return counts, reader.num_documents, reader.num_short
 
 
-@dataclasses.dataclass(frozen=True)
-class PackTask:
-    """A chunk to pack with the vocabulary that lies in `directory`; see `Packer.pack`."""
-
-    chunk: ChunkTask
-    directory: str
-    vocab_sha256: str
-    held_out_below: float
-    num_buckets: int
-
-
-def pack_chunk(task: PackTask) -> PackedChunk:
-    """Returns the examples of a chunk."""
-    packer = _packer(task.directory, task.vocab_sha256, task.chunk.settings)
-    return packer.pack(task.chunk.blocks, task.chunk.dropped, task.held_out_below, task.num_buckets)
+def pack_chunk(
+    settings: PrepareSettings, directory: str, vocab_sha256: str, held_out_below: float, num_buckets: int, chunk: Chunk
+) -> PackedChunk:
+    """Returns the examples of a chunk, packed with the vocabulary in `directory`; see `Packer.pack`."""
+    return _packer(directory, vocab_sha256, settings).pack(*chunk, held_out_below, num_buckets)
 
 
 @functools.lru_cache(maxsize=1)
@@ -162,31 +140,27 @@ def _packer(directory: str, vocab_sha256: str, settings: PrepareSettings) -> Pac
     return Packer(vocabulary, settings, model_file if os.path.exists(model_file) else None)
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardTask:
-    """A shard to write to `path`; what it holds is noted in `note` once it is whole."""
+def make_shard(
+    settings: PrepareSettings, directory: str, scratch: str, vocab_size: int, task: tuple[str, Slice]
+) -> tuple[Shard, np.ndarray]:
+    """Writes the shard of a name and a slice, unless a note says that it is complete.
 
-    path: str
-    note: str
-    slice: Slice
-    lengths_name: str
-    has_words: bool
-    vocab_size: int
-
-
-def make_shard(task: ShardTask) -> tuple[Shard, np.ndarray]:
-    """Writes a shard, unless it is whole already; returns its description and int64 [vocab_size], its tokens."""
-    if os.path.exists(task.note):
-        with open(task.note, encoding="utf-8") as stream:
+    Returns:
+      Its description, and int64 [vocab_size], how often each token occurs in it.
+    """
+    name, part = task
+    note = os.path.join(scratch, f"{name}.json")
+    if os.path.exists(note):
+        with open(note, encoding="utf-8") as stream:
             record = json.load(stream)
         return Shard(**record["shard"]), np.array(record["token_counts"], np.int64)
     shard, counts = write_shard(
-        task.path,
-        task.slice.read(),
-        lengths_name=task.lengths_name,
-        has_words=task.has_words,
-        vocab_size=task.vocab_size,
+        os.path.join(directory, name),
+        part.read(),
+        lengths_name=settings.lengths_name,
+        has_words=settings.has_words,
+        vocab_size=vocab_size,
     )
     record = {"shard": dataclasses.asdict(shard), "token_counts": counts.tolist()}
-    write_whole(task.note, json.dumps(record).encode())
+    files.write_atomically(note, json.dumps(record))
     return shard, counts

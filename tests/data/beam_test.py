@@ -371,7 +371,7 @@ def test_a_runner_that_fails_is_named(tmp_path, data_dir, monkeypatch):
     def fail(*_):
         raise AssertionError("a defect")
 
-    monkeypatch.setattr(beam_pipeline, "_tell", fail)
+    monkeypatch.setattr(beam_pipeline, "_leave_result", fail)
     portable = "--runner=PortableRunner --job_endpoint=embed --environment_type=LOOPBACK"
     with pytest.raises(UserError, match=r"^PortableRunner failed: Pipeline job-.* failed in state FAILED: "):
         run(beam, [tmp_path / "text.txt"], tmp_path / "data", vocab_file=vocab_file, beam_options=portable)
@@ -382,7 +382,7 @@ def test_a_runner_that_fails_is_named(tmp_path, data_dir, monkeypatch):
 
 def test_workers_that_do_not_see_the_output(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(make_text(30))
-    monkeypatch.setattr(beam_pipeline, "_tell", lambda *_: None)
+    monkeypatch.setattr(beam_pipeline, "_leave_result", lambda *_: None)
     with pytest.raises(UserError, match=r"left nothing in .*: give an --output_dir that all its machines write to"):
         run(beam, [tmp_path / "text.txt"], tmp_path / "data")
 

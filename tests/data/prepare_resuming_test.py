@@ -33,10 +33,10 @@ def interrupted_at(monkeypatch, module, name, call, error):
 
 PLACES = [
     (prepare_module, "learn_vocabulary", 1),
-    (prepare_module, "write_whole", 4),
-    (workers, "sign_documents", 3),
-    (workers, "pack_chunk", 1),
-    (workers, "pack_chunk", 5),
+    (prepare_module.Preparation, "_write_note", 3),
+    (prepare_module, "sign_documents", 3),
+    (prepare_module, "pack_chunk", 1),
+    (prepare_module, "pack_chunk", 5),
     (workers, "write_shard", 1),
     (workers, "write_shard", 3),
     (spool_module.os, "fsync", 5),
@@ -59,7 +59,8 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
     assert not (tmp_path / "stopped").exists()
     monkeypatch.setattr(module, name, original)
     num_packed = []
-    monkeypatch.setattr(workers, "pack_chunk", lambda task, do=workers.pack_chunk: num_packed.append(1) or do(task))
+    pack_chunk = prepare_module.pack_chunk
+    monkeypatch.setattr(prepare_module, "pack_chunk", lambda *task: num_packed.append(1) or pack_chunk(*task))
     resumed, _ = prepare_small(tmp_path / "text.txt", tmp_path / "stopped", **options)
     assert_same_files(whole, resumed)
     if name == "write_shard":
