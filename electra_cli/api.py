@@ -12,7 +12,6 @@ they return. Mistakes raise `electra_cli.errors.UserError`, whose text says what
 """
 
 import dataclasses
-import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -95,9 +94,8 @@ def load(
         run = load_run(path, checkpoint=checkpoint, averaged=averaged, vocab_file=vocab_file, lower_case=lower_case,
                        say=lambda _: None)  # fmt: skip
     except UserError as error:
-        # Readers name the flags of commands.
-        text = re.sub("--(checkpoint|vocab_file|lower_case)", r"\1", str(error).replace("--workdir=", "path="))
-        raise UserError(text) from error
+        arguments = {f"--{name}": name for name in ("checkpoint", "vocab_file", "lower_case")}
+        raise error.with_options({"--workdir": "path", **arguments}) from error
     return Electra(run)
 
 

@@ -1,15 +1,33 @@
-"""Exceptions that commands tell in one line."""
+"""Exceptions that commands print in one line."""
+
+from collections.abc import Mapping
+
+
+class Option(str):
+    """The name of a flag in the text of an error, which a caller whose users know it by another name can replace."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: its text says in one line what is wrong, where, and what to do.
+    """A mistake that the user can fix: its text says in one line what is wrong, where, and what to do.
 
     Commands print the text on standard error and end with exit code 2. Any other exception is a defect of this
     program and ends with a traceback and exit code 1.
+
+    Args:
+      parts: of the text, as in `UserError(Option("--workdir"), f"={workdir} holds no checkpoint")`.
     """
 
-    def __init__(self, message: str):
-        super().__init__(" ".join(message.split()))
+    def __init__(self, *parts: str):
+        self.parts = parts
+        super().__init__(" ".join("".join(parts).split()))
+
+    def with_options(self, names: Mapping[str, str]) -> "UserError":
+        """Returns the error as users of other options read it.
+
+        Args:
+          names: what each option is called there, by its name here; others keep theirs.
+        """
+        return type(self)(*(Option(names.get(part, part)) if isinstance(part, Option) else part for part in self.parts))
 
 
 class ResumableError(UserError):

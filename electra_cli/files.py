@@ -5,7 +5,7 @@ import errno
 import os
 from typing import IO, Any
 
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 
 
 def is_remote(path: str) -> bool:
@@ -85,7 +85,7 @@ def check_directory(name: str, path: str, remedy: str) -> None:
     """
     if not is_directory(path):
         state = "no such directory" if size(path) is None else "is a file, not a directory"
-        raise UserError(f"{name}={path}: {state}; {remedy}")
+        raise UserError(Option(name), f"={path}: {state}; {remedy}")
 
 
 def check_checkpoint(name: str, path: str, remedy: str) -> None:
@@ -100,7 +100,7 @@ def check_checkpoint(name: str, path: str, remedy: str) -> None:
     # A checkpoint whose index is lost is one that is damaged, which is told elsewhere.
     names = (f"{prefix}.index", f"{prefix}.data-00000-of-00001")
     if not is_directory(path) and all(size(name) is None for name in names):
-        raise UserError(f"{name}={path}: no such checkpoint or directory; {remedy}")
+        raise UserError(Option(name), f"={path}: no such checkpoint or directory; {remedy}")
 
 
 def check_output(flag: str, path: str) -> None:

@@ -107,7 +107,7 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
                     say=logger.notice,
                 )
             except UserError as error:
-                raise UserError(str(error).replace("--workdir=", "--source=")) from error
+                raise error.with_options({"--workdir": "--source"}) from error
             importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=logger.notice)
             return
         foreign = importing.read_source(

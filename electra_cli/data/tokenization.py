@@ -16,7 +16,7 @@ from electra_cli import files
 from electra_cli.data.spool import CONTINUES_WORD
 from electra_cli.data.tfrecords import MANIFEST_FILE, SENTENCEPIECE_FILE, VOCAB_FILE, read_manifest
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
-from electra_cli.errors import UnreadableError, UserError
+from electra_cli.errors import Option, UnreadableError, UserError
 
 # Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
 _MAX_WORD_LENGTH = 100
@@ -189,8 +189,10 @@ class TokenizerSettings:
             return SentencePieceTokenizer(self.sentencepiece_file)
         if self.vocabulary.is_sentencepiece:
             raise UserError(
-                f"the vocabulary is that of a SentencePiece model, without which no text becomes tokens: give the "
-                f"model, --vocab_file=FILE{SUFFIX}"
+                "the vocabulary is that of a SentencePiece model, without which no text becomes tokens: give the "
+                "model, ",
+                Option("--vocab_file"),
+                f"=FILE{SUFFIX}",
             )
         return Tokenizer(self.vocabulary, lower_case=self.lower_case)
 

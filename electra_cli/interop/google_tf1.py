@@ -13,7 +13,7 @@ import tensorflow as tf
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.interop.foreign import Foreign, read_json
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
@@ -134,8 +134,10 @@ def find_checkpoint(source: str) -> str:
     found = sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))
     if len(found) != 1:
         names = ", ".join(os.path.basename(path).removesuffix(".index") for path in found)
-        several = f"holds several checkpoints ({names}): give one, --source={source}/NAME"
-        raise UserError(f"--source={source} {several if found else 'holds no checkpoint (NAME.index, NAME.data-*)'}")
+        option = Option("--source")
+        if not found:
+            raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
+        raise UserError(option, f"={source} holds several checkpoints ({names}): give one, ", option, f"={source}/NAME")
     return found[0].removesuffix(".index")
 
 

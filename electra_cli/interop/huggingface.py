@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown, read_json
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
 from electra_cli.objectives.weights import Network, Weights
@@ -53,10 +53,12 @@ def read(source: str) -> Foreign:
     files.check_directory("--source", source, f"give the folder of a model, with its {CONFIG_FILE}")
     file = os.path.join(source, CONFIG_FILE)
     if not os.path.exists(file):
-        raise UserError(f"--source={source} holds no {CONFIG_FILE}: it is no model of transformers")
+        raise UserError(Option("--source"), f"={source} holds no {CONFIG_FILE}: it is no model of transformers")
     config = read_json(file)
     if "config" in config:
-        raise UserError(f"--source={source} is a workdir of electra-pretrain: give --format=electra_pretrain")
+        raise UserError(
+            Option("--source"), f"={source} is a workdir of electra-pretrain: give --format=electra_pretrain"
+        )
     if config.get("model_type") not in ("electra", "bert"):
         raise UserError(f"{file}: model_type is {config.get('model_type')!r}; electra and bert can be imported")
     for key, (wanted, meaning) in _REQUIRED.items():
@@ -164,7 +166,7 @@ def _read_tensors(source: str) -> tuple[Weights, list[str]]:
             return _to_float32(read_file(os.path.join(source, name)))
         if os.path.exists(index):
             return _to_float32(_read_shards(source, index, read_file))
-    raise UserError(f"--source={source} holds neither {_SAFETENSORS} nor {_PYTORCH}")
+    raise UserError(Option("--source"), f"={source} holds neither {_SAFETENSORS} nor {_PYTORCH}")
 
 
 def _read_shards(source: str, index: str, read_file: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

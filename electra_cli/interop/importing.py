@@ -17,7 +17,7 @@ from electra_cli.config.resolution import flatten, resolve
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.interop import google_tf1, huggingface, tfm
 from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.foreign import Foreign
@@ -63,8 +63,12 @@ def read_source(
     if generator_source:
         other = huggingface.read(generator_source)
         if foreign.discriminator is None or other.generator is None:
-            raise UserError("--source must be a discriminator (ElectraForPreTraining) and --generator_source a "
-                            "generator (ElectraForMaskedLM)")  # fmt: skip
+            raise UserError(
+                Option("--source"),
+                " must be a discriminator (ElectraForPreTraining) and ",
+                Option("--generator_source"),
+                " a generator (ElectraForMaskedLM)",
+            )
         foreign.generator = other.generator
         foreign.unexpected += other.unexpected
     if foreign.is_tied or foreign.discriminator is None:
@@ -242,7 +246,9 @@ def _tokenizer(
     if tokenizer.vocabulary.size != size:
         raise UserError(
             f"the vocabulary {file or foreign.source} has {tokenizer.vocabulary.size:,} tokens, the word table "
-            f"{size:,}: give the one that the model was trained with, --vocab_file=FILE"
+            f"{size:,}: give the one that the model was trained with, ",
+            Option("--vocab_file"),
+            "=FILE",
         )
     return tokenizer
 

@@ -19,7 +19,7 @@ from electra_cli.data.tokenization import (
     saved_tokenizer,
     tokenizer_of_data,
 )
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.pretrainers import Pretrainer
@@ -105,13 +105,15 @@ def load_run(
     if tokenizer.vocabulary.size != config.derived.vocab_size:
         raise UserError(
             f"the vocabulary has {tokenizer.vocabulary.size:,} tokens, the model of {workdir} "
-            f"{config.derived.vocab_size:,}: give the one it was trained with, --vocab_file=FILE"
+            f"{config.derived.vocab_size:,}: give the one it was trained with, ",
+            Option("--vocab_file"),
+            "=FILE",
         )
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
         model, path = restore_model(config, where, say, averaged=averaged)
     except UserError as error:
-        raise UserError(str(error).replace(f"--checkpoint={workdir}:", f"--workdir={workdir}:")) from error
+        raise error.with_options({} if checkpoint else {"--checkpoint": "--workdir"}) from error
     step = step_of(path)
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
     return Run(
@@ -143,8 +145,11 @@ def _find_tokenizer(
     data_dir = divide(config)[0].config.data.dir
     if not tf.io.gfile.exists(tf.io.gfile.join(data_dir, "vocab.txt")):
         raise UserError(
-            f"{data_dir}, which {workdir} was trained on, is not there any more: give its vocabulary, "
-            f"--vocab_file=FILE (and --lower_case=false where it is cased)"
+            f"{data_dir}, which {workdir} was trained on, is not there any more: give its vocabulary, ",
+            Option("--vocab_file"),
+            "=FILE (and ",
+            Option("--lower_case"),
+            "=false where it is cased)",
         )
     return tokenizer_of_data(data_dir, lower_case)
 

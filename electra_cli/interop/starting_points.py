@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.config.finetuning import RANDOM, check_start
 from electra_cli.data.tokenization import read_tokenizer
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.model import StartingPoint
 from electra_cli.interop.importing import import_foreign, read_source
 from electra_cli.interop.runs import Run, load_run
@@ -50,9 +49,8 @@ def open_starting_point(
         with logger.status(f"Opening the encoder of {path}"):
             run = _read(path, vocab_file, lower_case, logger.notice)
     except UserError as error:
-        # Readers name the flags of their own commands.
         flag = "--like" if is_random else "--init"
-        raise UserError(re.sub(r"--(source|checkpoint|workdir|init)=", f"{flag}=", str(error))) from error
+        raise error.with_options(dict.fromkeys(("--source", "--checkpoint", "--workdir", "--init"), flag)) from error
     network = run.network(role if role in run.roles else run.roles[0])
     which = f"{network.role} of {path} at step {run.step:,}"
     return StartingPoint(
@@ -111,7 +109,8 @@ def _format_of(directory: str) -> str | None:
     names = tf.io.gfile.listdir(directory)
     if "saved_model.pb" in names:
         raise UserError(
-            f"--init={directory} is a SavedModel, which cannot be trained: export with --format=huggingface"
+            Option("--init"),
+            f"={directory} is a SavedModel, which cannot be trained: export with --format=huggingface",
         )
     if CONFIG_FILE in names:
         try:
@@ -120,7 +119,9 @@ def _format_of(directory: str) -> str | None:
         except ValueError as error:
             raise UserError(f"{os.path.join(directory, CONFIG_FILE)} is damaged ({error})") from error
         if "finetuning" in record:
-            raise UserError(f"--init={directory} is fine-tuned already: give the encoder that it started from")
+            raise UserError(
+                Option("--init"), f"={directory} is fine-tuned already: give the encoder that it started from"
+            )
         if "model_type" in record:
             return "huggingface"
         if "config" in record:
@@ -132,6 +133,6 @@ def _format_of(directory: str) -> str | None:
     below = [name.rstrip("/") for name in names if name.rstrip("/") in ("discriminator", "generator")]
     hint = f"; did you mean {os.path.join(directory, below[0])}?" if below else ""
     raise UserError(
-        f"--init={directory} is neither a workdir of electra-pretrain nor what electra-import or electra-export "
-        f"wrote{hint}"
+        Option("--init"),
+        f"={directory} is neither a workdir of electra-pretrain nor what electra-import or electra-export wrote{hint}",
     )

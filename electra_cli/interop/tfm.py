@@ -13,7 +13,7 @@ from official.nlp.modeling import networks
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from electra_cli.data.tokenization import find_vocab_file
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.interop.foreign import Foreign, drop_unknown
 from electra_cli.interop.outputs import hidden_states
 from electra_cli.interop.runs import Run, encode_texts
@@ -117,7 +117,10 @@ def read(source: str) -> Foreign:
     if tf.io.gfile.isdir(source):
         latest = tf.train.latest_checkpoint(source)
         if latest is None:
-            raise UserError(f"--source={source} has no file `checkpoint` that names one: give the path of a checkpoint")
+            raise UserError(
+                Option("--source"),
+                f"={source} has no file `checkpoint` that names one: give the path of a checkpoint",
+            )
         path = latest
     damage = find_damage(path)
     if damage is not None:

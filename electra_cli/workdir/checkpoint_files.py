@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 
 import tensorflow as tf
 
-from electra_cli.errors import ResumableError, UserError
+from electra_cli.errors import Option, ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.workdir.run_files import check_checkpoint_flag
 
@@ -212,14 +212,15 @@ def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
         found, damages = files.newest_whole()
         if found is None:
             raise UserError(
-                f"--checkpoint={path}: " + (none_can_be_read(damages) if damages else "holds no checkpoint (ckpt-*)")
+                Option("--checkpoint"),
+                f"={path}: " + (none_can_be_read(damages) if damages else "holds no checkpoint (ckpt-*)"),
             )
         tell_damages(damages, found, say)
         return found
     check_checkpoint_flag(path)
     damage = find_damage(path)
     if damage is not None:
-        raise UserError(f"--checkpoint={path} is damaged ({damage}): give another")
+        raise UserError(Option("--checkpoint"), f"={path} is damaged ({damage}): give another")
     return path
 
 

@@ -8,7 +8,7 @@ import ml_collections
 from electra_cli import files
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, resolve
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.workdir.run_files import CONFIG_FILE
 
 
@@ -26,8 +26,8 @@ def read_record(workdir: str) -> dict[str, Any]:
     file = files.join(workdir, CONFIG_FILE)
     if not has_record(workdir):
         raise UserError(
-            f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import "
-            f"wrote"
+            Option("--workdir"),
+            f"={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import wrote",
         )
     try:
         record = json.loads(files.read_bytes(file))
@@ -35,15 +35,16 @@ def read_record(workdir: str) -> dict[str, Any]:
             raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
         if "config" not in record:
             raise UserError(
-                f"--workdir={workdir} is no workdir of electra-pretrain: its {CONFIG_FILE} is another program's"
+                Option("--workdir"),
+                f"={workdir} is no workdir of electra-pretrain: its {CONFIG_FILE} is another program's",
             )
         if isinstance(record["config"], dict):
             return record
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}): put it back, or give another --workdir") from error
-    raise UserError(f"{file} is damaged (config is no object): put it back, or give another --workdir")
+        raise UserError(f"{file} is damaged ({error}): put it back, or give another ", Option("--workdir")) from error
+    raise UserError(f"{file} is damaged (config is no object): put it back, or give another ", Option("--workdir"))
 
 
 def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:

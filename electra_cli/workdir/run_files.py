@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from electra_cli import files
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
@@ -36,8 +36,9 @@ def named_checkpoint(workdir: str, checkpoint: str) -> str:
     if checkpoint == BEST:
         if not files.is_directory(files.join(directory, BEST)):
             raise UserError(
-                f"--checkpoint={BEST}: {workdir} keeps no best checkpoint, for which config.train.best_metric asks: "
-                f"leave the flag out, or name another"
+                Option("--checkpoint"),
+                f"={BEST}: {workdir} keeps no best checkpoint, for which config.train.best_metric asks: "
+                f"leave the flag out, or name another",
             )
         return files.join(directory, BEST)
     is_name = re.fullmatch(r"ckpt-\d+", checkpoint) and files.size(f"{checkpoint}.index") is None
