@@ -1,6 +1,7 @@
-"""What every kind of task can do, whatever it is."""
+"""What every kind of task can do, and the arrays that its examples become."""
 
 import abc
+import dataclasses
 from array import array
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -8,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.finetuning.examples import Encoded, Example
-from electra_cli.finetuning.labels import LabelMap
+from electra_cli.errors import UserError
+from electra_cli.finetuning.examples import Example, LabelMap, abbreviate
 from electra_cli.finetuning.scores import Scores
+from electra_cli.modeling import features
 
 KINDS = ("classification", "regression", "tagging", "question_answering")
 
@@ -25,6 +27,29 @@ class TextEncoder(Protocol):
         """Returns the ids of a line, and int32 [tokens, 2], where each token begins and ends in it (characters)."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Examples as arrays: a row is an example, or one of the windows of its context in question answering.
+
+    Attributes:
+      features: int32 [rows, length] `input_word_ids`, `input_mask`, `input_type_ids`, as an encoder takes them.
+      targets: classification int32 [rows], regression float32 [rows], tagging int32 [rows, length] with -1 where no
+        word begins, question answering int32 [rows, 2], first and last position of the answer in the row, both 0
+        ([CLS]) where the window does not hold it. None: an example is unlabelled.
+      example_indices: int32 [rows], the example that a row belongs to, ascending.
+      alignments: an array a row, which `Task.predict` reads. Tagging: int32 [words], the position that each word begins
+        at, without words that were cut. Question answering: int32 [tokens, 2], the first character of each token of
+        the context in the window, and the one behind its last. None: the kind needs none.
+      notices: what a user should know, a line each; for example how many examples were cut.
+    """
+
+    features: dict[str, np.ndarray]
+    targets: np.ndarray | None
+    example_indices: np.ndarray
+    alignments: tuple[np.ndarray, ...] | None = None
+    notices: tuple[str, ...] = ()
+
+
 class Task(abc.ABC):
     """A kind of task: examples in, arrays out; logits in, predictions and scores out.
 
@@ -33,28 +58,26 @@ class Task(abc.ABC):
 
     Attributes:
       kind: one of `KINDS`.
-      least_length: tokens that an example must have room for, so that some are text.
-      labels: what the outputs of the head mean. None until `tasks.load_splits` found it, or it was read
-        (`LabelMap.load`) and set.
+      min_length: tokens that an example must have room for, so that some are text.
     """
 
     kind: str
-    least_length: int
+    min_length: int
 
     def __init__(self, primary_score: str = ""):
-        self.labels: LabelMap | None = None
+        self._labels: LabelMap | None = None
         self._primary_score = primary_score
 
     @property
-    def known_labels(self) -> LabelMap:
-        """What the outputs of the head mean.
-
-        Raises:
-          ValueError: `labels` is not set yet.
-        """
-        if self.labels is None:
+    def labels(self) -> LabelMap:
+        """What the outputs of the head mean; set by `tasks.load_splits`, or to what `LabelMap.load` reads."""
+        if self._labels is None:
             raise ValueError("the labels of the task are not known yet: load its data, or set what LabelMap.load reads")
-        return self.labels
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: LabelMap) -> None:
+        self._labels = labels
 
     @property
     @abc.abstractmethod
@@ -68,7 +91,7 @@ class Task(abc.ABC):
 
     @property
     def primary_score(self) -> str:
-        """The score that tells which model is the better one; higher is better."""
+        """The score by which the better of two models is chosen; higher is better."""
         return self._primary_score or self.score_names[0]
 
     @abc.abstractmethod
@@ -76,25 +99,37 @@ class Task(abc.ABC):
         """Returns what the outputs of the head mean, from the training data, all labelled.
 
         Raises:
-          UserError: the labels are not of this kind of task, or there is nothing to tell apart.
+          UserError: the labels are not of this kind of task, or all the same.
         """
 
-    @abc.abstractmethod
     def check(self, examples: Sequence[Example]) -> None:
-        """Checks labels against those of the training data; unlabelled examples pass.
+        """Raises a `UserError` for the first class or tag that the training data did not have."""
+        classes = [(label, example.where) for example in examples for label in self._classes_of(example)]
+        known = set(self.labels.labels) if classes else set()
+        for label, where in classes:
+            if label not in known:
+                names = abbreviate(self.labels.labels)
+                raise UserError(f"{where}: label {label!r} does not occur in the training data, which has {names}")
 
-        Raises:
-          UserError: one has a label that the training data did not have.
-        """
+    def _classes_of(self, example: Example) -> Sequence[str]:
+        """Returns the labels of an example that must be known; of most kinds none."""
+        return ()
 
-    @abc.abstractmethod
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
-        """Returns examples as arrays of `length` positions; what is longer is cut.
+        """Returns examples as arrays of `length` positions, `min_length` at least; what is longer is cut.
 
         Raises:
           UserError: as `check`.
-          ValueError: `length` leaves no room for text.
         """
+        self.check(examples)
+        if length < self.min_length:
+            raise ValueError(f"length {length} leaves no room for text: at least {self.min_length} tokens are needed")
+        return self._encode(examples, encoder, vocabulary, length)
+
+    @abc.abstractmethod
+    def _encode(
+        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
+    ) -> Encoded: ...
 
     @abc.abstractmethod
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
@@ -106,23 +141,61 @@ class Task(abc.ABC):
 
         Args:
           logits: float32 [rows, num_outputs]; of tagging and question answering [rows, length, num_outputs].
-          encoded: what `encode` returned, with the same rows.
-          examples: those that were encoded.
+          encoded: what `encode` returned for the examples, with the same rows.
+          examples: the examples.
         """
+
+    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores:
+        """Returns the scores of predictions for labelled examples, fractions from 0 to 1 (correlations from -1)."""
+        if not examples or len(predictions) != len(examples):
+            raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
+        for example in examples:
+            if not example.is_labelled:
+                raise ValueError(f"{example.where} is unlabelled")
+        return self._score(predictions, examples)
 
     @abc.abstractmethod
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores:
-        """Returns the scores of predictions for labelled examples, fractions from 0 to 1 (correlations from -1).
-
-        Raises:
-          ValueError: there are no examples, or not as many predictions, or an example is unlabelled.
-        """
+    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores: ...
 
 
-def require_scorable(predictions: Sequence[Any], examples: Sequence[Example]) -> None:
-    """Raises ValueError where predictions cannot be compared with examples."""
-    if not examples or len(predictions) != len(examples):
-        raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
-    for example in examples:
-        if not example.is_labelled:
-            raise ValueError(f"{example.where} is unlabelled")
+def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
+    """Returns how many tokens of two texts are kept so that `room` holds both: the longer one is cut, as BERT does.
+
+    BERT removes one token after another from the end of the longer text, of the second if both are equal.
+    """
+    if num_first + num_second <= room:
+        return num_first, num_second
+    first = min(num_first, max(room - num_second, (room + 1) // 2))
+    return first, room - first
+
+
+def cut_pair(first: Sequence[int], second: Sequence[int] | None, length: int) -> tuple[list[int], list[int] | None]:
+    """Returns the ids of one or two texts, cut so that they take `length` positions with special tokens."""
+    if second is None:
+        return list(first[: length - 2]), None
+    num_first, num_second = shares(len(first), len(second), length - 3)
+    return list(first[:num_first]), list(second[:num_second])
+
+
+def to_features(
+    pairs: Sequence[tuple[Sequence[int], Sequence[int] | None]], vocabulary: Vocabulary, length: int
+) -> dict[str, np.ndarray]:
+    """Returns int32 [pairs, length] `input_word_ids`, `input_mask` and `input_type_ids`.
+
+    Args:
+      pairs: ids of the first and of the second text, None where there is none, that fit.
+      vocabulary: for the ids of [CLS], [SEP] and [PAD].
+      length: positions of a row.
+    """
+    cls, sep = vocabulary.cls_id, vocabulary.sep_id
+    word_ids: np.ndarray = np.full([len(pairs), length], vocabulary.pad_id, np.int32)
+    mask, type_ids = np.zeros_like(word_ids), np.zeros_like(word_ids)
+    for row, (first, second) in enumerate(pairs):
+        ids = [cls, *first, sep]
+        begin = len(ids)
+        if second is not None:
+            ids += [*second, sep]
+        word_ids[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+        type_ids[row, begin : len(ids)] = 1
+    return {features.INPUT_WORD_IDS: word_ids, features.INPUT_MASK: mask, features.INPUT_TYPE_IDS: type_ids}

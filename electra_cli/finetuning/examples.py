@@ -1,23 +1,26 @@
-"""What fine-tuning is made of: labelled examples, and the arrays that they become."""
+"""Labelled examples, and what their labels mean: the outputs of a head."""
 
+import collections
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.modeling import features
+from electra_cli import files
+from electra_cli.errors import UserError
+
+LABELS_FILE = "labels.json"
+# Of question answering: the second is there when some contexts do not answer (SQuAD 2.0).
+ANSWER, NO_ANSWER = "answer", "no_answer"
+_FORMAT_VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """An answer that stands in a context.
-
-    Attributes:
-      text: its text, as it stands there.
-      start: the character of the context that it begins with, from 0.
-    """
+    """A part of a context, which begins at the character `start`, from 0."""
 
     text: str
     start: int
@@ -35,7 +38,7 @@ class Example:
       label: a class; the number of a regression; None: unlabelled.
       words: what is to be tagged.
       tags: a tag a word; None: unlabelled.
-      answers: all that are right, the first is learned.
+      answers: all that are right; training uses the first.
       is_impossible: whether the context does not answer the question (SQuAD 2.0).
     """
 
@@ -51,35 +54,12 @@ class Example:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether it says what is right."""
+        """Whether the right prediction is known."""
         return self.label is not None or self.tags is not None or bool(self.answers) or self.is_impossible
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """Examples as arrays: a row is an example, or one of the windows of its context in question answering.
-
-    Attributes:
-      features: int32 [rows, length] `input_word_ids`, `input_mask`, `input_type_ids`, as an encoder takes them.
-      targets: classification int32 [rows], regression float32 [rows], tagging int32 [rows, length] with -1 where no
-        word begins, question answering int32 [rows, 2], first and last position of the answer in the row, both 0
-        ([CLS]) where the window does not hold it. None: an example is unlabelled.
-      example_indices: int32 [rows], the example that a row belongs to, ascending.
-      places: an array a row, which `Task.predict` reads. Tagging: int32 [words], the position that each word begins at;
-        words that were cut are missing. Question answering: int32 [tokens, 2], the first character of each token of the
-        context in the window, and the one behind its last. None: the kind needs none.
-      notices: what a user should know, a line each; for example how many examples were cut.
-    """
-
-    features: dict[str, np.ndarray]
-    targets: np.ndarray | None
-    example_indices: np.ndarray
-    places: tuple[np.ndarray, ...] | None = None
-    notices: tuple[str, ...] = ()
-
-
 def fingerprint(examples: Sequence[Example]) -> str:
-    """Returns a hash of examples, wherever they stand."""
+    """Returns a hash of examples, whatever file they are from."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr(dataclasses.replace(example, where="")).encode("utf-8", "surrogatepass"))
@@ -91,50 +71,79 @@ def are_labelled(examples: Sequence[Example]) -> bool:
     return bool(examples) and all(example.is_labelled for example in examples)
 
 
-def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:
-    """Returns how many tokens of two texts are kept so that `room` holds both: the longer one is cut, as BERT does.
+@dataclasses.dataclass(frozen=True)
+class LabelMap:
+    """The labels of a task, each at the index of its output.
 
-    BERT removes one token after another from the end of the longer text, of the second if both are equal.
+    Attributes:
+      kind: the kind of task.
+      labels: of classification the classes, of tagging the tags, sorted; of question answering 'answer' and, where a
+        context may have none, 'no_answer'; of regression none.
+      fallback: of tagging, the tag of words that no output is computed for: 'O', or the most frequent one.
+      mean, deviation: of regression, those of the training labels. A head learns how many deviations a number lies from
+        the mean, since steps of Adam are as long for numbers in thousands as for fractions.
     """
-    if num_first + num_second <= room:
-        return num_first, num_second
-    first = min(num_first, max(room - num_second, (room + 1) // 2))
-    return first, room - first
+
+    kind: str
+    labels: tuple[str, ...]
+    fallback: str | None = None
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns what the head should give for numbers, float32."""
+        return ((numbers - self.mean) / self.deviation).astype(np.float32)
+
+    def numbers(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns the numbers that the head's outputs mean, float64."""
+        return outputs.astype(np.float64) * self.deviation + self.mean
+
+    def save(self, path: str) -> None:
+        """Writes the labels as JSON, completely or not at all."""
+        content = {"format_version": _FORMAT_VERSION, **dataclasses.asdict(self)}
+        files.write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str) -> "LabelMap":
+        """Reads what `save` wrote; raises a `UserError` where it is missing or damaged."""
+        try:
+            content = json.loads(files.read_bytes(path))
+            labels = content["labels"]
+            if content["format_version"] != _FORMAT_VERSION or not all(isinstance(label, str) for label in labels):
+                raise ValueError(f"format_version is {content['format_version']}, labels are {labels}")
+            mean, deviation = float(content["mean"]), float(content["deviation"])
+            return cls(content["kind"], tuple(labels), content["fallback"], mean, deviation)
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} holds no labels of a fine-tuned model ({error!r}): put it back") from error
 
 
-def cut_pair(first: Sequence[int], second: Sequence[int] | None, length: int) -> tuple[list[int], list[int] | None]:
-    """Returns the ids of one or two texts, cut so that they take `length` positions with special tokens."""
-    if second is None:
-        return list(first[: length - 2]), None
-    num_first, num_second = shares(len(first), len(second), length - 3)
-    return list(first[:num_first]), list(second[:num_second])
+def sort_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns the different labels in order: by size if all are numbers, by their characters otherwise."""
+    different = set(labels)
+    numbers = {label: to_number(label) for label in different}
+    if all(number is not None for number in numbers.values()):
+        return tuple(sorted(different, key=lambda label: (numbers[label], label)))
+    return tuple(sorted(different))
 
 
-def to_features(
-    pairs: Sequence[tuple[Sequence[int], Sequence[int] | None]], vocabulary: Vocabulary, length: int
-) -> dict[str, np.ndarray]:
-    """Returns int32 [pairs, length] `input_word_ids`, `input_mask` and `input_type_ids`.
-
-    Args:
-      pairs: ids of the first and of the second text, None where there is none, that fit.
-      vocabulary: for the ids of [CLS], [SEP] and [PAD].
-      length: positions of a row.
-    """
-    cls, sep = vocabulary.cls_id, vocabulary.sep_id
-    word_ids: np.ndarray = np.full([len(pairs), length], vocabulary.pad_id, np.int32)
-    mask, type_ids = np.zeros_like(word_ids), np.zeros_like(word_ids)
-    for row, (first, second) in enumerate(pairs):
-        ids = [cls, *first, sep]
-        begin = len(ids)
-        if second is not None:
-            ids += [*second, sep]
-        word_ids[row, : len(ids)] = ids
-        mask[row, : len(ids)] = 1
-        type_ids[row, begin : len(ids)] = 1
-    return {features.INPUT_WORD_IDS: word_ids, features.INPUT_MASK: mask, features.INPUT_TYPE_IDS: type_ids}
+def to_number(label: str) -> float | None:
+    """Returns the number that a label is; None: it is no finite number."""
+    try:
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and "_" not in label else None
 
 
-def require_room(length: int, least: int) -> None:
-    """Raises ValueError when `length` positions are fewer than `least`."""
-    if length < least:
-        raise ValueError(f"length {length} leaves no room for text: at least {least} tokens are needed")
+def most_frequent(labels: Iterable[str]) -> str:
+    """Returns the most frequent label, of several the first in order."""
+    counts = collections.Counter(labels)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def abbreviate(names: Sequence[str], limit: int = 12) -> str:
+    """Returns names for a message, at most `limit` of them and none too long."""
+    short = [name if len(name) <= 40 else f"{name[:37]}..." for name in names[:limit]]
+    return ", ".join(short) + (f" and {len(names) - limit} more" if len(names) > limit else "")

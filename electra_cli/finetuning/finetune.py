@@ -13,9 +13,8 @@ import tensorflow as tf
 from electra_cli.config import default_config as default_pretraining_config
 from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
-from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Encoded, Example
-from electra_cli.finetuning.labels import most_frequent
+from electra_cli.finetuning.base import Encoded, Task
+from electra_cli.finetuning.examples import Example, most_frequent
 from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
@@ -92,7 +91,7 @@ def finetune(
         data_fingerprint=_fingerprint(start, encoded, task),
     )
     with Workdir(workdir), StopRequest() as stop:
-        adopt(workdir, record, filled, task.known_labels, start.tokenizer)
+        adopt(workdir, record, filled, task.labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
@@ -151,10 +150,10 @@ def _encode(
     encoder = start.tokenizer.build()
     asked, positions = config.data.max_seq_length, start.network.sizes.max_position_embeddings
     most = min(asked, positions)
-    if most < task.least_length:
+    if most < task.min_length:
         raise UserError(
             f"config.data.max_seq_length={asked}, of {positions} that the encoder has: too few for any text; "
-            f"{task.kind.replace('_', ' ')} takes {task.least_length} at least"
+            f"{task.kind.replace('_', ' ')} takes {task.min_length} at least"
         )
     if most < asked:
         logger.notice(f"config.data.max_seq_length={asked}, but the encoder has {most} positions: as many.")
@@ -179,7 +178,7 @@ def padded_length(task: Task, lengths: np.ndarray, most: int) -> int:
       lengths: tokens that each example would take uncut.
       most: tokens at most; enough for the task.
     """
-    longest = max(task.least_length, int(lengths.max()))
+    longest = max(task.min_length, int(lengths.max()))
     return min(most, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
 
@@ -217,7 +216,7 @@ def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Split
 
 def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Task) -> str:
     """Returns a hash of all that weights follow from, the config left out."""
-    digest = hashlib.sha256(json.dumps([start.is_random, task.known_labels.labels]).encode())
+    digest = hashlib.sha256(json.dumps([start.is_random, task.labels.labels]).encode())
     for name, array in sorted(start.network.weights.items()):
         digest.update(name.encode() + str(array.shape).encode())
         digest.update(b"" if start.is_random else np.ascontiguousarray(array).tobytes())

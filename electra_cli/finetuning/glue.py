@@ -5,8 +5,7 @@ import os
 
 from electra_cli import files
 from electra_cli.errors import UserError
-from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.text_formats import read_text, split_lines
+from electra_cli.finetuning.tables import Columns, read_text, split_lines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,7 @@ def _config(trained: FineTunedModel) -> dict[str, Any]:
     )
     if kind != "question_answering":
         # Of a regression transformers counts outputs by their names, too.
-        names = trained.task.known_labels.labels if kind != "regression" else ("number",)
+        names = trained.task.labels.labels if kind != "regression" else ("number",)
         config["id2label"] = {str(place): name for place, name in enumerate(names)}
         config["label2id"] = {name: place for place, name in enumerate(names)}
     if kind in _PROBLEM_TYPES:
@@ -91,7 +91,7 @@ def _tensors(trained: FineTunedModel) -> Weights:
             tensors[f"{name}.bias"] = layer.bias.numpy()
     if trained.task.kind == "regression":
         # Their output is the number itself.
-        known = trained.task.known_labels
+        known = trained.task.labels
         tensors[f"{output}.weight"] *= np.float32(known.deviation)
         tensors[f"{output}.bias"] = known.numbers(tensors[f"{output}.bias"]).astype(np.float32)
     return tensors
@@ -132,7 +132,7 @@ def deviation(trained: FineTunedModel, directory: str, examples: list[Example]) 
     else:
         theirs = found.logits.numpy()
     if task.kind == "regression":
-        theirs = task.known_labels.scaled(theirs)
+        theirs = task.labels.scaled(theirs)
     difference = np.abs(theirs - trained.model(inputs, training=False).numpy())
     return float((difference if trained.model.head_dense is not None else difference[real]).max())
 

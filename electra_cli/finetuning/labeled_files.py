@@ -1,15 +1,25 @@
-"""Files of any format in, examples out."""
+"""Labelled files of any format in, examples out."""
 
 import dataclasses
+import json
 import os
 from typing import Any
 
-from electra_cli.data.inputs import uncompressed_name
+from electra_cli.data.inputs import uncompressed_name, without_surrogates
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.labels import shown, to_number
-from electra_cli.finetuning.tables import Columns, Places, Row, Table, find_columns, read_table, without_empty_texts
-from electra_cli.finetuning.text_formats import check_file, read_conll, read_squad
+from electra_cli.finetuning.conll import read_conll
+from electra_cli.finetuning.examples import Answer, Example, abbreviate, to_number
+from electra_cli.finetuning.tables import (
+    ColumnIndices,
+    Columns,
+    Row,
+    Table,
+    check_file,
+    find_columns,
+    read_table,
+    read_text,
+    without_empty_texts,
+)
 
 FORMATS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad")
 _BY_ENDING = {
@@ -50,41 +60,41 @@ def read_examples(
       columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
       file_format: one of `FORMATS`; '': by the name's ending.
       label_needed: whether it is an error that the file has no labels.
-      skip_broken: leave out lines of tables with another number of columns than the header or with an empty text, with
-        a notice.
+      skip_broken: skip lines of tables with another number of columns than the header or with an empty text, with a
+        notice.
 
     Raises:
       UserError: the file cannot be read or is broken somewhere; file and line are named.
     """
-    check_file(path)  # whatever its name tells of a format
+    check_file(path)  # before its name is searched for a format
     file_format = find_format(path, kind, file_format, columns.flag)
     notices: list[str] = []
-    found_columns = ""
+    usual_columns = ""
     if file_format == "squad":
         examples = read_squad(path)
     elif file_format in ("conll", "conllu"):
         examples = read_conll(path, columns.text, columns.label, is_conllu=file_format == "conllu")
     else:
         table = read_table(path, file_format, columns, tagging=kind == "tagging", skip_broken=skip_broken)
-        places = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
+        indices = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
         if skip_broken:
-            table = without_empty_texts(table, places)
-        examples = _from_table(table, kind, places)
+            table = without_empty_texts(table, indices)
+        examples = _from_table(table, kind, indices)
         notices = _table_notices(table, kind, examples)
-        found_columns = "" if columns.text else places.description
+        usual_columns = "" if columns.text else indices.description
     unlabelled = [example for example in examples if not example.is_labelled]
     if unlabelled and len(unlabelled) < len(examples):
         raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
     if unlabelled and label_needed:
         raise UserError(f"{path}: no example is labelled, and labels are needed")
-    return Contents(tuple(examples), tuple(notices), found_columns)
+    return Contents(tuple(examples), tuple(notices), usual_columns)
 
 
 def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:
     """Returns the format of a file, of `FORMATS`, by its name if `file_format` is ''; `flag` as of `Columns`.
 
     Raises:
-      UserError: the name does not tell, or the format is not one of that kind of task.
+      UserError: the name does not show it, or the format is not one of that kind of task.
     """
     if not file_format:
         file_format = format_by_name(path)
@@ -105,21 +115,21 @@ def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag
 
 
 def format_by_name(path: str) -> str:
-    """Returns the format that a file's name ends in, of `FORMATS`; '': it tells none."""
+    """Returns the format that a file's name ends in, of `FORMATS`; '': none."""
     return _BY_ENDING.get(os.path.splitext(uncompressed_name(path))[1].lower(), "")
 
 
-def _from_table(table: Table, kind: str, places: Places) -> list[Example]:
+def _from_table(table: Table, kind: str, indices: ColumnIndices) -> list[Example]:
     examples = []
     for number, row in enumerate(table.rows):
-        label = None if places.label is None else row.fields[places.label]
+        label = None if indices.label is None else row.fields[indices.label]
         label = None if isinstance(label, str) and not label.strip() else label
-        example_id = str(number if places.id is None else row.fields[places.id])
-        text = row.fields[places.text]
+        example_id = str(number if indices.id is None else row.fields[indices.id])
+        text = row.fields[indices.text]
         if kind == "tagging":
             examples.append(_tagged(row, example_id, text, label))
             continue
-        second = None if places.second_text is None else _text(row, row.fields[places.second_text], "the second text")
+        second = None if indices.second_text is None else _text(row, row.fields[indices.second_text], "the second text")
         examples.append(Example(row.where, example_id, _text(row, text, "the text"), second, _label(row, kind, label)))
     return examples
 
@@ -162,7 +172,7 @@ def _label(row: Row, kind: str, value: Any) -> str | float | None:
             f"write {decimal}" if "," in text and to_number(decimal) is not None
             else "classes are learned with --config.task=classification"
         )  # fmt: skip
-        raise UserError(f"{row.where}: the label {shown([text])!r} is no number: {remedy}")
+        raise UserError(f"{row.where}: the label {abbreviate([text])!r} is no number: {remedy}")
     return number
 
 
@@ -187,3 +197,93 @@ def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
 
 def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == text[-1] == '"'
+
+
+_SQUAD_FORM = (
+    '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "...", "question": "...", "answers": [...]}]}]}]}'
+)
+
+
+def read_squad(path: str) -> list[Example]:
+    """Returns the questions of a file, in its order.
+
+    A question without `answers` is unlabelled. One with none in the list has none (`is_impossible`), as the official
+    script counts.
+
+    Raises:
+      UserError: the file cannot be read or is not of that form; two questions have one id; an answer is not in its
+        context at `answer_start`.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON ({error}): give a file of SQuAD, {_SQUAD_FORM}") from error
+    examples: list[Example] = []
+    seen: dict[str, int] = {}
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                context = without_surrogates(paragraph["context"])
+                for question in paragraph["qas"]:
+                    example = _read_question(path, context, question)
+                    if example.id in seen:
+                        raise UserError(
+                            f"{example.where}: questions {seen[example.id] + 1:,} and {len(examples) + 1:,} of the "
+                            f"file have this id: give each its own"
+                        )
+                    seen[example.id] = len(examples)
+                    examples.append(example)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        position = f" behind question {examples[-1].id}" if examples else ""
+        raise UserError(f"{path}{position} is not of SQuAD's form ({error!r}): {_SQUAD_FORM} is needed") from error
+    if not examples:
+        raise UserError(f"{path} holds no question")
+    return examples
+
+
+def _read_question(path: str, context: str, record: dict[str, Any]) -> Example:
+    where = f"{path}, question {record['id']}"
+    question = without_surrogates(record["question"])
+    if not question.strip():
+        raise UserError(f"{where}: the question is empty")
+    if not context.strip():
+        raise UserError(f"{where}: the context is empty")
+    answers = tuple(
+        Answer(without_surrogates(answer["text"]), answer["answer_start"]) for answer in record.get("answers") or ()
+    )
+    for answer in answers:
+        _check_answer(answer, context, where)
+    marked_impossible = record.get("is_impossible")
+    if marked_impossible and answers:
+        raise UserError(f"{where}: is_impossible, but has an answer ({answers[0].text!r})")
+    if marked_impossible is False and record.get("answers") == []:
+        raise UserError(f"{where}: has no answer, but is_impossible is false")
+    return Example(
+        where=where,
+        id=str(record["id"]),
+        text=question,
+        second_text=context,
+        answers=answers,
+        is_impossible=bool(marked_impossible) or record.get("answers") == [],
+    )
+
+
+def _check_answer(answer: Answer, context: str, where: str) -> None:
+    if isinstance(answer.start, bool) or not isinstance(answer.start, int):
+        raise UserError(f"{where}: answer_start is {answer.start!r}: it is a character of the context, counted from 0")
+    if not answer.text.strip():
+        raise UserError(f"{where}: an answer is empty")
+    if answer.start >= 0 and context.startswith(answer.text, answer.start):
+        return
+    start = context.find(answer.text)
+    if start < 0:
+        raise UserError(f"{where}: the answer {_short(answer.text)!r} does not occur in its context")
+    other = context[max(answer.start, 0) : max(answer.start, 0) + len(answer.text)]
+    raise UserError(
+        f"{where}: the answer {_short(answer.text)!r} is not at character {answer.start} of its context, where "
+        f"{_short(other)!r} is, but at {start}"
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."

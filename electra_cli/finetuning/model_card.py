@@ -48,7 +48,7 @@ _WHAT = {
 def model_card(trained: FineTunedModel) -> str:
     """Returns the text of a model card in Markdown with the metadata that model hubs read."""
     kind, config, record = trained.task.kind, trained.config, trained.record
-    pairs, labels = record.has_pairs, trained.task.known_labels.labels
+    pairs, labels = record.has_pairs, trained.task.labels.labels
     use = _USES[kind].format(
         texts='"Some text.", "Another."' if pairs else '"Some text."',
         none="  # 0 and 0: the text has no answer" if len(labels) > 1 else "",

@@ -8,8 +8,7 @@ import ml_collections
 
 from electra_cli import files
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
+from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import build_task, load_file
 from electra_cli.finetuning.workdir_files import Record, choose_seed, read_config, read_record, require_seed

@@ -7,9 +7,8 @@ import numpy as np
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled, require_room, to_features
-from electra_cli.finetuning.labels import ANSWER, NO_ANSWER, LabelMap
+from electra_cli.finetuning.base import Encoded, Task, TextEncoder, to_features
+from electra_cli.finetuning.examples import ANSWER, NO_ANSWER, Example, LabelMap, are_labelled
 from electra_cli.modeling import features
 
 # Tokens of a question that are read, those of BERT and of the original (`max_query_length`).
@@ -55,7 +54,7 @@ class QuestionAnswering(Task):
     """
 
     kind = "question_answering"
-    least_length = 16
+    min_length = 16
     score_names = ("f1", "exact_match")
     num_outputs = 2
 
@@ -70,15 +69,13 @@ class QuestionAnswering(Task):
         has_none = any(example.is_impossible for example in examples)
         return LabelMap(self.kind, (ANSWER, NO_ANSWER) if has_none else (ANSWER,))
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Does nothing: a model that was never shown a context without an answer is scored there like any other."""
-
-    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+    def _encode(
+        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
+    ) -> Encoded:
         """Returns `[CLS] question [SEP] window [SEP]`, for each window of each context."""
-        require_room(length, self.least_length)
         questions = encoder.encode_lines([example.text for example in examples])
         contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
-        rows, places, targets, example_indices = [], [], [], []
+        rows, alignments, targets, example_indices = [], [], [], []
         num_cut = 0
         for index, (example, question) in enumerate(zip(examples, questions, strict=True)):
             assert example.second_text is not None
@@ -90,7 +87,7 @@ class QuestionAnswering(Task):
             answer = _answer_tokens(example, offsets)
             for begin, end in self._windows(len(ids), length - len(kept) - 3):
                 rows.append((kept, ids[begin:end]))
-                places.append(offsets[begin:end])
+                alignments.append(offsets[begin:end])
                 is_here = answer is not None and begin <= answer[0] and answer[1] < end
                 shift = len(kept) + 2 - begin
                 targets.append((answer[0] + shift, answer[1] + shift) if answer and is_here else (0, 0))
@@ -99,7 +96,7 @@ class QuestionAnswering(Task):
             features=to_features(rows, vocabulary, length),
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
-            places=tuple(places),
+            alignments=tuple(alignments),
             notices=(f"questions cut to {self._question_length(length)} tokens: {num_cut:,}",) if num_cut else (),
         )
 
@@ -131,32 +128,32 @@ class QuestionAnswering(Task):
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns the best span of all windows of each example, or '' where none is better: `PredictedAnswer`s."""
-        assert encoded.places is not None
-        found: list[list[tuple[float, int, int]]] = [[] for _ in examples]
+        assert encoded.alignments is not None
+        spans: list[list[tuple[float, int, int]]] = [[] for _ in examples]
         null_scores = np.full(len(examples), np.inf)
         context_begins = encoded.features[features.INPUT_TYPE_IDS].argmax(axis=1)
         beginnings = self._where_answers_begin(encoded)
-        for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.places, strict=True)):
+        for row, (example_index, offsets) in enumerate(zip(encoded.example_indices, encoded.alignments, strict=True)):
             null_scores[example_index] = min(null_scores[example_index], float(logits[row, 0].sum()))
             window = logits[row, context_begins[row] : context_begins[row] + len(offsets)]
             for score, first, last in self._best_spans(window, beginnings[row]):
-                found[example_index].append((score, int(offsets[first, 0]), int(offsets[last, 1])))
+                spans[example_index].append((score, int(offsets[first, 0]), int(offsets[last, 1])))
         return [
-            self._choose(example.second_text or "", spans, float(null_score))
-            for example, spans, null_score in zip(examples, found, null_scores, strict=True)
+            self._choose(example.second_text or "", of_example, float(null_score))
+            for example, of_example, null_score in zip(examples, spans, null_scores, strict=True)
         ]
 
     def _where_answers_begin(self, encoded: Encoded) -> list[np.ndarray]:
         """Returns, of each row, in which of its window's tokens an answer may begin, bool [tokens]."""
-        assert encoded.places is not None
-        lengths = [len(offsets) for offsets in encoded.places]
+        assert encoded.alignments is not None
+        lengths = [len(offsets) for offsets in encoded.alignments]
         first_rows = np.flatnonzero(np.diff(encoded.example_indices, prepend=-1))
-        found: list[np.ndarray] = []
+        may_begin: list[np.ndarray] = []
         for first, end in zip(first_rows, [*first_rows[1:], len(lengths)], strict=True):
             # The first of several windows is as long as its room is.
             step = min(self._doc_stride, lengths[first])
-            found += _most_context([(step * place, lengths[first + place]) for place in range(end - first)])
-        return found
+            may_begin += _most_context([(step * index, lengths[first + index]) for index in range(end - first)])
+        return may_begin
 
     def _best_spans(self, window: np.ndarray, may_begin: np.ndarray) -> list[tuple[float, int, int]]:
         """Returns (score, first, last token) of a window's best spans.
@@ -175,7 +172,7 @@ class QuestionAnswering(Task):
         totals = begins[:, np.newaxis] + np.lib.stride_tricks.sliding_window_view(ends, longest)
         flat = totals.ravel()
         best = np.argpartition(-flat, min(self._num_best, len(flat)) - 1)[: self._num_best]
-        spans = ((float(flat[place]), *divmod(int(place), longest)) for place in best)
+        spans = ((float(flat[index]), *divmod(int(index), longest)) for index in best)
         return [(score, first, first + more) for score, first, more in spans if np.isfinite(score)]
 
     def _choose(self, context: str, spans: list[tuple[float, int, int]], null_score: float) -> PredictedAnswer:
@@ -189,17 +186,16 @@ class QuestionAnswering(Task):
             return PredictedAnswer("")
         candidates = tuple(best.items())
         margin = null_score - candidates[0][1]
-        gives_none = NO_ANSWER in self.known_labels.labels and margin > 0
+        gives_none = NO_ANSWER in self.labels.labels and margin > 0
         return PredictedAnswer("" if gives_none else candidates[0][0], candidates, margin)
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         """Returns the scores of SQuAD 2.0 if the task or an example has questions without an answer, else of 1.1.
 
-        The best threshold is told for `PredictedAnswer`s; plain strings are taken as well.
+        The best threshold is among them for `PredictedAnswer`s only; plain strings are taken as well.
         """
-        require_scorable(predictions, examples)
         answers = [[answer.text for answer in example.answers] for example in examples]
-        if NO_ANSWER not in self.known_labels.labels and all(answers):
+        if NO_ANSWER not in self.labels.labels and all(answers):
             return scores.score_answers(predictions, answers)
         if not all(isinstance(prediction, PredictedAnswer) for prediction in predictions):
             return scores.score_answers_or_none(predictions, answers)
@@ -221,8 +217,8 @@ def _most_context(windows: Sequence[tuple[int, int]]) -> list[np.ndarray]:
     best = np.full(max(begin + length for begin, length in windows), -1.0)
     owner: np.ndarray = np.zeros(len(best), np.int32)
     for index, (begin, length) in enumerate(windows):
-        places = np.arange(length)
-        context = np.minimum(places, places[::-1]) + 0.01 * length
+        distances = np.arange(length)
+        context = np.minimum(distances, distances[::-1]) + 0.01 * length
         is_better = context > best[begin : begin + length]
         best[begin : begin + length][is_better] = context[is_better]
         owner[begin : begin + length][is_better] = index

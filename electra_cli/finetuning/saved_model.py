@@ -31,7 +31,7 @@ class _TextModel(tf.Module):
     def __init__(self, trained: FineTunedModel, vocab_file: str):
         super().__init__()
         self.tokenizer = GraphTokenizer(trained.tokenizer, vocab_file, trained.max_length)
-        model, known = trained.model, trained.task.known_labels
+        model, known = trained.model, trained.task.labels
         names = known.labels
         self.model_variables = model.variables
         specs = [tf.TensorSpec([None], tf.string, "text")]
@@ -99,9 +99,9 @@ def deviation(trained: FineTunedModel, directory: str, examples: list[Example]) 
             f"nothing was exported"
         )
     logits = trained.model(encoded.features, training=False)
-    names = task.known_labels.labels
+    names = task.labels.labels
     ours = tf.nn.softmax(logits).numpy() if names else logits.numpy()[:, 0]
-    theirs = found["probabilities"] if names else task.known_labels.scaled(found["number"])
+    theirs = found["probabilities"] if names else task.labels.scaled(found["number"])
     if names and any(row.tolist() != [name.encode() for name in names] for row in found["labels"]):
         raise UserError("the labels in the graph are others: nothing was exported")
     return float(np.abs(theirs - ours)[same].max())

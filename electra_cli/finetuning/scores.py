@@ -1,7 +1,7 @@
 """Predictions and what is right in, scores out: fractions from 0 to 1, correlations from -1 to 1.
 
 The formulas are those of scikit-learn, SciPy, seqeval and the official SQuAD scripts. Where they have no value, or give
-NaN and a warning, a score is 0 and says why.
+NaN and a warning, a score is 0, with the reason in `Scores.reasons`.
 """
 
 import warnings
@@ -14,7 +14,7 @@ class Scores(dict[str, float]):
     """Scores by name, all finite.
 
     Attributes:
-      reasons: by name of a score, why it has no meaning and its value is 0; empty: all mean what they say.
+      reasons: by name of a score, why it has no meaning and its value is 0.
     """
 
     def __init__(self, values: Mapping[str, float], reasons: Mapping[str, str] | None = None):
@@ -23,13 +23,10 @@ class Scores(dict[str, float]):
 
 
 def score_classes(predictions: Sequence[str], gold: Sequence[str], labels: Sequence[str]) -> Scores:
-    """Returns accuracy, F1 and Matthews correlation.
+    """Returns accuracy, F1 and Matthews correlation of a label an example.
 
-    Args:
-      predictions: a label an example.
-      gold: the right ones.
-      labels: all labels. With two, `f1` is that of the second, the positive class; with more the mean of the F1 of each
-        label that occurs (macro).
+    With two `labels` in all, `f1` is that of the second, the positive class; with more the mean of the F1 of each label
+    that occurs (macro).
     """
     from sklearn import metrics  # noqa: PLC0415  (import time)
 
@@ -55,13 +52,12 @@ def score_numbers(predictions: Sequence[float], gold: Sequence[float]) -> Scores
     from scipy import stats  # noqa: PLC0415  (import time)
 
     reason = _no_correlation(np.asarray(predictions, np.float64), np.asarray(gold, np.float64))
-    values = {}
-    reasons = {}
+    values, reasons = {}, {}
     for name, function in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         value = 0.0
         if reason is None:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of inputs that are all but constant; the value tells
+                warnings.simplefilter("ignore")  # of inputs that are all but constant; the value shows it
                 value = float(function(predictions, gold)[0])
         if reason or not np.isfinite(value):
             value, reasons[name] = 0.0, reason or "the numbers are all but equal"
@@ -98,28 +94,24 @@ def mark_entities(tags: Sequence[str]) -> bool:
 def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, entities: bool) -> Scores:
     """Returns the fraction of words with the right tag, and F1, precision and recall of entities.
 
-    An entity is right when its type and its first and last word are, as in CoNLL-2003's script (`seqeval`).
-
-    Args:
-      predictions: tags of the words of each sentence.
-      gold: the right ones, as many.
-      entities: whether the tags mark entities (`mark_entities`); only `accuracy` is returned otherwise.
+    An entity is right when its type and its first and last word are, as in CoNLL-2003's script (`seqeval`). Where the
+    tags mark no `entities` (`mark_entities`), only `accuracy` is returned.
     """
     pairs = [pair for both in zip(predictions, gold, strict=True) for pair in zip(*both, strict=True)]
-    accuracy = sum(predicted == right for predicted, right in pairs) / len(pairs)
+    accuracy = sum(predicted_tag == right_tag for predicted_tag, right_tag in pairs) / len(pairs)
     if not entities:
         return Scores({"accuracy": accuracy})
     from seqeval.metrics import sequence_labeling  # noqa: PLC0415  (import time)
 
-    found, right = (
+    predicted, right = (
         [[_SEQEVAL_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
         for sentences in (predictions, gold)
     )
     precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
-        right, found, average="micro", zero_division=0
+        right, predicted, average="micro", zero_division=0
     )
     reasons = {}
-    if not sequence_labeling.get_entities(found):
+    if not sequence_labeling.get_entities(predicted):
         reasons["precision"] = "no entity is predicted"
     if not sequence_labeling.get_entities(right):
         reasons["recall"] = "there is no entity"
@@ -129,16 +121,11 @@ def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str
 
 
 def score_answers(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
-    """Returns `exact_match` and `f1` of SQuAD 1.1.
-
-    Args:
-      predictions: an answer a question.
-      answers: the right ones of each question, one at least; the one that fits best counts.
-    """
+    """Returns `exact_match` and `f1` of SQuAD 1.1; of several right answers the one that fits best counts."""
     from official.nlp.tools import squad_evaluate_v1_1  # noqa: PLC0415  (import time)
 
-    found = squad_evaluate_v1_1.evaluate(_squad(answers), {str(i): text for i, text in enumerate(predictions)})
-    return Scores({"f1": found["final_f1"], "exact_match": found["exact_match"]})
+    result = squad_evaluate_v1_1.evaluate(_squad(answers), {str(i): text for i, text in enumerate(predictions)})
+    return Scores({"f1": result["final_f1"], "exact_match": result["exact_match"]})
 
 
 def score_answers_or_none(
@@ -164,25 +151,25 @@ def score_answers_or_none(
     from official.nlp.tools import squad_evaluate_v2_0  # noqa: PLC0415  (import time)
 
     dataset = _squad(answers)
-    found = squad_evaluate_v2_0.evaluate(dataset, {str(i): text for i, text in enumerate(predictions)})
-    values = {"f1": found["f1"] / 100, "exact_match": found["exact"] / 100}
-    for name, part in (("has_answer", "HasAns"), ("no_answer", "NoAns")):
-        if f"{part}_f1" in found:
-            values[f"{name}_f1"] = found[f"{part}_f1"] / 100
-            values[f"{name}_exact_match"] = found[f"{part}_exact"] / 100
+    result = squad_evaluate_v2_0.evaluate(dataset, {str(i): text for i, text in enumerate(predictions)})
+    values = {"f1": result["f1"] / 100, "exact_match": result["exact"] / 100}
+    for name, official in (("has_answer", "HasAns"), ("no_answer", "NoAns")):
+        if f"{official}_f1" in result:
+            values[f"{name}_f1"] = result[f"{official}_f1"] / 100
+            values[f"{name}_exact_match"] = result[f"{official}_exact"] / 100
     if best_answers is None or null_margins is None:
         return Scores(values)
     # The official script takes probabilities and compares them only: ranks do, and have no rounding. It answers 0 where
     # it is best to answer no question.
     margins, ranks = np.unique(np.asarray(null_margins, np.float64), return_inverse=True)
-    found = squad_evaluate_v2_0.evaluate(
+    result = squad_evaluate_v2_0.evaluate(
         dataset,
         {str(i): text for i, text in enumerate(best_answers)},
         {str(i): (rank + 1) / len(margins) for i, rank in enumerate(ranks)},
     )
-    for name, part in (("f1", "f1"), ("exact_match", "exact")):
-        rank = round(found[f"final_{part}_thresh"] * len(margins)) - 1
-        values[f"best_{name}"] = found[f"final_{part}"] / 100
+    for name, official in (("f1", "f1"), ("exact_match", "exact")):
+        rank = round(result[f"final_{official}_thresh"] * len(margins)) - 1
+        values[f"best_{name}"] = result[f"final_{official}"] / 100
         values[f"best_{name}_threshold"] = margins[rank] if rank >= 0 else margins[0] - 1
     return Scores(values)
 

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled, fingerprint
+from electra_cli.finetuning.base import Encoded, Task
+from electra_cli.finetuning.examples import Example, are_labelled, fingerprint
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import write_json, write_json_lines

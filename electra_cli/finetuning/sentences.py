@@ -9,26 +9,25 @@ import numpy as np
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled, cut_pair, require_room, to_features
-from electra_cli.finetuning.labels import LabelMap, shown, sort_labels, to_number
+from electra_cli.finetuning.base import Encoded, Task, TextEncoder, cut_pair, to_features
+from electra_cli.finetuning.examples import Example, LabelMap, abbreviate, are_labelled, sort_labels, to_number
 
 # Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
-MOST_NUMERIC_CLASSES = 10
-# Examples from which on it is told that labels do not look like what the kind needs.
+MAX_NUMERIC_CLASSES = 10
+# From so many examples on, labels that do not look like those of the kind are an error.
 _ENOUGH_EXAMPLES = 20
 
 
 class _SentenceTask(Task):
-    """What both kinds share: how text becomes arrays."""
+    """How text becomes arrays, in both kinds."""
 
-    least_length = 5
+    min_length = 5
 
-    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+    def _encode(
+        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
+    ) -> Encoded:
         """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
-        self.check(examples)
-        require_room(length, self.least_length)
-        texts = self._ids_of_texts(examples, encoder)
+        texts = _encode_texts(examples, encoder)
         pairs = [cut_pair(first, second, length) for first, second in texts]
         num_cut = int((_lengths(texts) > length).sum())
         return Encoded(
@@ -40,24 +39,25 @@ class _SentenceTask(Task):
 
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of both texts and the special ones."""
-        return _lengths(self._ids_of_texts(examples, encoder))
-
-    @staticmethod
-    def _ids_of_texts(
-        examples: Sequence[Example], encoder: TextEncoder
-    ) -> list[tuple[Sequence[int], Sequence[int] | None]]:
-        firsts = encoder.encode_lines([example.text for example in examples])
-        seconds = iter(
-            encoder.encode_lines([example.second_text for example in examples if example.second_text is not None])
-        )
-        return [
-            (first, None if example.second_text is None else next(seconds))
-            for example, first in zip(examples, firsts, strict=True)
-        ]
+        return _lengths(_encode_texts(examples, encoder))
 
     @abc.abstractmethod
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
         """Returns the targets of labelled examples."""
+
+
+def _encode_texts(
+    examples: Sequence[Example], encoder: TextEncoder
+) -> list[tuple[Sequence[int], Sequence[int] | None]]:
+    """Returns the ids of each example's one or two texts."""
+    firsts = encoder.encode_lines([example.text for example in examples])
+    seconds = iter(
+        encoder.encode_lines([example.second_text for example in examples if example.second_text is not None])
+    )
+    return [
+        (first, None if example.second_text is None else next(seconds))
+        for example, first in zip(examples, firsts, strict=True)
+    ]
 
 
 def _lengths(texts: Sequence[tuple[Sequence[int], Sequence[int] | None]]) -> np.ndarray:
@@ -66,7 +66,7 @@ def _lengths(texts: Sequence[tuple[Sequence[int], Sequence[int] | None]]) -> np.
 
 
 class Classification(_SentenceTask):
-    """One class of several. Predictions are labels; scores are `accuracy`, `f1` and `mcc` (`scores.score_classes`)."""
+    """One class of several. Predictions are labels; scores are those of `scores.score_classes`."""
 
     kind = "classification"
     score_names = ("accuracy", "f1", "mcc")
@@ -74,7 +74,7 @@ class Classification(_SentenceTask):
     @property
     def num_outputs(self) -> int:
         """Number of classes."""
-        return len(self.known_labels.labels)
+        return len(self.labels.labels)
 
     def find_labels(self, examples: Sequence[Example]) -> LabelMap:
         """Returns the classes. Raises a `UserError` when there is one only, or when they look like numbers or ids."""
@@ -86,43 +86,36 @@ class Classification(_SentenceTask):
             )
         numbers = [to_number(label) for label in labels]
         fraction = next((label for label, number in zip(labels, numbers, strict=True) if number and number % 1), None)
-        if fraction is not None and None not in numbers and len(labels) > MOST_NUMERIC_CLASSES:
-            place = next(example.where for example in examples if example.label == fraction)
+        if fraction is not None and None not in numbers and len(labels) > MAX_NUMERIC_CLASSES:
+            where = next(example.where for example in examples if example.label == fraction)
             raise UserError(
-                f"{place}: the label {fraction!r} and {len(labels) - 1:,} other numbers look like regression: give "
+                f"{where}: the label {fraction!r} and {len(labels) - 1:,} other numbers look like regression: give "
                 f"--config.task=regression"
             )
         if len(examples) >= _ENOUGH_EXAMPLES and len(labels) > len(examples) / 2:
             raise UserError(
                 f"{_file_of(first)}: {len(labels):,} different labels in {len(examples):,} examples ({first.where} has "
-                f"{shown([str(first.label)])!r}): is --config.data.label the right column?"
+                f"{abbreviate([str(first.label)])!r}): is --config.data.label the right column?"
             )
         return LabelMap(self.kind, labels)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raises a `UserError` for a class that the training data did not have."""
-        known = set(self.known_labels.labels)
-        for example in examples:
-            if example.label is not None and str(example.label) not in known:
-                self.known_labels.check(str(example.label), example.where)
+    def _classes_of(self, example: Example) -> Sequence[str]:
+        return () if example.label is None else (str(example.label),)
 
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
-        places = {label: place for place, label in enumerate(self.known_labels.labels)}
-        return np.array([places[str(example.label)] for example in examples], np.int32)
+        indices = {label: index for index, label in enumerate(self.labels.labels)}
+        return np.array([indices[str(example.label)] for example in examples], np.int32)
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns the label of the largest logit of each example."""
-        return [self.known_labels.labels[place] for place in logits.argmax(axis=-1)]
+        return [self.labels.labels[index] for index in logits.argmax(axis=-1)]
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
-        """Returns `accuracy`, `f1` and `mcc`."""
-        require_scorable(predictions, examples)
-        gold = [str(example.label) for example in examples]
-        return scores.score_classes(predictions, gold, self.known_labels.labels)
+    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+        return scores.score_classes(predictions, [str(example.label) for example in examples], self.labels.labels)
 
 
 class Regression(_SentenceTask):
-    """A number. Predictions are numbers; scores are `spearman` and `pearson` (`scores.score_numbers`)."""
+    """A number. Predictions are numbers; scores are those of `scores.score_numbers`."""
 
     kind = "regression"
     score_names = ("spearman", "pearson")
@@ -143,19 +136,14 @@ class Regression(_SentenceTask):
             )
         return LabelMap(self.kind, (), mean=float(every.mean()), deviation=float(every.std()))
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Does nothing: any number can be predicted. That labels are numbers is known since they were read."""
-
     def _targets(self, examples: Sequence[Example]) -> np.ndarray:
-        return self.known_labels.scaled(_numbers(examples))
+        return self.labels.scaled(_numbers(examples))
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
-        """Returns the number of each example."""
-        return self.known_labels.numbers(logits[:, 0]).tolist()
+        """Returns a number an example."""
+        return self.labels.numbers(logits[:, 0]).tolist()
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
-        """Returns `spearman` and `pearson`."""
-        require_scorable(predictions, examples)
+    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         return scores.score_numbers(predictions, _numbers(examples).tolist())
 
 

@@ -1,4 +1,4 @@
-"""Tables in: TSV, CSV, JSON lines; their rows, and which column is what, out."""
+"""Text files in; lines, or the rows of TSV, CSV and JSON lines and which column is what, out."""
 
 import collections
 import csv
@@ -6,14 +6,19 @@ import dataclasses
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from electra_cli import files
+from electra_cli.config.suggestions import did_you_mean_file
+from electra_cli.data import inputs
 from electra_cli.data.inputs import without_surrogates
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import shown, to_number
-from electra_cli.finetuning.text_formats import read_text, split_lines
+from electra_cli.finetuning.examples import abbreviate, to_number
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # Columns that are taken when none is named: of one text, or of two.
 _USUAL_TEXTS = (
     ("sentence", ""), ("text", ""), ("sentence1", "sentence2"), ("question1", "question2"),
@@ -24,7 +29,61 @@ _USUAL_LABELS = ("label", "labels", "gold_label", "class", "score")
 _USUAL_TAGS = ("tags", "ner_tags", "labels", "label")
 _USUAL_IDS = ("id", "idx", "index")
 # Longer fields are taken for texts, not for names of columns.
-_MOST_WORDS_OF_NAME = 3
+_MAX_WORDS_OF_NAME = 3
+
+
+def read_text(path: str) -> str:
+    """Returns the text of a file, UTF-8, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`), local or remote.
+
+    Raises:
+      UserError: there is no such file, it is a directory, empty, damaged, or not UTF-8.
+    """
+    check_file(path)
+    try:
+        with files.open_file(path, "rb") as raw, inputs.unpack(raw, path) as stream:
+            content = stream.read()
+    except (*inputs.DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} is damaged or cut off ({error}): get the file again") from error
+    if content.startswith(_UTF16_MARKS):
+        raise UserError(f"{path} is UTF-16: convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    content = content.removeprefix(_BYTE_ORDER_MARK)
+    if b"\0" in content:
+        line = content.count(b"\n", 0, content.index(0)) + 1
+        raise UserError(f"{path}:{line}: a zero byte: this is no text file")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8: convert the file (if it is Latin-1: "
+            f"iconv -f LATIN1 -t UTF-8)"
+        ) from error
+    if not text.strip():
+        raise UserError(f"{path} is empty: give a file that holds examples")
+    return text
+
+
+def check_file(path: str) -> None:
+    """Raises a `UserError` where there is no such file, or a directory of that name; it may still be unreadable."""
+    if files.is_directory(path):
+        raise UserError(f"{path} is a directory, not a file: name a file in it")
+    # Of local ones also pipes, which have no size.
+    is_there = files.size(path) is not None if files.is_remote(path) else os.path.exists(path)
+    if not is_there:
+        raise UserError(f"{path}: no such file{'' if files.is_remote(path) else did_you_mean_file(path)}")
+
+
+def split_lines(text: str) -> list[str]:
+    """Returns lines without their ends, '\\n' or '\\r\\n', and without the blank ones at the end.
+
+    Other characters that Unicode counts as ends of lines are text.
+    """
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,17 +106,12 @@ class Columns:
     def are_numbers(self) -> bool:
         """Whether all that are given are numbers: then files have no header."""
         given = [column for column in (self.text, self.second_text, self.label) if column]
-        return bool(given) and all(is_number(column) for column in given)
+        return bool(given) and all(_is_number(column) for column in given)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a table.
-
-    Attributes:
-      where: 'FILE:LINE'.
-      fields: its fields, text but in JSON lines; None where JSON lines have none.
-    """
+    """A row of a table, at `where` ('FILE:LINE'); its fields are text but in JSON lines, None where these lack one."""
 
     where: str
     fields: Sequence[Any]
@@ -71,7 +125,7 @@ class Table:
       path: the file.
       names: of its columns; None: it has no header.
       rows: the rows, one at least, with as many fields each.
-      num_skipped: broken lines that were left out.
+      num_skipped: broken lines that were skipped.
       flag: as of the columns that are read.
     """
 
@@ -88,7 +142,7 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class ColumnIndices:
     """The numbers of the columns that are read; None: there is no such column.
 
     Attributes:
@@ -102,23 +156,27 @@ class Places:
     id: int | None
     description: str
 
+    @property
+    def texts(self) -> list[int]:
+        """The numbers of the one or two columns of texts."""
+        return [self.text] if self.second_text is None else [self.text, self.second_text]
 
-def is_number(column: str) -> bool:
-    """Whether a column is given by its number."""
+
+def _is_number(column: str) -> bool:
     return column.removeprefix("-").isdecimal()
 
 
 def read_table(
     path: str, file_format: str, columns: Columns, *, tagging: bool = False, skip_broken: bool = False
 ) -> Table:
-    """Reads a file.
+    """Reads a table.
 
     Args:
       path: the file.
-      file_format: 'tsv' (no quoting: a quote is a character, as GLUE means it), 'csv' (commas, quotes) or 'jsonl'.
-      columns: those that will be read; they tell whether there is a header.
+      file_format: 'tsv' (no quoting: a quote is a character, as in GLUE), 'csv' (commas, quotes) or 'jsonl'.
+      columns: those that will be read; there is no header if they are numbers.
       tagging: whether words and tags are read, so that a blank line may lie between sentences of a CoNLL file.
-      skip_broken: leave out lines with another number of columns than the header.
+      skip_broken: skip lines with another number of columns than the header.
 
     Raises:
       UserError: the file cannot be read, has no rows, or has a line that is broken.
@@ -136,7 +194,7 @@ def read_table(
     table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows], flag=columns.flag)
     if not table.rows:
         raise UserError(
-            f"{path} has a header ({shown(table.names or ())}) and nothing below it: give a file with examples"
+            f"{path} has a header ({abbreviate(table.names or ())}) and nothing below it: give a file with examples"
         )
     return _check_widths(table, skip_broken, tagging, "tabs" if file_format == "tsv" else "commas")
 
@@ -154,20 +212,20 @@ def _check_widths(table: Table, skip_broken: bool, tagging: bool, separators: st
             )
         if is_blank:
             raise UserError(f"{row.where}: the line is blank: remove it{_separator_hint(table)}")
-        remedy = _separator_hint(table) or f": mend the line, whose columns lie between {separators}"
-        raise UserError(f"{row.where}: {_columns(len(row.fields))}, where {expected} has {table.width}{remedy}")
+        remedy = _separator_hint(table) or f": fix the line, whose columns lie between {separators}"
+        raise UserError(f"{row.where}: {_count(len(row.fields))}, where {expected} has {table.width}{remedy}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
     if not rows:
         raise UserError(f"{table.path}: no line has as many columns as the header, {table.width}")
     return dataclasses.replace(table, rows=rows, num_skipped=len(broken))
 
 
-def _columns(number: int) -> str:
-    return f"{number} column{'' if number == 1 else 's'}"
+def _count(num_columns: int) -> str:
+    return f"{num_columns} column{'' if num_columns == 1 else 's'}"
 
 
 def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]]:
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 characters if nothing is said
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # by default 131,072 characters
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     first_line = 1
     try:
@@ -182,28 +240,23 @@ def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]
 
 
 def _read_json_lines(path: str, text: str) -> Table:
-    records: list[tuple[int, dict[str, Any]]] = []
+    records: list[tuple[str, dict[str, Any]]] = []
     for number, line in enumerate(split_lines(text), 1):
+        where = f"{path}:{number}"
         if not line.strip():
-            raise UserError(f"{path}:{number}: the line is blank: remove it")
+            raise UserError(f"{where}: the line is blank: remove it")
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise UserError(
-                f"{path}:{number}: no JSON ({error}); a file of JSON lines has one object a line"
-            ) from error
+            raise UserError(f"{where}: no JSON ({error}); a file of JSON lines has one object a line") from error
         if not isinstance(record, dict):
             raise UserError(
-                f"{path}:{number}: {type(record).__name__} in the place of an object; a file of JSON lines has one "
-                f"object a line, not all in one list"
+                f"{where}: {type(record).__name__} in the place of an object; a file of JSON lines has one object a "
+                f"line, not all in one list"
             )
-        records.append((number, record))
+        records.append((where, record))
     names = tuple(dict.fromkeys(name for _, record in records for name in record))
-    return Table(
-        path,
-        names,
-        [Row(f"{path}:{number}", [_clean(record.get(name)) for name in names]) for number, record in records],
-    )
+    return Table(path, names, [Row(where, [_clean(record.get(name)) for name in names]) for where, record in records])
 
 
 def _clean(value: Any) -> Any:
@@ -213,7 +266,7 @@ def _clean(value: Any) -> Any:
     return without_surrogates(value) if isinstance(value, str) else value
 
 
-def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> Places:
+def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> ColumnIndices:
     """Returns which column is what.
 
     Args:
@@ -223,52 +276,49 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
       label_needed: whether a missing column of labels is an error.
 
     Raises:
-      UserError: a column is missing, stands twice, or serves as two; a header where there should be none.
+      UserError: a column is missing, is there twice, or serves as two; a header where there should be none.
     """
-    text, second = columns.text, columns.second_text
+    names, text, second = table.names or (), columns.text, columns.second_text
     if not text:
         pairs = _USUAL_WORDS if tagging else _USUAL_TEXTS
-        usual = next((pair for pair in pairs if set(filter(None, pair)) <= set(table.names or ())), None)
+        usual = next((pair for pair in pairs if set(filter(None, pair)) <= set(names)), None)
         if usual is None:
             raise _missing(table, "text", " or ".join(first for first, _ in pairs))
         text, second = usual[0], second or usual[1]
-    label = columns.label
-    if not label and table.names is not None:
-        label = next((name for name in (_USUAL_TAGS if tagging else _USUAL_LABELS) if name in table.names), "")
+    label = columns.label or next((name for name in (_USUAL_TAGS if tagging else _USUAL_LABELS) if name in names), "")
     has_label = bool(label) and _has(table, label)
     if label_needed and not has_label:
         raise _missing(table, "label", label or _USUAL_LABELS[0])
-    text_place = _place(table, "text", text)
-    second_place = _place(table, "second_text", second) if second else None
-    label_place = _place(table, "label", label) if has_label else None
-    if not label_needed and label_place in (text_place, second_place):
-        # The last column, in which labels would stand, where there are none.
-        has_label, label_place = False, None
-    places = Places(
-        text=text_place,
-        second_text=second_place,
-        label=label_place,
-        id=next((table.names.index(name) for name in _USUAL_IDS if name in table.names), None) if table.names else None,
+    text_index = _index(table, "text", text)
+    second_index = _index(table, "second_text", second) if second else None
+    label_index = _index(table, "label", label) if has_label else None
+    if not label_needed and label_index in (text_index, second_index):
+        # The last column, in which labels would be, where there are none.
+        has_label, label_index = False, None
+    indices = ColumnIndices(
+        text=text_index,
+        second_text=second_index,
+        label=label_index,
+        id=next((names.index(name) for name in _USUAL_IDS if name in names), None),
         description=(f"texts in columns {text} and {second}" if second else f"text in column {text}")
         + (f", labels in {label}" if has_label else ", no labels"),
     )
-    used = [place for place in (places.text, places.second_text, places.label) if place is not None]
+    used = indices.texts if label_index is None else [*indices.texts, label_index]
     if len(set(used)) < len(used):
-        raise UserError(f"{table.path}: one column is read as two ({places.description}): name different ones")
-    _refuse_header(table, places)
-    return places
+        raise UserError(f"{table.path}: one column is read as two ({indices.description}): name different ones")
+    _refuse_header(table, indices)
+    return indices
 
 
-def without_empty_texts(table: Table, places: Places) -> Table:
+def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
     """Returns a table without its rows that lack a text, which count as skipped.
 
     Raises:
       UserError: no row has its texts.
     """
-    texts = [place for place in (places.text, places.second_text) if place is not None]
-    rows = [row for row in table.rows if not any(_is_empty(row.fields[place]) for place in texts)]
+    rows = [row for row in table.rows if not any(_is_empty(row.fields[index]) for index in indices.texts)]
     if not rows:
-        raise UserError(f"{table.path}: the text is empty in each of its lines: {places.description}")
+        raise UserError(f"{table.path}: the text is empty in each of its lines: {indices.description}")
     return dataclasses.replace(table, rows=rows, num_skipped=table.num_skipped + len(table.rows) - len(rows))
 
 
@@ -277,12 +327,12 @@ def _is_empty(value: Any) -> bool:
 
 
 def _has(table: Table, column: str) -> bool:
-    if is_number(column) and column not in (table.names or ()):
-        return -table.width <= int(column) < table.width
-    return column in (table.names or ())
+    if column in (table.names or ()):
+        return True
+    return _is_number(column) and -table.width <= int(column) < table.width
 
 
-def _place(table: Table, key: str, column: str) -> int:
+def _index(table: Table, key: str, column: str) -> int:
     if not _has(table, column):
         raise _missing(table, key, column)
     names = table.names or ()
@@ -294,15 +344,15 @@ def _place(table: Table, key: str, column: str) -> int:
 
 
 def _missing(table: Table, key: str, column: str) -> UserError:
-    if table.names is None and not is_number(column):
+    if table.names is None and not _is_number(column):
         return UserError(
             f"{table.path}: columns by numbers mean that there is no header: give {table.flag}{key}=NUMBER as well "
-            f"(it has {_columns(table.width)}, counted from 0), or, if it has a header, all by their names"
+            f"(it has {_count(table.width)}, counted from 0), or, if it has a header, all by their names"
         )
     if table.names is None:
-        return UserError(f"{table.path} has {_columns(table.width)}, counted from 0: no {table.flag}{key}={column}")
+        return UserError(f"{table.path} has {_count(table.width)}, counted from 0: no {table.flag}{key}={column}")
     return UserError(
-        f"{table.path}: no column {column}; it has {shown(table.names)}: name one with {table.flag}{key}=NAME"
+        f"{table.path}: no column {column}; it has {abbreviate(table.names)}: name one with {table.flag}{key}=NAME"
         f"{_separator_hint(table)}, or, if the file has no header, all by numbers from 0"
     )
 
@@ -322,28 +372,28 @@ def _separator_hint(table: Table) -> str:
     return ""
 
 
-def _refuse_header(table: Table, places: Places) -> None:
+def _refuse_header(table: Table, indices: ColumnIndices) -> None:
     """Raises a `UserError` when the first row of a table without a header is one."""
     if table.names is not None:
         return
     fields = [field.strip() for field in table.rows[0].fields]
-    is_header = places.label is not None and fields[places.label].lower() in (*_USUAL_LABELS, *_USUAL_TAGS)
-    if is_header or fields == [str(number) for number in range(len(fields))] or _names_no_class(table, places):
+    is_header = indices.label is not None and fields[indices.label].lower() in (*_USUAL_LABELS, *_USUAL_TAGS)
+    if is_header or fields == [str(number) for number in range(len(fields))] or _names_no_class(table, indices.label):
         raise UserError(
-            f"{table.rows[0].where}: looks like a header ({shown(fields)}), and columns by numbers mean that there "
-            f"is none: name them ({table.flag}text={fields[places.text]}), or remove the line"
+            f"{table.rows[0].where}: looks like a header ({abbreviate(fields)}), and columns by numbers mean that "
+            f"there is none: name them ({table.flag}text={fields[indices.text]}), or remove the line"
         )
 
 
-def _names_no_class(table: Table, places: Places) -> bool:
+def _names_no_class(table: Table, label_index: int | None) -> bool:
     """Whether the first row looks like names, short and without numbers, and its label is unlike all others.
 
-    That is, it stands there only, and the others are there more than once or are numbers.
+    That is, it occurs there only, and the others occur more than once or are numbers.
     """
-    if places.label is None:
+    if label_index is None:
         return False
-    first, *others = (row.fields[places.label].strip() for row in table.rows)
+    first, *others = (row.fields[label_index].strip() for row in table.rows)
     counts = collections.Counter(others)
     if not counts or first in counts or any(n == 1 and to_number(label) is None for label, n in counts.items()):
         return False
-    return all(len(field.split()) <= _MOST_WORDS_OF_NAME and to_number(field) is None for field in table.rows[0].fields)
+    return all(len(field.split()) <= _MAX_WORDS_OF_NAME and to_number(field) is None for field in table.rows[0].fields)

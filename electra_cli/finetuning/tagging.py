@@ -8,9 +8,8 @@ import numpy as np
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.base import Task, TextEncoder, require_scorable
-from electra_cli.finetuning.examples import Encoded, Example, are_labelled, require_room, to_features
-from electra_cli.finetuning.labels import LabelMap, most_frequent, sort_labels
+from electra_cli.finetuning.base import Encoded, Task, TextEncoder, to_features
+from electra_cli.finetuning.examples import Example, LabelMap, are_labelled, most_frequent, sort_labels
 
 # Target of positions where no word begins.
 NO_WORD = -1
@@ -25,17 +24,17 @@ class Tagging(Task):
     """
 
     kind = "tagging"
-    least_length = 3
+    min_length = 3
 
     @property
     def num_outputs(self) -> int:
         """Number of tags."""
-        return len(self.known_labels.labels)
+        return len(self.labels.labels)
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """As the tags are; all, before they are known."""
-        if self.labels is not None and not scores.mark_entities(self.labels.labels):
+        """All, or `accuracy` alone once it is known that the tags mark no entities."""
+        if self._labels is not None and not scores.mark_entities(self._labels.labels):
             return ("accuracy",)
         return ("f1", "precision", "recall", "accuracy")
 
@@ -49,21 +48,16 @@ class Tagging(Task):
         fallback = "O" if "O" in labels else most_frequent(tags)
         return LabelMap(self.kind, labels, fallback)
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raises a `UserError` for a tag that the training data did not have."""
-        known = set(self.known_labels.labels)
-        for example in examples:
-            for tag in example.tags or ():
-                if tag not in known:
-                    self.known_labels.check(tag, example.where)
+    def _classes_of(self, example: Example) -> Sequence[str]:
+        return example.tags or ()
 
-    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+    def _encode(
+        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
+    ) -> Encoded:
         """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
-        self.check(examples)
-        require_room(length, self.least_length)
-        index = {label: place for place, label in enumerate(self.known_labels.labels)}
+        indices = {label: index for index, label in enumerate(self.labels.labels)}
         unknown = [vocabulary.unk_id]
-        rows, places = [], []
+        rows, starts_of_rows = [], []
         targets: np.ndarray = np.full([len(examples), length], NO_WORD, np.int32)
         for row, example in enumerate(examples):
             assert example.words is not None
@@ -76,23 +70,23 @@ class Tagging(Task):
                 # A word of control characters only has no token, and needs one that carries its tag.
                 ids += pieces or unknown
             rows.append((ids[: length - 2], None))
-            places.append(np.array(starts, np.int32))
+            starts_of_rows.append(np.array(starts, np.int32))
             if example.tags is not None:
-                targets[row, starts] = [index[tag] for tag in example.tags[: len(starts)]]
+                targets[row, starts] = [indices[tag] for tag in example.tags[: len(starts)]]
         return Encoded(
             features=to_features(rows, vocabulary, length),
             targets=targets if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            places=tuple(places),
-            notices=self._cut_notices(examples, places, length),
+            alignments=tuple(starts_of_rows),
+            notices=self._cut_notices(examples, starts_of_rows, length),
         )
 
-    def _cut_notices(self, examples: Sequence[Example], places: list[np.ndarray], length: int) -> tuple[str, ...]:
-        missing = [len(example.words or ()) - len(starts) for example, starts in zip(examples, places, strict=True)]
+    def _cut_notices(self, examples: Sequence[Example], starts: list[np.ndarray], length: int) -> tuple[str, ...]:
+        missing = [len(example.words or ()) - len(row) for example, row in zip(examples, starts, strict=True)]
         if not any(missing):
             return ()
         return (
-            f"words behind {length} tokens are not learned, and predicted as {self.known_labels.fallback!r}: "
+            f"words behind {length} tokens are not learned, and predicted as {self.labels.fallback!r}: "
             f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples",
         )
 
@@ -105,15 +99,13 @@ class Tagging(Task):
 
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns a tuple of tags an example, one for each of its words."""
-        labels, fallback = self.known_labels.labels, self.known_labels.fallback
-        assert encoded.places is not None
+        labels, fallback = self.labels.labels, self.labels.fallback
+        assert encoded.alignments is not None
         return [
-            (*(labels[place] for place in best[starts]), *[fallback] * (len(example.words or ()) - len(starts)))
-            for best, starts, example in zip(logits.argmax(axis=-1), encoded.places, examples, strict=True)
+            (*(labels[index] for index in best[starts]), *[fallback] * (len(example.words or ()) - len(starts)))
+            for best, starts, example in zip(logits.argmax(axis=-1), encoded.alignments, examples, strict=True)
         ]
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
-        """Returns `f1`, `precision`, `recall` and `accuracy`, or `accuracy` alone."""
-        require_scorable(predictions, examples)
+    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         gold = [example.tags or () for example in examples]
-        return scores.score_tags(predictions, gold, entities=scores.mark_entities(self.known_labels.labels))
+        return scores.score_tags(predictions, gold, entities=scores.mark_entities(self.labels.labels))

@@ -5,23 +5,24 @@ import dataclasses
 from collections.abc import Sequence
 
 import ml_collections
+import numpy as np
 
 from electra_cli import files
 from electra_cli.config.finetuning import kind_of
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Example, are_labelled
+from electra_cli.finetuning.examples import Example, LabelMap, abbreviate, are_labelled
 from electra_cli.finetuning.labeled_files import Contents, read_examples
-from electra_cli.finetuning.labels import LabelMap, shown
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression
-from electra_cli.finetuning.splitting import split_off
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tagging import Tagging
 
 # What a user writes before the name of a column of a file to predict for, for messages.
 PREDICT_FLAG = "--predict=FILE:"
+# Sets the draws of held-out examples apart from others of the same seed.
+_HELD_OUT_STREAM = 0x5B117
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +48,20 @@ class Splits:
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
-    """A task with its examples.
-
-    Attributes:
-      task: the task, whose labels are known.
-      splits: its examples.
-    """
+    """A task, whose labels are known, with its examples."""
 
     task: Task
     splits: Splits
 
 
 def read_task(config: ml_collections.ConfigDict) -> TaskData:
-    """Returns the task of a config that `data_defaults.validate` checked, with all of its examples.
-
-    Raises:
-      UserError: as `load_splits`.
-    """
+    """Returns the task of a config, with all of its examples; raises as `load_splits`."""
     task = build_task(config)
     return TaskData(task, load_splits(config, task, seed=0))
 
 
 def build_task(config: ml_collections.ConfigDict) -> Task:
-    """Returns the task of a config that `data_defaults.validate` checked.
-
-    Its `labels` are not known yet: `load_splits` finds them, or set what `LabelMap.load` reads.
-    """
+    """Returns the task of a checked config, whose labels are not known yet."""
     kind, answers = kind_of(config.task), config.answers
     score = config.primary_score or (glue.TASKS[config.task].primary_score if config.task in glue.TASKS else "")
     if kind == "question_answering":
@@ -88,11 +77,11 @@ def build_task(config: ml_collections.ConfigDict) -> Task:
 
 
 def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Splits:
-    """Reads and checks all examples, and sets `task.labels`.
+    """Reads and checks all examples of a checked config, and sets `task.labels`.
 
     Args:
-      config: a config that `data_defaults.validate` checked.
-      task: what `build_task` made of it.
+      config: the config.
+      task: its task.
       seed: of the examples that are held out where there is no validation file.
 
     Raises:
@@ -151,10 +140,10 @@ def load_file(
 
     Args:
       path: the file.
-      config: a config that `data_defaults.validate` checked.
+      config: the config of the fine-tuning.
       task: its task, whose labels are known.
       columns: its columns; None: those of the config, or those that files of its task of GLUE have.
-      file_format: one of `labeled_files.FORMATS`; '': that of the config, or by the name's ending.
+      file_format: '': that of the config, or by the name's ending.
 
     Raises:
       UserError: it is missing or broken, or has a label that the task does not know.
@@ -171,7 +160,7 @@ def load_file(
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """A file and how it is read."""
+    """A file and how it is read; see `read_examples`."""
 
     path: str
     columns: Columns
@@ -180,7 +169,6 @@ class _Source:
     skip_broken: bool = False
 
     def read(self, kind: str) -> Contents:
-        """Returns its examples."""
         return read_examples(
             self.path,
             kind,
@@ -226,12 +214,12 @@ def _path(data: ml_collections.ConfigDict, name: str) -> str:
 
 
 def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
-    labels = task.known_labels.labels
+    labels = task.labels.labels
     by_folded = collections.defaultdict(list)
     for label in labels:
         by_folded[label.casefold()].append(label)
     notices = [
-        f"labels {shown(same)} differ by case only, and are learned as different ones"
+        f"labels {abbreviate(same)} differ by case only, and are learned as different ones"
         for same in by_folded.values()
         if len(same) > 1
     ]
@@ -239,7 +227,7 @@ def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
         counts = collections.Counter(str(example.label) for example in train)
         rare = [label for label in labels if counts[label] == 1]
         if rare:
-            notices.append(f"labels with one training example only: {shown(rare)}")
+            notices.append(f"labels with one training example only: {abbreviate(rare)}")
     return notices
 
 
@@ -250,4 +238,82 @@ def _overlap_notices(train: Sequence[Example], examples: Sequence[Example], name
     overlap = sum((example.text, example.second_text) in known for example in examples)
     if not overlap or not are_labelled(examples):
         return []
-    return [f"{overlap:,} of {len(examples):,} {name} examples stand among the training examples: scores are flattered"]
+    return [f"{overlap:,} of {len(examples):,} {name} examples are among the training examples: scores are flattered"]
+
+
+def split_off(
+    examples: Sequence[Example], fraction: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Divides examples into those that are trained on and those that are held out, both in the order of the file.
+
+    Of each class the same fraction, between 0 and 1, is held out, within an example, but never all of it; and one
+    example at least. Examples with the same text, or in question answering the same context, stay together, and then
+    within half of the largest text's examples. Which ones follows from the seed.
+
+    Raises:
+      UserError: there are too few examples to divide.
+    """
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, _HELD_OUT_STREAM], np.uint64)))
+    classes = [[groups[index] for index in rng.permutation(len(groups))] for groups in _classes(examples)]
+    division = _Division(examples)
+    owed = 0.0  # what one class got too many or too few of by rounding is passed on to the next
+    for groups in classes:
+        owed += fraction * sum(map(len, groups))
+        for group in groups:
+            if len(group) / 2 <= owed and division.hold_out(group):
+                owed -= len(group)
+        owed = min(max(owed, -0.5), 0.5)
+    if not division.held_out:  # less than half of any text's examples is asked for: one text, with few of them
+        groups = [group for groups in sorted(classes, key=len, reverse=True) for group in groups]
+        any(division.hold_out(group) for group in sorted(groups, key=len))
+    held_out = division.held_out
+    if not held_out:
+        raise UserError(
+            f"{examples[0].where}: training examples ({len(examples)}) are too few to hold some of them out: give "
+            f"--config.data.validation=FILE, or --config.data.validation_fraction=0"
+        )
+    return (
+        tuple(example for index, example in enumerate(examples) if index not in held_out),
+        tuple(example for index, example in enumerate(examples) if index in held_out),
+    )
+
+
+class _Division:
+    """The numbers of the examples that are held out, so that each label is still trained on."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.held_out: set[int] = set()
+        self._examples = examples
+        self._remaining = collections.Counter(label for example in examples for label in _labels_of(example))
+
+    def hold_out(self, group: Sequence[int]) -> bool:
+        """Holds examples out and returns True, unless the last one of a label is among them."""
+        labels = collections.Counter(label for index in group for label in _labels_of(self._examples[index]))
+        if any(self._remaining[label] <= number for label, number in labels.items()):
+            return False
+        self.held_out.update(group)
+        self._remaining.subtract(labels)
+        return True
+
+
+def _labels_of(example: Example) -> set[str]:
+    """Returns the labels that the example has, and '' for the example itself: one at least is trained on."""
+    return {"", *(example.tags or ()), *([example.label] if isinstance(example.label, str) else [])}
+
+
+def _classes(examples: Sequence[Example]) -> list[list[list[int]]]:
+    """Returns the examples, by number, in groups that share a text, and these by class; what has none is one class."""
+    classes: dict[str, list[list[int]]] = collections.defaultdict(list)
+    for group in _groups(examples):
+        label = examples[group[0]].label
+        classes[label if isinstance(label, str) else ""].append(group)
+    return [classes[label] for label in sorted(classes)]
+
+
+def _groups(examples: Sequence[Example]) -> list[list[int]]:
+    """Returns the examples, by number, in groups that share a text."""
+    groups: dict[tuple, list[int]] = collections.defaultdict(list)
+    for index, example in enumerate(examples):
+        is_question = bool(example.answers) or example.is_impossible
+        groups[("", example.second_text) if is_question else (example.text, example.second_text)].append(index)
+    return list(groups.values())

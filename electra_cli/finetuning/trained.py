@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
+from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import TaskModel, build_encoder, build_model
 from electra_cli.finetuning.tasks import build_task
 from electra_cli.finetuning.workdir import read_tokenizer

@@ -9,7 +9,7 @@ import tf_keras
 
 from electra_cli.data.input_pipeline import Part, pipeline_options
 from electra_cli.finetuning import model
-from electra_cli.finetuning.examples import Encoded
+from electra_cli.finetuning.base import Encoded
 from electra_cli.finetuning.model import StartingPoint, TaskModel, build_encoder, build_model
 from electra_cli.finetuning.optimization import build_optimizer, reset
 from electra_cli.modeling import features

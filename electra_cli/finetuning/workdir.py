@@ -12,7 +12,7 @@ from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
-from electra_cli.finetuning.labels import LABELS_FILE, LabelMap
+from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
 from electra_cli.finetuning.workdir_files import Record, read_record
 from electra_cli.workdir.run_files import CONFIG_FILE
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.labels import sort_labels
+from electra_cli.finetuning.examples import sort_labels
 
 NUM_FOLDS = 5
 # Inverse strength of the penalty of logistic regression, on standardized features: strong, since they are hundreds to

@@ -8,12 +8,10 @@ import numpy as np
 
 from electra_cli.config.labeled_files import FLAG, TABLE_FORMATS, ProbeFile
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.examples import Example, abbreviate, to_number
 from electra_cli.finetuning.labeled_files import format_by_name, read_examples
-from electra_cli.finetuning.labels import shown, to_number
-from electra_cli.finetuning.sentences import MOST_NUMERIC_CLASSES
-from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.text_formats import check_file
+from electra_cli.finetuning.sentences import MAX_NUMERIC_CLASSES
+from electra_cli.finetuning.tables import Columns, check_file
 from electra_cli.probes.linear_probe import NUM_FOLDS
 
 # Sets the choice of examples apart from other draws.
@@ -40,7 +38,7 @@ class ProbeExamples:
 def read_probe_file(file: ProbeFile, most: int) -> ProbeExamples:
     """Reads and checks a file.
 
-    Labels are numbers, and probed as such, if all are and more than `sentences.MOST_NUMERIC_CLASSES` different ones
+    Labels are numbers, and probed as such, if all are and more than `sentences.MAX_NUMERIC_CLASSES` different ones
     occur, some with a fraction; else they are classes. `ProbeFile.task` decides otherwise.
 
     Args:
@@ -78,7 +76,7 @@ def read_probe_file(file: ProbeFile, most: int) -> ProbeExamples:
 
 def _are_numbers(examples: Sequence[Example]) -> bool:
     numbers = {to_number(str(example.label)) for example in examples}
-    if None in numbers or len(numbers) <= MOST_NUMERIC_CLASSES:
+    if None in numbers or len(numbers) <= MAX_NUMERIC_CLASSES:
         return False
     return any(number % 1 for number in numbers if number is not None)
 
@@ -90,7 +88,7 @@ def _check_classes(path: str, labels: Sequence[str]) -> None:
         raise UserError(
             f"{path}: two labels at least must have {NUM_FOLDS} examples each, and of {len(labels):,} examples the "
             f"most frequent labels are "
-            f"{shown([f'{label} ({count:,})' for label, count in counts.most_common(3)])}: is {FLAG}label=COLUMN "
+            f"{abbreviate([f'{label} ({count:,})' for label, count in counts.most_common(3)])}: is {FLAG}label=COLUMN "
             f"another, or are they numbers ({FLAG}task=regression)?"
         )
 

@@ -16,7 +16,7 @@ import tf_keras
 from electra_cli.config.labeled_files import parse_probes
 from electra_cli.data.phases import Phase
 from electra_cli.data.tokenization import tokenizer_of_data
-from electra_cli.finetuning.examples import cut_pair, to_features
+from electra_cli.finetuning.base import cut_pair, to_features
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
 from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer

@@ -10,7 +10,7 @@ import pytest
 from electra_cli.commands import finetune
 from electra_cli.config.finetuning import default_config
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import LabelMap
+from electra_cli.finetuning.examples import LabelMap
 from electra_cli.modeling.sizes import EncoderSizes
 from tests.cli.app_test import assert_user_error, call
 
@@ -76,7 +76,7 @@ def call_without_tensorflow(*arguments):
         (b"", [], "/train.tsv is empty: give a file"),
         (b"\x7fELF\0\0", [], "/train.tsv:1: a zero byte: this is no text file"),
         (b"review\tlabel\na\t1\n", [], "/train.tsv: no column sentence or text"),
-        (b"text\tlabel\na\t1\nb\n", [], "/train.tsv:3: 1 column, where the header has 2: mend the line"),
+        (b"text\tlabel\na\t1\nb\n", [], "/train.tsv:3: 1 column, where the header has 2: fix the line"),
         (b"text\tlabel\na\tgood\n", ["--config.task=regression"], "/train.tsv:2: the label 'good' is no number"),
         (
             b"",

@@ -4,12 +4,12 @@ import pytest
 
 from electra_cli.finetuning import finetune as finetune_module
 from electra_cli.finetuning.trainer import Trainer
-from tests.finetuning import made
+from tests.finetuning import synthetic
 
 
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory):
-    return made.make_encoder(tmp_path_factory.mktemp("encoder") / "run")
+    return synthetic.make_encoder(tmp_path_factory.mktemp("encoder") / "run")
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from electra_cli.finetuning import exporting, finetune, huggingface_export, save
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.loggers.logger import Logger
-from tests.finetuning import made
+from tests.finetuning import synthetic
 from tests.interop.commands_test import run, tree
 
-KINDS = (*made.MAKERS, "pairs")
+KINDS = (*synthetic.MAKERS, "pairs")
 # Imports TensorFlow and tensorflow-text alone, from a directory without this package.
 SERVE = """
 import json, sys
@@ -48,10 +48,10 @@ def workdirs(tmp_path_factory, encoder, shared_trainer):
     def find(kind):
         if kind not in made_before:
             directory = tmp_path_factory.mktemp(kind)
-            files = made.write(kind, directory, 64, 20)
-            overrides = {**made.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
-            config = made.config_for("classification" if kind == "pairs" else kind, files, **overrides)
-            finetune.finetune(config, str(directory / "tuned"), made.start_from(encoder), Logger())
+            files = synthetic.write(kind, directory, 64, 20)
+            overrides = {**synthetic.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
+            config = synthetic.config_for("classification" if kind == "pairs" else kind, files, **overrides)
+            finetune.finetune(config, str(directory / "tuned"), synthetic.start_from(encoder), Logger())
             made_before[kind] = directory / "tuned", files["validation"]
         return made_before[kind]
 
@@ -143,7 +143,7 @@ def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
     expected = {"label": str, "number": float, "entities": list, "answer": str}[result]
     assert isinstance(found[result], expected)
     if result == "label":
-        assert found[result] in trained.task.known_labels.labels
+        assert found[result] in trained.task.labels.labels
 
 
 @pytest.mark.slow

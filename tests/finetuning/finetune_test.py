@@ -25,19 +25,22 @@ from electra_cli.training import throughput
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.workdir.workdir import Workdir
-from tests.finetuning import made
+from tests.finetuning import synthetic
 from tests.terminal import Terminal
 
 LEARNED = {"classification": "accuracy", "regression": "spearman", "tagging": "f1", "question_answering": "exact_match"}
 
 
 @pytest.mark.parametrize(
-    "kind", ["classification", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(made.MAKERS)[1:])]
+    "kind", ["classification", *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(synthetic.MAKERS)[1:])]
 )
 def test_a_function_of_the_words_is_learned(kind, tmp_path, encoder):
-    files = made.write(kind, tmp_path)
+    files = synthetic.write(kind, tmp_path)
     summary = finetune(
-        made.config_for(kind, files), str(tmp_path / "tuned"), made.start_from("random", like=encoder), Logger()
+        synthetic.config_for(kind, files),
+        str(tmp_path / "tuned"),
+        synthetic.start_from("random", like=encoder),
+        Logger(),
     )
     assert summary["splits"]["validation"]["median"][LEARNED[kind]] > 0.98
     assert summary["task"] == kind and summary["seeds"] == [0]
@@ -70,7 +73,7 @@ class StopAt(StopRequest):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return made.write("classification", tmp_path_factory.mktemp("made"), 64, 20)
+    return synthetic.write("classification", tmp_path_factory.mktemp("made"), 64, 20)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +85,8 @@ def short(files, encoder, shared_trainer):
         def run(workdir, stop_at=10_000, logger=None, **overrides):
             patch.setattr(finetune_module, "StopRequest", lambda: StopAt(stop_at))
             more = {key.replace("__", "."): value for key, value in overrides.items()}
-            config = made.config_for("classification", files, **{**made.SHORT, **more})
-            return finetune(config, str(workdir), made.start_from(encoder), logger or Logger())
+            config = synthetic.config_for("classification", files, **{**synthetic.SHORT, **more})
+            return finetune(config, str(workdir), synthetic.start_from(encoder), logger or Logger())
 
         yield run
 
@@ -272,7 +275,7 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     tuned, test = tmp_path / "tuned", tmp_path / "test.tsv"
     shutil.copytree(whole[0], tuned)
     before = contents(tuned)
-    long_text = " ".join(made.WORDS)  # longer than what was trained on
+    long_text = " ".join(synthetic.WORDS)  # longer than what was trained on
     test.write_text(f"text\tlabel\n{long_text}\tanimal\nthe city\tnone\n")
     told = []
     summary = short(tuned, data__test=str(test), logger=Lines(told.append))
@@ -342,21 +345,21 @@ def test_lengths_are_padded_to_what_hardware_divides_well():
 
 
 def test_lengths_without_room_for_text(tmp_path, encoder):
-    files = made.write("question_answering", tmp_path, 64, 20)
-    config = made.config_for("question_answering", files, **{"data.max_seq_length": 12})
+    files = synthetic.write("question_answering", tmp_path, 64, 20)
+    config = synthetic.config_for("question_answering", files, **{"data.max_seq_length": 12})
     with pytest.raises(
         UserError, match=r"max_seq_length=12, of \d+ that the encoder has: .* answering takes 16 at least"
     ):
-        finetune(config, str(tmp_path / "tuned"), made.start_from(encoder), Logger())
+        finetune(config, str(tmp_path / "tuned"), synthetic.start_from(encoder), Logger())
 
 
 def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
     told = []
     overrides = {"train.num_epochs": 1, "train.global_batch_size": 64}
-    files = made.write("classification", tmp_path, 64, 20)
+    files = synthetic.write("classification", tmp_path, 64, 20)
     with pytest.raises(UserError, match=r"^64 training examples in 1 epoch make 1 step of config\.train\.global_batch"):
-        config = made.config_for("classification", files, **overrides)
-        finetune(config, str(tmp_path / "one"), made.start_from(encoder), Logger())
+        config = synthetic.config_for("classification", files, **overrides)
+        finetune(config, str(tmp_path / "one"), synthetic.start_from(encoder), Logger())
 
     class Named(Lines):
         """Tells what is done as well."""
@@ -389,14 +392,15 @@ def test_files_may_move_but_not_change(tmp_path, short, whole, files):
 @pytest.mark.slow
 def test_two_devices_learn_as_one_does(tmp_path, encoder):
     """Without dropout, which is drawn for each replica."""
-    files = made.write("tagging", tmp_path, 64, 20)
+    files = synthetic.write("tagging", tmp_path, 64, 20)
     program = (
-        "from tests.finetuning import made\n"
+        "from tests.finetuning import synthetic\n"
         "from electra_cli.finetuning.finetune import finetune\n"
-        f"config = made.config_for('tagging', {files!r}, **{{'train.num_epochs': 2, 'train.global_batch_size': 8}})\n"
+        "overrides = {'train.num_epochs': 2, 'train.global_batch_size': 8}\n"
+        f"config = synthetic.config_for('tagging', {files!r}, **overrides)\n"
         "for number in (2, 0):\n"
         "    config.runtime.logical_cpus = number\n"
-        f"    finetune(config, f'{tmp_path}/{{number}}', made.start_from({encoder!r}))\n"
+        f"    finetune(config, f'{tmp_path}/{{number}}', synthetic.start_from({encoder!r}))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert "2 logical CPUs, strategy mirrored" in result.stdout and "CPU, strategy one_device" in result.stdout
@@ -412,7 +416,7 @@ import tensorflow as tf
 from electra_cli.errors import UserError
 from electra_cli.finetuning import trainer
 from electra_cli.finetuning.finetune import finetune
-from tests.finetuning import made
+from tests.finetuning import synthetic
 
 compute = trainer.Trainer._compute_gradients
 
@@ -426,11 +430,11 @@ def spoil(self, inputs, weights, step, replica):
 
 trainer.Trainer._compute_gradients = spoil
 files, directory, encoder = FILES, DIRECTORY, ENCODER
-config = made.config_for("tagging", files, **{"train.num_epochs": 2, "train.global_batch_size": 8})
+config = synthetic.config_for("tagging", files, **{"train.num_epochs": 2, "train.global_batch_size": 8})
 config.runtime.logical_cpus = 2
 for where in ("loss", "sum"):
     try:
-        finetune(config, f"{directory}/{where}", made.start_from(encoder))
+        finetune(config, f"{directory}/{where}", synthetic.start_from(encoder))
     except UserError as error:
         print(f"{where}: {error}")
 """
@@ -438,7 +442,7 @@ for where in ("loss", "sum"):
 
 @pytest.mark.slow
 def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(tmp_path, encoder):
-    files = made.write("tagging", tmp_path, 64, 20)
+    files = synthetic.write("tagging", tmp_path, 64, 20)
     program = _SPOILED
     for name, value in (("FILES", files), ("DIRECTORY", str(tmp_path)), ("ENCODER", encoder)):
         program = program.replace(name, repr(value))
@@ -449,7 +453,7 @@ def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(tmp_path, 
 
 @pytest.mark.slow
 def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
-    files = made.write("classification", tmp_path, 256, 40)
+    files = synthetic.write("classification", tmp_path, 256, 40)
 
     def flags(workdir):
         return [

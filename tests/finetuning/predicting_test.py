@@ -16,7 +16,7 @@ from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.finetuning.workdir_files import choose_seed
 from electra_cli.loggers.lines import Lines, Quiet
 from electra_cli.loggers.logger import Logger
-from tests.finetuning import made
+from tests.finetuning import synthetic
 
 
 def silent(_):
@@ -25,14 +25,14 @@ def silent(_):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    return made.write("classification", tmp_path_factory.mktemp("made"), 64, 20)
+    return synthetic.write("classification", tmp_path_factory.mktemp("made"), 64, 20)
 
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory, encoder, files, shared_trainer):
     workdir = tmp_path_factory.mktemp("tuned") / "workdir"
-    config = made.config_for("classification", files, **{**made.SHORT, "train.seeds": (0, 2)})
-    finetune(config, str(workdir), made.start_from(encoder), Logger())
+    config = synthetic.config_for("classification", files, **{**synthetic.SHORT, "train.seeds": (0, 2)})
+    finetune(config, str(workdir), synthetic.start_from(encoder), Logger())
     return workdir
 
 
@@ -52,7 +52,7 @@ def test_a_labelled_file_is_predicted_and_scored(tuned, tmp_path, files):
 
 
 def test_an_unlabelled_file_is_predicted_with_probabilities(tuned, tmp_path):
-    texts = [f"the {word} city" for word in made.WORDS] + [" ".join(made.WORDS * 3)]  # the last is cut
+    texts = [f"the {word} city" for word in synthetic.WORDS] + [" ".join(synthetic.WORDS * 3)]  # the last is cut
     (tmp_path / "new.tsv").write_text("text\n" + "\n".join(texts) + "\n")
     told = []
     predict(str(tuned), str(tmp_path / "new.tsv"), str(tmp_path / "out.jsonl"), 0, Lines(told.append))
@@ -64,8 +64,8 @@ def test_an_unlabelled_file_is_predicted_with_probabilities(tuned, tmp_path):
     row = np.array([ids], np.int32)
     inputs = {"input_word_ids": row, "input_mask": np.ones_like(row), "input_type_ids": np.zeros_like(row)}
     logits = trained.model(inputs, training=False).numpy()[0].astype(np.float64)
-    line = lines[made.WORDS.index("fox")]
-    assert line["prediction"] == trained.task.known_labels.labels[logits.argmax()]
+    line = lines[synthetic.WORDS.index("fox")]
+    assert line["prediction"] == trained.task.labels.labels[logits.argmax()]
     assert line["probability"] == pytest.approx(np.exp(logits.max()) / np.exp(logits).sum(), abs=2e-6)
 
 

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from official.nlp.tools.squad_evaluate_v1_1 import _normalize_answer
 
 from electra_cli.data.tokenization import SentencePieceTokenizer
-from electra_cli.finetuning.examples import Answer, Example
-from electra_cli.finetuning.labels import LabelMap
+from electra_cli.finetuning.examples import Answer, Example, LabelMap
 from electra_cli.finetuning.question_answering import PredictedAnswer, QuestionAnswering, _most_context
 from tests.finetuning.common import ENCODER, VOCABULARY, question, tokens, train_sentencepiece
 
@@ -34,7 +33,7 @@ def logits_of(encoded):
 def row_with_most_context(encoded, doc_stride, row, place):
     """Of all windows of an example, the row of that which shows the most context of a token, by BERT's definition."""
     rows = np.flatnonzero(encoded.example_indices == encoded.example_indices[row])
-    lengths = [len(encoded.places[each]) for each in rows]
+    lengths = [len(encoded.alignments[each]) for each in rows]
     step = min(doc_stride, lengths[0])
     token = step * (row - rows[0]) + place
     shown = []
@@ -68,7 +67,7 @@ def test_windows_and_targets_by_hand():
     assert encoded.features["input_type_ids"].tolist() == [[0] * 6 + [1] * 10, [0] * 6 + [1] * 9 + [0]]
     assert encoded.targets.tolist() == [[12, 13], [8, 9]] and encoded.targets.dtype == np.int32
     assert encoded.example_indices.tolist() == [0, 0]
-    assert [example.second_text[begin:end] for begin, end in encoded.places[1]][:4] == ["on", "a", "red", "mat"]
+    assert [example.second_text[begin:end] for begin, end in encoded.alignments[1]][:4] == ["on", "a", "red", "mat"]
     assert answering().lengths([example], ENCODER).tolist() == [4 + 12 + 3]
 
 
@@ -96,7 +95,7 @@ def test_tokens_without_text_are_no_answer():
     example = question("Who?", "the cat", "the")
     encoded = answering(has_none=True).encode([example], ENCODER, VOCABULARY, 16)
     # As a piece of SentencePiece that stands for the beginning of the text.
-    empty = dataclasses.replace(encoded, places=(np.array([[0, 0], [4, 7]], np.int32),))
+    empty = dataclasses.replace(encoded, alignments=(np.array([[0, 0], [4, 7]], np.int32),))
     found = answering(has_none=True).predict(logits_of(encoded), empty, [example])
     assert "" not in dict(found[0].candidates) and found[0].candidates[0][0] == "the cat"
 
@@ -167,9 +166,9 @@ def test_the_best_span_is_that_of_trying_all(seed, longest, has_none):
         for row in np.flatnonzero(encoded.example_indices == index):
             nulls.append(float(logits[row, 0].sum()))
             begin = encoded.features["input_type_ids"][row].tolist().index(1)
-            for first, last in itertools.product(range(len(encoded.places[row])), repeat=2):
+            for first, last in itertools.product(range(len(encoded.alignments[row])), repeat=2):
                 if first <= last < first + longest and row_with_most_context(encoded, 3, row, first) == row:
-                    places = encoded.places[row]
+                    places = encoded.alignments[row]
                     text = example.second_text[places[first][0] : places[last][1]]
                     score = float(logits[row, begin + first, 0] + logits[row, begin + last, 1])
                     spans[text] = max(score, spans.get(text, -np.inf))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import LabelMap
+from electra_cli.finetuning.examples import LabelMap
 from electra_cli.finetuning.sentences import Classification, Regression
 from tests.finetuning.common import ENCODER, VOCABULARY, sentence, tokens, train_sentencepiece
 

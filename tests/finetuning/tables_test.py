@@ -1,9 +1,12 @@
+import bz2
+import gzip
 import json
+import sys
 
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.tables import Columns, find_columns, read_table
+from electra_cli.finetuning.tables import Columns, find_columns, read_table, read_text, split_lines
 
 
 def write(tmp_path, content, name="data.tsv"):
@@ -45,12 +48,12 @@ def test_numbers_alone_mean_that_there_is_no_header(tmp_path):
     path = write(tmp_path, "1\ta cat\n0\ta dog\n")
     table = read_table(path, "tsv", Columns("-1", "", "0"))
     assert table.names is None and len(table.rows) == 2
-    places = find_columns(table, Columns("-1", "", "0"), tagging=False, label_needed=True)
-    assert (places.text, places.second_text, places.label, places.id) == (1, None, 0, None)
+    indices = find_columns(table, Columns("-1", "", "0"), tagging=False, label_needed=True)
+    assert (indices.text, indices.second_text, indices.label, indices.id) == (1, None, 0, None)
     # A name among them: there is a header.
     table = read_table(write(tmp_path, "y\ts\n0\ta dog\n"), "tsv", Columns("1", "", "y"))
-    places = find_columns(table, Columns("1", "", "y"), tagging=False, label_needed=True)
-    assert table.names == ("y", "s") and (places.text, places.label) == (1, 0)
+    indices = find_columns(table, Columns("1", "", "y"), tagging=False, label_needed=True)
+    assert table.names == ("y", "s") and (indices.text, indices.label) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -68,17 +71,17 @@ def test_usual_names_are_found(tmp_path, header, tagging, expected):
     names = header.split()
     path = write(tmp_path, "\t".join(names) + "\n" + "\t".join(["x"] * len(names)) + "\n")
     table = read_table(path, "tsv", Columns())
-    places = find_columns(table, Columns(), tagging=tagging, label_needed=False)
-    assert (places.text, places.second_text, places.label, places.id) == expected
-    assert names[places.text] in places.description
+    indices = find_columns(table, Columns(), tagging=tagging, label_needed=False)
+    assert (indices.text, indices.second_text, indices.label, indices.id) == expected
+    assert names[indices.text] in indices.description
 
 
 def test_a_file_without_labels_need_not_have_their_column(tmp_path):
     """What was trained with text=0,label=-1, and is asked to predict."""
     columns = Columns("0", label="-1")
     table = read_table(write(tmp_path, "a cat\na dog\n"), "tsv", columns)
-    places = find_columns(table, columns, tagging=False, label_needed=False)
-    assert (places.text, places.label) == (0, None) and "no labels" in places.description
+    indices = find_columns(table, columns, tagging=False, label_needed=False)
+    assert (indices.text, indices.label) == (0, None) and "no labels" in indices.description
     with pytest.raises(UserError, match="one column is read as two"):
         find_columns(table, columns, tagging=False, label_needed=True)
 
@@ -93,11 +96,11 @@ BAD_FILES = [
     ),
     (
         "sentence\tlabel\na\t1\nb\n",
-        r"data\.tsv:3: 1 column, where the header has 2: mend the line, whose columns lie between tabs$",
+        r"data\.tsv:3: 1 column, where the header has 2: fix the line, whose columns lie between tabs$",
     ),
     (
         "sentence\tlabel\na\t1\nb\t0\tx\n",
-        r"data\.tsv:3: 3 columns, where the header has 2: mend the line, whose columns lie between",
+        r"data\.tsv:3: 3 columns, where the header has 2: fix the line, whose columns lie between",
     ),
     ("sentence\tlabel\n\na\t1\n", r"data\.tsv:2: the line is blank"),
     (GOOD.encode() + b"\nb\xff\t1\n", r"data\.tsv:4: byte 0xff is not UTF-8"),
@@ -198,3 +201,49 @@ def test_first_rows_that_are_no_header(tmp_path, content):
     table = read_table(write(tmp_path, content), "tsv", columns)
     assert find_columns(table, columns, tagging=False, label_needed=True).label == 1
     assert len(table.rows) == content.count("\n")
+
+
+def test_packed_files_and_byte_order_marks(tmp_path):
+    for name, pack in (("a.tsv", bytes), ("a.tsv.gz", gzip.compress), ("a.tsv.bz2", bz2.compress)):
+        (tmp_path / name).write_bytes(pack("\ufeffä\tb\n".encode()))
+        assert read_text(str(tmp_path / name)) == "ä\tb\n"
+
+
+def test_lines_end_with_newlines_only():
+    assert split_lines("a\r\n\nb\u2028c\x0bd\n \n\n") == ["a", "", "b\u2028c\x0bd"]
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"is a directory, not a file: name a file in it"):
+        read_text(str(tmp_path))
+    with pytest.raises(UserError, match=r"/trian\.tsv: no such file$"):
+        read_text(str(tmp_path / "trian.tsv"))
+    for name in ("train.tsv", "test.tsv", ".trian.tsv"):
+        (tmp_path / name).write_text("a")
+    with pytest.raises(UserError, match=r"/trian\.tsv: no such file; did you mean .*/train\.tsv\?$"):
+        read_text(str(tmp_path / "trian.tsv"))
+    with pytest.raises(UserError, match=r"/nofile\.tsv: no such file$"):
+        read_text(str(tmp_path / "nofile.tsv"))
+    with pytest.raises(UserError, match=r"no/x\.tsv: no such file$"):
+        read_text(str(tmp_path / "no" / "x.tsv"))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"a" * 1000)[:-10])
+    with pytest.raises(UserError, match=r"x\.gz is damaged or cut off"):
+        read_text(str(tmp_path / "x.gz"))
+    (tmp_path / "y.gz").write_bytes(b"no gzip")
+    with pytest.raises(UserError, match=r"y\.gz is damaged or cut off"):
+        read_text(str(tmp_path / "y.gz"))
+
+
+@pytest.mark.slow
+def test_remote_files(tmp_path):
+    import tensorflow as tf
+
+    tf.io.gfile.makedirs("ram://labelled")
+    with tf.io.gfile.GFile("ram://labelled/a.tsv", "w") as stream:
+        stream.write("a\tb\n")
+    assert read_text("ram://labelled/a.tsv") == "a\tb\n"
+    with pytest.raises(UserError, match=r"ram://labelled/b\.tsv: no such file$"):
+        read_text("ram://labelled/b.tsv")
+    with pytest.raises(UserError, match="ram://labelled is a directory, not a file"):
+        read_text("ram://labelled")
+    assert "tensorflow" in sys.modules

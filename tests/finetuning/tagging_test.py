@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from electra_cli.data.tokenization import SentencePieceTokenizer
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import LabelMap
+from electra_cli.finetuning.examples import LabelMap
 from electra_cli.finetuning.tagging import Tagging
 from tests.finetuning.common import CLS, ENCODER, PAD, SEP, UNK, VOCABULARY, tagged, tokens, train_sentencepiece
 
@@ -30,7 +30,7 @@ def test_the_first_token_of_a_word_carries_its_tag():
     encoded = tagging().encode([tagged("The cats xyz sat\u200bting", "O B-A I-A O")], ENCODER, VOCABULARY, 10)
     assert tokens(encoded.features["input_word_ids"][0]) == "[CLS] the cat ##s [UNK] sat ##ting [SEP]"
     assert encoded.targets.tolist() == [[-1, 2, 0, -1, 1, 2, -1, -1, -1, -1]]
-    assert [places.tolist() for places in encoded.places] == [[1, 2, 4, 5]]
+    assert [places.tolist() for places in encoded.alignments] == [[1, 2, 4, 5]]
     assert encoded.targets.dtype == np.int32 and encoded.notices == ()
     # A word of no tokens has one all the same.
     example = tagged("the \u200b cat", "O I-A B-A")
@@ -113,5 +113,5 @@ def test_words_of_a_sentencepiece_model_have_the_tokens_of_the_text(tmp_path):
     encoded = tagging().encode([example], encoder, encoder.vocabulary, 64)
     row = encoded.features["input_word_ids"][0][encoded.features["input_mask"][0] == 1].tolist()
     assert row[1:-1] == encoder.encode_lines([example.text])[0].tolist()
-    pieces = [encoder.vocabulary.tokens[row[place]] for place in encoded.places[0]]
+    pieces = [encoder.vocabulary.tokens[row[place]] for place in encoded.alignments[0]]
     assert len(pieces) == 6 and all(piece.startswith("\u2581") for piece in pieces)

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from electra_cli.config.finetuning import fill_in
 from electra_cli.finetuning import model as losses
-from electra_cli.finetuning.examples import Encoded
+from electra_cli.finetuning.base import Encoded
 from electra_cli.finetuning.model import build_encoder
 from electra_cli.finetuning.trainer import Trainer, compute_logits, shuffled_rows
 from electra_cli.interop.starting_points import StartingPoint
@@ -12,7 +12,7 @@ from electra_cli.modeling import features
 from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.objectives.weights import Network, read_encoder
 from electra_cli.training.distribution import Runtime
-from tests.finetuning import made
+from tests.finetuning import synthetic
 
 SIZES = EncoderSizes(
     vocab_size=30,
@@ -56,7 +56,7 @@ def starting_point(is_random=False):
 
 def trainer(kind, jit_compile=False, is_random=False, **overrides):
     settings = {"train.global_batch_size": 4, "train.num_epochs": 1, **overrides}
-    config = fill_in(made.config_for(kind, {"train": "x"}, **settings), kind, SIZES.hidden_size)
+    config = fill_in(synthetic.config_for(kind, {"train": "x"}, **settings), kind, SIZES.hidden_size)
     return Trainer(config, kind, NUM_OUTPUTS[kind], starting_point(is_random), examples(kind), runtime(jit_compile))
 
 
@@ -117,7 +117,7 @@ def test_predictions_come_in_order_whatever_the_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(made.MAKERS))
+@pytest.mark.parametrize("kind", list(synthetic.MAKERS))
 def test_whole_steps_compile_with_xla(kind):
     """Train and predict step, whose shapes are static, compute what model and loss do operation by operation."""
     made_trainer, encoded = trainer(kind, jit_compile=True), examples(kind)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer, TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary
-from electra_cli.finetuning import examples
+from electra_cli.finetuning import base
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
@@ -171,9 +171,9 @@ def test_pairs_are_cut_as_fine_tuning_cuts_them(tmp_path, max_length):
     first = encoder.encode_lines(texts)
     for seconds in ([*texts[1:], texts[0]], texts, texts[::-1], None):
         second = [None] * len(texts) if seconds is None else encoder.encode_lines(seconds)
-        pairs = [examples.cut_pair(*pair, max_length) for pair in zip(first, second, strict=True)]
+        pairs = [base.cut_pair(*pair, max_length) for pair in zip(first, second, strict=True)]
         found = in_graph.encode_pairs(tf.constant(texts), None if seconds is None else tf.constant(seconds))
         longest = found["input_word_ids"].shape[1]
-        for name, value in examples.to_features(pairs, settings.vocabulary, max(longest, max_length)).items():
+        for name, value in base.to_features(pairs, settings.vocabulary, max(longest, max_length)).items():
             np.testing.assert_array_equal(found[name], value[:, :longest])
             assert not value[:, longest:].any()

@@ -1,4 +1,4 @@
-"""Made sets of each kind whose label is a known function of the words, and an encoder to start from."""
+"""Synthetic data sets of each kind whose label is a known function of the words, and an encoder to start from."""
 
 import functools
 import json
@@ -120,7 +120,7 @@ def write(kind: str, directory: pathlib.Path, num_train: int = 512, num_validati
 
 
 def config_for(kind: str, files: dict[str, str], **overrides):
-    """A config for a made set, without dropout and quick to learn; overrides by 'section.key'."""
+    """A config for a synthetic set, without dropout and quick to learn; overrides by 'section.key'."""
     config = default_config()
     config.update_from_flattened_dict(
         {

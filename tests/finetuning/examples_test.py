@@ -3,7 +3,7 @@ import json
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labels import LabelMap, most_frequent, shown, sort_labels, to_number
+from electra_cli.finetuning.examples import LabelMap, abbreviate, most_frequent, sort_labels, to_number
 
 
 def test_numbers_are_sorted_as_numbers_and_others_as_text():
@@ -27,9 +27,6 @@ def test_a_map_is_saved_and_read(tmp_path):
     labels.save(str(path))
     assert LabelMap.load(str(path)) == labels
     assert [file.name for file in tmp_path.iterdir()] == ["labels.json"]
-    assert labels.index("I-ORT") == 1
-    with pytest.raises(KeyError):
-        labels.index("O")
 
 
 @pytest.mark.slow
@@ -50,12 +47,6 @@ def test_a_damaged_or_missing_map_is_named(tmp_path):
             LabelMap.load(str(path))
 
 
-def test_an_unknown_label_is_named_with_place_and_known_ones():
-    with pytest.raises(UserError) as error:
-        LabelMap("classification", ("neg", "pos")).check("neutral", "dev.tsv:7")
-    assert str(error.value) == "dev.tsv:7: label 'neutral' does not occur in the training data, which has neg, pos"
-
-
 def test_long_lists_of_names_are_cut():
-    assert shown([str(number) for number in range(20)], most=3) == "0, 1, 2 and 17 more"
-    assert shown(["x" * 100]) == "x" * 37 + "..."
+    assert abbreviate([str(number) for number in range(20)], limit=3) == "0, 1, 2 and 17 more"
+    assert abbreviate(["x" * 100]) == "x" * 37 + "..."

@@ -1,7 +1,7 @@
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.text_formats import read_conll
+from electra_cli.finetuning.conll import read_conll
 
 CONLL_2003 = """-DOCSTART- -X- -X- O
 
