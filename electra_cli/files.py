@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import os
+import sys
+from collections.abc import Iterator
 from typing import IO, Any
 
-from electra_cli.errors import Option, UserError
+from electra_cli.errors import Option, ResumableError, UserError
 
 
 def is_remote(path: str) -> bool:
@@ -57,6 +59,25 @@ def reading_errors(path: str) -> tuple[type[Exception], ...]:
     return (OSError,)
 
 
+@contextlib.contextmanager
+def writing(what: str, to: str = "") -> Iterator[None]:
+    """Raises a `ResumableError` where `what`, a file or something that belongs in directory `to`, is not written."""
+    try:
+        yield
+    except _write_errors() as error:
+        where = f" to {to}" if to else ""
+        raise ResumableError(
+            f"{what} could not be written{where} ({str(error).splitlines()[0]}): make room or fix the directory, then "
+            f"the same command resumes"
+        ) from error
+
+
+def _write_errors() -> tuple[type[Exception], ...]:
+    """Returns what failed writes raise: TensorFlow's own errors too, which only come where it is imported."""
+    tf = sys.modules.get("tensorflow")
+    return (OSError, tf.errors.OpError) if tf else (OSError,)
+
+
 def is_directory(path: str) -> bool:
     """Returns whether a directory of that name exists."""
     if is_remote(path):
@@ -73,6 +94,16 @@ def list_directory(path: str) -> list[str]:
 
         return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
     return sorted(os.listdir(path))
+
+
+def make_directories(path: str) -> None:
+    """Makes a directory, and those above it, where they are missing."""
+    if is_remote(path):
+        import tensorflow as tf  # noqa: PLC0415
+
+        tf.io.gfile.makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
 
 
 def check_directory(name: str, path: str, remedy: str) -> None:
@@ -146,3 +177,13 @@ def write_atomically(file: str, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
         raise
+
+
+def write_resumable(file: str, text: str) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+      ResumableError: it cannot be written.
+    """
+    with writing(file):
+        write_atomically(file, text)

@@ -8,7 +8,7 @@ from electra_cli.config.resolution import RunConfig
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
 from electra_cli.loggers.logger import Logger
-from electra_cli.workdir import config_file, run_files
+from electra_cli.workdir import run_files
 
 FLAGS = flags.FlagValues()
 config_flag.define(FLAGS)
@@ -99,10 +99,10 @@ def _main(values: flags.FlagValues) -> None:
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     """Returns the config that was given; without one, that of the run in the workdir, which one worker looks at."""
-    looks_at_run = values.mode in ("eval", "replay") or (values.workdir and config_file.has_record(values.workdir))
+    looks_at_run = values.mode in ("eval", "replay") or (values.workdir and run_files.has_record(values.workdir))
     if values["config"].value is not None or values.print_config or not values.workdir or not looks_at_run:
         return config_flag.given(values)
-    settings = config_file.read_settings(config_file.read_record(values.workdir), values.workdir)
+    settings = run_files.read_settings(run_files.read_record(values.workdir), values.workdir)
     if settings.runtime.worker_addresses:
         if values.mode not in ("eval", "replay"):
             raise UserError(

@@ -15,7 +15,7 @@ from electra_cli.finetuning.finetune import finetune
 from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
-from electra_cli.workdir.config_file import read_record, read_settings
+from electra_cli.workdir.run_files import read_record, read_settings
 from tests.conftest import small_config
 
 EARLIER = pathlib.Path(__file__).parent / "earlier"

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from electra_cli.workdir.workdir import read_metrics
+from electra_cli.workdir.run_files import read_metrics
 from tests.training.loop_test import assert_same_run
 
 pytestmark = pytest.mark.slow

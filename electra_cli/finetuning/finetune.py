@@ -19,12 +19,13 @@ from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import adopt, write_json
+from electra_cli.finetuning.workdir import adopt
 from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.stopping import StopRequest
+from electra_cli.workdir.run_files import write_json
 from electra_cli.workdir.workdir import Workdir
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.

@@ -11,9 +11,9 @@ from electra_cli.finetuning.seed_run import prediction_lines
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.finetuning.trainer import compute_logits
-from electra_cli.finetuning.workdir import write_json_lines
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
+from electra_cli.workdir.run_files import write_json_lines
 
 
 def predict(

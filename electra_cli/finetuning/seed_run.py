@@ -15,13 +15,13 @@ from electra_cli.finetuning.base import Encoded, Task
 from electra_cli.finetuning.examples import Example, are_labelled, fingerprint
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import write_json, write_json_lines
 from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
 from electra_cli.workdir.checkpoint_matching import restore
+from electra_cli.workdir.run_files import write_json, write_json_lines
 from electra_cli.workdir.workdir import Workdir
 
 _ITEMS = ("model", "optimizer", "interval_sums")
@@ -83,6 +83,7 @@ class SeedRun:
     ):
         self._trainer, self._task, self._splits = trainer, task, splits
         self._directory, self._seed = seed_directory(workdir, seed), seed
+        self._workdir, self._records = Workdir(self._directory), Logger()
         self._place = place
         self._stop, self._logger = stop, logger
         # The step that each epoch ends with.
@@ -108,11 +109,11 @@ class SeedRun:
         found = read_seed_scores(self._directory)
         missing = [split for split in self._splits if found is None or not found.has(split.name, split.fingerprint)]
         if found is None or missing:
-            with Workdir(self._directory) as directory:
+            with self._workdir, self._workdir.recording() as self._records:
                 with self._logger.status(f"Opening seed {self._seed}"):
                     step = self._restore(is_trained=found is not None)
                 if not self._is_trained:
-                    self._train(directory, step)
+                    self._train(step)
                 found = self._finish(missing, found or SeedScores({}))
         else:
             self._logger.notice(f"seed {self._seed}: done before")
@@ -139,8 +140,8 @@ class SeedRun:
         self._logger.notice(f"seed {self._seed}: going on from step {step:,}")
         return step
 
-    def _train(self, directory: Workdir, step: int) -> None:
-        self._go_on_with_metrics(directory, step)
+    def _train(self, step: int) -> None:
+        self._go_on_with_metrics(step)
         batches, pace = self._trainer.batches(self._seed, step), Pace()
         build: contextlib.AbstractContextManager[None] = self._logger.status(
             f"Building step {step + 1:,}; the first takes longer than the others"
@@ -158,7 +159,7 @@ class SeedRun:
             self._check_finite(step, sums["nonfinite_replicas"].numpy())
             self._tell_progress(step, pace)
             if step in self._ends:
-                self._end_epoch(directory, step)
+                self._end_epoch(step)
                 self._save(step)
             self._end_if_asked(step)
 
@@ -169,17 +170,17 @@ class SeedRun:
         which = f"seed {self._seed}, {index + 1} of {num_seeds}" if num_seeds > 1 else f"seed {self._seed}"
         self._logger.progress(made, in_all, pace.seconds_per_step * (in_all - made), which)
 
-    def _go_on_with_metrics(self, directory: Workdir, step: int) -> None:
+    def _go_on_with_metrics(self, step: int) -> None:
         """Drops metrics that will be written again; ends an epoch that was stopped within its evaluation."""
-        lines = directory.open_metrics(step)
+        lines = self._workdir.drop_metrics_after(step)
         if step not in self._ends:
             return
         # The line of training is the last of an epoch.
         if any(line["split"] == "train" and line["step"] == step for line in lines):
             self._trainer.sums.take()  # a kill after it may have left a checkpoint from before
         else:
-            directory.open_metrics(step - 1)
-            self._end_epoch(directory, step)
+            self._workdir.drop_metrics_after(step - 1)
+            self._end_epoch(step)
 
     def _save(self, step: int) -> None:
         # Its own step; that of the progress counts all seeds.
@@ -205,7 +206,7 @@ class SeedRun:
                 f"config.optimizer.learning_rate, and another --workdir"
             )
 
-    def _end_epoch(self, directory: Workdir, step: int) -> None:
+    def _end_epoch(self, step: int) -> None:
         """Evaluates and logs an epoch."""
         epoch, epochs = self._ends.index(step) + 1, len(self._ends)
         scores = {
@@ -219,10 +220,10 @@ class SeedRun:
         rate = float(self._trainer.optimizer.learning_rate.numpy())
         shown = []
         for name, found in scores.items():
-            directory.write_metrics(name, step, dict(found))
+            self._records.metrics(name, step, found, line="")
             shown = [f"{score} {found[score]:.4f}" for score in self._task.score_names[:3]]
         values = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
-        directory.write_metrics("train", step, values)
+        self._records.metrics("train", step, values, line="")
         line = "  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown])
         scored = {f"{name}_{score}": value for name, found in scores.items() for score, value in found.items()}
         self._logger.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)

@@ -79,31 +79,3 @@ def _fields(record: Record) -> dict[str, Any]:
     fields = dataclasses.asdict(record)
     del fields["config"]
     return fields
-
-
-def write_json(file: str, content: Any) -> None:
-    """Writes JSON, whole or not at all.
-
-    Raises:
-      ResumableError: it cannot be written.
-    """
-    _write(file, json.dumps(content, indent=1) + "\n")
-
-
-def write_json_lines(file: str, lines: list[dict[str, Any]]) -> None:
-    """Writes one JSON object a line, all or none.
-
-    Raises:
-      ResumableError: they cannot be written.
-    """
-    _write(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-
-
-def _write(file: str, text: str) -> None:
-    try:
-        write_atomically(file, text)
-    except (OSError, tf.errors.OpError) as error:
-        raise ResumableError(
-            f"{file} cannot be written ({str(error).splitlines()[0]}): make room or mend the directory, then the same "
-            f"command goes on"
-        ) from error

@@ -21,14 +21,12 @@ from electra_cli.data.tokenization import (
 )
 from electra_cli.errors import Option, UserError
 from electra_cli.objectives import weights as weights_module
-from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.objectives.weights import Network
 from electra_cli.training.restoring import restore_model
 from electra_cli.workdir.checkpoint_files import step_of
-from electra_cli.workdir.config_file import read_config, read_record
-from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint
-from electra_cli.workdir.workdir import read_metrics
+from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_config, read_metrics, read_record
 
 
 @dataclasses.dataclass(frozen=True)

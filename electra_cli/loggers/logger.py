@@ -5,6 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
+import ml_collections
+
 from electra_cli.loggers.sample_texts import Sample
 
 
@@ -62,13 +64,8 @@ class Logger:
     def histograms(self, step: int, variables: Iterable[Any]) -> None:
         """Logs the distribution of the values of each `tf.Variable`."""
 
-    def config(self, values: Mapping[str, Any], metric_names: Sequence[str]) -> None:
-        """Logs the config of a run.
-
-        Args:
-          values: by dotted key.
-          metric_names: the held-out metrics that runs are compared by.
-        """
+    def hparams(self, config: ml_collections.FrozenConfigDict) -> None:
+        """Logs the resolved config, for tools that compare runs by it."""
 
     def event(self, event: str, step: int, **details: Any) -> None:
         """Records an event of the run (`run_files` lists them)."""
@@ -91,6 +88,65 @@ class Logger:
         Args:
           text: why it ends.
         """
+
+
+class Loggers(Logger):
+    """Passes everything on to several loggers, in their order. Who made them enters and leaves them."""
+
+    def __init__(self, *loggers: Logger):
+        self._loggers = loggers
+
+    def notice(self, text: str) -> None:
+        for logger in self._loggers:
+            logger.notice(text)
+
+    def warning(self, text: str) -> None:
+        for logger in self._loggers:
+            logger.warning(text)
+
+    @contextlib.contextmanager
+    def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for logger in self._loggers:
+                stack.enter_context(logger.status(text, in_lines=in_lines))
+            yield
+
+    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
+        for logger in self._loggers:
+            logger.progress(step, num_steps, seconds_left, phase)
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+        for logger in self._loggers:
+            logger.metrics(split, step, values, line)
+
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        for logger in self._loggers:
+            logger.samples(step, samples)
+
+    def histograms(self, step: int, variables: Iterable[Any]) -> None:
+        variables = list(variables)
+        for logger in self._loggers:
+            logger.histograms(step, variables)
+
+    def hparams(self, config: ml_collections.FrozenConfigDict) -> None:
+        for logger in self._loggers:
+            logger.hparams(config)
+
+    def event(self, event: str, step: int, **details: Any) -> None:
+        for logger in self._loggers:
+            logger.event(event, step, **details)
+
+    def checkpoint(self, step: int, path: str) -> None:
+        for logger in self._loggers:
+            logger.checkpoint(step, path)
+
+    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
+        for logger in self._loggers:
+            logger.result(event, values, text)
+
+    def abandon(self, text: str) -> None:
+        for logger in self._loggers:
+            logger.abandon(text)
 
 
 def format_duration(seconds: float) -> str:

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import ModuleType, TracebackType
 
 import ml_collections
 
 from electra_cli import files
 from electra_cli.config.resolution import flatten
-from electra_cli.errors import ResumableError, UserError
+from electra_cli.errors import UserError
+from electra_cli.loggers.logger import Logger
 
 _ID_FILE = "wandb.json"
 
@@ -34,7 +35,7 @@ def import_wandb() -> ModuleType:
     return wandb
 
 
-class WandbRun:
+class WandbRun(Logger):
     """Mirrors lines of metrics, as `train/rtd_auc` at the step of the line.
 
     Weights & Biases takes steps in ascending order only. Lines that are computed again after a kill are the same, and
@@ -74,20 +75,19 @@ class WandbRun:
                 f"--wandb_project={project}: Weights & Biases does not begin a run ({reason}): run wandb login, or set "
                 f"WANDB_MODE=offline"
             ) from error
-        try:
-            files.write_atomically(file, json.dumps({"project": project, "id": self._run.id}) + "\n")
-        except OSError as error:
-            raise ResumableError(f"{file} could not be written ({error.strerror}): make room") from error
+        files.write_resumable(file, json.dumps({"project": project, "id": self._run.id}) + "\n")
         say(f"Weights & Biases: project {project}, run {self._run.id}, {self._run.url or 'offline'}")
 
-    def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Sends a line of metrics."""
+    def __enter__(self) -> "WandbRun":
+        return self
+
+    def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
+        """Ends the run: after an error as one that failed, until it resumes."""
+        self._run.finish(exit_code=0 if error is None else 1)
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
         if step >= self._run.step:
             self._run.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
-
-    def close(self, *, is_whole: bool) -> None:
-        """Ends the run; not `is_whole`: it is shown as one that failed, until it goes on."""
-        self._run.finish(exit_code=0 if is_whole else 1)
 
 
 def _read_id(file: str, project: str) -> str | None:

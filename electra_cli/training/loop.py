@@ -1,5 +1,7 @@
 """The run: config and workdir in, a trained and evaluated model in the workdir out."""
 
+import contextlib
+
 import ml_collections
 import tensorflow as tf
 
@@ -9,7 +11,6 @@ from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.base import objective_of
 from electra_cli.probes.prober import Prober, describe, read_probes
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
@@ -61,7 +62,7 @@ def evaluate(
     evaluator = Evaluator(model, optimizer, runtime, phase)
     with logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
         result = evaluator.run()
-    logger.result("evaluation", {"step": step, **result}, format_table(objective_of(resolved), result, step))
+    logger.result("evaluation", {"step": step, **result}, format_table(result, step))
     if probed:
         with logger.status(f"Probing {len(probed)} labelled files"):
             found = Prober(resolved, phases, probed, model, optimizer, runtime).run()
@@ -134,11 +135,15 @@ def train(
     probed = read_probes(resolved) if with_evaluation else ()
     if not runtime.is_chief:
         logger = Logger()
-    with Workdir(workdir, is_writer=runtime.is_chief) as directory, StopRequest() as stop, watching_for_notice(stop):
+    with (
+        Workdir(workdir, is_writer=runtime.is_chief) as directory,
+        StopRequest() as stop,
+        watching_for_notice(stop),
+        contextlib.ExitStack() as stack,
+    ):
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
             logger.notice(f"Changed since the run began: {difference}")
-        if wandb_project:
-            directory.mirror_to(wandb_project, resolved, logger.notice)
+        logger = stack.enter_context(directory.recording(logger, wandb_project=wandb_project, config=resolved))
         for notice in notices(resolved, with_evaluation):
             logger.warning(f"Note: {notice}")
         logger.notice(f"Devices: {runtime.description}")

@@ -15,22 +15,23 @@ from electra_cli.data.source import reading
 from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of, unigram_entropy
+from electra_cli.objectives import metrics
 from electra_cli.objectives.flops import matmul_flops
+from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.objectives.step import TrainSteps, build_train_steps, train_sum_shapes
 from electra_cli.probes import prober as probes
 from electra_cli.probes.probe_files import ProbeExamples
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.evaluation import Evaluator, format_table
+from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
 from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
-from electra_cli.training.steps import TrainSteps, build_train_steps
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace, Progress, measure_flops_per_second
-from electra_cli.training.updates import IntervalSums, with_counts
 from electra_cli.training.watch import CollapseNotices, Watch
 from electra_cli.workdir.checkpoints import Checkpoints
-from electra_cli.workdir.workdir import Workdir, read_metrics
+from electra_cli.workdir.run_files import read_metrics
+from electra_cli.workdir.workdir import Workdir
 
 
 def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:
@@ -77,10 +78,9 @@ class Run:
         self._with_evaluation = with_evaluation
         with logger.status("Building the model"):
             self._model, self._optimizer = build_model(config, runtime)
-        self._objective = objective_of(config)
-        self._sums = IntervalSums(with_counts(self._objective.sum_shapes()))
+        self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
         self._watch = Watch()
-        self._collapse = CollapseNotices(self._objective, config.optimizer.warmup_steps, config.train.num_steps)
+        self._collapse = CollapseNotices(config.optimizer.warmup_steps, config.train.num_steps)
         self.checkpoints = Checkpoints(
             directory.checkpoint_dir,
             self._model,
@@ -110,22 +110,22 @@ class Run:
             f"Model: {count / 1e6:.1f} million parameters. Measured peak in matrix products: "
             f"{self._flops_per_second / 1e12:.2f} TFLOP/s, which utilization is relative to."
         )
-        self._directory.write_event("start", step, devices=self._runtime.devices, lost_step=self._lost_step)
+        self._logger.event("start", step, devices=self._runtime.devices, lost_step=self._lost_step)
         try:
             while step < self._config.train.num_steps:
                 step = self._train_phase(phase_at(self._phases, step + 1), step)
         except (Interrupted, UserError) as end:
             self._record_early_end(end)
             raise
-        self._directory.write_event("end", step)
+        self._logger.event("end", step)
 
     def _record_early_end(self, end: Interrupted | UserError) -> None:
         step = int(self._optimizer.iterations.numpy())
         if isinstance(end, Interrupted):
-            self._directory.write_event("stop", step, reason=self._stop.name or "another worker's signal")
+            self._logger.event("stop", step, reason=self._stop.name or "another worker's signal")
             return
         with contextlib.suppress(ResumableError):  # the error itself is told; a full disk may be the reason for both
-            self._directory.write_event("error", step, reason=str(end))
+            self._logger.event("error", step, reason=str(end))
 
     def _train_phase(self, phase: Phase, step: int) -> int:
         """Trains from a step to the end of a phase, or until it is rolled back; returns the step to go on from."""
@@ -210,8 +210,9 @@ class Run:
         computed = [line["step"] for line in read_metrics(self._directory.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         tokenizer = tokenizer_of_data(self._phases[0].source.data_dir)
-        self._directory.adopt_config(self._config, fingerprint(self._phases), self._runtime.devices, tokenizer)
-        lines = self._directory.open_metrics(step or 0)
+        self._directory.write_config(self._config, fingerprint(self._phases), self._runtime.devices, tokenizer)
+        self._logger.hparams(self._config)
+        lines = self._directory.drop_metrics_after(step or 0)
         self._lost_step = max((other for other in computed if other > (step or 0)), default=0)
         if step is None:
             if computed:
@@ -256,7 +257,7 @@ class Run:
             kept = f"kept in {replay.save_record(self._directory.path, record, self._model)} for --mode=replay"
         self._watch.num_nonfinite.assign_add(1)
         count, allowed = int(self._watch.num_nonfinite.numpy()), self._config.watch.max_nonfinite_steps
-        self._directory.write_event("nonfinite", step, replicas=replicas)
+        self._logger.event("nonfinite", step, replicas=replicas)
         numbers = ", ".join(map(str, replicas))
         what = f"step {step:,}: the loss or gradient of replica {numbers} is infinite or NaN; {kept}"
         if count > allowed:
@@ -309,8 +310,8 @@ class Run:
             raise UserError(f"{what}, and no checkpoint is there to roll back to. {self._begin_anew()}")
         self._watch.roll_back(num_rollbacks + 1, num_skipped + step - restored)
         self._saved_step, self._last_result = restored, None
-        self._directory.open_metrics(restored)
-        self._directory.write_event("rollback", step, restored_step=restored, total_loss=loss, median=median)
+        self._directory.drop_metrics_after(restored)
+        self._logger.event("rollback", step, restored_step=restored, total_loss=loss, median=median)
         self._logger.warning(
             f"Warning, {what}: rolled back to step {restored:,}, from where it goes on with other examples "
             f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
@@ -332,7 +333,7 @@ class Run:
         """Returns the metrics since the last line of them."""
         sums = self._sums.take()
         # Where all steps were left out there are no losses.
-        values = self._objective.summarize(sums) if sums["real_tokens"] else {}
+        values = metrics.summarize(sums, self._config.objective) if sums["real_tokens"] else {}
         values["real_tokens"] = float(sums["real_tokens"])
         values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         if uses_loss_scaling(self._optimizer):
@@ -344,7 +345,6 @@ class Run:
         return values | progress.rates(step) | self._phase_number(step)
 
     def _log(self, phase: Phase, step: int, values: dict[str, float], progress: Progress) -> None:
-        self._directory.write_metrics("train", step, values)
         self._logger.metrics("train", step, values, progress.line(step, values))
         counts, special = phase.source.token_counts, phase.masking.special_token_ids
         baseline = None if counts is None else unigram_entropy(counts, special)
@@ -358,7 +358,7 @@ class Run:
             with self._logger.status(f"Saving step {step:,}"):
                 self.checkpoints.save()
             if self._config.train.histograms and step % self._config.train.checkpoint_interval == 0:
-                self._directory.write_histograms(step, self._model.trainable_variables)
+                self._logger.histograms(step, self._model.trainable_variables)
             self._runtime.wait_for_all()
             self._saved_step = step
 
@@ -398,20 +398,18 @@ class Run:
         except Interrupted:
             self._save(step)  # here, where the weights are the trained ones again and not their average
             raise
-        self._directory.write_metrics("validation", step, result)
-        if samples:
-            self._directory.write_samples(step, samples)
-        self._last_result = result
-        self.checkpoints.save_if_best(step, result)
         shown = [f"{name} {result[name]:.4f}" for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
         self._logger.metrics("validation", step, result, "  ".join([f"step {step:,} held-out", *shown]))
+        if samples:
+            self._logger.samples(step, samples)
+        self._last_result = result
+        self.checkpoints.save_if_best(step, result)
 
     def _probe(self, prober: probes.Prober, step: int) -> None:
         """Probes in the chief; other workers wait for it."""
         with self._logger.status(f"Probing the encoder of step {step:,}"):
             values = prober.run(lambda: self._stop.requested) if self._runtime.is_chief else None
         if values is not None:
-            self._directory.write_metrics(probes.SPLIT, step, values)
             self._logger.metrics(probes.SPLIT, step, values, probes.describe(step, values))
         if self._is_stop_asked():
             self._save(step)
@@ -419,5 +417,4 @@ class Run:
 
     def _show_result(self, step: int) -> None:
         assert self._last_result is not None  # the last step is always evaluated
-        table = format_table(self._objective, self._last_result, step)
-        self._logger.result("evaluation", {"step": step, **self._last_result}, table)
+        self._logger.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))

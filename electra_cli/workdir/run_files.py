@@ -1,4 +1,4 @@
-"""Names and lines of the files in a workdir, for those that write them and those that read them. No TensorFlow here.
+"""The files in a workdir: their names, and how they are read. TensorFlow is imported for remote ones only.
 
 `events.jsonl` has an object a line: `time` (UTC, ISO 8601), `event`, `step`, and by event
 
@@ -12,10 +12,14 @@
 
 import json
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NoReturn
+
+import ml_collections
 
 from electra_cli import files
+from electra_cli.config import default_config
+from electra_cli.config.resolution import flatten, resolve
 from electra_cli.errors import Option, UserError
 
 CONFIG_FILE = "config.json"
@@ -75,3 +79,93 @@ def parse_lines(
         else:
             found.append(value)
     return found
+
+
+def read_metrics(workdir: str) -> list[dict[str, Any]]:
+    """Returns the complete lines of a workdir's metrics.jsonl; one cut short by a kill is skipped.
+
+    Raises:
+      UserError: a complete line is none of ours.
+    """
+    file = files.join(workdir, METRICS_FILE)
+    if files.size(file) is None:
+        return []
+
+    def refuse(number: int, error: Exception) -> NoReturn:
+        raise UserError(
+            f"{file}, line {number:,} is damaged: remove that line, or put the file back that was there"
+        ) from error
+
+    return parse_lines(files.read_bytes(file), ("step", "split"), refuse)
+
+
+def write_json(file: str, content: Any, *, sort_keys: bool = False) -> None:
+    """Writes indented JSON, whole or not at all; raises as `files.write_resumable`."""
+    files.write_resumable(file, json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
+
+
+def write_json_lines(file: str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes an object a line, all or none; raises as `files.write_resumable`."""
+    files.write_resumable(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def has_record(workdir: str) -> bool:
+    """Returns whether a directory holds what `read_record` reads, whole or damaged."""
+    return files.size(files.join(workdir, CONFIG_FILE)) is not None
+
+
+def read_record(workdir: str) -> dict[str, Any]:
+    """Returns the content of a workdir's `config.json`.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    file = files.join(workdir, CONFIG_FILE)
+    if not has_record(workdir):
+        raise UserError(
+            Option("--workdir"),
+            f"={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import wrote",
+        )
+    try:
+        record = json.loads(files.read_bytes(file))
+        if "finetuning" in record:
+            raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
+        if "config" not in record:
+            raise UserError(
+                Option("--workdir"),
+                f"={workdir} is no workdir of electra-pretrain: its {CONFIG_FILE} is another program's",
+            )
+        if isinstance(record["config"], dict):
+            return record
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): put it back, or give another ", Option("--workdir")) from error
+    raise UserError(f"{file} is damaged (config is no object): put it back, or give another ", Option("--workdir"))
+
+
+def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:
+    """Returns the resolved config of what `read_record` read; raises as `read_settings`."""
+    settings = read_settings(record, file)
+    try:
+        return resolve(settings, record["config"]["derived"]["vocab_size"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file} was written by another version of this program: {error}") from error
+
+
+def read_settings(record: dict[str, Any], file: str) -> ml_collections.ConfigDict:
+    """Returns the config of what `read_record` read, as it was given.
+
+    Raises:
+      UserError: it has keys or types that this version does not know.
+    """
+    config = default_config()
+    known = flatten(config)
+    values = {key: value for key, value in flatten(record["config"]).items() if not key.startswith("derived.")}
+    try:
+        config.update_from_flattened_dict(
+            {key: tuple(value) if isinstance(known[key], tuple) else value for key, value in values.items()}
+        )
+        return config
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} was written by another version of this program: {error}") from error

@@ -1,25 +1,34 @@
-"""A run's directory: lock, resolved config, events, and metrics as JSON lines and for TensorBoard."""
+"""A run's directory while the run writes to it: its lock, its resolved config, its metrics and events."""
 
 import contextlib
 import datetime
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, Any, NoReturn
+from collections.abc import Iterator, Mapping
+from typing import IO, Any
 
 import ml_collections
 import tensorflow as tf
 
+from electra_cli import files
 from electra_cli.config.resolution import differing_keys
 from electra_cli.data.tokenization import TokenizerSettings
-from electra_cli.errors import ResumableError, UserError
-from electra_cli.files import write_atomically
-from electra_cli.loggers.sample_texts import Sample
+from electra_cli.errors import UserError
+from electra_cli.loggers.logger import Logger, Loggers
 from electra_cli.loggers.tensorboard import TensorBoard
 from electra_cli.loggers.wandb_run import WandbRun
-from electra_cli.workdir import run_files
-from electra_cli.workdir.run_files import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
+from electra_cli.workdir.run_files import (
+    CHECKPOINT_DIRECTORY,
+    CONFIG_FILE,
+    EVENTS_FILE,
+    METRICS_FILE,
+    has_record,
+    read_metrics,
+    read_record,
+    write_json,
+    write_json_lines,
+)
 
 
 class Workdir:
@@ -33,11 +42,8 @@ class Workdir:
     def __init__(self, path: str, *, is_writer: bool = True):
         self.path = path
         self._is_writer = is_writer
-        self.checkpoint_dir = tf.io.gfile.join(path, "checkpoints")
+        self.checkpoint_dir = files.join(path, CHECKPOINT_DIRECTORY)
         self._lock: IO[str] | None = None
-        self._board = TensorBoard(path)
-        self._mirror: WandbRun | None = None
-        self._has_events = False  # whether events.jsonl was opened
 
     def __enter__(self) -> "Workdir":
         """Makes and locks the directory.
@@ -48,8 +54,8 @@ class Workdir:
         if not self._is_writer:
             return self
         try:
-            tf.io.gfile.makedirs(self.path)
-            if "://" not in self.path:
+            files.make_directories(self.path)
+            if not files.is_remote(self.path):
                 self._lock = open(os.path.join(self.path, ".lock"), "w")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -61,21 +67,18 @@ class Workdir:
             raise UserError(f"--workdir={self.path} cannot be written ({reason}): choose another") from error
         return self
 
-    def __exit__(self, error: type | None, *_: object) -> None:
-        self._board.close()
-        if self._mirror is not None:
-            self._mirror.close(is_whole=error is None)
+    def __exit__(self, *_: object) -> None:
         if self._lock is not None:
             self._lock.close()
 
-    def adopt_config(
+    def write_config(
         self,
         config: ml_collections.FrozenConfigDict,
         data_fingerprint: str,
         devices: str,
         tokenizer: TokenizerSettings,
     ) -> None:
-        """Records the config of a run, after `check_config`, with its tokenizer, and tells TensorBoard.
+        """Records the config of a run, after `check_config`, with its tokenizer.
 
         Args:
           config: the resolved config.
@@ -86,22 +89,20 @@ class Workdir:
         Raises:
           ResumableError: it cannot be written.
         """
-        if self._is_writer:
-            with self._writing("the vocabulary"):
-                tokenizer.save(self.path)
-            record = {
-                "config": config.to_dict(),
-                "data_fingerprint": data_fingerprint,
-                "devices": devices,
-                "tokenizer": {"lower_case": tokenizer.lower_case},
-            }
-            text = json.dumps(record, indent=1, sort_keys=True) + "\n"
-            self._write_whole(CONFIG_FILE, text)
-            with self._writing("hparams"):
-                self._board.write_hparams(config)
+        if not self._is_writer:
+            return
+        with files.writing("the vocabulary", to=self.path):
+            tokenizer.save(self.path)
+        record = {
+            "config": config.to_dict(),
+            "data_fingerprint": data_fingerprint,
+            "devices": devices,
+            "tokenizer": {"lower_case": tokenizer.lower_case},
+        }
+        write_json(files.join(self.path, CONFIG_FILE), record, sort_keys=True)
 
-    def open_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops lines of steps after `step` (they are computed again) and returns the others.
+    def drop_metrics_after(self, step: int) -> list[dict[str, Any]]:
+        """Drops the metrics of steps after `step`, which are computed again, and returns the others, a dict a line.
 
         Raises:
           UserError: a line is damaged.
@@ -109,89 +110,70 @@ class Workdir:
         """
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self._is_writer:
-            self._write_whole(METRICS_FILE, "".join(json.dumps(line) + "\n" for line in kept))
+            write_json_lines(files.join(self.path, METRICS_FILE), kept)
         return kept
 
-    def _write_whole(self, name: str, text: str) -> None:
-        file = tf.io.gfile.join(self.path, name)
-        try:
-            write_atomically(file, text)
-        except (tf.errors.OpError, OSError) as error:
-            raise ResumableError(
-                f"{file} could not be written ({str(error).splitlines()[0]}): make room or mend the directory, then "
-                f"the same command goes on"
-            ) from error
-
-    def mirror_to(
-        self, wandb_project: str, config: ml_collections.FrozenConfigDict, say: Callable[[str], None]
-    ) -> None:
-        """Sends what is recorded from now on to Weights & Biases as well; raises as `WandbRun`."""
-        if self._is_writer:
-            self._mirror = WandbRun(wandb_project, self.path, config, say)
-
-    def write_event(self, event: str, step: int, **details: Any) -> None:
-        """Appends a line to events.jsonl (`run_files`).
-
-        Raises:
-          ResumableError: it cannot be written.
-        """
-        if not self._is_writer:
-            return
-        file = tf.io.gfile.join(self.path, EVENTS_FILE)
-        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-        with self._writing(f"{EVENTS_FILE} of step {step:,}"):
-            if not self._has_events:
-                _end_last_line(file)
-                self._has_events = True
-            with tf.io.gfile.GFile(file, "a") as stream:
-                stream.write(json.dumps({"time": time, "event": event, "step": step, **details}) + "\n")
-
-    def write_metrics(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Appends a line to metrics.jsonl and the same values to TensorBoard's run `split`.
-
-        Raises:
-          ResumableError: they cannot be written.
-        """
-        if not self._is_writer:
-            return
-        with self._writing(f"metrics of step {step:,}"):
-            with tf.io.gfile.GFile(tf.io.gfile.join(self.path, METRICS_FILE), "a") as stream:
-                stream.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-            self._board.write_metrics(split, step, values)
-        if self._mirror is not None:
-            self._mirror.write_metrics(split, step, values)
-
-    def write_samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Writes held-out examples for TensorBoard; raises as `write_metrics`."""
-        if self._is_writer:
-            with self._writing(f"samples of step {step:,}"):
-                self._board.write_samples(step, samples)
-
-    def write_histograms(self, step: int, variables: Iterable[tf.Variable]) -> None:
-        """Writes histograms of variables for TensorBoard; raises as `write_metrics`."""
-        if self._is_writer:
-            with self._writing(f"histograms of step {step:,}"):
-                self._board.write_histograms(step, variables)
-
     @contextlib.contextmanager
-    def _writing(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (tf.errors.OpError, OSError) as error:
-            raise ResumableError(
-                f"{what} could not be written to {self.path} ({str(error).splitlines()[0]}): make room or mend the "
-                f"directory, then the same command goes on from the newest checkpoint"
-            ) from error
+    def recording(self, *loggers: Logger, wandb_project: str | None = None, config: Any = None) -> Iterator[Logger]:
+        """Gives a logger that writes metrics and events here, for TensorBoard too, and passes all on to other loggers.
+
+        Args:
+          *loggers: the others, which their makers enter and leave.
+          wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
+          config: the resolved config; needed for `wandb_project`.
+
+        Raises:
+          UserError, ResumableError: as `WandbRun`.
+        """
+        with contextlib.ExitStack() as stack:
+            writers: list[Logger] = []
+            if self._is_writer:
+                writers = [RunRecords(self.path), stack.enter_context(TensorBoard(self.path))]
+            if self._is_writer and wandb_project:
+                say = Loggers(*loggers).notice
+                writers.append(stack.enter_context(WandbRun(wandb_project, self.path, config, say)))
+            yield Loggers(*writers, *loggers)
+
+
+class RunRecords(Logger):
+    """Appends to `metrics.jsonl` and `events.jsonl` (`run_files`) of a workdir.
+
+    Its methods raise a `ResumableError` where they cannot write.
+
+    Args:
+      workdir: its path.
+    """
+
+    def __init__(self, workdir: str):
+        self._workdir = workdir
+        self._has_events = False  # whether events.jsonl was written to
+
+    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+        """Appends a line; `line` itself is not written."""
+        with files.writing(f"metrics of step {step:,}", to=self._workdir):
+            self._append(METRICS_FILE, {"step": step, "split": split, **values})
+
+    def event(self, event: str, step: int, **details: Any) -> None:
+        """Appends a line with the time; before the first, removes what a kill left of a last line."""
+        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        with files.writing(f"{EVENTS_FILE} of step {step:,}", to=self._workdir):
+            if not self._has_events:
+                _end_last_line(files.join(self._workdir, EVENTS_FILE))
+                self._has_events = True
+            self._append(EVENTS_FILE, {"time": time, "event": event, "step": step, **details})
+
+    def _append(self, name: str, values: Mapping[str, Any]) -> None:
+        with files.open_file(files.join(self._workdir, name), "a") as stream:
+            stream.write(json.dumps(values) + "\n")
 
 
 def _end_last_line(file: str) -> None:
     """Removes what a kill left of a last line."""
-    if not tf.io.gfile.exists(file):
+    if files.size(file) is None:
         return
-    with tf.io.gfile.GFile(file, "rb") as stream:
-        whole, end, cut = stream.read().rpartition(b"\n")
+    lines, end, cut = files.read_bytes(file).rpartition(b"\n")
     if cut:
-        write_atomically(file, (whole + end).decode())
+        files.write_atomically(file, lines + end)
 
 
 def check_config(
@@ -211,48 +193,25 @@ def check_config(
     Raises:
       UserError: a difference that makes it another run.
     """
-    file = tf.io.gfile.join(path, CONFIG_FILE)
-    if not tf.io.gfile.exists(file):
+    if not has_record(path):
         return []
-    try:
-        with tf.io.gfile.GFile(file) as stream:
-            record = json.load(stream)
-        old_config, old_fingerprint, old_devices = (record[name] for name in ("config", "data_fingerprint", "devices"))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); choose another --workdir") from error
-    forbidden, allowed = differing_keys(old_config, config.to_dict())
+    record = read_record(path)
+    if not record.keys() >= {"data_fingerprint", "devices"}:
+        raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
+    forbidden, allowed = differing_keys(record["config"], config.to_dict())
     if forbidden:
         raise UserError(
             f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "
             f"--workdir"
         )
-    if old_fingerprint != data_fingerprint:
+    if record["data_fingerprint"] != data_fingerprint:
         raise UserError(
             f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
             f"or another --workdir"
         )
-    if devices is not None and devices != old_devices:
+    if devices is not None and devices != record["devices"]:
         allowed.append(
-            f"devices: {old_devices} -> {devices}: each step keeps its examples, masks and samples; dropout is drawn "
-            f"for each replica, and other devices add up in another order"
+            f"devices: {record['devices']} -> {devices}: each step keeps its examples, masks and samples; dropout is "
+            f"drawn for each replica, and other devices add up in another order"
         )
     return allowed
-
-
-def read_metrics(path: str) -> list[dict[str, Any]]:
-    """Returns the whole lines of a workdir's metrics.jsonl; one cut short by a kill is left out.
-
-    Raises:
-      UserError: a whole line is none of ours.
-    """
-    file = tf.io.gfile.join(path, METRICS_FILE)
-    if not tf.io.gfile.exists(file):
-        return []
-
-    def refuse(number: int, error: Exception) -> NoReturn:
-        raise UserError(
-            f"{file}, line {number:,} is damaged: remove that line, or put the file back that was there"
-        ) from error
-
-    with tf.io.gfile.GFile(file, "rb") as stream:
-        return run_files.parse_lines(stream.read(), ("step", "split"), refuse)

@@ -24,7 +24,7 @@ from electra_cli.loggers.logger import Logger
 from electra_cli.training import throughput
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
-from electra_cli.workdir.workdir import Workdir
+from electra_cli.workdir.workdir import RunRecords
 from tests.finetuning import synthetic
 from tests.terminal import Terminal
 
@@ -160,7 +160,7 @@ def kill_at(monkeypatch, owner, name, number, *, after):
 @pytest.mark.parametrize(
     ("owner", "name", "number", "after"),
     [
-        (Workdir, "write_metrics", 3, True),
+        (RunRecords, "metrics", 3, True),
         (CheckpointFiles, "write", 2, True),
         (seed_run, "write_json", 1, False),
         (seed_run, "write_json", 1, True),
@@ -187,10 +187,10 @@ def test_a_kill_among_the_metrics_of_a_resumed_epoch(tmp_path, short, whole, mon
     """After a stop within an evaluation there is a checkpoint whose step has no, some or all metrics."""
     with pytest.raises(Interrupted):
         short(tmp_path / "killed", 9)
-    original = kill_at(monkeypatch, Workdir, "write_metrics", number, after=True)
+    original = kill_at(monkeypatch, RunRecords, "metrics", number, after=True)
     with pytest.raises(Killed):
         short(tmp_path / "killed")
-    monkeypatch.setattr(Workdir, "write_metrics", original)
+    monkeypatch.setattr(RunRecords, "metrics", original)
     short(tmp_path / "killed")
     assert contents(tmp_path / "killed") == contents(whole[0])
 

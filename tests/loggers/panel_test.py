@@ -86,10 +86,10 @@ def test_the_objective_mlm_has_no_columns_of_rtd():
 PROGRAM = """
 import sys, time
 sys.argv = ["bin/electra-pretrain"]
-from electra_cli import cli
+from electra_cli.cli import app
 from electra_cli.loggers import panel
 with panel.choose_logger("title", quiet={quiet}, log_format="{log_format}") as logger:
-    cli.end_when_stopped(logger)
+    app.end_when_stopped(logger)
     logger.notice("Devices: [MASK] CPU")
     logger.progress(1, 2, 3.0)
     logger.metrics("train", 1, dict(total_loss=1.0, tokens_per_second=1.0, model_flops_utilization=0.5,

@@ -80,9 +80,8 @@ def test_histograms_of_weights_at_each_checkpoint(shown):
 
 
 def test_variables_of_one_name_have_histograms_of_their_own(tmp_path):
-    board = TensorBoard(str(tmp_path))
-    board.write_histograms(3, [tf.Variable([float(number)], name="kernel") for number in range(3)])
-    board.close()
+    with TensorBoard(str(tmp_path)) as board:
+        board.histograms(3, [tf.Variable([float(number)], name="kernel") for number in range(3)])
     assert read(tmp_path, "weights").Tags()["tensors"] == ["kernel", "kernel_1", "kernel_2"]
 
 

@@ -10,6 +10,7 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
+from electra_cli.loggers.lines import Lines
 from electra_cli.workdir.workdir import Workdir
 from tests.cli.app_test import PRETRAIN, assert_user_error
 
@@ -59,21 +60,25 @@ def config():
 
 
 def test_lines_are_mirrored_and_a_run_goes_on_under_its_id(fake, config, tmp_path):
-    path, said = str(tmp_path / "run"), []
-    with pytest.raises(RuntimeError), Workdir(path) as workdir:
-        workdir.mirror_to("project", config, said.append)
-        workdir.write_metrics("train", 10, {"rtd_auc": 0.5})
-        workdir.write_metrics("validation", 10, {"rtd_auc": 0.6})
-        workdir.write_metrics("train", 20, {"rtd_auc": 0.7})
+    path, lines = str(tmp_path / "run"), []
+    settings = {"wandb_project": "project", "config": config}
+    with (
+        pytest.raises(RuntimeError),
+        Workdir(path) as workdir,
+        workdir.recording(Lines(lines.append), **settings) as logger,
+    ):
+        logger.metrics("train", 10, {"rtd_auc": 0.5}, "train 10")
+        logger.metrics("validation", 10, {"rtd_auc": 0.6}, "validation 10")
+        logger.metrics("train", 20, {"rtd_auc": 0.7}, "train 20")
         raise RuntimeError
     assert fake.runs[0].rows == {10: {"train/rtd_auc": 0.5, "validation/rtd_auc": 0.6}, 20: {"train/rtd_auc": 0.7}}
     assert fake.runs[0].exit_code == 1
-    assert said == ["Weights & Biases: project project, run id-0, offline"]
-    with Workdir(path) as workdir:
-        workdir.mirror_to("project", config, said.append)
-        workdir.write_metrics("train", 20, {"rtd_auc": 0.7})
-        workdir.write_metrics("train", 10, {"rtd_auc": 0.5})  # computed again: it is there already
-        workdir.write_metrics("train", 30, {"rtd_auc": 0.8})
+    first = "Weights & Biases: project project, run id-0, offline"
+    assert lines == [first, "train 10", "validation 10", "train 20"]
+    with Workdir(path) as workdir, workdir.recording(**settings) as logger:
+        logger.metrics("train", 20, {"rtd_auc": 0.7}, "")
+        logger.metrics("train", 10, {"rtd_auc": 0.5}, "")  # computed again: it is there already
+        logger.metrics("train", 30, {"rtd_auc": 0.8}, "")
     assert fake.runs[1].id == "id-0" and fake.runs[1].exit_code == 0
     assert fake.runs[1].rows == {20: {"train/rtd_auc": 0.7}, 30: {"train/rtd_auc": 0.8}}
     assert [arguments["id"] for arguments in fake.arguments] == [None, "id-0"]
@@ -90,9 +95,10 @@ def test_another_project_is_another_run(fake, config, tmp_path):
 
 
 def test_workers_that_only_read_mirror_nothing(fake, config, tmp_path):
-    with Workdir(str(tmp_path), is_writer=False) as workdir:
-        workdir.mirror_to("project", config, lambda _: None)
-    assert fake.runs == []
+    workdir = Workdir(str(tmp_path), is_writer=False)
+    with workdir, workdir.recording(wandb_project="project", config=config) as logger:
+        logger.metrics("train", 10, {"rtd_auc": 0.5}, "")
+    assert fake.runs == [] and list(tmp_path.iterdir()) == []
 
 
 def test_what_weights_and_biases_refuses_is_told_in_a_line(fake, config, tmp_path):
@@ -128,9 +134,8 @@ def test_the_real_package_offline(config, tmp_path, monkeypatch):
     ids = []
     for step in (10, 20):
         time.sleep(1)  # it names a directory by the second in which it begins
-        with Workdir(str(tmp_path)) as workdir:
-            workdir.mirror_to("project", config, lambda _: None)
-            workdir.write_metrics("train", step, {"rtd_auc": 0.5})
+        with Workdir(str(tmp_path)) as workdir, workdir.recording(wandb_project="project", config=config) as logger:
+            logger.metrics("train", step, {"rtd_auc": 0.5}, "")
         ids.append(json.loads((tmp_path / "wandb.json").read_text())["id"])
     assert ids[0] == ids[1]
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{ids[0]}/run-{ids[0]}.wandb"))) == 2

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.config import default_config
+from electra_cli import files
 from electra_cli.data.source import RecordFormat, Split, reading
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
-from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training import loop, run
-from electra_cli.training.evaluation import format_table
-from electra_cli.workdir.workdir import Workdir, read_metrics
+from electra_cli.training.evaluation import format_table, unigram_log_probs
+from electra_cli.workdir.run_files import read_metrics
+from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import prepare_small
 
 NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_fraction")
@@ -248,12 +248,9 @@ def test_metrics_that_cannot_be_written_are_told_in_one_line(tmp_path, monkeypat
     def full(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
-    with Workdir(str(tmp_path)) as workdir:
-        monkeypatch.setattr(tf.io.gfile, "GFile", full)
-        with pytest.raises(
-            UserError, match=r"metrics of step 8 could not be written to .* \(No space left .*make room"
-        ):
-            workdir.write_metrics("train", 8, {"total_loss": 1.0})
+    monkeypatch.setattr(files, "open_file", full)
+    with pytest.raises(UserError, match=r"metrics of step 8 could not be written to .* \(No space left .*make room"):
+        RunRecords(str(tmp_path)).metrics("train", 8, {"total_loss": 1.0}, "")
 
 
 def test_validation_that_will_not_do(config, corpus_file, tmp_path):
@@ -360,11 +357,15 @@ def test_evaluation_uses_the_average_and_training_does_not(config, tmp_path):
         assert (first == second) == (first["split"] == "train")
 
 
+def test_unigram_baseline_by_hand():
+    counts = np.array([1000, 0, 500, 500, 0, 2, 6])
+    log_probs = unigram_log_probs(counts, (0, 2, 3, 4))
+    # Laplace: 0 + 1, 2 + 1 and 6 + 1 of 11.
+    np.testing.assert_allclose(np.exp(log_probs[[1, 5, 6]]), np.array([1, 3, 7]) / 11, rtol=1e-6)
+    assert (log_probs[[0, 2, 3, 4]] == 0).all()
+
+
 def test_table_without_a_baseline():
-    table = format_table(
-        ElectraObjective(default_config()),
-        {"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95, "num_examples": 20},
-        7,
-    )
+    table = format_table({"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95, "num_examples": 20}, 7)
     assert "unigram" not in table
     assert "0.9000  calling every token original" in table

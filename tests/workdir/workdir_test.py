@@ -3,19 +3,23 @@ import json
 import pytest
 import tensorflow as tf
 
+from electra_cli import files
+from electra_cli.config.resolution import resolve
+from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import ResumableError
-from electra_cli.workdir.workdir import Workdir
+from electra_cli.workdir.workdir import RunRecords, Workdir
+from tests.conftest import small_config
 
 
 def test_events_follow_each_other_and_what_a_kill_cut_is_removed(tmp_path):
     file = tmp_path / "events.jsonl"
-    with Workdir(str(tmp_path)) as workdir:
-        workdir.write_event("start", 0, devices="CPU", lost_step=0)
+    RunRecords(str(tmp_path)).event("start", 0, devices="CPU", lost_step=0)
     with open(file, "a") as stream:
         stream.write('{"time": "2026-')
-    with Workdir(str(tmp_path)) as workdir:
-        workdir.write_event("stop", 5, reason="SIGTERM")
-        workdir.write_event("end", 6)
+    records = RunRecords(str(tmp_path))
+    records.event("stop", 5, reason="SIGTERM")
+    records.event("end", 6)
     events = [json.loads(line) for line in file.read_text().splitlines()]
     times = [event.pop("time") for event in events]
     assert events == [
@@ -28,9 +32,13 @@ def test_events_follow_each_other_and_what_a_kill_cut_is_removed(tmp_path):
 
 def test_other_workers_write_nothing(tmp_path):
     with Workdir(str(tmp_path), is_writer=False) as workdir:
-        workdir.write_event("start", 0)
-        workdir.write_samples(0, [])
-        workdir.write_histograms(0, [])
+        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True)
+        workdir.write_config(resolve(small_config(tmp_path), 160), "fingerprint", "CPU", tokenizer)
+        assert workdir.drop_metrics_after(0) == []
+        with workdir.recording() as logger:
+            logger.event("start", 0)
+            logger.samples(0, [])
+            logger.histograms(0, [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -38,7 +46,6 @@ def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     def full(*_):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
 
-    with Workdir(str(tmp_path)) as workdir:
-        monkeypatch.setattr(tf.io.gfile, "GFile", full)
-        with pytest.raises(ResumableError, match=r"events\.jsonl of step 8 could not be written .*No space left"):
-            workdir.write_event("stop", 8, reason="SIGTERM")
+    monkeypatch.setattr(files, "open_file", full)
+    with pytest.raises(ResumableError, match=r"events\.jsonl of step 8 could not be written .*No space left"):
+        RunRecords(str(tmp_path)).event("stop", 8, reason="SIGTERM")
