@@ -58,9 +58,9 @@ class Ours:
         from electra_cli.data.data_size import read_run  # noqa: PLC0415
         from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
         from electra_cli.data.phases import open_phases  # noqa: PLC0415
-        from electra_cli.objectives.step import build_train_steps  # noqa: PLC0415
         from electra_cli.training.distribution import build_runtime  # noqa: PLC0415
         from electra_cli.training.run import build_model  # noqa: PLC0415
+        from electra_cli.training.steps import build_train_steps  # noqa: PLC0415
         from electra_cli.training.throughput import measure_flops_per_second  # noqa: PLC0415
 
         self._tf = tf
@@ -153,9 +153,10 @@ class Ours:
     def _parts(self) -> dict:
         """Returns functions that compute parts of the step of one replica."""
         tf = self._tf
+        from electra_cli.objectives.base import objective_of  # noqa: PLC0415
         from electra_cli.objectives.corruption import sample_tokens  # noqa: PLC0415
-        from electra_cli.objectives.losses import masked_lm_loss  # noqa: PLC0415
-        from electra_cli.objectives.step import batch_weights, build_gradients  # noqa: PLC0415
+        from electra_cli.objectives.mlm import masked_lm_loss  # noqa: PLC0415
+        from electra_cli.training.steps import build_gradients  # noqa: PLC0415
 
         local = self._runtime.strategy.experimental_local_results
         batch = {name: local(value)[0] for name, value in self._batch.items()}
@@ -173,7 +174,7 @@ class Ours:
             return sum(tf.reduce_sum(outputs[name]) for name in ("lm_outputs", "disc_logits"))
 
         def gradients():
-            found, _ = compute(batch, batch_weights(batch), tf.constant(0, tf.int64), 0)
+            found, _ = compute(batch, objective_of(config).batch_weights(batch), tf.constant(0, tf.int64), 0)
             return tf.linalg.global_norm(found)
 
         def masked_lm_head():

@@ -13,12 +13,11 @@ from electra_cli.finetuning.base import Encoded
 from electra_cli.finetuning.model import StartingPoint, TaskModel, build_encoder, build_model
 from electra_cli.finetuning.optimization import build_optimizer, reset
 from electra_cli.modeling import features
-from electra_cli.objectives.metrics import IntervalSums
-from electra_cli.objectives.step import replica_dropout_seed
 from electra_cli.objectives.weights import assign_encoder
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import uses_loss_scaling
-from electra_cli.training.updates import build_steps, build_update, with_counts
+from electra_cli.training.steps import replica_dropout_seed
+from electra_cli.training.updates import IntervalSums, build_steps, build_update, with_counts
 
 # What the steps add up: losses, and what they are divided by.
 SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}

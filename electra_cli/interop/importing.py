@@ -23,7 +23,7 @@ from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.foreign import Foreign
 from electra_cli.interop.runs import Run, load_run
 from electra_cli.objectives import weights as weights_module
-from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.objectives.weights import Network, expected_shapes
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
 from electra_cli.workdir.run_files import CONFIG_FILE

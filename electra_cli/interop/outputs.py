@@ -4,8 +4,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.modeling.encoders import ElectraEncoder
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import Pretrainer
 
 Inputs = dict[str, tf.Tensor]
 

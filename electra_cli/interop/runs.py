@@ -21,8 +21,8 @@ from electra_cli.data.tokenization import (
 )
 from electra_cli.errors import Option, UserError
 from electra_cli.objectives import weights as weights_module
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.objectives.weights import Network
 from electra_cli.training.restoring import restore_model
 from electra_cli.workdir.checkpoint_files import step_of

@@ -11,13 +11,14 @@ from official.nlp.modeling.layers.masked_lm import MaskedLM
 from electra_cli.modeling import features, randomness
 from electra_cli.modeling.encoders import encode
 from electra_cli.modeling.layers import sub_seed
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.corruption import corrupt, sample_tokens
 
 Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
-class ElectraPretrainer(tf_keras.Model):
+class ElectraPretrainer(Pretrainer):
     """ELECTRA (Clark et al., ICLR 2020): a generator that corrupts and a discriminator that detects.
 
     Takes the place of the class of the same name in tf-models-official: same arguments, same names of layers in a
@@ -170,6 +171,12 @@ class ElectraPretrainer(tf_keras.Model):
 
     def _new_initializer(self) -> tf_keras.initializers.Initializer:
         return self.mlm_initializer.__class__.from_config(self.mlm_initializer.get_config())
+
+    @property
+    def networks(self) -> dict[str, tf_keras.layers.Layer]:
+        """Discriminator and, where there is one, generator."""
+        networks = {"discriminator": self.discriminator_network, "generator": self.generator_network}
+        return {role: network for role, network in networks.items() if network is not None}
 
     @property
     def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:

@@ -20,9 +20,9 @@ from electra_cli.errors import UserError
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
 from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.masked_lm_pretrainer import MaskedLMPretrainer
-from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.mlm import MaskedLMPretrainer
 
 Weights = dict[str, np.ndarray]
 # A variable of ours and the names of its parts there, joined along the last axis.

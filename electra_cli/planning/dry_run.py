@@ -15,10 +15,8 @@ from electra_cli.config.resolution import RunConfig, notices
 from electra_cli.data.phases import Phase, fingerprint, training_batches
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
-from electra_cli.objectives import metrics
+from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.objectives.flops import matmul_flops
-from electra_cli.objectives.pretrainers import Pretrainer
-from electra_cli.objectives.step import build_train_steps
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
 from electra_cli.planning.scale import GIB
@@ -30,6 +28,7 @@ from electra_cli.training.initialization import Changes
 from electra_cli.training.loop import open_run
 from electra_cli.training.optimization import Optimizer
 from electra_cli.training.run import build_model
+from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
 from electra_cli.workdir.workdir import check_config
@@ -210,7 +209,7 @@ def _try_phase(
         step_seconds,
         float(added["real_tokens"]) / len(totals) / step_seconds,
         matmul_flops(phase.config) / flops_per_second / step_seconds,
-        metrics.summarize(added, phase.config.objective)["total_loss"] if added["real_tokens"] else math.nan,
+        objective_of(phase.config).summarize(added)["total_loss"] if added["real_tokens"] else math.nan,
         _num_evaluations(phase, begin) if with_evaluation else 0,
         build,
         evaluation,

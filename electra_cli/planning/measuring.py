@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.modeling import features
-from electra_cli.objectives.step import build_train_steps
 from electra_cli.planning.plan import PhasePlan, Plan
 from electra_cli.planning.scale import (
     ACCELERATORS,
@@ -27,6 +26,7 @@ from electra_cli.planning.scale import (
 )
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.run import build_model
+from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 
 

@@ -19,7 +19,7 @@ from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.finetuning.base import cut_pair, to_features
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
-from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.probes.linear_probe import score_linear_model
 from electra_cli.probes.probe_files import ProbeExamples, read_probe_file
 from electra_cli.training.distribution import Runtime

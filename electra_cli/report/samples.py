@@ -8,7 +8,7 @@ from electra_cli.data.phases import open_phases, phase_at
 from electra_cli.data.source import reading
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample
-from electra_cli.objectives.samples import Sampler
+from electra_cli.training.evaluation import Sampler
 from electra_cli.training.restoring import restore_model
 from electra_cli.workdir import run_files
 from electra_cli.workdir.checkpoint_files import step_of

@@ -3,19 +3,23 @@
 import functools
 from collections.abc import Callable
 
+import ml_collections
 import numpy as np
+import tensorflow as tf
 
 from electra_cli.data.input_pipeline import evaluation_dataset
+from electra_cli.data.masking import MaskingSettings
 from electra_cli.data.phases import Phase
 from electra_cli.data.source import DataSource, reading
+from electra_cli.data.vocabulary import WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.loggers.sample_texts import Sample
-from electra_cli.objectives import metrics
-from electra_cli.objectives.pretrainers import Pretrainer
-from electra_cli.objectives.samples import Sampler
-from electra_cli.objectives.step import build_eval_step
+from electra_cli.loggers.sample_texts import Sample, Token
+from electra_cli.modeling import features
+from electra_cli.objectives.base import Objective, Pretrainer, Tensors, objective_of, unigram_log_probs
+from electra_cli.objectives.corruption import put_at_positions
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
+from electra_cli.training.steps import build_eval_step
 
 
 def check_validation(source: DataSource) -> None:
@@ -54,7 +58,7 @@ class Evaluator:
         assert source.validation is not None
         self.phase = phase
         self._data_dir, self._split = source.data_dir, source.validation
-        self._model, self._optimizer, self._objective = model, optimizer, config.objective
+        self._model, self._optimizer, self._objective = model, optimizer, objective_of(config)
         baseline = (
             None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
         )
@@ -83,8 +87,8 @@ class Evaluator:
           before_batch: called before every batch; may raise to end the evaluation.
 
         Returns:
-          The metrics of `metrics.summarize`, and `unigram_masked_lm_loss` when token counts are known: the loss of
-          guessing every masked token by its frequency in the training data, in nats; and `num_examples`.
+          The metrics of `Objective.summarize`, with those of `baseline_sums` when token counts are known, and
+          `num_examples`.
         """
         totals: dict[str, np.ndarray] = {}
         averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
@@ -93,11 +97,7 @@ class Evaluator:
                 before_batch()
                 for name, value in self._step(batch).items():
                     totals[name] = totals.get(name, 0.0) + value.numpy().astype(np.float64)
-        result = metrics.summarize(totals, self._objective)
-        if "unigram_loss" in totals:
-            result["unigram_masked_lm_loss"] = float(totals["unigram_loss"] / totals["masked_lm_weight"])
-        result["num_examples"] = self.num_examples
-        return result
+        return {**self._objective.summarize(totals), "num_examples": self.num_examples}
 
     def samples(self) -> list[Sample]:
         """Returns the first `eval.num_samples` examples as generator and discriminator see them."""
@@ -108,40 +108,9 @@ class Evaluator:
             return self._sampler.take()
 
 
-def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> np.ndarray:
-    """Returns the log-probabilities, float32 [vocab_size], of the unigram distribution of maskable tokens.
-
-    Args:
-      token_counts: int64 [vocab_size], counts in the training data; one is added to each (Laplace), so that a token
-        seen only in held-out text costs finitely much.
-      special_token_ids: ids that are never masked, which get no share.
-    """
-    counts = token_counts.astype(np.float64) + 1.0
-    counts[list(special_token_ids)] = 0.0
-    with np.errstate(divide="ignore"):
-        log_probs = np.log(counts / counts.sum())
-    # Weights of 0 meet these ids (unused slots), and 0 x -inf would be NaN.
-    log_probs[list(special_token_ids)] = 0.0
-    return log_probs.astype(np.float32)
-
-
-def unigram_entropy(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> float:
-    """Returns the loss, in nats, of guessing masked tokens by their frequency; arguments as of `unigram_log_probs`."""
-    log_probs: np.ndarray = unigram_log_probs(token_counts, special_token_ids).astype(np.float64)
-    shares = np.exp(log_probs)
-    return float(-(shares * log_probs).sum())  # those without a share have a logarithm of 0
-
-
-def format_table(result: dict[str, float], step: int) -> str:
-    """Returns a table of held-out metrics beside their baselines, for people."""
-    unigram = result.get("unigram_masked_lm_loss")
-    baselines = {
-        "masked_lm_loss": f"{unigram:.4f}  unigram distribution of the training data" if unigram is not None else ""
-    }
-    if "replaced_fraction" in result:
-        all_original = 1.0 - result["replaced_fraction"]
-        baselines["rtd_auc"] = "0.5000  chance"
-        baselines["rtd_accuracy"] = f"{all_original:.4f}  calling every token original"
+def format_table(objective: Objective, result: dict[str, float], step: int) -> str:
+    """Returns a table of held-out metrics next to their baselines, for people."""
+    baselines = objective.baselines(result)
     lines = [
         f"Held-out evaluation at step {step:,} on {result['num_examples']:,} examples:",
         f"  {'metric':<28}{'value':>9}   baseline",
@@ -150,3 +119,115 @@ def format_table(result: dict[str, float], step: int) -> str:
         if name not in ("unigram_masked_lm_loss", "num_examples", "phase"):
             lines.append(f"  {name:<28}{value:>9.4f}   {baselines.get(name, '')}".rstrip())
     return "\n".join(lines)
+
+
+class Sampler:
+    """Takes the first held-out examples through a model, with the masks and draws of every evaluation.
+
+    Args:
+      model: the pretrainer, made in the strategy's scope.
+      config: the resolved config of the phase.
+      source: its data, with a validation split.
+      masking: how it is masked.
+      num_samples: examples; fewer where the split has fewer.
+      strategy: the strategy; None: the default one.
+    """
+
+    def __init__(
+        self,
+        model: Pretrainer,
+        config: ml_collections.FrozenConfigDict,
+        source: DataSource,
+        masking: MaskingSettings,
+        num_samples: int,
+        strategy: tf.distribute.Strategy | None = None,
+    ):
+        assert source.validation is not None
+        self._vocabulary = source.vocabulary
+        self._num_samples = min(num_samples, source.validation.num_examples)
+        self._dataset = evaluation_dataset(
+            source.validation,
+            masking,
+            pad_id=source.vocabulary.pad_id,
+            max_seq_length=config.data.max_seq_length,
+            global_batch_size=self._num_samples,
+            # As in evaluation, since masks are drawn for groups of examples.
+            num_examples=config.eval.num_examples,
+        )
+        strategy = strategy or tf.distribute.get_strategy()
+        objective = objective_of(config)
+
+        def compute(inputs: Tensors) -> Tensors:
+            return _sample_outputs(objective, inputs, model(inputs, training=False))
+
+        self._strategy = strategy
+        self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)))
+
+    def take(self) -> list[Sample]:
+        """Returns the examples. Every worker must call it at once.
+
+        Raises:
+          tf.errors.DataLossError, tf.errors.FailedPreconditionError: a shard is damaged; see `source.reading`.
+        """
+        batch = next(iter(self._dataset))
+        # Each replica computes all of them.
+        outputs = {
+            name: self._strategy.experimental_local_results(value)[0].numpy()
+            for name, value in self._compute(batch).items()
+        }
+        outputs |= {name: batch[name].numpy() for name in (features.INPUT_MASK, *_SLOTS)}
+        rows = [{name: value[index] for name, value in outputs.items()} for index in range(self._num_samples)]
+        texts = _token_texts(self._vocabulary)
+        return [_to_sample(row, texts, self._vocabulary.continues_word) for row in rows]
+
+
+_SLOTS = (features.MASKED_LM_POSITIONS, features.MASKED_LM_WEIGHTS)
+
+
+def _sample_outputs(objective: Objective, inputs: Tensors, outputs: Tensors) -> Tensors:
+    """Returns what `_to_sample` takes, of all examples of a batch."""
+    chosen = objective.choices(inputs, outputs)
+    ids = tf.cast(inputs[features.MASKED_LM_IDS], tf.int32)
+    probabilities = tf.nn.softmax(tf.cast(outputs["lm_outputs"], tf.float32))
+    originals = put_at_positions(
+        tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32),
+        inputs[features.MASKED_LM_POSITIONS],
+        ids,
+        inputs[features.MASKED_LM_WEIGHTS],
+    )
+    return {
+        "originals": originals,
+        "choice_probabilities": tf.gather(probabilities, chosen["choices"], batch_dims=2),
+        "original_probabilities": tf.gather(probabilities, ids, batch_dims=2),
+        **chosen,
+    }
+
+
+def _to_sample(row: dict[str, np.ndarray], texts: list[str], continues_word: np.ndarray) -> Sample:
+    slots = {
+        int(position): slot
+        for slot, position in enumerate(row[features.MASKED_LM_POSITIONS])
+        if row[features.MASKED_LM_WEIGHTS][slot] > 0
+    }
+    tokens = []
+    for position in np.flatnonzero(row[features.INPUT_MASK]).tolist():
+        original = int(row["originals"][position])
+        slot = slots.get(position)
+        choice = None if slot is None else int(row["choices"][slot])
+        tokens.append(
+            Token(
+                text=texts[original],
+                continues_word=bool(continues_word[original]),
+                choice=None if choice is None else texts[choice],
+                is_replaced=choice is not None and choice != original,
+                choice_probability=None if slot is None else float(row["choice_probabilities"][slot]),
+                original_probability=None if slot is None else float(row["original_probabilities"][slot]),
+                replaced_probability=float(row["replaced"][position]) if "replaced" in row else None,
+            )
+        )
+    return Sample(tuple(tokens))
+
+
+def _token_texts(vocabulary: Vocabulary) -> list[str]:
+    word_part = WORD_BEGIN if vocabulary.is_sentencepiece else "##"
+    return [token.removeprefix(word_part) or token for token in vocabulary.tokens]

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import Pretrainer
 from electra_cli.training.optimization import Optimizer
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits
 from electra_cli.workdir.run_files import CONFIG_FILE

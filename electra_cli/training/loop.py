@@ -11,6 +11,7 @@ from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
+from electra_cli.objectives.base import objective_of
 from electra_cli.probes.prober import Prober, describe, read_probes
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
@@ -62,7 +63,7 @@ def evaluate(
     evaluator = Evaluator(model, optimizer, runtime, phase)
     with logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
         result = evaluator.run()
-    logger.result("evaluation", {"step": step, **result}, format_table(result, step))
+    logger.result("evaluation", {"step": step, **result}, format_table(objective_of(resolved), result, step))
     if probed:
         with logger.status(f"Probing {len(probed)} labelled files"):
             found = Prober(resolved, phases, probed, model, optimizer, runtime).run()

@@ -13,10 +13,9 @@ from electra_cli.data.phases import Phase
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.modeling import features, randomness
-from electra_cli.objectives import losses
-from electra_cli.objectives.pretrainers import Pretrainer
-from electra_cli.objectives.step import batch_weights, build_gradients, replica_dropout_seed
+from electra_cli.objectives.base import Objective, Pretrainer, objective_of
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
+from electra_cli.training.steps import build_gradients, replica_dropout_seed
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
 
 DIRECTORY = "nonfinite"
@@ -24,6 +23,7 @@ _NUM_SHOWN = 5
 _TEXT_WIDTH = 80
 
 Say = Callable[[str], None]
+Inputs = dict[str, tf.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _look_at_weights(model: Pretrainer, say: Say) -> bool:
 
 def _look_at_examples(record, phase, model, batch, say) -> bool:
     """Says which examples have losses that are not finite, else which have the largest."""
-    config = phase.config
-    compute = tf.function(lambda part, seed: _example_losses(model(part, training=True, seed=seed), part))
+    config, objective = phase.config, objective_of(phase.config)
+    compute = tf.function(lambda part, seed: _example_losses(objective, model(part, training=True, seed=seed), part))
     found = [
         {name: value.numpy() for name, value in compute(part, seed).items()}
         for part, seed in _parts(record, config, batch)
@@ -179,31 +179,24 @@ def _look_at_examples(record, phase, model, batch, say) -> bool:
     return num_bad > 0
 
 
-def _example_losses(outputs: dict[str, tf.Tensor], inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def _example_losses(objective: Objective, outputs: Inputs, inputs: Inputs) -> Inputs:
     """Returns the losses of each example, float32 [batch], sums over its slots and tokens."""
 
-    def of_each(function, *arguments):
-        return tf.map_fn(lambda row: function(*(x[tf.newaxis] for x in row)), arguments, fn_output_signature=tf.float32)
+    def of_row(row):
+        row_inputs, row_outputs = tf.nest.map_structure(lambda x: x[tf.newaxis], row)
+        _, sums = objective.loss_and_sums(row_inputs, row_outputs, objective.batch_weights(row_inputs))
+        return {name: sums[name] for name in objective.loss_names}
 
-    found = {
-        "masked_lm_loss": of_each(
-            lambda *row: losses.masked_lm_loss(*row)[0],
-            outputs["lm_outputs"],
-            inputs[features.MASKED_LM_IDS],
-            inputs[features.MASKED_LM_WEIGHTS],
-        )
-    }
-    if "disc_logits" in outputs:
-        arguments = (outputs["disc_logits"], outputs["disc_label"], inputs[features.INPUT_MASK])
-        found["rtd_loss"] = of_each(losses.rtd_loss, *arguments)
-    return found
+    signature = dict.fromkeys(objective.loss_names, tf.TensorSpec([], tf.float32))
+    return tf.map_fn(of_row, (inputs, outputs), fn_output_signature=signature)
 
 
 def _look_at_gradients(record, config, model, optimizer, batch, say) -> bool:
     compute = tf.function(build_gradients(model, optimizer, config))
+    global_weights = objective_of(config).batch_weights(batch)
     is_bad = False
     for replica, share in enumerate(_shares(batch, record.num_replicas)):
-        gradients, _ = compute(share, batch_weights(batch), tf.constant(record.step - 1, tf.int64), replica)
+        gradients, _ = compute(share, global_weights, tf.constant(record.step - 1, tf.int64), replica)
         pairs = zip(model.trainable_variables, gradients, strict=True)
         bad = [variable.name for variable, gradient in pairs if not np.isfinite(gradient.numpy()).all()]
         if bad:

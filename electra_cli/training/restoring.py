@@ -5,7 +5,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
+from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.training.optimization import averaged_weights, build_optimizer
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer
 from electra_cli.workdir.checkpoint_matching import restore

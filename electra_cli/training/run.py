@@ -15,19 +15,19 @@ from electra_cli.data.source import reading
 from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives import metrics
+from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of, unigram_entropy
 from electra_cli.objectives.flops import matmul_flops
-from electra_cli.objectives.pretrainers import Pretrainer, build_pretrainer
-from electra_cli.objectives.step import TrainSteps, build_train_steps, train_sum_shapes
 from electra_cli.probes import prober as probes
 from electra_cli.probes.probe_files import ProbeExamples
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.evaluation import Evaluator, format_table, unigram_entropy
+from electra_cli.training.evaluation import Evaluator, format_table
 from electra_cli.training.initialization import Changes
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
+from electra_cli.training.steps import TrainSteps, build_train_steps
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace, Progress, measure_flops_per_second
+from electra_cli.training.updates import IntervalSums, with_counts
 from electra_cli.training.watch import CollapseNotices, Watch
 from electra_cli.workdir.checkpoints import Checkpoints
 from electra_cli.workdir.run_files import read_metrics
@@ -78,9 +78,10 @@ class Run:
         self._with_evaluation = with_evaluation
         with logger.status("Building the model"):
             self._model, self._optimizer = build_model(config, runtime)
-        self._sums = metrics.IntervalSums(train_sum_shapes(config.objective.name))
+        self._objective = objective_of(config)
+        self._sums = IntervalSums(with_counts(self._objective.sum_shapes()))
         self._watch = Watch()
-        self._collapse = CollapseNotices(config.optimizer.warmup_steps, config.train.num_steps)
+        self._collapse = CollapseNotices(self._objective, config.optimizer.warmup_steps, config.train.num_steps)
         self.checkpoints = Checkpoints(
             directory.checkpoint_dir,
             self._model,
@@ -333,7 +334,7 @@ class Run:
         """Returns the metrics since the last line of them."""
         sums = self._sums.take()
         # Where all steps were left out there are no losses.
-        values = metrics.summarize(sums, self._config.objective) if sums["real_tokens"] else {}
+        values = self._objective.summarize(sums) if sums["real_tokens"] else {}
         values["real_tokens"] = float(sums["real_tokens"])
         values["gradient_norm"] = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         if uses_loss_scaling(self._optimizer):
@@ -417,4 +418,5 @@ class Run:
 
     def _show_result(self, step: int) -> None:
         assert self._last_result is not None  # the last step is always evaluated
-        self._logger.result("evaluation", {"step": step, **self._last_result}, format_table(self._last_result, step))
+        table = format_table(self._objective, self._last_result, step)
+        self._logger.result("evaluation", {"step": step, **self._last_result}, table)

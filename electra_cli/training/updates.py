@@ -8,9 +8,9 @@ A step whose loss or gradient is not finite changes nothing but the count of ste
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from electra_cli.objectives import metrics
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 
@@ -78,7 +78,7 @@ class _Updater:
     def find_nonfinite(self, gradients, sums, replica):
         """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; and the norm."""
         norm = tf.linalg.global_norm(gradients)
-        loss = tf.add_n([sums[name] for name in self._losses if name in sums])
+        loss = tf.add_n([sums[name] for name in self._losses])
         is_finite = tf.math.is_finite(loss) & self.is_usable(norm)
         return tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
 
@@ -151,15 +151,40 @@ def _build_for_several(
 
 
 def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Returns the shapes of sums, and those of what `build_steps` adds: `gradient_norm`, `num_updates`, `num_steps`."""
+    """Returns the shapes of sums and of what `build_steps` adds to them, all float32.
+
+    They are `num_steps`, `num_updates` (steps that were not skipped because a gradient was not finite), and
+    `gradient_norm`, a sum over updates.
+    """
     return {**shapes, "gradient_norm": [], "num_updates": [], "num_steps": []}
+
+
+class IntervalSums(tf.Module):
+    """Sums since the last line of metrics; in the checkpoint, so a stop in an interval does not change its line."""
+
+    def __init__(self, shapes: dict[str, list[int]]):
+        super().__init__()
+        # Float64: an interval may hold more tokens than the 16 million that float32 counts to.
+        self.sums = {name: tf.Variable(tf.zeros(shape, tf.float64), trainable=False) for name, shape in shapes.items()}
+
+    def add(self, sums: dict[str, tf.Tensor]) -> None:
+        """Adds float32 sums of the same names and shapes."""
+        for name, variable in self.sums.items():
+            variable.assign_add(tf.cast(sums[name], tf.float64))
+
+    def take(self) -> dict[str, np.ndarray]:
+        """Returns the sums and starts anew."""
+        taken = {name: variable.numpy() for name, variable in self.sums.items()}
+        for variable in self.sums.values():
+            variable.assign(tf.zeros_like(variable))
+        return taken
 
 
 def build_steps(
     update: Update,
     sum_shapes: Mapping[str, list[int]],
     num_replicas: int,
-    interval_sums: metrics.IntervalSums | None = None,
+    interval_sums: IntervalSums | None = None,
 ) -> Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]:
     """Builds the function that makes many updates in one call.
 
@@ -172,7 +197,7 @@ def build_steps(
 
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars); see
-      `step.build_train_steps`.
+      `steps.build_train_steps`.
     """
 
     @tf.function

@@ -3,13 +3,12 @@
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.objectives.base import Objective
+
 # Means of the loss, one a line of metrics, whose median a spike is measured against.
 _NUM_RECENT = 10
 # "Long after warm-up": so many times its steps, so many steps after it, and this fraction of the run.
 _WARMUPS, _STEPS_AFTER_WARMUP, _FRACTION_OF_RUN = 3, 500, 0.25
-# A generator has learned something when its loss is so much (a fraction) below that of the unigram distribution; a
-# discriminator, when it is right more often than by calling all tokens original, or ranks replaced tokens higher.
-_LEAST_GAIN, _LEAST_AUC = 0.01, 0.55
 
 
 class Watch(tf.Module):
@@ -61,11 +60,13 @@ class CollapseNotices:
     """Names networks that have learned nothing long after warm-up, once each until they recover.
 
     Args:
+      objective: what is learned.
       warmup_steps: steps of warm-up.
       num_steps: steps of the run.
     """
 
-    def __init__(self, warmup_steps: int, num_steps: int):
+    def __init__(self, objective: Objective, warmup_steps: int, num_steps: int):
+        self._objective = objective
         self._begin = max(_WARMUPS * warmup_steps, warmup_steps + _STEPS_AFTER_WARMUP, _FRACTION_OF_RUN * num_steps)
         self._told: set[str] = set()
 
@@ -75,27 +76,11 @@ class CollapseNotices:
         Args:
           step: steps made.
           values: the metrics of an interval.
-          unigram_loss: what `evaluation.unigram_entropy` returns.
+          unigram_loss: what `unigram_entropy` returns.
         """
         if step < self._begin:
             return []
-        found = {}
-        loss = values["masked_lm_loss"]
-        if unigram_loss is not None and loss > (1.0 - _LEAST_GAIN) * unigram_loss:
-            found["generator"] = (
-                f"masked_lm_loss {loss:.3f} is no better than guessing by frequency ({unigram_loss:.3f}): the masked "
-                f"language model has collapsed or never learned. The usual cause is a learning rate too high for the "
-                f"batch, or too short a warm-up: see config.optimizer.learning_rate and config.optimizer.warmup_steps"
-            )
-        if "rtd_accuracy" in values:
-            all_original = 1.0 - values["replaced_fraction"]
-            if values["rtd_accuracy"] <= all_original + 1e-3 and values["rtd_auc"] < _LEAST_AUC:
-                found["discriminator"] = (
-                    f"rtd_accuracy {values['rtd_accuracy']:.4f} is that of calling every token original "
-                    f"({all_original:.4f}), and rtd_auc {values['rtd_auc']:.3f} is near chance: the discriminator has "
-                    f"collapsed or not begun to learn. The usual cause is a learning rate too high or a generator too "
-                    f"strong: see config.optimizer.learning_rate and config.model.generator_size"
-                )
-        new = [text for name, text in found.items() if name not in self._told]
-        self._told = set(found)
+        messages = self._objective.find_collapse(values, unigram_loss)
+        new = [text for name, text in messages.items() if name not in self._told]
+        self._told = set(messages)
         return [f"Warning, step {step:,}: {text}." for text in new]

@@ -16,7 +16,7 @@ from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.objectives.base import Pretrainer
 from electra_cli.training.initialization import Changes, initialize
 from electra_cli.training.optimization import Optimizer, start_averages
 from electra_cli.workdir.checkpoint_files import (

@@ -12,7 +12,7 @@ from electra_cli.config.resolution import resolve
 from electra_cli.data.output_directory import write_whole
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.interop.runs import Run, load_run
-from electra_cli.objectives.pretrainers import build_pretrainer
+from electra_cli.objectives.base import build_pretrainer
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
 

@@ -14,13 +14,12 @@ from electra_cli.interop import exporting, google_tf1, importing, weights
 from electra_cli.interop.outputs import hidden_states
 from electra_cli.interop.runs import load_run
 from electra_cli.modeling import features
-from electra_cli.objectives import metrics
+from electra_cli.objectives.base import build_pretrainer, objective_of
 from electra_cli.objectives.corruption import corrupt, sample_tokens
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import build_pretrainer
-from electra_cli.objectives.step import build_train_steps
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
+from electra_cli.training.steps import build_train_steps
 from tests.interop import original
 from tests.interop.common import SPECIAL, TOKENS, make_run, random_inputs
 
@@ -106,7 +105,7 @@ def test_ten_steps_and_the_weights_after_them(recorded):
         assert largest(tf.sigmoid(outputs["disc_logits"]) - arrays["rtd_probs"][step]) < 1e-5
         batches = iter(tf.data.Dataset.from_tensors(recorded.inputs(step)))
         sums = train_steps(batches, tf.constant(step, tf.int64), tf.constant(1, tf.int64))
-        found = metrics.summarize({name: value.numpy() for name, value in sums.items()}, config.objective)
+        found = objective_of(config).summarize({name: value.numpy() for name, value in sums.items()})
         assert found["masked_lm_loss"] == pytest.approx(arrays["mlm_loss"][step], rel=1e-4)
         assert found["rtd_loss"] == pytest.approx(arrays["rtd_loss"][step], rel=1e-4)
         assert found["total_loss"] == pytest.approx(arrays["total_loss"][step], rel=1e-4)

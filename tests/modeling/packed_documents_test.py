@@ -6,8 +6,9 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config.resolution import resolve
-from electra_cli.objectives.losses import masked_lm_loss, rtd_loss
-from electra_cli.objectives.pretrainers import build_pretrainer
+from electra_cli.objectives.base import build_pretrainer
+from electra_cli.objectives.electra import rtd_loss
+from electra_cli.objectives.mlm import masked_lm_loss
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE
 
 # Lengths of the documents of two examples, and the slots in each document.

@@ -7,8 +7,8 @@ import tf_keras
 
 from electra_cli.config.resolution import resolve
 from electra_cli.modeling.layers import gelu
+from electra_cli.objectives.base import build_pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import build_pretrainer
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE, make_inputs, tf_models_encoder
 
 

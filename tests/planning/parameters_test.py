@@ -8,12 +8,12 @@ import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
-from electra_cli.objectives import metrics
-from electra_cli.objectives.pretrainers import build_pretrainer
+from electra_cli.objectives.base import build_pretrainer, objective_of
 from electra_cli.planning.memory import FLOAT, num_copies
 from electra_cli.planning.parameters import count_parameters
 from electra_cli.planning.run_size import checkpoint_size
 from electra_cli.training.optimization import build_optimizer
+from electra_cli.training.updates import IntervalSums
 from electra_cli.workdir.checkpoints import Checkpoints
 from tests.config.resolution_test import TABLE_6, preset
 
@@ -126,7 +126,7 @@ def test_checkpoints_on_the_disk(tmp_path, changes):
     optimizer.build(model.trainable_variables)
     slots = sum(int(tf.size(variable)) for variable in optimizer.variables if variable.shape.rank)
     assert slots == num_copies(config) * count_parameters(config).trained
-    sums = metrics.IntervalSums(metrics.sum_shapes(config.objective.name))
+    sums = IntervalSums(objective_of(config).sum_shapes())
     with Checkpoints(str(tmp_path), model, optimizer, {"interval_sums": sums}, config.train) as checkpoints:
         checkpoints.save()
     found = sum(os.path.getsize(path) for path in tmp_path.rglob("*") if path.is_file())

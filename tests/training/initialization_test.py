@@ -15,7 +15,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.pretrainers import build_pretrainer
+from electra_cli.objectives.base import build_pretrainer
 from electra_cli.training import loop
 from electra_cli.training.initialization import Changes, resize_positions, split_token
 from electra_cli.training.optimization import build_optimizer

@@ -8,13 +8,15 @@ import pytest
 import tensorflow as tf
 
 from electra_cli import files
+from electra_cli.config import default_config
 from electra_cli.data.source import RecordFormat, Split, reading
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
+from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training import loop, run
-from electra_cli.training.evaluation import format_table, unigram_log_probs
+from electra_cli.training.evaluation import format_table
 from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import prepare_small
@@ -357,15 +359,11 @@ def test_evaluation_uses_the_average_and_training_does_not(config, tmp_path):
         assert (first == second) == (first["split"] == "train")
 
 
-def test_unigram_baseline_by_hand():
-    counts = np.array([1000, 0, 500, 500, 0, 2, 6])
-    log_probs = unigram_log_probs(counts, (0, 2, 3, 4))
-    # Laplace: 0 + 1, 2 + 1 and 6 + 1 of 11.
-    np.testing.assert_allclose(np.exp(log_probs[[1, 5, 6]]), np.array([1, 3, 7]) / 11, rtol=1e-6)
-    assert (log_probs[[0, 2, 3, 4]] == 0).all()
-
-
 def test_table_without_a_baseline():
-    table = format_table({"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95, "num_examples": 20}, 7)
+    table = format_table(
+        ElectraObjective(default_config()),
+        {"masked_lm_loss": 1.0, "replaced_fraction": 0.1, "rtd_accuracy": 0.95, "num_examples": 20},
+        7,
+    )
     assert "unigram" not in table
     assert "0.9000  calling every token original" in table

@@ -12,6 +12,7 @@ from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.phases import open_phases
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
+from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training import loop, replay, run
 from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
 from tests.training.survival_test import tiny_config
@@ -145,12 +146,12 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     config.train.num_steps, config.train.log_interval, config.train.checkpoint_interval = 40, 2, 4
     config.watch.spike_factor, config.watch.max_rollbacks = 3.0, 1
     config.optimizer.warmup_steps = 2
-    summarize = run.metrics.summarize
+    summarize = ElectraObjective.summarize
     spikes = {}
 
-    def summarize_spike(sums, objective):
+    def summarize_spike(self, sums):
         # By the examples: their tokens tell that it is a certain interval without a roll-back.
-        values = summarize(sums, objective)
+        values = summarize(self, sums)
         if float(sums["real_tokens"]) == spikes.get("tokens"):
             values["total_loss"] *= 10
         return values
@@ -159,7 +160,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     assert not any("rolled back" in line for line in undisturbed)
     step, spikes["tokens"] = find_interval(config)
     restored = (step - 2) // 4 * 4
-    monkeypatch.setattr(run.metrics, "summarize", summarize_spike)
+    monkeypatch.setattr(ElectraObjective, "summarize", summarize_spike)
     built = []
     with monkeypatch.context() as patch:
         build = run.build_train_steps

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
-from electra_cli.objectives import step as steps
+from electra_cli.objectives.electra import ElectraObjective
+from electra_cli.training.steps import build_train_steps
 from electra_cli.training.distribution import Runtime
 from electra_cli.data.data_size import read_run
 from electra_cli.data.phases import open_phases
@@ -58,7 +59,7 @@ def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps)
         return tf.data.Dataset.from_generator(lambda: iter(marked), output_signature={
             name: tf.TensorSpec(value.shape, value.dtype) for name, value in marked[0].items()})
 
-    train_steps = steps.build_train_steps(model, optimizer, runtime, phase.config)
+    train_steps = build_train_steps(model, optimizer, runtime, phase.config)
     iterator = iter(runtime.distribute(dataset))
     return model, optimizer, lambda first, count: train_steps(
         iterator, tf.constant(first, tf.int64), tf.constant(count, tf.int64))
@@ -76,16 +77,16 @@ def losses(num_replicas, num_parts):
 result = {f"{replicas}x{parts}": losses(replicas, parts) for replicas, parts in divisions}
 
 # One example makes its replica's loss NaN.
-loss_and_sums = steps._loss_and_sums
+loss_and_sums = ElectraObjective.loss_and_sums
 
 
-def loss_and_sums_with_a_fault(inputs, *more):
-    total, sums = loss_and_sums(inputs, *more)
+def loss_and_sums_with_a_fault(self, inputs, *more):
+    total, sums = loss_and_sums(self, inputs, *more)
     fault = tf.where(tf.reduce_any(inputs["sampling_uniform"] == MARK), np.nan, 0.0)
     return total + fault, {**sums, "rtd_loss": sums["rtd_loss"] + fault}
 
 
-steps._loss_and_sums = loss_and_sums_with_a_fault
+ElectraObjective.loss_and_sums = loss_and_sums_with_a_fault
 result["faults"] = {}
 for replicas in sorted({replicas for replicas, _ in divisions}):
     model, optimizer, train_steps = make(replicas, 1, marks_row=5, number=12)

@@ -1,7 +1,6 @@
-import numpy as np
-import pytest
-
-from electra_cli.training.evaluation import unigram_entropy
+from electra_cli.config import default_config
+from electra_cli.objectives.electra import ElectraObjective
+from electra_cli.objectives.mlm import MaskedLMObjective
 from electra_cli.training.watch import CollapseNotices, Watch
 
 
@@ -19,13 +18,6 @@ def test_the_median_is_that_of_the_last_ten():
     assert watch.median() is None
 
 
-def test_the_entropy_is_that_of_tokens_that_may_be_masked():
-    counts = np.array([1000, 500, 3, 1, 0])
-    # Of 0 and 1, which are special, none; of the others 4, 2 and 1 with one added to each.
-    shares = np.array([4, 2, 1]) / 7
-    assert unigram_entropy(counts, (0, 1)) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-6)
-
-
 HEALTHY = {
     "masked_lm_loss": 5.0,
     "rtd_accuracy": 0.95,
@@ -35,7 +27,8 @@ HEALTHY = {
 
 
 def notices(changes, step=1000, unigram_loss=6.0, **settings):
-    return CollapseNotices(**{"warmup_steps": 100, "num_steps": 2000, **settings}).look(
+    objective = ElectraObjective(default_config())
+    return CollapseNotices(objective, **{"warmup_steps": 100, "num_steps": 2000, **settings}).look(
         step, {**HEALTHY, **changes}, unigram_loss
     )
 
@@ -68,7 +61,7 @@ def test_nothing_is_named_before_long_after_warm_up():
 
 
 def test_a_collapse_is_told_once_until_it_is_over():
-    collapse = CollapseNotices(warmup_steps=0, num_steps=10)
+    collapse = CollapseNotices(MaskedLMObjective(default_config()), warmup_steps=0, num_steps=10)
     bad = {"masked_lm_loss": 6.0}
     assert len(collapse.look(500, bad, 6.0)) == 1
     assert collapse.look(501, bad, 6.0) == []

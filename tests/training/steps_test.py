@@ -11,10 +11,10 @@ from electra_cli.config.resolution import resolve
 from electra_cli.data import phases
 from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.source import open_data
-from electra_cli.objectives import metrics
-from electra_cli.objectives.step import _add_apart, build_eval_step, build_train_steps
+from electra_cli.objectives.base import objective_of
 from electra_cli.training import run
 from electra_cli.training.distribution import build_runtime
+from electra_cli.training.steps import _add_apart, build_eval_step, build_train_steps
 from tests.conftest import prepare_small
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ class Steps:
 
 
 def losses(steps, sums):
-    return metrics.summarize(sums, steps.config.objective)
+    return objective_of(steps.config).summarize(sums)
 
 
 NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
@@ -93,7 +93,7 @@ def test_steps_compile_with_xla_and_agree(config, overrides):
     batch = next(iter(plain.dataset()))
     baseline = np.full(plain.source.vocabulary.size, -3.0, np.float32)
     sums = [build_eval_step(s.model, s.runtime, s.config, baseline)(batch) for s in (compiled, plain)]
-    assert sums[0].keys() == {*metrics.sum_shapes(plain.config.objective.name), "unigram_loss"}
+    assert sums[0].keys() == {*objective_of(plain.config).sum_shapes(), "unigram_loss"}
     for name in (name for name in sums[0] if name.endswith("loss")):
         assert float(sums[0][name]) == pytest.approx(float(sums[1][name]), rel=1e-3)
     assert float(sums[0]["unigram_loss"]) == pytest.approx(3.0 * float(sums[0]["masked_lm_weight"]), rel=1e-6)

@@ -10,24 +10,14 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.modeling import features, randomness
-from electra_cli.objectives import losses, metrics
-from electra_cli.objectives.pretrainers import Pretrainer
+from electra_cli.modeling import randomness
+from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.updates import Sums, add_up, build_steps, build_update, with_counts
+from electra_cli.training.updates import IntervalSums, Sums, add_up, build_steps, build_update, with_counts
 
 # An iterator over distributed batches, the steps made before, and the number of steps in; sums of them out.
 TrainSteps = Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]
-
-
-def train_sum_shapes(objective: str) -> dict[str, list[int]]:
-    """Returns the names and shapes of what train steps of an objective return, all float32.
-
-    Beside the sums of `metrics.sum_shapes`: `num_steps`, `num_updates` (steps that were not left out because a gradient
-    was not finite), and `gradient_norm`, a sum over updates.
-    """
-    return with_counts(metrics.sum_shapes(objective))
 
 
 def build_train_steps(
@@ -35,7 +25,7 @@ def build_train_steps(
     optimizer: Optimizer,
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
-    interval_sums: metrics.IntervalSums | None = None,
+    interval_sums: IntervalSums | None = None,
 ) -> TrainSteps:
     """Builds the function that trains.
 
@@ -49,21 +39,22 @@ def build_train_steps(
 
     Returns:
       A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
-      makes the steps, up to the first that is not finite, and returns the sums `train_sum_shapes` over all of them and
+      makes the steps, up to the first that is not finite, and returns the sums `with_counts` over all of them and
       all replicas; `nonfinite_replicas`, float32 [replicas], 1 where loss or gradient were not finite in the last step
       (gradients that loss scaling makes infinite are no such case: their update is left out and the scale halved, down
       to 1); and `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
     """
+    objective = objective_of(config)
     update = build_update(
         build_gradients(model, optimizer, config),
-        batch_weights,
-        ("masked_lm_loss", "rtd_loss"),
+        objective.batch_weights,
+        objective.loss_names,
         model.trainable_variables,
         optimizer,
         runtime,
         config.optimizer.clip_norm,
     )
-    return build_steps(update, train_sum_shapes(config.objective.name), runtime.num_replicas, interval_sums)
+    return build_steps(update, with_counts(objective.sum_shapes()), runtime.num_replicas, interval_sums)
 
 
 def build_gradients(
@@ -79,15 +70,15 @@ def build_gradients(
     Returns:
       A function of (inputs, global_weights, step, replica): the replica's share of a batch, the `batch_weights` of the
       whole batch, the steps made before (int64) and the replica's number. It returns the gradients of all trainable
-      variables, float32, scaled if the optimizer scales losses, and the sums `metrics.sum_shapes`.
+      variables, float32, scaled if the optimizer scales losses, and the objective's sums.
     """
-    variables = model.trainable_variables
+    objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
     def compute_part(inputs, global_weights, dropout_seed):
         with tf.GradientTape() as tape:
             outputs = model(inputs, training=True, seed=dropout_seed)
-            loss, sums = _loss_and_sums(inputs, outputs, global_weights, config.objective)
+            loss, sums = objective.loss_and_sums(inputs, outputs, global_weights)
             if uses_loss_scaling(optimizer):
                 loss = optimizer.get_scaled_loss(loss)
         # The word table is used densely by the masked-LM head, so its gradient is dense anyhow.
@@ -99,7 +90,7 @@ def build_gradients(
             return compute_part(inputs, global_weights, dropout_seed)
         parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in inputs.items()}
         total = [tf.zeros(variable.shape, tf.float32) for variable in variables]
-        total_sums = {name: tf.zeros(shape) for name, shape in metrics.sum_shapes(config.objective.name).items()}
+        total_sums = {name: tf.zeros(shape) for name, shape in objective.sum_shapes().items()}
         for index in tf.range(num_parts):
             part = {name: x[index] for name, x in parts.items()}
             gradients, sums = compute_part(part, global_weights, randomness.fold_in(dropout_seed, index))
@@ -129,7 +120,7 @@ def build_eval_step(
     model: Pretrainer,
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
-    unigram_log_probs: np.ndarray | None,
+    token_log_probs: np.ndarray | None,
 ) -> Callable[[dict[str, tf.Tensor]], Sums]:
     """Builds the function that evaluates one distributed batch.
 
@@ -137,19 +128,19 @@ def build_eval_step(
       model: the pretrainer.
       runtime: strategy and compilation.
       config: a resolved config.
-      unigram_log_probs: float32 [vocab_size], log-probabilities of the unigram baseline; None: no baseline.
+      token_log_probs: float32 [vocab_size], `unigram_log_probs`; None: no baseline.
 
     Returns:
-      A function of a batch that returns the sums of `metrics.sum_shapes` and, with a baseline, `unigram_loss`.
+      A function of a batch that returns the objective's sums and, if asked, its `baseline_sums`.
     """
+    objective = objective_of(config)
 
     @tf.function(jit_compile=runtime.jit_compile)
     def evaluate(inputs):
         outputs = model(inputs, training=False)
-        _, sums = _loss_and_sums(inputs, outputs, batch_weights(inputs), config.objective)
-        if unigram_log_probs is not None:
-            log_probs = tf.gather(tf.constant(unigram_log_probs), inputs[features.MASKED_LM_IDS])
-            sums["unigram_loss"] = -tf.reduce_sum(log_probs * inputs[features.MASKED_LM_WEIGHTS])
+        _, sums = objective.loss_and_sums(inputs, outputs, objective.batch_weights(inputs))
+        if token_log_probs is not None:
+            sums |= objective.baseline_sums(inputs, tf.constant(token_log_probs))
         return sums
 
     def replica_step(inputs):
@@ -161,28 +152,3 @@ def build_eval_step(
         return {name: add_up(runtime.strategy, value) for name, value in per_replica.items()}
 
     return eval_step
-
-
-def batch_weights(inputs: dict[str, tf.Tensor]) -> list[tf.Tensor]:
-    """Returns the masked slots and the real tokens of a batch, float32 scalars."""
-    tokens = tf.cast(inputs[features.INPUT_MASK], tf.float32)
-    return [tf.reduce_sum(inputs[features.MASKED_LM_WEIGHTS]), tf.reduce_sum(tokens)]
-
-
-def _loss_and_sums(inputs, outputs, global_weights, objective) -> tuple[tf.Tensor, Sums]:
-    masked_lm_sum, masked_lm_weight = losses.masked_lm_loss(
-        outputs["lm_outputs"], inputs[features.MASKED_LM_IDS], inputs[features.MASKED_LM_WEIGHTS]
-    )
-    global_masked_lm_weight, global_rtd_weight = (tf.maximum(weight, 1.0) for weight in global_weights)
-    total = masked_lm_sum / global_masked_lm_weight
-    sums = {
-        "masked_lm_loss": masked_lm_sum,
-        "masked_lm_weight": masked_lm_weight,
-        **metrics.masked_lm_sums(inputs, outputs),
-    }
-    if objective.name == "mlm":
-        return total, sums
-    rtd_sum = losses.rtd_loss(outputs["disc_logits"], outputs["disc_label"], inputs[features.INPUT_MASK])
-    total = objective.generator_loss_weight * total
-    total += objective.discriminator_loss_weight * rtd_sum / global_rtd_weight
-    return total, {**sums, "rtd_loss": rtd_sum, **metrics.rtd_sums(inputs, outputs)}

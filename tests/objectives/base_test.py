@@ -9,8 +9,8 @@ import tf_keras
 
 from electra_cli.config.resolution import resolve
 from electra_cli.modeling.layers import ElectraEmbeddings
+from electra_cli.objectives.base import build_pretrainer, unigram_entropy, unigram_log_probs
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.pretrainers import build_pretrainer
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE, make_inputs
 
 
@@ -134,3 +134,18 @@ def test_short_and_empty_rows_give_finite_outputs(config):
     outputs = model(inputs)
     assert all(np.isfinite(value).all() for value in outputs.values())
     assert outputs["disc_label"].numpy().sum() == 0
+
+
+def test_unigram_baseline_by_hand():
+    counts = np.array([1000, 0, 500, 500, 0, 2, 6])
+    log_probs = unigram_log_probs(counts, (0, 2, 3, 4))
+    # Laplace: 0 + 1, 2 + 1 and 6 + 1 of 11.
+    np.testing.assert_allclose(np.exp(log_probs[[1, 5, 6]]), np.array([1, 3, 7]) / 11, rtol=1e-6)
+    assert (log_probs[[0, 2, 3, 4]] == 0).all()
+
+
+def test_the_entropy_is_that_of_tokens_that_may_be_masked():
+    counts = np.array([1000, 500, 3, 1, 0])
+    # Of 0 and 1, which are special, none; of the others 4, 2 and 1 with one added to each.
+    shares = np.array([4, 2, 1]) / 7
+    assert unigram_entropy(counts, (0, 1)) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-6)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.modeling import compilation
-from electra_cli.objectives.losses import masked_lm_loss
+from electra_cli.objectives.mlm import masked_lm_loss
 
 
 @pytest.mark.parametrize("compiles_parts", [False, True])
