@@ -19,7 +19,7 @@ from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_s
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace
-from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer, none_can_be_read, tell_damages
+from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.workdir.checkpoint_matching import restore
 from electra_cli.workdir.run_files import write_json, write_json_lines
 from electra_cli.workdir.workdir import Workdir
@@ -123,14 +123,11 @@ class SeedRun:
         """Begins, or goes on from the newest checkpoint; returns its step."""
         self._files.recover()
         self._trainer.restart(self._seed)
-        path, damages = self._files.newest_whole()
+        path = self._files.newest(self._logger.warning, f"remove {self._directory} to start this seed again")
         if path is None:
-            if damages:
-                raise UserError(f"{none_can_be_read(damages)}: remove {self._directory} to begin this seed anew")
             if is_trained:
-                raise UserError(f"{self._files.directory} holds no model: remove {self._directory} to begin anew")
+                raise UserError(f"{self._files.directory} holds no model: remove {self._directory} to start it again")
             return 0
-        tell_damages(damages, path, self._logger.warning)
         self._is_trained = is_trained or not has_optimizer(path)
         restore(self._checkpoint, path, ("model",) if self._is_trained else _ITEMS)
         if self._is_trained:

@@ -24,7 +24,7 @@ from electra_cli.planning.workdir_room import check_place
 from electra_cli.probes.prober import read_probes
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, check_validation
-from electra_cli.training.initialization import Changes
+from electra_cli.training.initialization import Changes, start_from
 from electra_cli.training.loop import open_run
 from electra_cli.training.optimization import Optimizer
 from electra_cli.training.run import build_model
@@ -169,7 +169,7 @@ def _restore(
     step = checkpoints.restore_newest()
     if step is None and (checkpoint or config.init.checkpoint):
         changes = Changes.of(config, phases[0].source.vocabulary)
-        checkpoints.start_from(checkpoint or config.init.checkpoint, changes)
+        start_from(checkpoint or config.init.checkpoint, model, optimizer, changes, logger)
     return step or 0
 
 

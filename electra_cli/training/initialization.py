@@ -11,9 +11,11 @@ import tensorflow as tf
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.training.optimization import Optimizer
+from electra_cli.training.optimization import Optimizer, start_averages
+from electra_cli.workdir.checkpoint_files import find_checkpoint
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits
 from electra_cli.workdir.run_files import CONFIG_FILE
 
@@ -41,30 +43,25 @@ class Changes:
         return cls(vocabulary, init.vocab_file, init.positions, init.optimizer == "restored")
 
 
-def initialize(
-    root: tf.train.Checkpoint,
-    model: Pretrainer,
-    optimizer: Optimizer,
-    path: str,
-    changes: Changes,
-    say: Callable[[str], None],
-) -> None:
-    """Puts the weights of a checkpoint into a model.
+def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger) -> None:
+    """Puts the weights of a checkpoint of any run into a model, to begin a run with.
 
     Rows of new tokens, in the word tables and the masked-LM head's bias, are the means of those of the pieces that the
     old vocabulary makes of them; moments of an optimizer start at 0 there.
 
     Args:
-      root: holds `model` and `optimizer` under these names.
+      path: what `checkpoint_files.find_checkpoint` takes.
       model: the model.
       optimizer: its optimizer, built; its step stays 0.
-      path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
-      changes: what is otherwise.
-      say: prints a line.
+      changes: how the run differs from the checkpoint.
+      logger: receives progress reports.
 
     Raises:
-      UserError: the checkpoint is of another model, or its vocabulary is no beginning of the run's. Nothing is changed.
+      UserError: there is no such checkpoint, it is damaged or of another model, or its vocabulary is no beginning of
+        the run's. Nothing is changed.
     """
+    path = find_checkpoint(path, logger.warning)
+    root = tf.train.Checkpoint(model=model, optimizer=optimizer)
     sections = ("model", "optimizer") if changes.restore_optimizer else ("model",)
     names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     if changes.restore_optimizer and not any(name.startswith("optimizer/") for name in names):
@@ -76,7 +73,7 @@ def initialize(
     shapes = reader.get_variable_to_shape_map()
     old_sizes = {shapes[key][0] for key, variable in found.variables.items() if variable.ref() in by_token}
     old = _old_vocabulary(path, changes, old_sizes)
-    new_rows = _pieces_of_new_tokens(old, changes.vocabulary, say) if old else []
+    new_rows = _pieces_of_new_tokens(old, changes.vocabulary, logger.notice) if old else []
     averages = _moving_averages(optimizer)
     values = []
     for key, variable in found.variables.items():
@@ -91,6 +88,9 @@ def initialize(
         values.append((variable, value))
     for variable, value in values:
         variable.assign(value)
+    start_averages(optimizer, model.trainable_variables)
+    how = "resumes with its moments" if changes.restore_optimizer else "starts fresh"
+    logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
 
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:

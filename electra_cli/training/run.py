@@ -22,7 +22,7 @@ from electra_cli.probes.probe_files import ProbeExamples
 from electra_cli.training import replay
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, format_table
-from electra_cli.training.initialization import Changes
+from electra_cli.training.initialization import Changes, start_from
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
 from electra_cli.training.steps import TrainSteps, build_train_steps
 from electra_cli.training.stopping import StopRequest
@@ -205,7 +205,8 @@ class Run:
         self._check_agreement(step)
         if step is None and (checkpoint or self._config.init.checkpoint):
             changes = Changes.of(self._config, self._phases[0].source.vocabulary)
-            self.checkpoints.start_from(checkpoint or self._config.init.checkpoint, changes)
+            path = checkpoint or self._config.init.checkpoint
+            start_from(path, self._model, self._optimizer, changes, self._logger)
         elif checkpoint:
             self._logger.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self._directory.path)]

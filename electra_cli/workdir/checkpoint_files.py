@@ -1,4 +1,4 @@
-"""Checkpoints as files: which there are, whether they are whole; written whole or not at all.
+"""Checkpoints as files: which there are, whether they are complete; written completely or not at all.
 
 A checkpoint is written to `ckpt-8.partial/`, forced to the disk, and made one by renaming that directory to
 `ckpt-8.complete/`. Then its files are moved to where TensorFlow looks for them. A kill at any moment leaves a directory
@@ -7,12 +7,12 @@ that is removed at the next start, or one whose files are moved then.
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import tensorflow as tf
 
 from electra_cli.errors import Option, ResumableError, UserError
-from electra_cli.files import write_atomically
+from electra_cli.files import is_remote, write_atomically
 from electra_cli.workdir.run_files import check_checkpoint_flag
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
@@ -34,14 +34,14 @@ class CheckpointFiles:
     """The checkpoints in a directory, each known by its step.
 
     Args:
-      directory: where they lie; need not exist. May be remote.
+      directory: where they are; need not exist. May be remote.
     """
 
     def __init__(self, directory: str):
         self.directory = directory
 
     def steps(self) -> list[int]:
-        """Returns the steps of all checkpoints, whole or not, in ascending order."""
+        """Returns the steps of all checkpoints, complete or not, in ascending order."""
         matches = (re.fullmatch(r"ckpt-(\d+)\.(index|data-.*-of-\d+)", name) for name in self._names())
         return sorted({int(match[1]) for match in matches if match})
 
@@ -49,29 +49,38 @@ class CheckpointFiles:
         """Returns the path of a checkpoint, without the endings of its files."""
         return tf.io.gfile.join(self.directory, f"ckpt-{step}")
 
-    def newest_whole(self) -> tuple[str | None, dict[str, str]]:
-        """Finds the newest checkpoint that can be read, looking at no other file than those of checkpoints.
+    def newest(self, warn: Callable[[str], None], remedy: str, where: Iterable[str] = ()) -> str | None:
+        """Returns the path of the newest complete checkpoint; None where there is none, damaged or not.
 
-        Returns:
-          Its path, None when there is none; and for each newer one what is wrong with it.
+        Args:
+          warn: prints a line for each newer one that is damaged.
+          remedy: what to do when all are damaged, for messages.
+          where: how messages begin, as parts of a `UserError`.
 
         Raises:
-          UserError: whether one is whole cannot be told now.
+          UserError: all are damaged, or whether one is complete cannot be found out now.
         """
         damages: dict[str, str] = {}
         for step in reversed(self.steps()):
-            damage = find_damage(self.path(step))
+            path = self.path(step)
+            damage = find_damage(path)
             if damage is None:
-                return self.path(step), damages
-            damages[self.path(step)] = damage
-        return None, damages
+                for damaged, what in damages.items():
+                    warn(f"Checkpoint {damaged} is damaged ({what}); {os.path.basename(path)} is used instead.")
+                return path
+            damages[path] = damage
+        if not damages:
+            return None
+        path, damage = next(iter(damages.items()))
+        message = f"none of {len(damages)} checkpoints can be read; the newest is {path} ({damage}): {remedy}"
+        raise UserError(*where, message)
 
-    def had_any(self) -> bool:
+    def ever_saved(self) -> bool:
         """Returns whether a checkpoint was ever written here, though none may be left."""
         return tf.io.gfile.exists(tf.io.gfile.join(self.directory, "checkpoint"))
 
     def recover(self) -> None:
-        """Ends what a killed process began: moves a checkpoint that was complete, removes what was not.
+        """Finishes what a killed process began: moves a checkpoint that was complete, removes what was not.
 
         Raises:
           UserError: the directory cannot be written.
@@ -113,7 +122,7 @@ class CheckpointFiles:
                 _remove_if_possible(leftover)
             raise ResumableError(
                 f"no checkpoint of step {step:,} could be written to {self.directory} ({_reason(error)}); earlier ones "
-                f"are intact: make room or mend the directory, then the same command goes on from the newest"
+                f"are intact: make room or fix the directory, then the same command resumes from the newest"
             ) from error
 
     def keep_only(self, steps: Collection[int]) -> None:
@@ -133,22 +142,22 @@ class CheckpointFiles:
                 self._write_state()
         except (tf.errors.OpError, OSError) as error:
             raise ResumableError(
-                f"old checkpoints in {self.directory} cannot be removed ({_reason(error)}); the new one is saved: mend "
-                f"the directory, then the same command goes on from it"
+                f"old checkpoints in {self.directory} cannot be removed ({_reason(error)}); the new one is saved: fix "
+                f"the directory, then the same command resumes from it"
             ) from error
 
     def _names(self) -> list[str]:
         if not tf.io.gfile.isdir(self.directory):
             if tf.io.gfile.exists(self.directory):
-                # A run that took it for one without checkpoints would drop its metrics and begin anew.
+                # A run that took it for one without checkpoints would drop its metrics and start again.
                 raise UserError(f"{self.directory} is no directory: put the one back that held the checkpoints")
             return []
         return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
 
     def _move_into_place(self, complete: str) -> None:
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(complete)]
-        # The index last: while it is there, the move is not done. An older index never stands beside newer data for
-        # longer than this, and would be told as damage.
+        # The index last: while it is there, the move is not done. An older index is next to newer data no
+        # longer than this, and would be reported as damage.
         if any(name.endswith(".index") for name in names):
             for name in sorted(names, key=lambda name: name.endswith(".index")):
                 source, target = tf.io.gfile.join(complete, name), tf.io.gfile.join(self.directory, name)
@@ -164,7 +173,7 @@ class CheckpointFiles:
 
 
 def find_damage(path: str) -> str | None:
-    """Reads a whole checkpoint, one tensor after the other, and says what is wrong with it; None: nothing.
+    """Reads a checkpoint, one tensor after the other, and returns what is wrong with it; None: nothing.
 
     Index and tensors carry checksums, which reading compares.
 
@@ -188,19 +197,19 @@ def find_damage(path: str) -> str | None:
         for name in sorted(reader.get_variable_to_shape_map()):
             reader.get_tensor(name)
     except _NOT_DAMAGE as error:
-        raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; mend that and try again") from error
-    # The reader says of what it finds in bytes that are none of its own whatever they make it stumble over.
+        raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; fix that and try again") from error
+    # On bytes that are none of its own, the reader raises whatever they make it stumble over.
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError, TypeError, KeyError, MemoryError) as error:
         return f"{name.removesuffix('/.ATTRIBUTES/VARIABLE_VALUE')} cannot be read: {_reason(error)}"
     return None
 
 
-def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
-    """Returns the checkpoint that a user means: the one of that path, or the newest whole one of a directory.
+def find_checkpoint(path: str, warn: Callable[[str], None]) -> str:
+    """Returns the checkpoint that a user means: the one of that path, or the newest complete one of a directory.
 
     Args:
       path: a path without the endings of files, a directory of checkpoints, or a workdir.
-      say: prints a line; is told of damaged ones in a directory.
+      warn: prints a line for each damaged one in a directory.
 
     Raises:
       UserError: there is none, or it is damaged.
@@ -209,14 +218,11 @@ def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
     if tf.io.gfile.isdir(path):
         below = tf.io.gfile.join(path, "checkpoints")
         files = CheckpointFiles(below if tf.io.gfile.isdir(below) else path)
-        found, damages = files.newest_whole()
-        if found is None:
-            raise UserError(
-                Option("--checkpoint"),
-                f"={path}: " + (none_can_be_read(damages) if damages else "holds no checkpoint (ckpt-*)"),
-            )
-        tell_damages(damages, found, say)
-        return found
+        where = (Option("--checkpoint"), f"={path}: ")
+        newest = files.newest(warn, "put a complete one back, or give another", where)
+        if newest is None:
+            raise UserError(*where, "holds no checkpoint (ckpt-*)")
+        return newest
     check_checkpoint_flag(path)
     damage = find_damage(path)
     if damage is not None:
@@ -225,33 +231,21 @@ def find_checkpoint(path: str, say: Callable[[str], None]) -> str:
 
 
 def step_of(path: str) -> int:
-    """Returns the step of a whole checkpoint; 0 when it has no optimizer."""
+    """Returns the step of a complete checkpoint; 0 when it has no optimizer."""
     reader = tf.train.load_checkpoint(path)
     key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
     return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
 
 
 def has_optimizer(path: str) -> bool:
-    """Returns whether a whole checkpoint holds an optimizer, or a model alone."""
+    """Returns whether a complete checkpoint holds an optimizer, or a model alone."""
     names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     return any(name.startswith("optimizer/") for name in names)
 
 
-def tell_damages(damages: dict[str, str], used: str, say: Callable[[str], None]) -> None:
-    """Says, a line each, which checkpoints are damaged and which is used instead."""
-    for path, damage in damages.items():
-        say(f"Checkpoint {path} is damaged ({damage}); {os.path.basename(used)} is used instead.")
-
-
-def none_can_be_read(damages: dict[str, str]) -> str:
-    """Returns what is wrong when all checkpoints are damaged."""
-    path, damage = next(iter(damages.items()))
-    return f"none of {len(damages)} checkpoints can be read; the newest is {path} ({damage})"
-
-
 def _force_to_disk(directory: str, files: bool = True) -> None:
     """Waits until a local directory's entries, and its files if asked, are on the disk; remote ones are once closed."""
-    if "://" in directory:
+    if is_remote(directory):
         return
     names = [os.path.join(directory, name) for name in os.listdir(directory)] if files else []
     for path in (*names, directory):

@@ -34,11 +34,11 @@ def match(
     sections: tuple[str, ...],
     may_differ_in_rows: Collection[Any] = (),
 ) -> Match:
-    """Compares a whole checkpoint with objects, as `tf.train.Checkpoint` would match them: by names of attributes.
+    """Compares a complete checkpoint with objects, as `tf.train.Checkpoint` would match them: by names of attributes.
 
     Args:
       root: holds the objects.
-      path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
+      path: of the checkpoint, which `checkpoint_files.find_damage` found complete.
       sections: attributes of `root` that must fit: each variable in both, of the same shape and type.
       may_differ_in_rows: references (`ref()`) to variables whose first dimension may be another.
     """
@@ -84,11 +84,11 @@ def match(
 
 
 def restore(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> None:
-    """Restores objects from a whole checkpoint that fits them.
+    """Restores objects from a complete checkpoint that fits them.
 
     Args:
       root: holds the objects.
-      path: of the checkpoint, which `checkpoint_files.find_damage` found whole.
+      path: of the checkpoint, which `checkpoint_files.find_damage` found complete.
       sections: attributes of `root` that are restored.
 
     Raises:

@@ -1,69 +1,25 @@
-"""Everything a run needs to go on, to and from the workdir."""
+"""Everything a run needs to resume, to and from the workdir."""
 
 import functools
 import json
 import math
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
+from typing import Any
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.errors import ResumableError, UserError
-from electra_cli.files import write_atomically
+from electra_cli import files
+from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.base import Pretrainer
-from electra_cli.training.initialization import Changes, initialize
-from electra_cli.training.optimization import Optimizer, start_averages
-from electra_cli.workdir.checkpoint_files import (
-    CheckpointFiles,
-    find_checkpoint,
-    find_damage,
-    none_can_be_read,
-    step_of,
-    tell_damages,
-)
+from electra_cli.workdir.checkpoint_files import CheckpointFiles, find_checkpoint, find_damage, step_of
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, Match, match, restore
-
-
-class Background:
-    """Does one piece of work at a time in a thread; errors come out in `start`, `check` or `wait`, once."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, work: Callable[[], object]) -> None:
-        """Begins a piece of work, after the end of the one before."""
-        self.wait()
-
-        def guarded() -> None:
-            try:
-                work()
-            except BaseException as error:
-                self._error = error
-
-        # No daemon: the process ends after the work.
-        self._thread = threading.Thread(target=guarded, name="checkpoint")
-        self._thread.start()
-
-    def check(self) -> None:
-        """Raises the error that the work ended with, if it did."""
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def wait(self) -> None:
-        """Returns at the end of the work; raises as `check`."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.check()
-
+from electra_cli.workdir.run_files import BEST
 
 _RECORD = "best.json"
 
@@ -73,18 +29,18 @@ class BestCheckpoint:
 
     Args:
       directory: of its own; made when the first is written.
-      metric: a name of `config_checks.BEST_METRICS`.
-      warn: is told of a record or checkpoint that is damaged.
+      metric: a name of `config.checks.BEST_METRICS`.
+      warn: prints a line about a record or checkpoint that is damaged.
     """
 
     def __init__(self, directory: str, metric: str, warn: Callable[[str], None]):
         self._files = CheckpointFiles(directory)
-        self._file = tf.io.gfile.join(directory, _RECORD)
+        self._file = files.join(directory, _RECORD)
         self._metric, self._warn = metric, warn
-        self._record: dict | None = None
+        self._record: dict[str, Any] | None = None
 
     def recover(self) -> None:
-        """Ends what a killed process began, and reads the record.
+        """Finishes what a killed process began, and reads the record.
 
         Raises:
           UserError: the directory cannot be written.
@@ -92,11 +48,11 @@ class BestCheckpoint:
         self._files.recover()
         self._record, problem = self._read()
         if problem is not None:
-            self._warn(f"{problem}; the best checkpoint is chosen anew from here on.")
+            self._warn(f"{problem}; the best checkpoint is chosen again from here on.")
         elif self._record is not None:
             self._files.keep_only({self._record["step"]})
 
-    def is_beaten_by(self, result: dict[str, float]) -> bool:
+    def is_beaten_by(self, result: Mapping[str, float]) -> bool:
         """Returns whether held-out metrics are better than the record, or none compares with them."""
         value, record = result[self._metric], self._record
         if math.isnan(value):
@@ -108,7 +64,7 @@ class BestCheckpoint:
         is_loss = self._metric.endswith("_loss")
         return value < record["value"] if is_loss else value > record["value"]
 
-    def write(self, step: int, result: dict[str, float], write: Callable[[str], object]) -> None:
+    def write(self, step: int, result: Mapping[str, float], write: Callable[[str], object]) -> None:
         """Writes the checkpoint of a step, then the record, then removes the checkpoint that was the best.
 
         Args:
@@ -127,23 +83,16 @@ class BestCheckpoint:
             "num_examples": result["num_examples"],
             "phase": result.get("phase", 1),
         }
-        try:
-            write_atomically(self._file, json.dumps(record) + "\n")
-        except (tf.errors.OpError, OSError) as error:
-            raise ResumableError(
-                f"{self._file} cannot be written ({error}): make room or mend the directory, then the same command "
-                f"goes on"
-            ) from error
+        files.write_resumable(self._file, json.dumps(record) + "\n")
         self._record = record
         self._files.keep_only({step})
 
-    def _read(self) -> tuple[dict | None, str | None]:
-        """Returns the record of a checkpoint that is there and whole, and what is wrong otherwise."""
-        if not tf.io.gfile.exists(self._file):
+    def _read(self) -> tuple[dict[str, Any] | None, str | None]:
+        """Returns the record of a checkpoint that is there and complete, and what is wrong otherwise."""
+        if files.size(self._file) is None:
             return None, None
         try:
-            with tf.io.gfile.GFile(self._file) as stream:
-                record = json.load(stream)
+            record = json.loads(files.read_bytes(self._file))
             step = int(record["step"])
             record = {"step": step, "metric": str(record["metric"]), "value": float(record["value"]),
                       "num_examples": int(record["num_examples"]), "phase": int(record.get("phase", 1))}  # fmt: skip
@@ -159,20 +108,20 @@ class Checkpoints:
     """The checkpoints of a run; a context manager that waits until what is being written is on the disk.
 
     Args:
-      directory: where they lie.
-      model: the pretrainer, with its weights created.
+      directory: where they are.
+      model: the model, with its weights created; its `checkpoint_items` are saved under their names too.
       optimizer: the optimizer, built; its `iterations` are the step.
       state: by name, what else a run remembers; None where that is not read.
       settings: the section `train` of a resolved config; None where nothing is saved.
-      logger: is told of damaged checkpoints, and of what is written.
+      logger: receives warnings of damaged checkpoints, and reports of what is written.
       is_writer: False for one of several workers that only reads there.
     """
 
     def __init__(
         self,
         directory: str,
-        model: Pretrainer,
-        optimizer: Optimizer,
+        model: tf.Module,
+        optimizer: tf.Module,
         state: Mapping[str, tf.Module] | None = None,
         settings: ml_collections.FrozenConfigDict | None = None,
         logger: Logger | None = None,
@@ -186,12 +135,14 @@ class Checkpoints:
         _ = self._checkpoint.save_counter
         self._files = CheckpointFiles(directory)
         self._is_writer = is_writer
-        self._model, self._optimizer, self._settings = model, optimizer, settings
+        self._optimizer, self._settings = optimizer, settings
         self._logger = logger or Lines()
         self._best: BestCheckpoint | None = None
         if settings is not None and settings.best_metric:
-            self._best = BestCheckpoint(tf.io.gfile.join(directory, "best"), settings.best_metric, self._logger.warning)
-        self._background = Background()
+            self._best = BestCheckpoint(files.join(directory, BEST), settings.best_metric, self._logger.warning)
+        # One worker, for which the end of the process waits.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
         self._layout: Match | None = None
 
     def __enter__(self) -> "Checkpoints":
@@ -202,7 +153,7 @@ class Checkpoints:
         waiting = self._logger.status("Waiting for the last checkpoint") if in_background else nullcontext()
         try:
             with waiting:
-                self._background.wait()
+                self.wait()
         except UserError as failure:
             if isinstance(error, UserError):
                 raise UserError(f"{error}; besides, {failure}") from error
@@ -213,7 +164,7 @@ class Checkpoints:
         return int(self._optimizer.iterations.numpy())
 
     def recover(self) -> None:
-        """Ends what a killed process began to save; for the process that trains in the workdir.
+        """Finishes what a killed process began to save; for the process that trains in the workdir.
 
         Raises:
           UserError: the directory cannot be written.
@@ -225,29 +176,26 @@ class Checkpoints:
             self._best.recover()
 
     def restore_newest(self) -> int | None:
-        """Restores the newest checkpoint that is whole and returns its step; None when there never was one.
+        """Restores the newest checkpoint that is complete and returns its step; None when there never was one.
 
         Raises:
           UserError: none can be read, or it is of another model.
         """
-        path, damages = self._files.newest_whole()
+        path = self._files.newest(
+            self._logger.warning, remedy="put a complete one back, or choose another --workdir to start again"
+        )
         if path is None:
-            if damages:
+            if self._files.ever_saved():
                 raise UserError(
-                    f"{none_can_be_read(damages)}: put a whole one back, or choose another --workdir to begin anew"
-                )
-            if self._files.had_any():
-                raise UserError(
-                    f"{self._files.directory} held checkpoints of which none is there any more: put one back, or "
-                    f"choose another --workdir to begin anew"
+                    f"{self._files.directory} held checkpoints, and none is left: put one back, or choose another "
+                    f"--workdir to start again"
                 )
             return None
-        tell_damages(damages, path, self._logger.warning)
         self._restore(path, self._items)
         return self._step
 
     def restore_before(self, step: int) -> int | None:
-        """Restores the newest whole checkpoint of a step before `step` and removes later ones; returns its step.
+        """Restores the newest complete checkpoint of a step before `step` and removes later ones; returns its step.
 
         Only checkpoints of `train.checkpoint_interval` count: those that a stop left would not be there without it.
         All workers must call it at once; none may be writing. None, and nothing is changed, when there is no such one.
@@ -255,12 +203,12 @@ class Checkpoints:
         assert self._settings is not None
         interval = self._settings.checkpoint_interval
         regular = [other for other in self._files.steps() if other < step and other % interval == 0]
-        whole = next((other for other in reversed(regular) if find_damage(self._files.path(other)) is None), None)
-        if whole is None:
+        newest = next((other for other in reversed(regular) if find_damage(self._files.path(other)) is None), None)
+        if newest is None:
             return None
-        self._restore(self._files.path(whole), self._items)
+        self._restore(self._files.path(newest), self._items)
         if self._is_writer:
-            self._files.keep_only({other for other in self._files.steps() if other <= whole})
+            self._files.keep_only({other for other in self._files.steps() if other <= newest})
         return self._step
 
     def restore_for_evaluation(self, path: str, *, with_optimizer: bool) -> int:
@@ -278,37 +226,9 @@ class Checkpoints:
         self._logger.notice(f"Evaluating checkpoint {path}.")
         return step_of(path)
 
-    def restore_weights(self, path: str) -> str:
-        """Restores the model's weights alone from a checkpoint of any run and returns its path.
-
-        Args:
-          path: what `find_checkpoint` takes.
-
-        Raises:
-          UserError: there is none, it is damaged, or of another model.
-        """
-        path = find_checkpoint(path, self._logger.warning)
-        self._restore(path, ("model",))
-        return path
-
-    def start_from(self, path: str, changes: Changes | None = None) -> None:
-        """Takes the weights of a checkpoint of any run, to begin a run with.
-
-        Args:
-          path: what `find_checkpoint` takes.
-          changes: what this run has otherwise, and whether it takes the optimizer's moments too; None: nothing.
-
-        Raises:
-          UserError: there is none, it is damaged, or of another model.
-        """
-        if changes is None:
-            path = self.restore_weights(path)
-        else:
-            path = find_checkpoint(path, self._logger.warning)
-            initialize(self._checkpoint, self._model, self._optimizer, path, changes, self._logger.notice)
-        start_averages(self._optimizer, self._model.trainable_variables)
-        how = "goes on with its moments" if changes and changes.restore_optimizer else "begins anew"
-        self._logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
+    def restore_weights(self, path: str) -> None:
+        """Restores the model's weights alone from a checkpoint of any run; arguments and errors as above."""
+        self._restore(find_checkpoint(path, self._logger.warning), ("model",))
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.
@@ -321,8 +241,8 @@ class Checkpoints:
         if self._is_writer:
             self._write(functools.partial(self._write_and_prune, self._step))
 
-    def save_if_best(self, step: int, result: dict[str, float]) -> None:
-        """Writes the best checkpoint anew if the model as just evaluated is better than it.
+    def save_if_best(self, step: int, result: Mapping[str, float]) -> None:
+        """Writes the best checkpoint again if the model as just evaluated is better than it.
 
         Args:
           step: the current step.
@@ -333,24 +253,27 @@ class Checkpoints:
         """
         if self._best is None or not self._is_writer:
             return
-        self._background.wait()  # so that the record is the newest
+        self.wait()  # so that the record is the newest
         if self._best.is_beaten_by(result):
             self._write(functools.partial(self._best.write, step, result))
 
     def check(self) -> None:
-        """Raises the error that ended a save in the background, if one did."""
-        self._background.check()
+        """Raises the error that ended a save in the background, if one did; once."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when nothing is being written any more; raises as `check` does."""
-        self._background.wait()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def _restore(self, path: str, sections: tuple[str, ...]) -> None:
         restore(self._checkpoint, path, sections)
 
     def _write(self, write_with: Callable[[Callable[[str], object]], None]) -> None:
         """Calls `write_with` with what writes the values of this moment to a path; perhaps in the background."""
-        self._background.wait()
+        self.wait()
         if self._settings is None or not self._settings.async_checkpoints:
             write_with(self._checkpoint.write)
             return
@@ -360,7 +283,7 @@ class Checkpoints:
             return
         # Copied, since a step may write to a variable's memory.
         values = {key: np.array(variable.numpy()) for key, variable in self._layout.variables.items()}
-        self._background.start(functools.partial(write_with, _bundle_writer(values, self._layout.graph)))
+        self._pending = self._executor.submit(write_with, _bundle_writer(values, self._layout.graph))
 
     def _write_and_learn_layout(self, path: str) -> None:
         self._checkpoint.write(path)
@@ -370,7 +293,7 @@ class Checkpoints:
         assert self._settings is not None
         self._files.write(step, write)
         self._logger.checkpoint(step, self._files.path(step))
-        # Later ones were too damaged to go on from: their steps are computed again.
+        # Later ones were too damaged to resume from: their steps are computed again.
         steps = [other for other in self._files.steps() if other <= step]
         every = self._settings.keep_every_steps
         for_good = [other for other in steps if every and other % every == 0]
@@ -379,10 +302,10 @@ class Checkpoints:
         self._files.keep_only({*regular[-self._settings.keep_checkpoints :], *steps[-1:], *for_good})
 
 
-def _bundle_writer(values: dict[str, np.ndarray], graph: bytes) -> Callable[[str], None]:
+def _bundle_writer(values: Mapping[str, np.ndarray], graph: bytes) -> Callable[[str], None]:
     """Returns a function that writes values to a path as `tf.train.Checkpoint.write` does.
 
-    TensorFlow's own writing in the background (`experimental_enable_async_checkpoint`) tells no error before the next
+    TensorFlow's own writing in the background (`experimental_enable_async_checkpoint`) reports no error before the next
     write, and after the last one as a traceback at the end of the process.
     """
 

@@ -325,7 +325,7 @@ def test_another_fine_tuning_in_the_workdir_is_refused(tmp_path, short, whole, f
 
 
 def test_the_finished_model_has_no_optimizer(whole):
-    path, _ = CheckpointFiles(str(whole[0] / "seed-0/checkpoints")).newest_whole()
+    path = CheckpointFiles(str(whole[0] / "seed-0/checkpoints")).newest(print, "")
     assert path.endswith("ckpt-16") and not has_optimizer(path)
 
 

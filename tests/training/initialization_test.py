@@ -17,9 +17,8 @@ from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import build_pretrainer
 from electra_cli.training import loop
-from electra_cli.training.initialization import Changes, resize_positions, split_token
+from electra_cli.training.initialization import Changes, resize_positions, split_token, start_from
 from electra_cli.training.optimization import build_optimizer
-from electra_cli.workdir.checkpoints import Checkpoints
 from tests.conftest import VOCAB_SIZE
 from tests.interop.common import TOKENS, make_workdir, small_settings
 
@@ -29,7 +28,7 @@ NEW_TOKENS = (*TOKENS, "foxes", "##xed", "東京", "ß!")
 class Target:
     """A model of other sizes, and its optimizer, as a run builds them."""
 
-    def __init__(self, tmp_path, tokens=NEW_TOKENS, **overrides):
+    def __init__(self, tokens=NEW_TOKENS, **overrides):
         config = default_config()
         config.update_from_flattened_dict({**small_settings(), **overrides, "data.dir": "unused"})
         self.config = resolve(config, len(tokens))
@@ -39,12 +38,10 @@ class Target:
         self.optimizer.build(self.model.trainable_variables)
         self.lines = []
         self.tokens = tokens
-        self.checkpoints = Checkpoints(
-            str(tmp_path / "none"), self.model, self.optimizer, logger=Lines(self.lines.append)
-        )
 
     def start_from(self, path, **changes):
-        self.checkpoints.start_from(str(path), Changes(Vocabulary(self.tokens), **changes))
+        changes = Changes(Vocabulary(self.tokens), **changes)
+        start_from(str(path), self.model, self.optimizer, changes, Lines(self.lines.append))
         return self
 
 
@@ -64,13 +61,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def old(source):
     """Its model."""
-    return make_target(source).model
-
-
-def make_target(source):
-    target = Target(source, TOKENS)
-    target.checkpoints.start_from(str(source))
-    return target
+    return Target(TOKENS).start_from(source).model
 
 
 def embeddings(model):
@@ -78,7 +69,7 @@ def embeddings(model):
 
 
 def test_new_tokens_begin_as_the_mean_of_their_pieces(tmp_path, source, old):
-    target = Target(tmp_path).start_from(source)
+    target = Target().start_from(source)
     ids = {token: index for index, token in enumerate(TOKENS)}
     pieces = [
         [ids["fox"], ids["##e"], ids["##s"]],
@@ -105,8 +96,8 @@ def test_new_tokens_begin_as_the_mean_of_their_pieces(tmp_path, source, old):
 @pytest.mark.parametrize("sharing", ["none", "gradient_disentangled"])
 def test_tables_that_are_not_shared_grow_too(tmp_path, sharing):
     workdir = make_workdir(tmp_path / "run", **{"model.embedding_sharing": sharing})
-    target = Target(tmp_path, **{"model.embedding_sharing": sharing}).start_from(workdir)
-    same = Target(tmp_path, TOKENS, **{"model.embedding_sharing": sharing}).start_from(workdir)
+    target = Target(**{"model.embedding_sharing": sharing}).start_from(workdir)
+    same = Target(TOKENS, **{"model.embedding_sharing": sharing}).start_from(workdir)
     for network in ("generator_network", "discriminator_network"):
         before, after = (getattr(each.model, network).embeddings.word_embeddings for each in (same, target))
         np.testing.assert_array_equal(after[: len(TOKENS)], before)
@@ -116,13 +107,13 @@ def test_tables_that_are_not_shared_grow_too(tmp_path, sharing):
 def test_positions_are_copied_or_interpolated(tmp_path, source, old):
     before = embeddings(old).position_embeddings.numpy()
     longer = {"model.max_position_embeddings": 120}
-    copied = embeddings(Target(tmp_path, **longer).start_from(source).model).position_embeddings.numpy()
+    copied = embeddings(Target(**longer).start_from(source).model).position_embeddings.numpy()
     np.testing.assert_array_equal(copied, np.concatenate([before, before, before[:24]]))
-    target = Target(tmp_path, **{"model.max_position_embeddings": 95}).start_from(source, positions="interpolate")
+    target = Target(**{"model.max_position_embeddings": 95}).start_from(source, positions="interpolate")
     interpolated = embeddings(target.model).position_embeddings.numpy()
     np.testing.assert_allclose(interpolated[::2], before, atol=1e-6)
     np.testing.assert_allclose(interpolated[1::2], (before[1:] + before[:-1]) / 2, atol=1e-6)
-    shorter = Target(tmp_path, **{"model.max_position_embeddings": 32}).start_from(source)
+    shorter = Target(**{"model.max_position_embeddings": 32}).start_from(source)
     np.testing.assert_array_equal(embeddings(shorter.model).position_embeddings, before[:32])
 
 
@@ -147,13 +138,13 @@ def test_pieces_of_tokens():
 def test_moments_are_restored_when_asked_and_the_step_is_not(tmp_path, precision):
     workdir = make_workdir(tmp_path / "run", **{"runtime.precision": precision})
     checkpoint = workdir / "checkpoints" / "ckpt-7"
-    target = Target(tmp_path, **{"runtime.precision": precision, "model.max_position_embeddings": 50})
+    target = Target(**{"runtime.precision": precision, "model.max_position_embeddings": 50})
     inner = getattr(target.optimizer, "inner_optimizer", target.optimizer)
     values = values_of(checkpoint)
     names = [name for name in values if name.startswith("optimizer/_variables")]
     assert len(names) == 2 * len(target.model.trainable_variables)
     # The checkpoint's moments are zeros: write others.
-    source = Target(tmp_path, TOKENS, **{"runtime.precision": precision})
+    source = Target(TOKENS, **{"runtime.precision": precision})
     source.start_from(workdir)
     moments = getattr(source.optimizer, "inner_optimizer", source.optimizer)
     rng = np.random.default_rng(0)
@@ -170,24 +161,24 @@ def test_moments_are_restored_when_asked_and_the_step_is_not(tmp_path, precision
             rows = old.shape[0]
             np.testing.assert_array_equal(new[:rows], old)
             assert not np.any(new[rows:])
-    assert target.lines[-1].endswith("the optimizer goes on with its moments.")
-    fresh = Target(tmp_path).start_from(path, old_vocab_file=vocab_file)
+    assert target.lines[-1].endswith("the optimizer resumes with its moments.")
+    fresh = Target().start_from(path, old_vocab_file=vocab_file)
     assert not any(np.any(moment) for moment in (*fresh.optimizer._m, *fresh.optimizer._v))
-    assert fresh.lines[-1].endswith("the optimizer begins anew.")
+    assert fresh.lines[-1].endswith("the optimizer starts fresh.")
 
 
 def test_averages_start_from_the_weights_that_were_taken(tmp_path, source):
-    target = Target(tmp_path, **{"optimizer.ema_decay": 0.9}).start_from(source)
+    target = Target(**{"optimizer.ema_decay": 0.9}).start_from(source)
     averages = target.optimizer._model_variables_moving_average
     for average, variable in zip(averages, target.model.trainable_variables, strict=True):
         np.testing.assert_array_equal(average, variable)
 
 
 def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
-    before = [variable.numpy() for variable in Target(tmp_path).model.variables]
+    before = [variable.numpy() for variable in Target().model.variables]
 
     def refuse(message, tokens=NEW_TOKENS, path=source, **changes):
-        target = Target(tmp_path, tokens)
+        target = Target(tokens)
         with pytest.raises(UserError, match=message):
             target.start_from(path, **changes)
         if tokens is NEW_TOKENS:
@@ -203,10 +194,10 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
     for file in (source / "checkpoints").glob("ckpt-3.*"):
         (tmp_path / "lonely" / file.name).write_bytes(file.read_bytes())
     refuse("has 108 tokens, the data 112, and its vocabulary is not beside it", path=tmp_path / "lonely")
-    checkpoint = tf.train.Checkpoint(model=Target(tmp_path).model)
+    checkpoint = tf.train.Checkpoint(model=Target().model)
     refuse("holds no optimizer: give --config.init.optimizer=fresh", path=checkpoint.write(str(tmp_path / "bare")),
            restore_optimizer=True)  # fmt: skip
-    target = Target(tmp_path, **{"model.hidden_size": 32})
+    target = Target(**{"model.hidden_size": 32})
     with pytest.raises(UserError, match="are of different models"):
         target.start_from(source)
 

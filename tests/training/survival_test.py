@@ -107,7 +107,7 @@ def test_nothing_whole_or_another_model_ends_the_run_as_it_is(whole, config, tmp
     for data in (tmp_path / "run" / "checkpoints").glob("*.data*"):
         cut(data, 100)
     before = metrics_of(tmp_path / "run")
-    with pytest.raises(UserError, match=r"none of 3 checkpoints can be read; the newest is .*ckpt-6 .*put a whole one"):
+    with pytest.raises(UserError, match=r"none of 3 checkpoints can be read; the newest is .*ckpt-6 .*put a complete one"):
         train(config, tmp_path / "run", with_evaluation=False)
     assert metrics_of(tmp_path / "run") == before
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -254,7 +254,7 @@ def test_a_given_checkpoint_is_evaluated_and_started_from(whole, evaluated, conf
     monkeypatch.setattr(run.Run, "_train_phase", look)
     stopped = tmp_path / "run"
     lines = train(config, stopped, with_evaluation=False, checkpoint=given)
-    assert f"Starting at step 0 from the weights of {given}; the optimizer begins anew." in lines
+    assert f"Starting at step 0 from the weights of {given}; the optimizer starts fresh." in lines
     source = [value for name, value in _tensors(given).items() if name.startswith(("model", "encoder"))]
     assert seen["iterations"] == 0
     for weight, average in zip(seen["weights"], seen["averages"], strict=True):

@@ -132,12 +132,12 @@ def test_all_damaged_or_gone(tmp_path):
     Run(tmp_path).save(4, 8)
     for step in (4, 8):
         data_of(tmp_path, step).unlink()
-    message = r"none of 2 checkpoints can be read; the newest is .*ckpt-8 \(its data file is missing\): put a whole one"
+    message = r"none of 2 checkpoints can be read; the newest is .*ckpt-8 \(its data file is missing\): put a complete"
     with pytest.raises(UserError, match=message):
         Run(tmp_path).checkpoints.restore_newest()
     for step in (4, 8):
         index_of(tmp_path, step).unlink()
-    with pytest.raises(UserError, match="held checkpoints of which none is there any more"):
+    with pytest.raises(UserError, match="held checkpoints, and none is left: put one back"):
         Run(tmp_path).checkpoints.restore_newest()
 
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_read_now_is_not_called_damaged(tmp_path, monkeypatch):
         raise tf.errors.PermissionDeniedError(None, None, f"{path}; Permission denied")
 
     monkeypatch.setattr(tf.train, "load_checkpoint", refuse)
-    with pytest.raises(UserError, match=r"ckpt-8 cannot be read now: .*Permission denied; mend that"):
+    with pytest.raises(UserError, match=r"ckpt-8 cannot be read now: .*Permission denied; fix that"):
         Run(tmp_path).checkpoints.restore_newest()
 
 
@@ -402,7 +402,7 @@ def test_a_damaged_best_is_chosen_anew(tmp_path, what):
     file.write_bytes(file.read_bytes()[:10])
     run = Run(tmp_path, best_metric="rtd_loss")
     run.checkpoints.recover()
-    assert len(run.lines) == 1 and "damaged" in run.lines[0] and "is chosen anew from here on" in run.lines[0]
+    assert len(run.lines) == 1 and "damaged" in run.lines[0] and "is chosen again from here on" in run.lines[0]
     run.evaluated(4, rtd_loss=2.0)
     assert steps_in(tmp_path / "best") == [4]
 
@@ -493,25 +493,25 @@ def test_a_file_in_place_of_the_directory_is_no_run_without_checkpoints(tmp_path
             use()
 
 
-def test_starting_from_weights(tmp_path):
+def test_weights_alone(tmp_path):
     Run(tmp_path / "checkpoints").save(4, 8)
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "ckpt-8",
                  tmp_path / "checkpoints" / "ckpt-8.index"):  # fmt: skip
         run = Run(tmp_path / "new")
-        run.checkpoints.start_from(str(path))
+        run.checkpoints.restore_weights(str(path))
         assert run.values() == {8.0} and run.optimizer.iterations.numpy() == 0
-        assert len(run.lines) == 1 and "Starting at step 0 from the weights of " in run.lines[0]
-    run.checkpoints.start_from(str(tmp_path / "checkpoints" / "ckpt-4"))
+        assert run.lines == []
+    run.checkpoints.restore_weights(str(tmp_path / "checkpoints" / "ckpt-4"))
     assert run.values() == {4.0}
     data_of(tmp_path / "checkpoints", 8).write_bytes(b"x")
     with pytest.raises(UserError, match=r"--checkpoint=.*ckpt-8 is damaged \(.*give another"):
-        run.checkpoints.start_from(str(tmp_path / "checkpoints" / "ckpt-8"))
-    run.checkpoints.start_from(str(tmp_path))
-    assert "ckpt-4 is used instead" in run.lines[-2]
+        run.checkpoints.restore_weights(str(tmp_path / "checkpoints" / "ckpt-8"))
+    run.checkpoints.restore_weights(str(tmp_path))
+    assert "ckpt-4 is used instead" in run.lines[-1]
     (tmp_path / "empty").mkdir()
     for path, message in (("empty", "holds no checkpoint"), ("nowhere", "no such checkpoint or directory; give a")):
         with pytest.raises(UserError, match=message):
-            run.checkpoints.start_from(str(tmp_path / path))
+            run.checkpoints.restore_weights(str(tmp_path / path))
 
 
 def test_files_are_forced_to_the_disk_before_they_count(tmp_path, monkeypatch):
