@@ -5,7 +5,7 @@ from electra_cli.finetuning import huggingface_export, saved_model
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import SENTENCE_KINDS
 from electra_cli.finetuning.trained import FineTunedModel
-from electra_cli.finetuning.workdir_files import read_record
+from electra_cli.finetuning.workdir import read_record
 from electra_cli.interop.exporting import check_installed, deliver, sample_texts
 
 

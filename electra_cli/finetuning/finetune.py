@@ -19,8 +19,7 @@ from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import SeedRun, Split
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir import adopt
-from electra_cli.finetuning.workdir_files import SCORES_FILE, Record, seed_directory
+from electra_cli.finetuning.workdir import SCORES_FILE, Record, seed_directory, write_record
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.distribution import Runtime, build_runtime
@@ -92,7 +91,7 @@ def finetune(
         data_fingerprint=_fingerprint(start, encoded, task),
     )
     with Workdir(workdir), StopRequest() as stop:
-        adopt(workdir, record, filled, task.labels, start.tokenizer)
+        write_record(workdir, record, filled, task.labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)

@@ -11,7 +11,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import build_task, load_file
-from electra_cli.finetuning.workdir_files import Record, choose_seed, read_config, read_record, require_seed
+from electra_cli.finetuning.workdir import Record, choose_seed, read_config, read_record, require_seed
 from electra_cli.loggers.logger import Logger
 
 

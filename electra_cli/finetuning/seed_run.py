@@ -15,7 +15,7 @@ from electra_cli.finetuning.base import Encoded, Task
 from electra_cli.finetuning.examples import Example, are_labelled, fingerprint
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
-from electra_cli.finetuning.workdir_files import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
+from electra_cli.finetuning.workdir import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Pace

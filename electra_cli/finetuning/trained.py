@@ -11,13 +11,13 @@ from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import TaskModel, build_encoder, build_model
 from electra_cli.finetuning.tasks import build_task
-from electra_cli.finetuning.workdir import read_tokenizer
-from electra_cli.finetuning.workdir_files import (
+from electra_cli.finetuning.workdir import (
     Record,
     SeedScores,
     choose_seed,
     read_config,
     read_record,
+    read_tokenizer,
     require_seed,
     seed_directory,
 )

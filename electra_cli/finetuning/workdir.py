@@ -1,36 +1,119 @@
-"""The directory of a fine-tuning, written: what it was made of, predictions and scores."""
+"""The directory of a fine-tuning: what it was made of, and one directory a seed.
+
+config.json  labels.json  vocab.txt (and a SentencePiece model)  scores.json
+seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
+
+TensorFlow is not imported here: mistakes in these files are reported before it is.
+"""
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
-import tensorflow as tf
 
-from electra_cli.config.finetuning import differences
+from electra_cli import files
+from electra_cli.config.finetuning import default_config, differences
+from electra_cli.config.resolution import flatten
 from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
-from electra_cli.errors import ResumableError, UserError
-from electra_cli.files import write_atomically
+from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
-from electra_cli.finetuning.workdir_files import Record, read_record
-from electra_cli.workdir.run_files import CONFIG_FILE
+from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.workdir.run_files import CONFIG_FILE, write_json
+
+SCORES_FILE = "scores.json"
+_SEED_PREFIX = "seed-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What `config.json` of a fine-tuning holds.
+
+    Attributes:
+      config: the config of `config.fill_in`.
+      kind: the kind of task.
+      source: what the encoder was.
+      sizes: the encoder's sizes.
+      initializer_range: standard deviation of weights that were drawn.
+      length: tokens that training examples are padded to.
+      has_pairs: whether an example is two texts.
+      lower_case: whether its tokenizer lower-cases.
+      data_fingerprint: of the examples, as arrays, and the weights it started from.
+    """
+
+    config: dict[str, Any]
+    kind: str
+    source: str
+    sizes: EncoderSizes
+    initializer_range: float
+    length: int
+    has_pairs: bool
+    lower_case: bool
+    data_fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedScores:
+    """What `scores.json` of a seed holds.
+
+    Attributes:
+      splits: by name of a split that was predicted: `examples`, their fingerprint, `num_examples` and `scores`, None
+        where it is not labelled.
+    """
+
+    splits: Mapping[str, Mapping[str, Any]]
+
+    def has(self, name: str, fingerprint: str) -> bool:
+        """Returns whether these examples were predicted."""
+        return name in self.splits and self.splits[name]["examples"] == fingerprint
+
+    def scores(self, name: str) -> dict[str, float]:
+        """Returns the scores of a labelled split."""
+        return dict(self.splits[name]["scores"])
+
+    def with_split(
+        self, name: str, fingerprint: str, num_examples: int, scores: Mapping[str, float] | None
+    ) -> "SeedScores":
+        """Returns these and one more, in place of one of that name."""
+        values = None if scores is None else dict(scores)
+        entry = {"examples": fingerprint, "num_examples": num_examples, "scores": values}
+        return SeedScores({**self.splits, name: entry})
+
+
+def read_record(workdir: str) -> Record:
+    """Reads `config.json` of a fine-tuning.
+
+    Raises:
+      UserError: there is none, or it is damaged or of something else.
+    """
+    file = files.join(workdir, CONFIG_FILE)
+    if files.size(file) is None:
+        raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
+    try:
+        content = json.loads(files.read_bytes(file))
+        if "finetuning" not in content:
+            raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
+        config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
+        return Record(config=config, sizes=sizes, **content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error
 
 
 def holds_finetuning(workdir: str) -> bool:
-    """Returns whether a directory is the workdir of a fine-tuning, and not of pre-training; whole or damaged."""
-    file = tf.io.gfile.join(workdir, CONFIG_FILE)
-    if not tf.io.gfile.exists(file):
+    """Returns whether a directory is the workdir of a fine-tuning, and not of pre-training; complete or damaged."""
+    file = files.join(workdir, CONFIG_FILE)
+    if files.size(file) is None:
         return False
     try:
-        with tf.io.gfile.GFile(file) as stream:
-            content = json.load(stream)
+        content = json.loads(files.read_bytes(file))
     except ValueError:
-        return False  # whoever reads it as the other kind says that it is damaged
+        return False  # whoever reads it as the other kind reports that it is damaged
     return isinstance(content, dict) and "finetuning" in content
 
 
-def adopt(
+def write_record(
     workdir: str,
     record: Record,
     config: ml_collections.FrozenConfigDict,
@@ -43,8 +126,8 @@ def adopt(
       UserError: the workdir holds another one.
       ResumableError: it cannot be written.
     """
-    file = tf.io.gfile.join(workdir, CONFIG_FILE)
-    if tf.io.gfile.exists(file):
+    file = files.join(workdir, CONFIG_FILE)
+    if files.size(file) is not None:
         old = read_record(workdir)
         changed = differences(old.config, config)
         if not changed and old.data_fingerprint != record.data_fingerprint:
@@ -54,13 +137,11 @@ def adopt(
                 f"--workdir={workdir} holds another fine-tuning: {'; '.join(changed)}; give the old values, or another "
                 f"--workdir"
             )
-    try:
+    with files.writing("vocabulary and labels", to=workdir):
         tokenizer.save(workdir)
-        labels.save(tf.io.gfile.join(workdir, LABELS_FILE))
-        content = {"finetuning": record.config, **_fields(record)}
-        write_atomically(file, json.dumps(content, indent=1, sort_keys=True) + "\n")
-    except (OSError, tf.errors.OpError) as error:
-        raise ResumableError(f"--workdir={workdir} cannot be written: {str(error).splitlines()[0]}") from error
+        labels.save(files.join(workdir, LABELS_FILE))
+    content = dataclasses.asdict(record)
+    write_json(file, {"finetuning": content.pop("config"), **content}, sort_keys=True)
 
 
 def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
@@ -75,7 +156,84 @@ def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
     return tokenizer
 
 
-def _fields(record: Record) -> dict[str, Any]:
-    fields = dataclasses.asdict(record)
-    del fields["config"]
-    return fields
+def read_config(record: Record, workdir: str) -> ml_collections.ConfigDict:
+    """Returns the config of a fine-tuning.
+
+    Raises:
+      UserError: it has keys or types that this version does not know.
+    """
+    config = default_config()
+    known = flatten(config)
+    try:
+        config.update_from_flattened_dict(
+            {
+                key: tuple(value) if isinstance(known[key], tuple) else value
+                for key, value in flatten(record.config).items()
+            }
+        )
+        return config
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{workdir} was written by another version of this program: {error}") from error
+
+
+def read_seed_scores(directory: str) -> SeedScores | None:
+    """Reads `scores.json` of a seed's directory; None: the seed is not done.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    file = files.join(directory, SCORES_FILE)
+    if files.size(file) is None:
+        return None
+    try:
+        found = SeedScores(json.loads(files.read_bytes(file)))
+        for entry in found.splits.values():
+            if entry["scores"] is not None:
+                dict(entry["scores"])
+            entry["examples"], entry["num_examples"]
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it, then the same command makes it again") from error
+
+
+def seed_directory(workdir: str, seed: int) -> str:
+    """Returns the directory of a seed."""
+    return files.join(workdir, f"{_SEED_PREFIX}{seed}")
+
+
+def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
+    """Returns the seed with the best validation score, or test score where there is no validation; else the first.
+
+    Raises:
+      UserError: the fine-tuning is not done.
+    """
+    file = files.join(workdir, SCORES_FILE)
+    if files.size(file) is None:
+        raise UserError(f"--workdir={workdir} holds no {SCORES_FILE}: its fine-tuning is not done")
+    try:
+        summary = json.loads(files.read_bytes(file))
+        splits, primary = summary["splits"], summary["primary_score"]
+        of_seed = splits.get("validation", splits.get("test", {})).get("seeds", {})
+        best = max(of_seed, key=lambda seed: of_seed[seed][primary]) if of_seed else summary["seeds"][0]
+        if len(of_seed) > 1:
+            name = "validation" if "validation" in splits else "test"
+            say(f"Seed {best}, the best of {len(of_seed)} by {name} {primary}.")
+        return int(best)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"{file} is damaged ({error}): remove it and run the fine-tuning's command again") from error
+
+
+def require_seed(workdir: str, seed: int) -> SeedScores:
+    """Returns the scores of a seed.
+
+    Raises:
+      UserError: its fine-tuning is not done, or they are damaged.
+    """
+    scores = read_seed_scores(seed_directory(workdir, seed))
+    if scores is None:
+        directories = (name for name in files.list_directory(workdir) if name.startswith(_SEED_PREFIX))
+        scored = (name for name in directories if files.size(files.join(workdir, f"{name}/{SCORES_FILE}")) is not None)
+        done = sorted((name.removeprefix(_SEED_PREFIX) for name in scored), key=lambda number: (len(number), number))
+        remedy = f"give one of {', '.join(done)}, or none for the best" if done else "run its fine-tuning to its end"
+        raise UserError(f"--workdir={workdir} holds no fine-tuning with seed {seed} that is done: {remedy}")
+    return scores
