@@ -18,9 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import Run, encode_texts, load_run
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.interop.runs import LoadedRun, encode_texts, load_run, unpadded_rows
 
 __all__ = ["Electra", "Encoded", "Filled", "Token", "load"]
 
@@ -106,7 +104,7 @@ class Electra:
       run: its config, checkpoint, step, vocabulary and networks.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: LoadedRun):
         self.run = run
         self._encoder = run.tokenizer.build()
 
@@ -125,7 +123,7 @@ class Electra:
         self._require(role)
         tokens, layers = [], []
         for ids, inputs in self._batches(texts, batch_size):
-            states = np.stack([state.numpy() for state in hidden_states(self.run.model, role, inputs)], axis=1)
+            states = np.stack([state.numpy() for state in self.run.hidden_states(role, inputs)], axis=1)
             tokens += [self._tokens(row) for row in ids]
             layers += [state[:, : len(row)] for state, row in zip(states, ids, strict=True)]
         last = [of_text[-1] for of_text in layers]
@@ -148,15 +146,13 @@ class Electra:
           UserError: the model has no discriminator, or there is no text.
         """
         self._require("discriminator")
-        model = self.run.model
-        assert isinstance(model, ElectraPretrainer)
-        found = []
+        tokens = []
         for ids, inputs in self._batches(texts, batch_size):
-            logits = discriminator_logits(model, hidden_states(model, "discriminator", inputs)[-1])
+            logits = self.run.logits("discriminator", self.run.hidden_states("discriminator", inputs)[-1])
             for row, probabilities in zip(ids, tf.sigmoid(logits).numpy(), strict=True):
                 pairs = zip(self._tokens(row), probabilities.tolist(), strict=False)
-                found.append([Token(token, probability) for token, probability in pairs][1:-1])
-        return found
+                tokens.append([Token(token, probability) for token, probability in pairs][1:-1])
+        return tokens
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5, batch_size: int = 32) -> list[list[list[Filled]]]:
         """Returns for each text, for each [MASK] in it, the most probable tokens, the likeliest first.
@@ -173,21 +169,23 @@ class Electra:
         vocabulary = self.run.tokenizer.vocabulary
         if not 1 <= top_k <= vocabulary.size:
             raise UserError(f"top_k={top_k}: must be from 1 to {vocabulary.size:,}")
-        found = []
+        filled = []
         for ids, inputs in self._batches(texts, batch_size):
-            encoded = hidden_states(self.run.model, "generator", inputs)[-1]
+            encoded = self.run.hidden_states("generator", inputs)[-1]
             for index, row in enumerate(ids):
-                places = [place for place, token_id in enumerate(row) if token_id == vocabulary.mask_id]
-                filled = []
-                if places:
-                    logits = generator_logits(self.run.model, encoded[index : index + 1], tf.constant([places]))
-                    best, best_ids = tf.math.top_k(tf.nn.softmax(logits[0]), top_k)
-                    filled = [
+                positions = [position for position, token_id in enumerate(row) if token_id == vocabulary.mask_id]
+                if not positions:
+                    filled.append([])
+                    continue
+                logits = self.run.logits("generator", encoded[index : index + 1], tf.constant([positions]))
+                best, best_ids = tf.math.top_k(tf.nn.softmax(logits[0]), top_k)
+                filled.append(
+                    [
                         [Filled(vocabulary.tokens[token_id], float(p)) for token_id, p in zip(*pair, strict=True)]
                         for pair in zip(best_ids.numpy(), best.numpy(), strict=True)
                     ]
-                found.append(filled)
-        return found
+                )
+        return filled
 
     def _require(self, role: str) -> None:
         if role not in self.run.roles:
@@ -205,7 +203,4 @@ class Electra:
         length = self.run.config.model.max_position_embeddings
         for begin in range(0, len(texts), batch_size):
             inputs = encode_texts(self.run.tokenizer, list(texts[begin : begin + batch_size]), length, self._encoder)
-            ids = [
-                row[mask > 0].tolist() for row, mask in zip(inputs["input_word_ids"], inputs["input_mask"], strict=True)
-            ]
-            yield ids, inputs
+            yield unpadded_rows(inputs), inputs

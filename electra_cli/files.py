@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,23 @@ def read_bytes(path: str) -> bytes:
     """
     with open_file(path, "rb") as stream:
         return stream.read()
+
+
+def read_json(path: str) -> dict[str, Any]:
+    """Returns the JSON object of a file.
+
+    Raises:
+      UserError: it cannot be read, or is none.
+    """
+    try:
+        record = json.loads(read_bytes(path))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return record
 
 
 def size(path: str) -> int | None:

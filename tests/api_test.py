@@ -3,7 +3,6 @@ import pytest
 
 from electra_cli import api
 from electra_cli.errors import UserError
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
 from electra_cli.interop.runs import encode_texts
 from tests.interop.common import TOKENS, make_workdir
 
@@ -23,7 +22,7 @@ def electra(workdir):
 def test_encoded_texts_are_the_layers_without_padding(electra):
     inputs = encode_texts(electra.run.tokenizer, TEXTS, 48)
     for role in ("discriminator", "generator"):
-        expected = [np.asarray(state) for state in hidden_states(electra.run.model, role, inputs)]
+        expected = [np.asarray(state) for state in electra.run.hidden_states(role, inputs)]
         found = electra.encode(TEXTS, network=role, batch_size=2)
         assert found.tokens[1] == ["[CLS]", "two", "minute", "[SEP]"]
         for row, tokens in enumerate(found.tokens):
@@ -36,7 +35,7 @@ def test_encoded_texts_are_the_layers_without_padding(electra):
 
 def test_replaced_tokens_are_the_discriminators(electra):
     inputs = encode_texts(electra.run.tokenizer, TEXTS, 48)
-    logits = discriminator_logits(electra.run.model, hidden_states(electra.run.model, "discriminator", inputs)[-1])
+    logits = electra.run.logits("discriminator", electra.run.hidden_states("discriminator", inputs)[-1])
     found = electra.detect_replaced_tokens(TEXTS)
     assert [token.token for token in found[1]] == ["two", "minute"]
     for row, tokens in enumerate(found):
@@ -48,8 +47,8 @@ def test_masks_are_filled_by_the_generator(electra):
     found = electra.fill_mask(TEXTS, top_k=3, batch_size=1)
     assert [len(of_text) for of_text in found] == [2, 0, 1]
     inputs = encode_texts(electra.run.tokenizer, TEXTS, 48)
-    encoded = hidden_states(electra.run.model, "generator", inputs)[-1]
-    logits = np.asarray(generator_logits(electra.run.model, encoded), np.float64)
+    encoded = electra.run.hidden_states("generator", inputs)[-1]
+    logits = np.asarray(electra.run.logits("generator", encoded), np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     for row, mask, place in ((0, 0, 3), (0, 1, 7), (2, 0, 4)):
         best = np.argsort(-probabilities[row, place])[:3]

@@ -89,16 +89,16 @@ def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
     for name in _PRETRAINED_ONLY:
         if values[name].present:
             raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
-    from electra_cli.finetuning import exporting, trained  # noqa: PLC0415  (imports TensorFlow: seconds)
-    from electra_cli.interop import delivery  # noqa: PLC0415
+    from electra_cli.finetuning import trained, workdir_files  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.interop import delivery, exporting  # noqa: PLC0415
 
-    exporting.check_format(values.workdir, values.format)
+    exporting.check_format(values.format, workdir_files.read_record(values.workdir).kind)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the model"):
         model = trained.load_fine_tuned(values.workdir, values.seed, logger.notice)
     logger.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
     with logger.status("Exporting, and comparing"):
-        return exporting.export(model, values.format, values.output_dir, overwrite=values.overwrite)
+        return exporting.export_fine_tuned(model, values.format, values.output_dir, overwrite=values.overwrite)
 
 
 def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
@@ -106,7 +106,7 @@ def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
         raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
 
-    exporting.check_installed(values.format)
+    exporting.check_format(values.format)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the checkpoint"):
         run = runs.load_run(
@@ -120,7 +120,7 @@ def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
     averages = ", averaged" if run.is_averaged else ""
     logger.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
     with logger.status("Exporting, and comparing"):
-        return exporting.export(
+        return exporting.export_run(
             run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=logger.notice
         )
 

@@ -1,4 +1,4 @@
-"""`electra-import`: a foreign checkpoint, or one of ours, to a starting point for `electra-pretrain`."""
+"""`electra-import`: a checkpoint of another library, or one of ours, to a starting point for `electra-pretrain`."""
 
 from absl import flags
 
@@ -93,7 +93,7 @@ def _main(values: flags.FlagValues) -> None:
 
 def _import(values: flags.FlagValues, logger: Logger) -> None:
     with logger.status("Starting TensorFlow"):
-        from electra_cli.interop import delivery, importing, runs  # noqa: PLC0415  (imports it, which takes seconds)
+        from electra_cli.interop import delivery, importing, runs, starting_points  # noqa: PLC0415  (imports it, which takes seconds)
 
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status(f"Importing {values.source}"):
@@ -110,7 +110,7 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
                 raise error.with_options({"--workdir": "--source"}) from error
             importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=logger.notice)
             return
-        foreign = importing.read_source(
+        external = starting_points.read_source(
             values.format,
             values.source,
             generator_source=values.generator_source,
@@ -118,8 +118,8 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
             num_attention_heads=values.num_attention_heads,
             generator_num_attention_heads=values.generator_num_attention_heads,
         )
-        importing.import_foreign(
-            foreign,
+        importing.import_external(
+            external,
             values.format,
             values.output_dir,
             vocab_file=values.vocab_file,

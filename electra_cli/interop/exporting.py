@@ -1,4 +1,4 @@
-"""From a run to a directory in a foreign format, checked before it appears."""
+"""From a run or a fine-tuned model to a directory in the format of another library, checked before it appears."""
 
 import os
 import random
@@ -6,14 +6,16 @@ from collections.abc import Callable
 
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.model import SENTENCE_KINDS
+from electra_cli.finetuning.trained import FineTunedModel
 from electra_cli.interop import google_tf1, huggingface_export, saved_model, tfm
 from electra_cli.interop.delivery import new_directory
-from electra_cli.interop.runs import Run
-from electra_cli.objectives import weights as weights_module
+from electra_cli.interop.runs import LoadedRun
 
 FORMATS = ("huggingface", "saved_model", "tfm", "google_tf1")
 NETWORKS = ("discriminator", "generator", "both")
-# Largest difference of a hidden state or logit that another library's float32 may make.
+# Largest difference of a hidden state, logit or probability that another library's float32 may make.
 TOLERANCE = 1e-4
 _SAMPLE_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -23,18 +25,47 @@ _SAMPLE_TEXTS = (
 )
 
 
-def export(
-    run: Run, format_name: str, network: str, output_dir: str, *, overwrite: bool, say: Callable[[str], None] = print
+def check_format(format_name: str, kind: str | None = None) -> None:
+    """Checks that a model can be exported in a format, before time is spent.
+
+    Args:
+      format_name: one of `FORMATS`.
+      kind: the kind of task of a fine-tuned model; None: it is not fine-tuned.
+
+    Raises:
+      UserError: it cannot, or something is not installed.
+    """
+    if kind is not None and format_name not in ("huggingface", "saved_model"):
+        raise UserError(
+            f"--format={format_name} holds encoders without a task: for a fine-tuned model give huggingface, or "
+            f"saved_model"
+        )
+    if kind is not None and format_name == "saved_model" and kind not in SENTENCE_KINDS:
+        raise UserError(
+            f"--format=saved_model is for classification and regression: of {kind.replace('_', ' ')} give huggingface"
+        )
+    if format_name == "huggingface":
+        huggingface_export.check_installed()
+
+
+def export_run(
+    run: LoadedRun,
+    format_name: str,
+    network: str,
+    output_dir: str,
+    *,
+    overwrite: bool,
+    say: Callable[[str], None] = print,
 ) -> float:
     """Writes networks of a run to a new directory.
 
     Args:
       run: the run.
       format_name: one of `FORMATS`.
-      network: one of `NETWORKS`. Of 'both', huggingface and tfm make a directory each.
-      output_dir: the directory to be made; local.
+      network: one of `NETWORKS`. Of 'both', huggingface and tfm write a directory each.
+      output_dir: the directory to create; local.
       overwrite: whether one that is there and not empty may be replaced.
-      say: prints a line.
+      say: receives lines to print.
 
     Returns:
       The largest difference of hidden states and logits from the run's own on sample text.
@@ -43,29 +74,68 @@ def export(
       UserError: the run has no such network, something is not installed, the directory cannot be written, or what was
         written computes something else. Nothing is left then.
     """
-    roles = choose_roles(run, network)
-    check_installed(format_name)
+    roles = ["discriminator", "generator"] if network == "both" else [network]
+    for role in roles:
+        if role not in run.roles:
+            raise UserError(f"--network={network}: the run {run.workdir} has no {role}; give --network={run.roles[0]}")
+    check_format(format_name)
     texts = sample_texts(run.tokenizer.vocabulary)
-    return deliver(
-        output_dir, lambda directory: _WRITERS[format_name](run, roles, directory, texts, say), overwrite=overwrite
-    )
+
+    def write(directory: str) -> float:
+        if format_name == "saved_model":
+            saved_model.write(run, roles, directory)
+            return saved_model.compare(run, roles, directory, texts)
+        if format_name == "google_tf1":
+            return google_tf1.write_run(run, roles, directory)
+        differences = []
+        for role in roles:
+            below = directory if len(roles) == 1 else os.path.join(directory, role)
+            os.makedirs(below, exist_ok=True)
+            if format_name == "huggingface":
+                huggingface_export.write(run, role, below)
+                differences.append(huggingface_export.compare(run, role, below, texts))
+            else:
+                tfm.write(run, role, below)
+                differences.append(tfm.compare(run, role, below, texts))
+                tanh = tfm.compare(run, role, below, texts, exact=False)
+                say(
+                    f"tf-models-official computes GELU in its tanh form: before fine-tuning, the {role}'s outputs "
+                    f"there differ by up to {tanh:.1e}."
+                )
+        return max(differences)
+
+    return _deliver(output_dir, write, overwrite=overwrite)
 
 
-def deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool) -> float:
-    """Makes a directory of what `write` puts there, if that computes the same.
+def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, *, overwrite: bool) -> float:
+    """Writes a fine-tuned model to a new directory.
 
     Args:
-      output_dir: the directory to be made; local.
-      write: writes to the directory that it is called with, reads that, and returns the largest difference from the
-        checkpoint's figures.
+      model: the model.
+      format_name: 'huggingface' or 'saved_model'.
+      output_dir: the directory to create; local.
       overwrite: whether one that is there and not empty may be replaced.
 
     Returns:
-      The difference.
+      The largest difference of logits (saved_model: of probabilities or numbers) from the model's own on sample text.
 
     Raises:
-      UserError: it is too large, or the directory cannot be written. Nothing is left then.
+      UserError: `check_format` does not allow it, the directory cannot be written, or what was written computes
+        something else. Nothing is left then.
     """
+    check_format(format_name, model.task.kind)
+    writer = huggingface_export if format_name == "huggingface" else saved_model
+    examples = sample_examples(model)
+
+    def write(directory: str) -> float:
+        writer.write_fine_tuned(model, directory)
+        return writer.compare_fine_tuned(model, directory, examples)
+
+    return _deliver(output_dir, write, overwrite=overwrite)
+
+
+def _deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool) -> float:
+    """Creates a directory of what `write` writes to it, if the difference that `write` returns is small enough."""
     with new_directory(output_dir, overwrite=overwrite) as directory:
         difference = write(directory)
         if not difference <= TOLERANCE:
@@ -74,25 +144,6 @@ def deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool) 
                 f"was exported"
             )
     return difference
-
-
-def check_installed(format_name: str) -> None:
-    """Raises a `UserError` when what a format needs is not installed."""
-    if format_name == "huggingface":
-        huggingface_export.check_installed()
-
-
-def choose_roles(run: Run, network: str) -> list[str]:
-    """Returns which networks are meant.
-
-    Raises:
-      UserError: the run does not have them.
-    """
-    roles = ["discriminator", "generator"] if network == "both" else [network]
-    for role in roles:
-        if role not in run.roles:
-            raise UserError(f"--network={network}: the run {run.workdir} has no {role}; give --network={run.roles[0]}")
-    return roles
 
 
 def sample_texts(vocabulary: Vocabulary) -> list[str]:
@@ -104,62 +155,23 @@ def sample_texts(vocabulary: Vocabulary) -> list[str]:
     return [*_SAMPLE_TEXTS, *(" ".join(rng.choices(words, k=length)) for length in (5, 20, 80))]
 
 
-def _directory_of(role: str, roles: list[str], directory: str) -> str:
-    if len(roles) == 1:
-        return directory
-    below = os.path.join(directory, role)
-    os.makedirs(below)
-    return below
-
-
-def _write_huggingface(run: Run, roles: list[str], directory: str, texts: list[str], _: object) -> float:
-    differences = []
-    for role in roles:
-        below = _directory_of(role, roles, directory)
-        huggingface_export.write(run, role, below)
-        differences.append(huggingface_export.deviation(run, role, below, texts))
-    return max(differences)
-
-
-def _write_tfm(run: Run, roles: list[str], directory: str, texts: list[str], say: Callable[[str], None]) -> float:
-    differences = []
-    for role in roles:
-        below = _directory_of(role, roles, directory)
-        tfm.write(run, role, below)
-        differences.append(tfm.deviation(run, role, below, texts))
-        tanh = tfm.deviation(run, role, below, texts, exact=False)
-        say(
-            f"tf-models-official computes GELU in its tanh form: before fine-tuning, the {role}'s outputs there differ "
-            f"by up to {tanh:.1e}."
+def sample_examples(model: FineTunedModel) -> list[Example]:
+    """Returns unlabelled examples of the task's kind to compare on."""
+    # In the text of a task [MASK] is no token.
+    texts = [text.replace("[MASK] ", "") for text in sample_texts(model.tokenizer.vocabulary)]
+    kind = model.task.kind
+    seconds: list[str | None] = [None] * len(texts)
+    if kind == "question_answering":
+        texts, seconds = [texts[0]] * len(texts), list(texts)
+    elif model.record.has_pairs:
+        seconds = [*texts[1:], texts[0]]
+    return [
+        Example(
+            where=f"sample {index}",
+            id=str(index),
+            text=text,
+            second_text=second,
+            words=tuple(text.split()) if kind == "tagging" else None,
         )
-    return max(differences)
-
-
-def _write_saved_model(run: Run, roles: list[str], directory: str, texts: list[str], _: object) -> float:
-    saved_model.write(run, roles, directory)
-    return saved_model.deviation(run, roles, directory, texts)
-
-
-def _write_google_tf1(run: Run, roles: list[str], directory: str, _: object, __: object) -> float:
-    weights = weights_module.read(run.model)
-    if roles == ["discriminator"]:
-        keep = ("electra/", "discriminator_predictions/")
-        weights = {name: value for name, value in weights.items() if name.startswith(keep)}
-    elif roles == ["generator"]:
-        is_own = any(name.startswith("generator/encoder/") for name in weights)
-        drop = ("discriminator_predictions/", *(("electra/encoder/", "electra/embeddings_project/") if is_own else ()))
-        weights = {name: value for name, value in weights.items() if not name.startswith(drop)}
-    prefix = os.path.join(directory, f"model.ckpt-{run.step}")
-    google_tf1.write(weights, run.step, prefix)
-    google_tf1.write_hparams(run.config, os.path.join(directory, "config.json"))
-    run.tokenizer.save(directory)
-    written = google_tf1.read_weights(prefix)
-    return 0.0 if weights_module.are_equal(weights, written) else float("inf")
-
-
-_WRITERS: dict[str, Callable[..., float]] = {
-    "huggingface": _write_huggingface,
-    "saved_model": _write_saved_model,
-    "tfm": _write_tfm,
-    "google_tf1": _write_google_tf1,
-}
+        for index, (text, second) in enumerate(zip(texts, seconds, strict=True))
+    ]

@@ -1,5 +1,6 @@
 """TensorFlow 1 checkpoints of google-research/electra: their hyperparameters and weights to ours, and weights back."""
 
+import dataclasses
 import json
 import os
 import re
@@ -14,12 +15,15 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
-from electra_cli.interop.foreign import Foreign, read_json
+from electra_cli.files import read_json
+from electra_cli.interop.importing import ExternalModel
+from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.weights import Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 
+_SCOPES = ("electra/", "generator/", "discriminator_predictions/", "generator_predictions/")
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
 _HPARAMS = {
     "max_seq_length": "data.max_seq_length",
@@ -51,6 +55,7 @@ _MODEL_HPARAMS = {
     "attention_probs_dropout_prob": "model.attention_dropout",
     "initializer_range": "model.initializer_range",
 }
+_RATES = ("model.hidden_dropout", "model.attention_dropout", "model.initializer_range")
 # Variables that are no weights: the step, and the moments of its Adam.
 _NO_WEIGHT = re.compile(r"global_step|.*/adam_[mv]")
 _STEP = "global_step"
@@ -90,18 +95,14 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def load_weights(model: ElectraPretrainer, checkpoint: str) -> None:
-    """Loads generator, discriminator and their heads, of any size.
-
-    Args:
-      model: a pretrainer of `build_pretrainer` whose sizes are those of the checkpoint.
-      checkpoint: prefix of a checkpoint of google-research/electra, as 'electra_small/electra_small'.
+    """Loads generator, discriminator and their heads from the prefix of a checkpoint, as 'electra_small/electra_small'.
 
     Raises:
       UserError: the checkpoint cannot be read, lacks a weight, or has one of another shape. The model is unchanged.
     """
     weights = read_weights(checkpoint)
     try:
-        weights_module.assign(model, weights, all_of_them=True)
+        weights_module.assign(model, weights, require_all=True)
     except UserError as error:
         raise UserError(f"{checkpoint}: {error}") from error
 
@@ -131,17 +132,17 @@ def find_checkpoint(source: str) -> str:
     latest = tf.train.latest_checkpoint(source)
     if latest is not None:
         return latest
-    found = sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))
-    if len(found) != 1:
-        names = ", ".join(os.path.basename(path).removesuffix(".index") for path in found)
+    paths = [path.removesuffix(".index") for path in sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))]
+    if len(paths) != 1:
+        names = ", ".join(map(os.path.basename, paths))
         option = Option("--source")
-        if not found:
+        if not paths:
             raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
         raise UserError(option, f"={source} holds several checkpoints ({names}): give one, ", option, f"={source}/NAME")
-    return found[0].removesuffix(".index")
+    return paths[0]
 
 
-def read(source: str, hparams_file: str | None = None) -> Foreign:
+def read(source: str, hparams_file: str | None = None) -> ExternalModel:
     """Reads a checkpoint of google-research/electra.
 
     Sizes follow from the weights. Heads are those of its rule, one for 64 units of width, unless hyperparameters say
@@ -165,7 +166,7 @@ def read(source: str, hparams_file: str | None = None) -> Foreign:
         hparams_file = tf.io.gfile.join(beside, "config.json")
     hparams = read_json(hparams_file) if hparams_file else {}
     config = config_from_hparams(hparams)
-    # The checkpoint says what the hyperparameters need not: widths and layers of both networks.
+    # Widths and layers of both networks follow from the weights, whatever the hyperparameters leave open.
     hidden_size = weights["electra/encoder/layer_0/output/dense/bias"].shape[0]
     heads = max(1, hidden_size // 64)
     if "model_hparam_overrides" in hparams:
@@ -173,46 +174,72 @@ def read(source: str, hparams_file: str | None = None) -> Foreign:
     generator = "generator/encoder/layer_0/output/dense/bias"
     is_tied = generator not in weights and "generator_predictions/output_bias" in weights
     generator_heads = heads if is_tied else max(1, weights.get(generator, np.zeros(64)).shape[0] // 64)
-    foreign = Foreign.from_weights(weights, checkpoint, heads, generator_heads)
+    external = _from_weights(weights, checkpoint, heads, generator_heads)
     if hparams:
         settings = flatten(config)
-        foreign.settings = {key: settings[key] for key in _known_keys(hparams) if not key.startswith("model.")}
-        foreign.settings |= {key: settings[key] for key in _RATES}
-        _check_against(foreign, config, hparams, hparams_file or "")
-    foreign.vocab_file = find_vocab_file(beside)
-    return foreign
+        names = {**_HPARAMS, **_MODEL_HPARAMS}
+        given = [names[name] for name in {**hparams, **hparams.get("model_hparam_overrides", {})} if name in names]
+        external.settings = {key: settings[key] for key in given if not key.startswith("model.")}
+        external.settings |= {key: settings[key] for key in _RATES}
+        _check_sizes(external, config, given, hparams_file or "")
+    external.vocab_file = find_vocab_file(beside)
+    return external
 
 
-_RATES = ("model.hidden_dropout", "model.attention_dropout", "model.initializer_range")
+def _from_weights(weights: Mapping[str, np.ndarray], source: str, heads: int, generator_heads: int) -> ExternalModel:
+    """Returns the networks of weights under the names of `objectives/weights.py`, with their attention heads."""
+    discriminator = weights_module.split(weights, "discriminator", heads)
+    generator = weights_module.split(weights, "generator", generator_heads)
+    is_tied = generator is not None and not any(name.startswith("generator/encoder/") for name in weights)
+    if is_tied and discriminator is not None and not discriminator.has_head:
+        discriminator = None  # of masked language modeling alone
+    unexpected = {name for name in weights if not name.startswith(_SCOPES)}
+    for network, scope in ((discriminator, "electra"), (generator, "electra" if is_tied else "generator")):
+        if network is not None:
+            unexpected |= {f"{scope}/{name}" for name in network.drop_unknown()}
+    is_tied = is_tied and discriminator is not None
+    return ExternalModel(source, discriminator, generator, is_tied, unexpected=sorted(unexpected))
 
 
-def _known_keys(hparams: dict[str, Any]) -> list[str]:
-    names = {**_HPARAMS, **_MODEL_HPARAMS}
-    return [names[name] for name in {**hparams, **hparams.get("model_hparam_overrides", {})} if name in names]
-
-
-def _check_against(foreign: Foreign, config: ml_collections.ConfigDict, hparams: dict[str, Any], file: str) -> None:
-    """Compares what hyperparameters say of sizes with the weights."""
-    said = _known_keys(hparams)
-    if foreign.discriminator is None:
+def _check_sizes(external: ExternalModel, config: ml_collections.ConfigDict, given: list[str], file: str) -> None:
+    """Compares the sizes that hyperparameters, those of the keys `given`, ask for with the weights."""
+    if external.discriminator is None:
         return
-    sizes = foreign.discriminator.sizes
-    for key, found in (
-        ("model.vocab_size", sizes.vocab_size),
-        ("model.embedding_size", sizes.embedding_size),
-        ("model.hidden_size", sizes.hidden_size),
-        ("model.num_layers", sizes.num_layers),
-        ("model.intermediate_size", sizes.intermediate_size),
-        ("model.max_position_embeddings", sizes.max_position_embeddings),
-        ("model.type_vocab_size", sizes.type_vocab_size),
-    ):
-        wanted = flatten(config)[key]
-        if key in said and wanted != found:
-            raise UserError(f"{file} makes {key.removeprefix('model.')} {wanted}, the weights have {found}")
-    if foreign.generator is not None and "model.hidden_size" in said and not foreign.is_tied:
-        wanted, found = generator_sizes(config)["hidden_size"], foreign.generator.sizes.hidden_size
-        if "generator_hidden_size" in hparams and wanted != found:
-            raise UserError(f"{file} makes a generator of width {wanted}, that of the weights is {found} wide")
+    for name, size in dataclasses.asdict(external.discriminator.sizes).items():
+        wanted = flatten(config)[f"model.{name}"]
+        if f"model.{name}" in given and wanted != size:
+            raise UserError(f"{file} makes {name} {wanted}, the weights have {size}")
+    if external.generator is None or external.is_tied:
+        return
+    wanted, width = generator_sizes(config)["hidden_size"], external.generator.sizes.hidden_size
+    if "model.hidden_size" in given and "model.generator_size" in given and wanted != width:
+        raise UserError(f"{file} makes a generator of width {wanted}, that of the weights is {width} wide")
+
+
+def write_run(run: LoadedRun, roles: list[str], directory: str) -> float:
+    """Writes networks of a run with hyperparameters and vocabulary.
+
+    Returns:
+      0 if the written weights are the run's to the bit, otherwise infinity.
+
+    Raises:
+      UserError: the original has no hyperparameter for what the config says.
+    """
+    weights = weights_module.read(run.model)
+    if roles == ["discriminator"]:
+        keep = ("electra/", "discriminator_predictions/")
+        weights = {name: value for name, value in weights.items() if name.startswith(keep)}
+    elif roles == ["generator"]:
+        is_own = any(name.startswith("generator/encoder/") for name in weights)
+        drop = ("discriminator_predictions/", *(("electra/encoder/", "electra/embeddings_project/") if is_own else ()))
+        weights = {name: value for name, value in weights.items() if not name.startswith(drop)}
+    prefix = os.path.join(directory, f"model.ckpt-{run.step}")
+    write(weights, run.step, prefix)
+    with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as stream:
+        json.dump(hparams_of(run.config), stream, indent=1, sort_keys=True)
+        stream.write("\n")
+    run.tokenizer.save(directory)
+    return 0.0 if weights_module.are_equal(weights, read_weights(prefix)) else float("inf")
 
 
 def write(weights: Mapping[str, np.ndarray], step: int, prefix: str) -> None:
@@ -259,10 +286,3 @@ def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
         "model_hparam_overrides": {name: flat[key] for name, key in _MODEL_HPARAMS.items()},
     }
     return hparams
-
-
-def write_hparams(config: ml_collections.FrozenConfigDict, file: str) -> None:
-    """Writes `hparams_of(config)` as JSON."""
-    with open(file, "w", encoding="utf-8") as stream:
-        json.dump(hparams_of(config), stream, indent=1, sort_keys=True)
-        stream.write("\n")

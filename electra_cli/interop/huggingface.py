@@ -1,22 +1,24 @@
-"""Models of Hugging Face transformers: names and layout of their weights to ours and back, and their folders read.
+"""Models of Hugging Face transformers: names and layout of their weights to ours and back; folders are read.
 
 Read are folders of `ElectraForPreTraining` (a discriminator), `ElectraForMaskedLM` (a generator), any other model of
 ELECTRA and any of BERT (a discriminator without its head). Transformers is not imported; PyTorch is, for files that it
 wrote.
 """
 
-import json
+import dataclasses
 import os
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from electra_cli import files
 from electra_cli.errors import Option, UserError
-from electra_cli.interop.foreign import Foreign, drop_unknown, read_json
+from electra_cli.files import read_json
+from electra_cli.interop.importing import ExternalModel
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
+from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.objectives.weights import Network, Weights
 
 CONFIG_FILE = "config.json"
@@ -31,20 +33,21 @@ _PARTS = (
 )
 # Buffers of older versions, and the word table's second name.
 _NO_WEIGHT = ("embeddings.position_ids", "generator_lm_head.weight")
-# What a config there says that decides what is computed, and what it must be for ours to compute the same.
+# Keys of a config there that change what is computed, and the value with which ours computes the same.
 _REQUIRED = {
     "hidden_act": ("gelu", "the exact GELU"),
     "position_embedding_type": ("absolute", "absolute positions"),
     "layer_norm_eps": (LAYER_NORM_EPSILON, f"a LayerNorm epsilon of {LAYER_NORM_EPSILON}"),
 }
-_SETTINGS = {
+# Names there, and keys of ours, of what sizes do not determine.
+SETTINGS = {
     "hidden_dropout_prob": "model.hidden_dropout",
     "attention_probs_dropout_prob": "model.attention_dropout",
     "initializer_range": "model.initializer_range",
 }
 
 
-def read(source: str) -> Foreign:
+def read(source: str) -> ExternalModel:
     """Reads a folder of transformers.
 
     Raises:
@@ -66,17 +69,15 @@ def read(source: str) -> Foreign:
             raise UserError(f"{file}: {key} is {config[key]!r}; this program computes {meaning} only")
     tensors, notices = _read_tensors(source)
     network, unexpected = _network(tensors, config, file)
-    vocabulary = _read_vocabulary(source)
-    foreign = Foreign(
+    return ExternalModel(
         source=source,
         discriminator=network if network.role == "discriminator" else None,
         generator=network if network.role == "generator" else None,
-        settings={key: float(config[name]) for name, key in _SETTINGS.items() if name in config},
+        settings={key: float(config[name]) for name, key in SETTINGS.items() if name in config},
         unexpected=unexpected,
         notices=notices,
-        **vocabulary,
+        **_read_vocabulary(source),
     )
-    return foreign
 
 
 def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Network, list[str]]:
@@ -87,42 +88,35 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
     table = tensors.get("electra.embeddings.word_embeddings.weight")
     if not np.array_equal(tensors.get("generator_lm_head.weight", table), table):
         raise UserError(f"{os.path.dirname(file)}: the head's table is not the word table, as ELECTRA's is")
-    network = Network(role, {}, _number(config, "num_attention_heads", file))
+    num_heads = config.get("num_attention_heads")
+    if not isinstance(num_heads, int) or num_heads < 1:
+        raise UserError(f"{file}: num_attention_heads is {num_heads!r}, not a number")
+    network = Network(role, {}, num_heads)
     unexpected = []
     for name, value in tensors.items():
-        ours = our_name(name)
-        if ours is None or (is_bert and not ours.startswith(("embeddings/", "encoder/"))):
-            if not name.endswith(_NO_WEIGHT):
-                unexpected.append(name)
-            continue
-        network.weights[ours] = value.T if ours.endswith("/kernel") else value
+        ours = from_hf_name(name)
+        if ours is not None and (not is_bert or ours.startswith(("embeddings/", "encoder/"))):
+            network.weights[ours] = value.T if ours.endswith("/kernel") else value
+        elif not name.endswith(_NO_WEIGHT):
+            unexpected.append(name)
     try:
-        sizes = network.sizes
-        unexpected += drop_unknown(network)
+        unexpected += network.drop_unknown()
     except UserError as error:
         raise UserError(f"{os.path.dirname(file)}: {error}") from error
-    for key, found in (
-        ("vocab_size", sizes.vocab_size),
-        ("embedding_size", sizes.embedding_size),
-        ("hidden_size", sizes.hidden_size),
-        ("num_hidden_layers", sizes.num_layers),
-        ("intermediate_size", sizes.intermediate_size),
-        ("max_position_embeddings", sizes.max_position_embeddings),
-        ("type_vocab_size", sizes.type_vocab_size),
-    ):
-        if key in config and config[key] != found:
-            raise UserError(f"{file}: {key} is {config[key]}, the weights have {found}")
+    for key, size in size_keys(network.sizes).items():
+        if key in config and config[key] != size:
+            raise UserError(f"{file}: {key} is {config[key]}, the weights have {size}")
     return network, sorted(unexpected)
 
 
-def _number(config: dict[str, Any], key: str, file: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"{file}: {key} is {value!r}, not a number")
-    return value
+def size_keys(sizes: EncoderSizes) -> dict[str, int]:
+    """Returns the sizes of a network as arguments of transformers' `ElectraConfig`."""
+    return {
+        "num_hidden_layers" if name == "num_layers" else name: size for name, size in dataclasses.asdict(sizes).items()
+    }
 
 
-def our_name(name: str) -> str | None:
+def from_hf_name(name: str) -> str | None:
     """Returns the name in a `Network` of a tensor of transformers; None when it is not of one."""
     if name.endswith(_NO_WEIGHT):
         return None
@@ -142,7 +136,7 @@ def our_name(name: str) -> str | None:
     return "/".join(filter(None, [stem.replace(".", "/"), last]))
 
 
-def their_name(name: str, role: str) -> str:
+def to_hf_name(name: str, role: str) -> str:
     """Returns the name of a tensor of `ElectraForPreTraining` or `ElectraForMaskedLM` for one in a `Network`."""
     if name == "predictions/output_bias":
         return "generator_lm_head.bias"
@@ -154,8 +148,13 @@ def their_name(name: str, role: str) -> str:
     return f"{role}_{name}" if name.startswith("predictions.") else f"electra.{name}"
 
 
+def to_hf_layout(name: str, value: np.ndarray) -> np.ndarray:
+    """Returns a weight of a `Network` as PyTorch has it: kernels are [outputs, inputs]."""
+    return np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
+
+
 def _read_tensors(source: str) -> tuple[Weights, list[str]]:
-    """Returns all tensors of a folder as float32, and what is to be said of them."""
+    """Returns all tensors of a folder as float32, and notices for the user."""
     readers: tuple[tuple[str, Callable[[str], dict[str, Any]]], ...] = (
         (_SAFETENSORS, _read_safetensors),
         (_PYTORCH, _read_pytorch),
@@ -170,19 +169,19 @@ def _read_tensors(source: str) -> tuple[Weights, list[str]]:
 
 
 def _read_shards(source: str, index: str, read_file: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict):
-        raise UserError(f"{index} has no weight_map: copy the folder anew")
-    shards = sorted(set(places.values()))
+    file_of = read_json(index).get("weight_map")
+    if not isinstance(file_of, dict):
+        raise UserError(f"{index} has no weight_map: copy the folder again")
+    shards = sorted(set(file_of.values()))
     lost = [shard for shard in shards if not os.path.exists(os.path.join(source, shard))]
     if lost:
         raise UserError(f"{source} holds {len(shards) - len(lost)} of {len(shards)} shards: {lost[0]} is missing")
     tensors: dict[str, Any] = {}
     for shard in shards:
         tensors.update(read_file(os.path.join(source, shard)))
-    absent = sorted(places.keys() - tensors.keys())
+    absent = sorted(file_of.keys() - tensors.keys())
     if absent:
-        raise UserError(f"{os.path.join(source, places[absent[0]])} lacks {absent[0]}, which {index} names")
+        raise UserError(f"{os.path.join(source, file_of[absent[0]])} lacks {absent[0]}, which {index} names")
     return tensors
 
 
@@ -198,7 +197,7 @@ def _read_safetensors(file: str) -> dict[str, Any]:
     try:
         return load_file(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it anew") from error
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
     except (KeyError, TypeError, AttributeError):
         return _read_bfloat16(file)  # a type that NumPy does not have
 
@@ -228,14 +227,14 @@ def _read_pytorch(file: str) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} holds more than tensors, which is not unpickled: save it as safetensors") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it anew") from error
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UserError(f"{file} holds no state dict of tensors")
     return tensors
 
 
 def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
-    """Takes arrays of NumPy or tensors of PyTorch; leaves out what is no number with a point."""
+    """Takes arrays of NumPy or tensors of PyTorch; drops those of integers."""
     types = {name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}
     weights = {
         name: np.asarray(value if isinstance(value, np.ndarray) else value.float().numpy(), np.float32)
@@ -247,15 +246,15 @@ def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
 
 
 def _read_vocabulary(source: str) -> dict[str, Any]:
-    """Returns the arguments of `Foreign` that a folder's tokenizer decides."""
-    found: dict[str, Any] = {}
+    """Returns the arguments of `ExternalModel` that a folder's tokenizer decides."""
+    arguments: dict[str, Any] = {}
     tokenizer_file, settings_file = (os.path.join(source, name) for name in ("tokenizer.json", "tokenizer_config.json"))
     if os.path.exists(settings_file):
         lower_case = read_json(settings_file).get("do_lower_case")
         if isinstance(lower_case, bool):
-            found["lower_case"] = lower_case
+            arguments["lower_case"] = lower_case
     if os.path.exists(os.path.join(source, "vocab.txt")):
-        found["vocab_file"] = os.path.join(source, "vocab.txt")
+        arguments["vocab_file"] = os.path.join(source, "vocab.txt")
     if os.path.exists(tokenizer_file):
         tokenizer = read_json(tokenizer_file)
         model = tokenizer.get("model") or {}
@@ -263,70 +262,10 @@ def _read_vocabulary(source: str) -> dict[str, Any]:
             raise UserError(f"{tokenizer_file} is a tokenizer of type {model.get('type')!r}, not WordPiece")
         lower_case = (tokenizer.get("normalizer") or {}).get("lowercase")
         if isinstance(lower_case, bool):
-            found["lower_case"] = lower_case
-        if "vocab_file" not in found:
+            arguments["lower_case"] = lower_case
+        if "vocab_file" not in arguments:
             ids = {**model.get("vocab", {}), **{item["content"]: item["id"] for item in tokenizer["added_tokens"]}}
             if sorted(ids.values()) != list(range(len(ids))):
                 raise UserError(f"{tokenizer_file}: the ids of its {len(ids)} tokens have gaps")
-            found["tokens"] = tuple(sorted(ids, key=lambda token: ids[token]))
-    return found
-
-
-def config_of(network: Network, settings: Mapping[str, float], pad_id: int) -> dict[str, Any]:
-    """Returns the arguments of transformers' `ElectraConfig` for a network.
-
-    Args:
-      network: the network.
-      settings: dropout rates and initializer range under our keys.
-      pad_id: id of [PAD].
-    """
-    sizes = network.sizes
-    return {
-        "vocab_size": sizes.vocab_size,
-        "embedding_size": sizes.embedding_size,
-        "hidden_size": sizes.hidden_size,
-        "num_hidden_layers": sizes.num_layers,
-        "num_attention_heads": sizes.num_attention_heads,
-        "intermediate_size": sizes.intermediate_size,
-        "max_position_embeddings": sizes.max_position_embeddings,
-        "type_vocab_size": sizes.type_vocab_size,
-        "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPSILON,
-        "pad_token_id": pad_id,
-        **{name: settings[key] for name, key in _SETTINGS.items()},
-    }
-
-
-def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) -> dict[str, str]:
-    """Returns the content of the files that make a `BertTokenizerFast` of the vocabulary, by name."""
-    special = {
-        "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-    }  # fmt: skip
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower_case,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
-        "model_max_length": max_length,
-        **special,
-    }
-    return {
-        "vocab.txt": "\n".join(tokens) + "\n",
-        "tokenizer.json": _fast_tokenizer(tokens, lower_case),
-        "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
-        "special_tokens_map.json": json.dumps(special, indent=1) + "\n",
-    }
-
-
-def _fast_tokenizer(tokens: tuple[str, ...], lower_case: bool) -> str:
-    import tokenizers  # noqa: PLC0415  (import time)
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415
-
-    ids = {token: index for index, token in enumerate(tokens)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    return tokenizer.to_str(pretty=False)
+            arguments["tokens"] = tuple(sorted(ids, key=lambda token: ids[token]))
+    return arguments

@@ -1,4 +1,4 @@
-"""A network as a folder of Hugging Face transformers, with tokenizer and model card, compared with ours."""
+"""A network of a run, or a fine-tuned model, as a folder of Hugging Face transformers, compared with ours."""
 
 import json
 import os
@@ -9,12 +9,33 @@ import numpy as np
 
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
-from electra_cli.interop import huggingface
-from electra_cli.interop.model_card import model_card
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import Run, encode_texts
+from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.interop.huggingface import CONFIG_FILE, SETTINGS, size_keys, to_hf_layout, to_hf_name
+from electra_cli.interop.model_card import fine_tuned_card, run_card
+from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
+from electra_cli.modeling.fused import LAYER_NORM_EPSILON
+from electra_cli.objectives.weights import Network, Weights, read_encoder
 
-_ARCHITECTURES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+_NETWORK_CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
+_TASK_CLASSES = {
+    "classification": "ElectraForSequenceClassification",
+    "regression": "ElectraForSequenceClassification",
+    "tagging": "ElectraForTokenClassification",
+    "question_answering": "ElectraForQuestionAnswering",
+}
+_PROBLEM_TYPES = {"classification": "single_label_classification", "regression": "regression"}
+# The names of the output layer of each task's head; of a text there is a dense layer before it.
+_DENSE_LAYER = "classifier.dense"
+_OUTPUT_LAYERS = {
+    "classification": "classifier.out_proj",
+    "regression": "classifier.out_proj",
+    "tagging": "classifier",
+    "question_answering": "qa_outputs",
+}
+_SPECIAL_TOKENS = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
+}  # fmt: skip
 
 
 def check_installed() -> None:
@@ -30,7 +51,7 @@ def check_installed() -> None:
         ) from error
 
 
-def write(run: Run, role: str, directory: str) -> None:
+def write(run: LoadedRun, role: str, directory: str) -> None:
     """Writes `config.json`, `model.safetensors`, the tokenizer's files and `README.md`, the model card.
 
     Args:
@@ -42,86 +63,136 @@ def write(run: Run, role: str, directory: str) -> None:
       UserError: the run has a SentencePiece model, for which there is no tokenizer of ELECTRA.
       OSError: it cannot be written.
     """
-    require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
+    _require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
     network = run.network(role)
-    config = huggingface.config_of(network, run.settings, run.tokenizer.vocabulary.pad_id)
-    tensors = {huggingface.their_name(name, role): their_layout(name, value) for name, value in network.weights.items()}
-    write_folder(
+    config = _config(network, run.config.model, run.config.model.initializer_range, run.tokenizer)
+    _write_folder(
         directory,
-        {"architectures": [_ARCHITECTURES[role]], "model_type": "electra", **config},
-        tensors,
+        {"architectures": [_NETWORK_CLASSES[role]], "model_type": "electra", **config},
+        _tensors(network.weights, role),
         run.tokenizer,
         network.sizes.max_position_embeddings,
-        model_card(run, role),
+        run_card(run, role),
     )
 
 
-def require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
-    """Raises a `UserError` for a SentencePiece model, of which ELECTRA has none there; `others` are formats that do."""
+def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
+    """Writes what `write` does; raises as it."""
+    _require_wordpiece(
+        model.tokenizer,
+        "--format=saved_model" if model.model.head_dense is not None else "an encoder with WordPiece",
+    )
+    kind, network = model.task.kind, Network("discriminator", {}, model.record.sizes.num_attention_heads)
+    network.weights = read_encoder(model.model.encoder)
+    config = {
+        "architectures": [_TASK_CLASSES[kind]],
+        "model_type": "electra",
+        **_config(network, model.config.model, model.record.initializer_range, model.tokenizer),
+    }
+    if kind != "question_answering":
+        # Of a regression transformers counts outputs by their names, too.
+        names = model.task.labels.labels if kind != "regression" else ("number",)
+        config["id2label"] = {str(index): name for index, name in enumerate(names)}
+        config["label2id"] = {name: index for index, name in enumerate(names)}
+    if kind in _PROBLEM_TYPES:
+        config["problem_type"] = _PROBLEM_TYPES[kind]
+    config["classifier_dropout"] = model.config.model.head_dropout
+    tensors = {**_tensors(network.weights, "discriminator"), **_head_tensors(model)}
+    _write_folder(directory, config, tensors, model.tokenizer, model.max_length, fine_tuned_card(model))
+
+
+def _require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
     if tokenizer.vocabulary.is_sentencepiece:
         raise UserError(
             f"the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose {others}"
         )
 
 
-def their_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """Returns a weight of a `Network` as PyTorch has it: kernels are [outputs, inputs]."""
-    return np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
+def _config(network: Network, rates: Any, initializer_range: float, tokenizer: TokenizerSettings) -> dict[str, Any]:
+    """Returns the arguments of transformers' `ElectraConfig`; `rates` are the section `model` of a config."""
+    settings = {**rates.to_dict(), "initializer_range": initializer_range}
+    return {
+        **size_keys(network.sizes),
+        "hidden_act": "gelu",
+        "layer_norm_eps": LAYER_NORM_EPSILON,
+        "pad_token_id": tokenizer.vocabulary.pad_id,
+        **{name: settings[key.removeprefix("model.")] for name, key in SETTINGS.items()},
+    }
 
 
-def write_folder(
+def _tensors(weights: Weights, role: str) -> Weights:
+    return {to_hf_name(name, role): to_hf_layout(name, value) for name, value in weights.items()}
+
+
+def _head_tensors(model: FineTunedModel) -> Weights:
+    output = _OUTPUT_LAYERS[model.task.kind]
+    tensors = {}
+    for name, layer in ((_DENSE_LAYER, model.model.head_dense), (output, model.model.head_output)):
+        if layer is not None:
+            tensors[f"{name}.weight"] = np.ascontiguousarray(layer.kernel.numpy().T)
+            tensors[f"{name}.bias"] = layer.bias.numpy()
+    if model.task.kind == "regression":
+        # Their output is the number itself.
+        label_map = model.task.labels
+        tensors[f"{output}.weight"] *= np.float32(label_map.deviation)
+        tensors[f"{output}.bias"] = label_map.numbers(tensors[f"{output}.bias"]).astype(np.float32)
+    return tensors
+
+
+def _write_folder(
     directory: str,
     config: Mapping[str, Any],
-    tensors: dict[str, np.ndarray],
+    tensors: Weights,
     tokenizer: TokenizerSettings,
     max_length: int,
     card: str,
 ) -> None:
-    """Writes `config.json`, `model.safetensors`, the tokenizer's files and `README.md`.
+    import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
+    from safetensors.numpy import save_file  # noqa: PLC0415
 
-    Args:
-      directory: an empty directory.
-      config: the arguments of transformers' `ElectraConfig`, `architectures` and `model_type`.
-      tensors: by their names there.
-      tokenizer: how text becomes tokens; WordPiece.
-      max_length: tokens that the tokenizer cuts text to.
-      card: the model card.
-
-    Raises:
-      OSError: it cannot be written.
-    """
     contents = {
-        huggingface.CONFIG_FILE: json.dumps(config, indent=1) + "\n",
+        CONFIG_FILE: json.dumps(config, indent=1) + "\n",
         "README.md": card,
-        **huggingface.tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length),
+        **tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length),
     }
     for name, content in contents.items():
         with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
             stream.write(content)
-    _write_tensors(tensors, os.path.join(directory, "model.safetensors"))
-
-
-def _write_tensors(tensors: dict[str, np.ndarray], file: str) -> None:
-    import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
-    from safetensors.numpy import save_file  # noqa: PLC0415
-
     try:
-        save_file(tensors, file, metadata={"format": "pt"})
+        save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def load_folder(directory: str, automatic: str) -> tuple[Any, Any]:
-    """Returns tokenizer and model of a folder, as transformers' class of the name `automatic` loads it."""
-    import transformers  # noqa: PLC0415  (an extra; only this format needs it)
+def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) -> dict[str, str]:
+    """Returns the content of the files of a `BertTokenizerFast`, by name; text is cut to `max_length` tokens."""
+    import tokenizers  # noqa: PLC0415  (import time)
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
-    return tokenizer, getattr(transformers, automatic).from_pretrained(directory).eval()
+    ids = {token: index for index, token in enumerate(tokens)}
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lower_case,
+        "strip_accents": None,
+        "tokenize_chinese_chars": True,
+        "model_max_length": max_length,
+        **_SPECIAL_TOKENS,
+    }
+    return {
+        "vocab.txt": "\n".join(tokens) + "\n",
+        "tokenizer.json": tokenizer.to_str(pretty=False),
+        "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
+        "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=1) + "\n",
+    }
 
 
-def deviation(run: Run, role: str, directory: str, texts: list[str]) -> float:
+def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> float:
     """Loads a folder with transformers and returns the largest difference of hidden states and logits from ours.
 
     Args:
@@ -133,26 +204,75 @@ def deviation(run: Run, role: str, directory: str, texts: list[str]) -> float:
     Raises:
       UserError: tokens differ.
     """
-    import torch  # noqa: PLC0415  (an extra; only this format needs it)
-
-    tokenizer, model = load_folder(
-        directory, "AutoModelForPreTraining" if role == "discriminator" else "AutoModelForMaskedLM"
-    )
+    tokenizer = _load(directory, "AutoTokenizer")
     length = min(128, run.config.model.max_position_embeddings)
     inputs = encode_texts(run.tokenizer, texts, length)
-    theirs = tokenizer(texts, truncation=True, max_length=length, padding=True)
-    for text, ids, ours in zip(texts, theirs["input_ids"], inputs["input_word_ids"].tolist(), strict=True):
-        if ids != ours:
-            raise UserError(f"the exported tokenizer makes other tokens of {text[:40]!r}: nothing was exported")
+    for text, ids in zip(texts, unpadded_rows(inputs), strict=True):
+        _check_tokens(text, tokenizer(text, truncation=True, max_length=length)["input_ids"], ids)
+    automatic = "AutoModelForPreTraining" if role == "discriminator" else "AutoModelForMaskedLM"
+    theirs = _outputs(_load(directory, automatic), inputs)
+    states = run.hidden_states(role, inputs)
+    pairs = [(theirs.logits, run.logits(role, states[-1])), *zip(theirs.hidden_states[1:], states, strict=True)]
+    return max_abs_diff(pairs, inputs["input_mask"].astype(bool))
+
+
+def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
+    """Loads a folder with transformers and returns the largest difference of logits from ours.
+
+    Args:
+      model: the model that was written there.
+      directory: the folder.
+      examples: what to compare on; unlabelled.
+
+    Raises:
+      UserError: tokens differ.
+    """
+    task, encoder = model.task, model.tokenizer.build()
+    tokenizer = _load(directory, "AutoTokenizer")
+    encoded = task.encode(examples, encoder, model.tokenizer.vocabulary, model.max_length)
+    inputs, rows = encoded.features, encoded.example_indices.tolist()
+    ids = unpadded_rows(inputs)
+    for index, (example, length) in enumerate(zip(examples, task.lengths(examples, encoder), strict=True)):
+        if length > model.max_length:
+            continue
+        if example.words is not None:
+            theirs = tokenizer(list(example.words), is_split_into_words=True)["input_ids"]
+        else:
+            theirs = tokenizer(example.text, example.second_text)["input_ids"]
+        _check_tokens(example.text, theirs, ids[rows.index(index)])
+    automatic = _TASK_CLASSES[task.kind].replace("Electra", "AutoModel")
+    outputs = _outputs(_load(directory, automatic), inputs)
+    if task.kind == "question_answering":
+        logits = np.stack([outputs.start_logits, outputs.end_logits], axis=-1)
+    else:
+        logits = outputs.logits.numpy()
+    if task.kind == "regression":
+        logits = task.labels.scaled(logits)
+    kept = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
+    return max_abs_diff([(logits, model.model(inputs, training=False))], kept)
+
+
+def _load(directory: str, automatic: str) -> Any:
+    """Returns what transformers' class `automatic` loads."""
+    import transformers  # noqa: PLC0415  (an extra; only this format needs it)
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    return getattr(transformers, automatic).from_pretrained(directory)
+
+
+def _outputs(model: Any, inputs: dict[str, np.ndarray]) -> Any:
+    import torch  # noqa: PLC0415  (an extra; only this format needs it)
+
     with torch.no_grad():
-        found = model(
+        return model.eval()(
             torch.tensor(inputs["input_word_ids"], dtype=torch.long),
             attention_mask=torch.tensor(inputs["input_mask"], dtype=torch.long),
             token_type_ids=torch.tensor(inputs["input_type_ids"], dtype=torch.long),
             output_hidden_states=True,
         )
-    states = hidden_states(run.model, role, inputs)
-    logits = (discriminator_logits if role == "discriminator" else generator_logits)(run.model, states[-1])
-    pairs = [(found.logits, logits), *zip(found.hidden_states[1:], states, strict=True)]
-    real: np.ndarray = inputs["input_mask"].astype(bool)
-    return max(float(np.abs(theirs.numpy() - ours.numpy())[real].max()) for theirs, ours in pairs)
+
+
+def _check_tokens(text: str, theirs: list[int], ours: list[int]) -> None:
+    if theirs != ours:
+        raise UserError(f"the exported tokenizer makes other tokens of {text[:40]!r}: nothing was exported")

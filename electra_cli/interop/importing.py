@@ -1,11 +1,13 @@
-"""From a foreign model to a starting point: a directory with a checkpoint of ours, its config, and a report.
+"""From an external model to a starting point: a directory with a checkpoint of ours, its config, and a report.
 
 The directory looks like a workdir, so that it can be exported, and loaded from Python, too.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -18,137 +20,81 @@ from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Option, UserError
-from electra_cli.interop import google_tf1, huggingface, tfm
 from electra_cli.interop.delivery import new_directory
-from electra_cli.interop.foreign import Foreign
-from electra_cli.interop.runs import Run, load_run
+from electra_cli.interop.runs import LoadedRun, load_run
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
-from electra_cli.objectives.weights import Network, expected_shapes
+from electra_cli.objectives.weights import Network
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
 from electra_cli.workdir.run_files import CONFIG_FILE
 
 PYTHON_CONFIG, REPORT_FILE = "config.py", "import.json"
-_LARGEST_GROUPS = 12
+_MAX_GROUPS = 12  # of weights in a line
 
 
-def read_source(
-    format_name: str,
-    source: str,
-    *,
-    generator_source: str | None = None,
-    hparams_file: str | None = None,
-    num_attention_heads: int | None = None,
-    generator_num_attention_heads: int | None = None,
-) -> Foreign:
-    """Reads a foreign model.
+@dataclasses.dataclass
+class ExternalModel:
+    """A model of another library, as the readers of formats return it.
 
-    Args:
-      format_name: 'google_tf1', 'huggingface' or 'tfm'.
-      source: where it is; see the module of that format.
-      generator_source: with huggingface, the folder of the generator.
-      hparams_file: with google_tf1, a file of hyperparameters.
-      num_attention_heads: heads of the discriminator, where weights do not tell and the format's rule does not hold.
-      generator_num_attention_heads: and of the generator.
-
-    Raises:
-      UserError: it cannot be read, or is incomplete.
+    Attributes:
+      source: where it was read.
+      discriminator: the discriminator, with or without its head; None when there is none.
+      generator: the generator with its head; None when there is none.
+      is_tied: whether one network is both.
+      settings: config keys of ours that its own config decides, with their values.
+      unexpected: what it holds beyond the two networks.
+      notices: what the user should know of it, a line each.
+      vocab_file: its vocabulary; None when it has none.
+      tokens: the vocabulary, where there is no such file.
+      lower_case: whether its tokenizer lower-cases; None when that is not known.
     """
-    if format_name == "google_tf1":
-        foreign = google_tf1.read(source, hparams_file)
-    elif format_name == "tfm":
-        foreign = tfm.read(source)
-    else:
-        foreign = huggingface.read(source)
-    if generator_source:
-        other = huggingface.read(generator_source)
-        if foreign.discriminator is None or other.generator is None:
-            raise UserError(
-                Option("--source"),
-                " must be a discriminator (ElectraForPreTraining) and ",
-                Option("--generator_source"),
-                " a generator (ElectraForMaskedLM)",
-            )
-        foreign.generator = other.generator
-        foreign.unexpected += other.unexpected
-    if foreign.is_tied or foreign.discriminator is None:
-        generator_num_attention_heads = num_attention_heads
-    for network, heads in (
-        (foreign.discriminator, num_attention_heads),
-        (foreign.generator, generator_num_attention_heads),
-    ):
-        if network is not None:
-            network.num_attention_heads = heads or network.num_attention_heads
-            _check_complete(network, source)
-    if foreign.discriminator is not None and foreign.generator is not None:
-        _check_pair(foreign.discriminator, foreign.generator)
-    return foreign
+
+    source: str
+    discriminator: Network | None
+    generator: Network | None
+    is_tied: bool = False
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unexpected: list[str] = dataclasses.field(default_factory=list)
+    notices: list[str] = dataclasses.field(default_factory=list)
+    vocab_file: str | None = None
+    tokens: tuple[str, ...] | None = None
+    lower_case: bool | None = None
+
+    @property
+    def networks(self) -> list[Network]:
+        """Those that there are, the discriminator first."""
+        return [network for network in (self.discriminator, self.generator) if network is not None]
 
 
-def _check_complete(network: Network, source: str) -> None:
-    """Raises a `UserError` unless all of a network is there, and all of its head or nothing."""
-    missing = sorted(expected_shapes(network.role, network.sizes).keys() - network.weights.keys())
-    if any(not name.startswith("predictions/") for name in missing) or (missing and network.has_head):
-        raise UserError(f"{source}: {len(missing)} weights of the {network.role} are missing, such as {missing[0]}")
-    if missing and network.role == "generator":
-        raise UserError(f"{source}: the generator has no head")
-
-
-def _check_pair(discriminator: Network, generator: Network) -> None:
-    for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
-        first, second = getattr(discriminator.sizes, name), getattr(generator.sizes, name)
-        if first != second:
-            raise UserError(
-                f"the discriminator has a {name} of {first}, the generator of {second}: they do not belong together"
-            )
-
-
-def config_of(foreign: Foreign, generator_size: float) -> ml_collections.ConfigDict:
-    """Returns the default config with the sizes and settings of a foreign model.
-
-    Args:
-      foreign: the model.
-      generator_size: width of a generator that is made new, as a fraction of the discriminator's.
-    """
+def config_of(external: ExternalModel, generator_size: float) -> ml_collections.ConfigDict:
+    """Returns the default config with the sizes and settings of an external model; see `import_external`."""
     config = default_config()
-    config.update_from_flattened_dict(foreign.settings)
-    main = foreign.discriminator or foreign.generator
-    assert main is not None
-    sizes, model = main.sizes, config.model
-    for name in (
-        "embedding_size",
-        "num_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-        "type_vocab_size",
-    ):
-        model[name] = getattr(sizes, name)
+    config.update_from_flattened_dict(external.settings)
+    sizes, model = external.networks[0].sizes, config.model
+    for name, size in dataclasses.asdict(sizes).items():
+        if name != "vocab_size":  # which follows from the data
+            model[name] = size
     config.data.max_seq_length = min(config.data.max_seq_length, sizes.max_position_embeddings)
-    generator = foreign.generator
-    if foreign.discriminator is None:
+    generator = external.generator
+    if external.discriminator is None:
         config.objective.name = "mlm"
-    elif foreign.is_tied:
+    elif external.is_tied:
         config.objective.tied_generator = True
     elif generator is None:
         model.generator_size = generator_size
     else:
-        model.embedding_sharing = _sharing(foreign.discriminator, generator)
+        tables = [network.weights["embeddings/word_embeddings"] for network in external.networks]
+        if weights_module.shares_embeddings(external.discriminator, generator):
+            model.embedding_sharing = "all"
+        else:
+            model.embedding_sharing = "word" if np.array_equal(*tables) else "none"
         for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             model[f"generator_{name}"] = getattr(generator.sizes, name)
     return config
 
 
-def _sharing(discriminator: Network, generator: Network) -> str:
-    if weights_module.shares_embeddings(discriminator, generator):
-        return "all"
-    table = "embeddings/word_embeddings"
-    return "word" if np.array_equal(discriminator.weights[table], generator.weights[table]) else "none"
-
-
-def import_foreign(
-    foreign: Foreign,
+def import_external(
+    external: ExternalModel,
     format_name: str,
     output_dir: str,
     *,
@@ -158,53 +104,53 @@ def import_foreign(
     overwrite: bool,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Writes the starting point of a foreign model.
+    """Writes the starting point of an external model.
 
     Args:
-      foreign: the model.
+      external: the model.
       format_name: its format, for the report.
-      output_dir: the directory to be made; local.
+      output_dir: the directory to create; local.
       vocab_file: its vocabulary, in place of the one that was found with it.
-      lower_case: whether text is lower-cased; None: as its tokenizer says, or else true.
-      generator_size: width of a generator that is made new, as a fraction of the discriminator's.
+      lower_case: whether text is lower-cased; None: as its tokenizer does, or else true.
+      generator_size: width of a newly initialized generator, as a fraction of the discriminator's.
       overwrite: whether a directory that is there and not empty may be replaced.
-      say: prints a line.
+      say: receives lines to print.
 
     Raises:
       UserError: the vocabulary is of another size, or the directory cannot be written. Nothing is left then.
     """
-    network = foreign.discriminator or foreign.generator
-    assert network is not None
-    tokenizer = _tokenizer(foreign, vocab_file, lower_case, network.sizes.vocab_size)
-    config = config_of(foreign, generator_size)
+    vocab_size = external.networks[0].sizes.vocab_size
+    tokenizer = _tokenizer(external, vocab_file, lower_case, vocab_size)
+    config = config_of(external, generator_size)
     config.data.dir = os.path.abspath(output_dir)
-    resolved = resolve(config, network.sizes.vocab_size)
-    tf_keras.utils.set_random_seed(resolved.train.seed)  # of what is made new
+    resolved = resolve(config, vocab_size)
+    tf_keras.utils.set_random_seed(resolved.train.seed)  # of what is newly initialized
     model = build_pretrainer(resolved)
-    if foreign.is_tied or foreign.discriminator is None:
-        assert foreign.generator is not None
-        own = weights_module.join(None, foreign.generator)
-        given = {**own, **(weights_module.join(foreign.discriminator, None) if foreign.discriminator else {})}
+    if external.is_tied:
+        given = {
+            **weights_module.join(None, external.generator),
+            **weights_module.join(external.discriminator, None),
+        }
     else:
-        given = weights_module.join(foreign.discriminator, foreign.generator)
+        given = weights_module.join(external.discriminator, external.generator)
         if resolved.model.embedding_sharing == "word":
             del given["generator/embeddings/word_embeddings"]  # the discriminator's is the same
     assigned = weights_module.assign(model, given)
     assert not assigned.unexpected, assigned.unexpected
     report = {
-        "source": foreign.source,
+        "source": external.source,
         "format": format_name,
         "matched": sorted(assigned.matched),
-        "missing": sorted(_missing_heads(foreign)),
-        "unexpected": foreign.unexpected,
+        "missing": sorted(_missing_heads(external)),
+        "unexpected": external.unexpected,
         "freshly_initialized": sorted(assigned.missing),
     }
-    tell(foreign, report, say)
+    _print_report(external, report, say)
     _write(model, resolved, tokenizer, report, output_dir, overwrite)
-    _tell_next(output_dir, tokenizer, say)
+    _print_next_steps(output_dir, tokenizer, say)
 
 
-def import_run(run: Run, output_dir: str, *, overwrite: bool, say: Callable[[str], None] = print) -> None:
+def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, say: Callable[[str], None] = print) -> None:
     """Writes the starting point of a checkpoint of ours: its weights, or their averages, without the optimizer.
 
     Raises:
@@ -217,35 +163,35 @@ def import_run(run: Run, output_dir: str, *, overwrite: bool, say: Callable[[str
     }  # fmt: skip
     say(f"Matched: all {len(names)} weights of {run.checkpoint}.")
     _write(run.model, run.config, run.tokenizer, report, output_dir, overwrite)
-    _tell_next(output_dir, run.tokenizer, say)
+    _print_next_steps(output_dir, run.tokenizer, say)
 
 
-def _missing_heads(foreign: Foreign) -> list[str]:
-    """Returns what a complete ELECTRA would hold and the source does not, as names and networks."""
+def _missing_heads(external: ExternalModel) -> list[str]:
+    """Returns what a complete ELECTRA would hold and the source does not, as names of weights and networks."""
     missing = []
-    if foreign.discriminator is not None and not foreign.discriminator.has_head:
+    if external.discriminator is not None and not external.discriminator.has_head:
         missing += [f"discriminator_predictions/{name}" for name in ("dense", "dense_1")]
-    if foreign.discriminator is None:
+    if external.discriminator is None:
         missing.append("discriminator")
-    if foreign.generator is None:
+    if external.generator is None:
         missing.append("generator")
     return missing
 
 
 def _tokenizer(
-    foreign: Foreign, vocab_file: str | None, lower_case: bool | None, size: int
+    external: ExternalModel, vocab_file: str | None, lower_case: bool | None, size: int
 ) -> TokenizerSettings | None:
-    lower_case = foreign.lower_case if lower_case is None else lower_case
-    file = vocab_file or foreign.vocab_file
+    lower_case = external.lower_case if lower_case is None else lower_case
+    file = vocab_file or external.vocab_file
     if file:
         tokenizer = read_tokenizer(file, lower_case)
-    elif foreign.tokens:
-        tokenizer = TokenizerSettings(Vocabulary.from_tokens(foreign.tokens, foreign.source), lower_case is not False)
+    elif external.tokens:
+        tokenizer = TokenizerSettings(Vocabulary.from_tokens(external.tokens, external.source), lower_case is not False)
     else:
         return None
     if tokenizer.vocabulary.size != size:
         raise UserError(
-            f"the vocabulary {file or foreign.source} has {tokenizer.vocabulary.size:,} tokens, the word table "
+            f"the vocabulary {file or external.source} has {tokenizer.vocabulary.size:,} tokens, the word table "
             f"{size:,}: give the one that the model was trained with, ",
             Option("--vocab_file"),
             "=FILE",
@@ -253,17 +199,15 @@ def _tokenizer(
     return tokenizer
 
 
-def tell(foreign: Foreign, report: dict, say: Callable[[str], None]) -> None:
-    """Prints what was matched, missing, unexpected and made new."""
-    for network in (foreign.discriminator, foreign.generator):
-        if network is not None:
-            sizes = network.sizes
-            say(
-                f"{network.role.capitalize()}: {sizes.num_layers} layers, width {sizes.hidden_size}, "
-                f"{sizes.num_attention_heads} heads, feed-forward {sizes.intermediate_size}, embeddings "
-                f"{sizes.embedding_size}, {sizes.vocab_size:,} tokens, {sizes.max_position_embeddings} positions"
-                f"{', one network with the discriminator' if foreign.is_tied and network is foreign.generator else ''}."
-            )
+def _print_report(external: ExternalModel, report: dict[str, Any], say: Callable[[str], None]) -> None:
+    for network in external.networks:
+        sizes = network.sizes
+        tied = ", one network with the discriminator" if external.is_tied and network is external.generator else ""
+        say(
+            f"{network.role.capitalize()}: {sizes.num_layers} layers, width {sizes.hidden_size}, "
+            f"{sizes.num_attention_heads} heads, feed-forward {sizes.intermediate_size}, embeddings "
+            f"{sizes.embedding_size}, {sizes.vocab_size:,} tokens, {sizes.max_position_embeddings} positions{tied}."
+        )
     say(f"Matched: {len(report['matched'])} weights.")
     for title, key in (
         ("Missing", "missing"),
@@ -271,24 +215,24 @@ def tell(foreign: Foreign, report: dict, say: Callable[[str], None]) -> None:
         ("Freshly initialized", "freshly_initialized"),
     ):
         say(f"{title}: {_grouped(report[key])}.")
-    if foreign.discriminator is not None and foreign.generator is None:
+    if external.discriminator is not None and external.generator is None:
         say("There is no generator in the source: a new one is made, and must learn before it corrupts well.")
-    if foreign.discriminator is None:
+    if external.discriminator is None:
         say("There is no discriminator in the source: the config is that of masked language modeling (objective mlm).")
-    for notice in foreign.notices:
+    for notice in external.notices:
         say(notice)
 
 
 def _grouped(names: list[str]) -> str:
-    """Returns names, those of one network or head as one with their number."""
+    """Returns names for a message, those of one network or head as one with their number."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name.split("/")[0].split(".")[0], []).append(name)
-    shown = [
+    labels = [
         members[0] if len(members) == 1 else f"{group} ({len(members)} weights)" for group, members in groups.items()
     ]
-    more = f" and {len(shown) - _LARGEST_GROUPS} more" if len(shown) > _LARGEST_GROUPS else ""
-    return (", ".join(shown[:_LARGEST_GROUPS]) or "nothing") + more
+    more = f" and {len(labels) - _MAX_GROUPS} more" if len(labels) > _MAX_GROUPS else ""
+    return (", ".join(labels[:_MAX_GROUPS]) or "nothing") + more
 
 
 def _write(
@@ -356,7 +300,7 @@ def python_config(config: ml_collections.FrozenConfigDict, report: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tell_next(output_dir: str, tokenizer: TokenizerSettings | None, say: Callable[[str], None]) -> None:
+def _print_next_steps(output_dir: str, tokenizer: TokenizerSettings | None, say: Callable[[str], None]) -> None:
     if tokenizer is None:
         say("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
     say(f"Starting point: {output_dir}")

@@ -1,36 +1,68 @@
-"""The model card of an export: what the model is, how it was trained and what it reached."""
+"""Model cards: what a model is, how it was trained and what it reached, in Markdown with the metadata of model hubs."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from electra_cli import __version__
-from electra_cli.interop.runs import Run
+from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.interop.runs import LoadedRun
 
-_USES = {
-    "discriminator": """\
-from transformers import AutoModelForPreTraining, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = AutoModelForPreTraining.from_pretrained(PATH)
-logits = model(**tokenizer("Some text.", return_tensors="pt")).logits  # greater than 0: was replaced
-""",
-    "generator": """\
-from transformers import AutoModelForMaskedLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(PATH)
-model = AutoModelForMaskedLM.from_pretrained(PATH)
-logits = model(**tokenizer("Some [MASK].", return_tensors="pt")).logits
-""",
-}
 _ROLES = {
-    "discriminator": "The discriminator: it says of every token whether it was replaced, and is the network to "
+    "discriminator": "The discriminator: it predicts of every token whether it was replaced, and is the network to "
     "fine-tune.",
     "generator": "The generator: a masked language model.",
 }
+_TASKS = {
+    "classification": "It predicts the class of {texts}",
+    "regression": "It predicts a number for {texts}",
+    "tagging": "It predicts a tag for each word of a text",
+    "question_answering": "It finds the answer to a question in a text",
+}
+_PIPELINES = {
+    "classification": "text-classification",
+    "regression": "text-classification",
+    "tagging": "token-classification",
+    "question_answering": "question-answering",
+}
+_LOAD = """\
+from transformers import {automatic}, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(PATH)
+model = {automatic}.from_pretrained(PATH)
+"""
+_USE_ON_TEXTS = (
+    _LOAD.format(automatic="AutoModelForSequenceClassification")
+    + 'logits = model(**tokenizer({texts}, return_tensors="pt")).logits\n'
+)
+_USES = {
+    "discriminator": _LOAD.format(automatic="AutoModelForPreTraining")
+    + 'logits = model(**tokenizer("Some text.", return_tensors="pt")).logits  # greater than 0: was replaced\n',
+    "generator": _LOAD.format(automatic="AutoModelForMaskedLM")
+    + 'logits = model(**tokenizer("Some [MASK].", return_tensors="pt")).logits\n',
+    "classification": _USE_ON_TEXTS + "label = model.config.id2label[int(logits.argmax())]\n",
+    "regression": _USE_ON_TEXTS + "number = float(logits)\n",
+    "tagging": """\
+from transformers import pipeline
+
+# The first token of a word carries its tag.
+tag = pipeline("token-classification", model=PATH, aggregation_strategy="first")
+entities = tag("Some text.")
+""",
+    "question_answering": _LOAD.format(automatic="AutoModelForQuestionAnswering")
+    + """\
+inputs = tokenizer("Who?", "Some text.", truncation="only_second", return_tensors="pt")
+found = model(**inputs)
+first, last = int(found.start_logits.argmax()), int(found.end_logits.argmax()){none}
+answer = tokenizer.decode(inputs["input_ids"][0, first : last + 1])
+""",
+}
 
 
-def model_card(run: Run, role: str) -> str:
-    """Returns the text of a model card in Markdown with the metadata that model hubs read."""
+def run_card(run: LoadedRun, role: str) -> str:
+    """Returns the model card of a network of a run."""
     sizes, config = run.network(role).sizes, run.config
     averaged = " (moving averages of them)" if run.is_averaged else ""
-    rows = {
+    training = {
         "layers": sizes.num_layers,
         "hidden size": sizes.hidden_size,
         "attention heads": sizes.num_attention_heads,
@@ -42,36 +74,72 @@ def model_card(run: Run, role: str) -> str:
         "learning rate": f"{config.optimizer.learning_rate:g} ({config.optimizer.name}, {config.optimizer.schedule})",
     }
     figures = {
-        name: f"{value:.4f}"
+        name: value
         for name, value in run.held_out.items()
         if isinstance(value, float) and name not in ("step", "phase")
     }
+    scores = _figures_table(f"held-out, step {run.held_out['step']:,}", figures) if figures else []
+    about = f"{_ROLES[role]} Pre-trained"
+    return _card(f" {role}", [], about, _USES[role], _settings_table("training", training), scores)
+
+
+def fine_tuned_card(model: FineTunedModel) -> str:
+    """Returns the model card of a fine-tuned model."""
+    kind, config, record = model.task.kind, model.config, model.record
+    labels = model.task.labels.labels
+    use = _USES[kind].format(
+        texts='"Some text.", "Another."' if record.has_pairs else '"Some text."',
+        none="  # 0 and 0: the text has no answer" if len(labels) > 1 else "",
+    )
+    named = f": {', '.join(labels)}" if labels and kind in ("classification", "tagging") and len(labels) <= 30 else ""
+    fine_tuning = {
+        "task": config.task,
+        "started from": record.source,
+        "epochs": config.train.num_epochs,
+        "batch": f"{config.train.global_batch_size:,} examples of up to {record.length:,} tokens",
+        "learning rate": f"{config.optimizer.learning_rate:g} ({config.optimizer.schedule}), times "
+        f"{config.optimizer.layerwise_lr_decay:g} from layer to layer",
+        "seed": model.seed,
+        "vocabulary": f"{record.sizes.vocab_size:,} tokens, {'uncased' if record.lower_case else 'cased'}",
+    }
+    scores: list[str] = []
+    for name, split in model.scores.splits.items():
+        if split["scores"] is not None:
+            scores += _figures_table(f"{name}, {split['num_examples']:,} examples", split["scores"])
+    title = f", fine-tuned: {kind.replace('_', ' ')}"
+    what = _TASKS[kind].format(texts="two texts" if record.has_pairs else "a text")
+    metadata = [f"pipeline_tag: {_PIPELINES[kind]}"]
+    return _card(
+        title, metadata, f"{what}{named}. Fine-tuned", use, _settings_table("fine-tuning", fine_tuning), scores
+    )
+
+
+def _card(title: str, metadata: list[str], about: str, use: str, settings: list[str], scores: list[str]) -> str:
     lines = [
         "---",
         "library_name: transformers",
+        *metadata,
         "tags:",
         "- electra",
         "---",
         "",
-        "# ELECTRA " + role,
+        f"# ELECTRA{title}",
         "",
-        f"{_ROLES[role]} Pre-trained with electra-pretrain {__version__} "
-        "([ELECTRA](https://arxiv.org/abs/2003.10555)).",
+        f"{about} with electra-pretrain {__version__} ([ELECTRA](https://arxiv.org/abs/2003.10555)).",
         "",
         "```python",
-        *_USES[role].splitlines(),
+        *use.splitlines(),
         "```",
         "",
-        "| training | |",
-        "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in rows.items()),
-        "",
+        *settings,
+        *scores,
     ]
-    if figures:
-        lines += [
-            f"| held-out, step {run.held_out['step']:,} | |",
-            "| --- | --: |",
-            *(f"| {name} | {value} |" for name, value in figures.items()),
-            "",
-        ]
     return "\n".join(lines)
+
+
+def _settings_table(title: str, rows: Mapping[str, Any]) -> list[str]:
+    return [f"| {title} | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
+
+
+def _figures_table(title: str, rows: Mapping[str, float]) -> list[str]:
+    return [f"| {title} | |", "| --- | --: |", *(f"| {name} | {value:.4f} |" for name, value in rows.items()), ""]

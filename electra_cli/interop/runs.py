@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ml_collections
@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config.phases import divide
-from electra_cli.config.resolution import flatten
 from electra_cli.data.tokenization import (
     SentencePieceTokenizer,
     Tokenizer,
@@ -20,9 +19,9 @@ from electra_cli.data.tokenization import (
     tokenizer_of_data,
 )
 from electra_cli.errors import Option, UserError
+from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.base import Pretrainer
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.weights import Network
 from electra_cli.training.restoring import restore_model
 from electra_cli.workdir.checkpoint_files import step_of
@@ -30,8 +29,10 @@ from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_co
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class LoadedRun:
     """A trained model with all that is known of it.
+
+    A role is one of its networks, 'discriminator' or 'generator'.
 
     Attributes:
       workdir: its directory.
@@ -55,24 +56,51 @@ class Run:
 
     @property
     def roles(self) -> list[str]:
-        """Which networks it has: 'discriminator', 'generator'."""
-        if not isinstance(self.model, ElectraPretrainer):
-            return ["generator"]
-        return ["discriminator", "generator"] if self.model.masked_lm is not None else ["discriminator"]
+        """Which networks it has, the discriminator first."""
+        return list(self.model.networks)
 
     def network(self, role: str) -> Network:
-        """Returns one of the networks with its head, as arrays."""
+        """Returns the network of a role with its head, as arrays."""
         heads = self.config.model.num_attention_heads
-        if role == "generator" and isinstance(self.model, ElectraPretrainer):
+        if role == "generator" and "discriminator" in self.roles:
             heads = self.config.derived.generator_num_attention_heads
         network = weights_module.split(weights_module.read(self.model), role, heads)
         assert network is not None
         return network
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The config as {'section.key': value}."""
-        return flatten(self.config)
+    def head_variables(self, role: str) -> list[tf.Variable]:
+        """Returns the variables of the head of a role."""
+        if role == "generator":
+            return self.model.masked_lm.variables
+        return [*self.model.discriminator_projection.variables, *self.model.discriminator_head.variables]
+
+    def hidden_states(self, role: str, inputs: dict[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the output of each layer, float32 [batch, seq_length, hidden_size].
+
+        Args:
+          role: the network, by itself: nothing is masked or corrupted.
+          inputs: int32 [batch, seq_length] of `features.UNMASKED`.
+        """
+        return self.model.networks[role](inputs, training=False)["encoder_outputs"]
+
+    def logits(self, role: str, encoded: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the logits of a role's head from the last layer's output.
+
+        Args:
+          role: the network.
+          encoded: [batch, seq_length, hidden_size].
+          positions: int32 [batch, n], those that a generator predicts; None: all.
+
+        Returns:
+          Of a discriminator float32 [batch, seq_length], of "was replaced"; of a generator [batch, n, vocab_size].
+        """
+        if role == "discriminator":
+            logits = self.model.discriminator_head(self.model.discriminator_projection(encoded))
+            return tf.cast(tf.squeeze(logits, axis=-1), tf.float32)
+        if positions is None:
+            batch_size, length = tf.shape(encoded)[0], tf.shape(encoded)[1]
+            positions = tf.tile(tf.range(length)[tf.newaxis], [batch_size, 1])
+        return tf.cast(self.model.masked_lm(encoded, positions), tf.float32)
 
 
 def load_run(
@@ -83,7 +111,7 @@ def load_run(
     vocab_file: str | None = None,
     lower_case: bool | None = None,
     say: Callable[[str], None] = print,
-) -> Run:
+) -> LoadedRun:
     """Reads a workdir, or what `electra-import` wrote.
 
     Args:
@@ -92,7 +120,7 @@ def load_run(
       averaged: whether moving averages are taken for the weights, where the run keeps some.
       vocab_file: the vocabulary or SentencePiece model, in place of the run's.
       lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
-      say: prints a line.
+      say: receives lines to print.
 
     Raises:
       UserError: no such workdir or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
@@ -114,7 +142,7 @@ def load_run(
         raise error.with_options({} if checkpoint else {"--checkpoint": "--workdir"}) from error
     step = step_of(path)
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
-    return Run(
+    return LoadedRun(
         workdir=workdir,
         checkpoint=path,
         step=step,
@@ -137,9 +165,9 @@ def _find_tokenizer(
         lower_case = (record.get("tokenizer") or {}).get("lower_case")
     if vocab_file:
         return read_tokenizer(vocab_file, lower_case)
-    beside = saved_tokenizer(workdir, lower_case)
-    if beside is not None:
-        return beside
+    saved = saved_tokenizer(workdir, lower_case)
+    if saved is not None:
+        return saved
     data_dir = divide(config)[0].config.data.dir
     if not tf.io.gfile.exists(tf.io.gfile.join(data_dir, "vocab.txt")):
         raise UserError(
@@ -168,17 +196,28 @@ def encode_texts(
       max_length: tokens of a text, [CLS] and [SEP] included.
       encoder: what `tokenizer.build()` returned before; it remembers words.
     """
-    vocabulary, encoder = tokenizer.vocabulary, encoder or tokenizer.build()
-    rows = []
+    encoder = encoder or tokenizer.build()
+    rows: list[tuple[list[int], None]] = []
     for text in texts:
         ids: list[int] = []
-        for index, part in enumerate(text.split("[MASK]")):
-            ids += [vocabulary.mask_id] if index else []
-            ids += encoder.encode_lines([part])[0]
-        rows.append([vocabulary.cls_id, *ids[: max_length - 2], vocabulary.sep_id])
-    longest = max(map(len, rows))
-    padded: np.ndarray = np.full([len(rows), longest], vocabulary.pad_id, np.int32)
-    mask = np.zeros_like(padded)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)], mask[index, : len(row)] = row, 1
-    return {"input_word_ids": padded, "input_mask": mask, "input_type_ids": np.zeros_like(padded)}
+        for index, segment in enumerate(text.split("[MASK]")):
+            ids += [tokenizer.vocabulary.mask_id] if index else []
+            ids += encoder.encode_lines([segment])[0]
+        rows.append((ids[: max_length - 2], None))
+    return to_features(rows, tokenizer.vocabulary, 2 + max(len(ids) for ids, _ in rows))
+
+
+def unpadded_rows(inputs: dict[str, Any]) -> list[list[int]]:
+    """Returns the ids of each text of `encode_texts`, or of what a SavedModel returns, without padding."""
+    ids, mask = np.asarray(inputs["input_word_ids"]), np.asarray(inputs["input_mask"]).astype(bool)
+    return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+
+
+def max_abs_diff(pairs: Iterable[tuple[Any, Any]], kept: Any = ...) -> float:
+    """Returns the largest absolute difference within pairs of arrays or tensors of one shape; NaN where one is NaN.
+
+    Args:
+      pairs: what is compared.
+      kept: index of what counts in each, such as a bool [batch, seq_length] of tokens that are no padding.
+    """
+    return float(np.max([np.abs(np.asarray(one) - np.asarray(other))[kept].max() for one, other in pairs]))

@@ -1,6 +1,6 @@
-"""A SavedModel that takes text: tokenizer and networks in one graph, in the layout of TensorFlow Hub.
+"""SavedModels that take text: tokenizer and networks in one graph, in the layout of TensorFlow Hub.
 
-Signatures, of strings `text` [batch]:
+Signatures of a run, of strings `text` [batch]:
 
 - `replaced_tokens`, of a discriminator: `replaced_probability` float32 [batch, length].
 - `embeddings`, of the discriminator, or of a generator alone: `layers` float32 [batch, layers, length, hidden],
@@ -10,8 +10,17 @@ Signatures, of strings `text` [batch]:
   `filled_tokens` string and `filled_ids` int32 [batch, masks, num_predictions], `filled_probability` float32 of the
   same shape, and `mask_positions` int32 [batch, masks], -1 where a text has fewer.
 
-All return `tokens` string, `input_word_ids` and `input_mask` int32 [batch, length] too. The object itself is called on
-ids, as encoders of TensorFlow Hub are. Reloading takes TensorFlow and `import tensorflow_text`, nothing of ours.
+Called on ids, the object itself is an encoder of TensorFlow Hub.
+
+The signature of a fine-tuned model takes strings `text` [batch], of a task of pairs `second_text` [batch] too:
+
+- of a classification `label` string and `probability` float32 [batch], the most probable class and how probable it is,
+  `labels` string and `probabilities` float32 [batch, classes];
+- of a regression `number` float32 [batch].
+
+All return `tokens` string, `input_word_ids` and `input_mask` int32 [batch, length] too. Reloading takes TensorFlow and
+`import tensorflow_text`, nothing of ours: functions hold the Keras model by closure, so that its variables are saved
+and its layers are not.
 """
 
 import os
@@ -21,41 +30,70 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
+from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.trained import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
-from electra_cli.interop.outputs import discriminator_logits, encoder_of, generator_logits, hidden_states, masked_lm_of
-from electra_cli.interop.runs import Run, encode_texts
+from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
 
 NUM_PREDICTIONS = 5
+_DEFAULT = "serving_default"
 _TEXT = tf.TensorSpec([None], tf.string, "text")
+_SECOND_TEXT = tf.TensorSpec([None], tf.string, "second_text")
 _IDS = {
     name: tf.TensorSpec([None, None], tf.int32, name) for name in ("input_word_ids", "input_mask", "input_type_ids")
 }
 Outputs = dict[str, tf.Tensor]
 
 
-class _TextModel(tf.Module):
-    """Tokenizer, weights and functions of one SavedModel.
+def write(run: LoadedRun, roles: list[str], directory: str) -> None:
+    """Writes networks of a run, 'discriminator' and 'generator' or one of them, to an existing directory."""
 
-    The functions hold the Keras model by closure, so that its variables are saved and its layers are not: whoever
-    reloads it knows no classes of ours.
-    """
+    def build(vocab_file: str) -> tuple[tf.Module, dict[str, Callable]]:
+        module = _RunModule(run, roles, vocab_file)
+        functions = module.text_functions
+        return module, {**functions, _DEFAULT: functions.get("replaced_tokens") or functions["fill_mask"]}
 
-    def __init__(self, run: Run, roles: list[str], vocab_file: str):
+    _save(run.tokenizer, directory, build)
+
+
+def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
+    """Writes a classification or regression to an existing directory."""
+
+    def build(vocab_file: str) -> tuple[tf.Module, dict[str, Callable]]:
+        module = _FineTunedModule(model, vocab_file)
+        return module, {_DEFAULT: module.predict}
+
+    _save(model.tokenizer, directory, build)
+
+
+def _save(
+    tokenizer: TokenizerSettings, directory: str, build: Callable[[str], tuple[tf.Module, dict[str, Callable]]]
+) -> None:
+    """Writes the module and signatures that `build` makes of a vocabulary file, which becomes an asset."""
+    with tempfile.TemporaryDirectory(dir=directory) as temporary:
+        vocab_file = os.path.join(temporary, "vocab.txt")
+        with open(vocab_file, "wb") as stream:
+            stream.write(tokenizer.vocabulary.to_bytes())
+        module, signatures = build(vocab_file)
+        tf.saved_model.save(module, directory, signatures=signatures)
+
+
+class _RunModule(tf.Module):
+    """Tokenizer, weights and functions of networks of a run."""
+
+    def __init__(self, run: LoadedRun, roles: list[str], vocab_file: str):
         super().__init__()
-        model, role = run.model, roles[0]
+        role = roles[0]
         self.tokenizer = GraphTokenizer(run.tokenizer, vocab_file, run.config.model.max_position_embeddings)
-        variables = {variable.ref(): variable for each in roles for variable in encoder_of(model, each).variables}
-        if "discriminator" in roles:
-            heads = [*model.discriminator_projection.variables, *model.discriminator_head.variables]
-            variables.update({variable.ref(): variable for variable in heads})
-        if "generator" in roles:
-            variables.update({variable.ref(): variable for variable in masked_lm_of(model).variables})
-        self.model_variables = list(variables.values())
+        variables = [variable for each in roles for variable in run.model.networks[each].variables]
+        variables += [variable for each in roles for variable in run.head_variables(each)]
+        self.model_variables = list({variable.ref(): variable for variable in variables}.values())
 
         @tf.function(input_signature=[_IDS])
         def encode(inputs):
-            layers = hidden_states(model, role, inputs)
+            layers = run.hidden_states(role, inputs)
             return {
                 "default": layers[-1][:, 0],
                 "pooled_output": layers[-1][:, 0],
@@ -64,26 +102,20 @@ class _TextModel(tf.Module):
             }
 
         self.__call__ = encode
-        self.text_functions: dict[str, Callable[[tf.Tensor], Outputs]] = {"embeddings": self._embeddings(model, role)}
+        self.text_functions: dict[str, Callable[[tf.Tensor], Outputs]] = {"embeddings": self._embeddings(run, role)}
         if "discriminator" in roles:
-            self.text_functions["replaced_tokens"] = self._replaced_tokens(model)
+            self.text_functions["replaced_tokens"] = self._replaced_tokens(run)
         if "generator" in roles:
-            self.text_functions["fill_mask"] = self._fill_mask(model, run.tokenizer.vocabulary.mask_id)
+            self.text_functions["fill_mask"] = self._fill_mask(run)
 
-    def _tokenized(self, text: tf.Tensor) -> tuple[Outputs, Outputs]:
-        """Returns what networks take, and what every signature returns of it."""
-        inputs = self.tokenizer(text)
-        told = {name: inputs[name] for name in ("input_word_ids", "input_mask")}
-        return inputs, {"tokens": self.tokenizer.tokens_of(inputs["input_word_ids"]), **told}
-
-    def _embeddings(self, model, role):
+    def _embeddings(self, run, role):
         @tf.function(input_signature=[_TEXT])
         def embeddings(text):
-            inputs, told = self._tokenized(text)
-            layers = hidden_states(model, role, inputs)
+            inputs = self.tokenizer(text)
+            layers = run.hidden_states(role, inputs)
             last, mask = layers[-1], tf.cast(inputs["input_mask"], tf.float32)[..., tf.newaxis]
             return {
-                **told,
+                **_token_outputs(self.tokenizer, inputs),
                 "layers": tf.stack(layers, axis=1),
                 "sequence_output": last,
                 "first": last[:, 0],
@@ -93,29 +125,30 @@ class _TextModel(tf.Module):
 
         return embeddings
 
-    def _replaced_tokens(self, model):
+    def _replaced_tokens(self, run):
         @tf.function(input_signature=[_TEXT])
         def replaced_tokens(text):
-            inputs, told = self._tokenized(text)
-            logits = discriminator_logits(model, hidden_states(model, "discriminator", inputs)[-1])
-            return {**told, "replaced_probability": tf.sigmoid(logits) * tf.cast(inputs["input_mask"], tf.float32)}
+            inputs = self.tokenizer(text)
+            logits = run.logits("discriminator", run.hidden_states("discriminator", inputs)[-1])
+            probability = tf.sigmoid(logits) * tf.cast(inputs["input_mask"], tf.float32)
+            return {**_token_outputs(self.tokenizer, inputs), "replaced_probability": probability}
 
         return replaced_tokens
 
-    def _fill_mask(self, model, mask_id):
+    def _fill_mask(self, run):
         @tf.function(input_signature=[_TEXT])
         def fill_mask(text):
-            inputs, told = self._tokenized(text)
-            places = tf.ragged.boolean_mask(
+            inputs = self.tokenizer(text)
+            positions = tf.ragged.boolean_mask(
                 tf.broadcast_to(tf.range(tf.shape(inputs["input_mask"])[1]), tf.shape(inputs["input_mask"])),
-                tf.equal(inputs["input_word_ids"], mask_id),
+                tf.equal(inputs["input_word_ids"], run.tokenizer.vocabulary.mask_id),
             ).to_tensor(-1)
-            encoded = hidden_states(model, "generator", inputs)[-1]
-            probabilities = tf.nn.softmax(generator_logits(model, encoded, tf.maximum(places, 0)))
+            encoded = run.hidden_states("generator", inputs)[-1]
+            probabilities = tf.nn.softmax(run.logits("generator", encoded, tf.maximum(positions, 0)))
             best, ids = tf.math.top_k(probabilities, NUM_PREDICTIONS)
             return {
-                **told,
-                "mask_positions": places,
+                **_token_outputs(self.tokenizer, inputs),
+                "mask_positions": positions,
                 "filled_ids": ids,
                 "filled_tokens": self.tokenizer.tokens_of(ids),
                 "filled_probability": best,
@@ -124,26 +157,43 @@ class _TextModel(tf.Module):
         return fill_mask
 
 
-def write(run: Run, roles: list[str], directory: str) -> None:
-    """Writes a SavedModel.
+class _FineTunedModule(tf.Module):
+    """Tokenizer, weights and function of a classification or regression."""
 
-    Args:
-      run: the run.
-      roles: the networks that it gets, 'discriminator' and 'generator' or one of them.
-      directory: an existing directory.
-    """
-    with tempfile.TemporaryDirectory(dir=directory) as temporary:
-        vocab_file = os.path.join(temporary, "vocab.txt")
-        with open(vocab_file, "wb") as stream:
-            stream.write(run.tokenizer.vocabulary.to_bytes())
-        module = _TextModel(run, roles, vocab_file)
-        functions = module.text_functions
-        default = functions.get("replaced_tokens") or functions["fill_mask"]
-        tf.saved_model.save(module, directory, signatures={**functions, "serving_default": default})
+    def __init__(self, fine_tuned: FineTunedModel, vocab_file: str):
+        super().__init__()
+        self.tokenizer = GraphTokenizer(fine_tuned.tokenizer, vocab_file, fine_tuned.max_length)
+        model, label_map = fine_tuned.model, fine_tuned.task.labels
+        self.model_variables = model.variables
+
+        @tf.function(input_signature=[_TEXT, _SECOND_TEXT] if fine_tuned.record.has_pairs else [_TEXT])
+        def predict(text, second_text=None):
+            inputs = self.tokenizer.encode_pairs(text, second_text)
+            outputs = _token_outputs(self.tokenizer, inputs)
+            logits = model(inputs, training=False)
+            if not label_map.labels:
+                return {**outputs, "number": logits[:, 0] * label_map.deviation + label_map.mean}
+            probabilities = tf.nn.softmax(logits)
+            labels = tf.constant(label_map.labels)
+            return {
+                **outputs,
+                "label": tf.gather(labels, tf.argmax(logits, axis=-1)),
+                "probability": tf.reduce_max(probabilities, axis=-1),
+                "labels": tf.broadcast_to(labels, tf.shape(probabilities)),
+                "probabilities": probabilities,
+            }
+
+        self.predict = predict
 
 
-def deviation(run: Run, roles: list[str], directory: str, texts: list[str]) -> float:
-    """Loads a SavedModel and returns the largest difference of its figures from ours.
+def _token_outputs(tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
+    """Returns what every signature returns of the tokens."""
+    ids = inputs["input_word_ids"]
+    return {"tokens": tokenizer.tokens_of(ids), "input_word_ids": ids, "input_mask": inputs["input_mask"]}
+
+
+def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) -> float:
+    """Loads a SavedModel and returns the largest difference of its figures from those of the run.
 
     Args:
       run: the run that was written there.
@@ -154,50 +204,76 @@ def deviation(run: Run, roles: list[str], directory: str, texts: list[str]) -> f
     Raises:
       UserError: it makes other tokens of half of the texts or more.
     """
-    loaded = tf.saved_model.load(directory)
+    signatures = tf.saved_model.load(directory).signatures
     max_length = run.config.model.max_position_embeddings
-    theirs = padded_rows(loaded.signatures["embeddings"](text=tf.constant(texts)))
-    ours = padded_rows(encode_texts(run.tokenizer, texts, max_length))
-    equal = [text for text, first, second in zip(texts, theirs, ours, strict=True) if first == second]
-    if 2 * len(equal) <= len(texts):
-        raise UserError(f"the tokenizer in the graph makes other tokens of {len(texts) - len(equal)} of {len(texts)} "
-                        f"sample texts: nothing was exported")  # fmt: skip
-    texts = equal
+    theirs = signatures["embeddings"](text=tf.constant(texts))
+    is_same = _check_tokens(theirs, encode_texts(run.tokenizer, texts, max_length))
+    texts = [text for text, same in zip(texts, is_same, strict=True) if same]
     inputs = encode_texts(run.tokenizer, texts, max_length)
-    found = loaded.signatures["embeddings"](text=tf.constant(texts))
-    real: np.ndarray = inputs["input_mask"].astype(bool)
-    states = hidden_states(run.model, roles[0], inputs)
-    differences = [
-        np.abs(found["layers"][:, index].numpy() - state.numpy())[real].max() for index, state in enumerate(states)
-    ]
+    layers = signatures["embeddings"](text=tf.constant(texts))["layers"]
+    states = run.hidden_states(roles[0], inputs)
+    pairs = list(zip(tf.unstack(layers, axis=1), states, strict=True))
     if "discriminator" in roles:
-        expected = tf.sigmoid(discriminator_logits(run.model, states[-1])).numpy()
-        probabilities = loaded.signatures["replaced_tokens"](text=tf.constant(texts))["replaced_probability"].numpy()
-        differences.append(np.abs(probabilities - expected)[real].max())
-    if "generator" in roles:
-        differences.append(_fill_mask_deviation(run, loaded, texts))
-    return float(max(differences))
+        probabilities = tf.sigmoid(run.logits("discriminator", states[-1]))
+        pairs.append((signatures["replaced_tokens"](text=tf.constant(texts))["replaced_probability"], probabilities))
+    difference = max_abs_diff(pairs, inputs["input_mask"].astype(bool))
+    if "generator" not in roles:
+        return difference
+    return max_abs_diff([(difference, 0.0), *_filled_pairs(run, signatures["fill_mask"], texts)])
 
 
-def _fill_mask_deviation(run: Run, loaded, texts: list[str]) -> float:
+def _filled_pairs(run: LoadedRun, fill_mask: Callable, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Returns the probabilities of the tokens for each [MASK], those of the graph and those of the run."""
     masked = [f"{text[:60]} [MASK]" for text in texts]
-    found = loaded.signatures["fill_mask"](text=tf.constant(masked))
+    filled = {name: value.numpy() for name, value in fill_mask(text=tf.constant(masked)).items()}
     inputs = encode_texts(run.tokenizer, masked, run.config.model.max_position_embeddings)
-    logits = generator_logits(run.model, hidden_states(run.model, "generator", inputs)[-1])
+    logits = run.logits("generator", run.hidden_states("generator", inputs)[-1])
     probabilities = tf.nn.softmax(logits).numpy()
-    largest = 0.0
-    for row, positions in enumerate(found["mask_positions"].numpy()):
-        for column, position in enumerate(positions):
-            if position < 0:
-                continue
-            ours = probabilities[row, position][found["filled_ids"][row, column].numpy()]
-            best = np.sort(probabilities[row, position])[::-1][:NUM_PREDICTIONS]
-            theirs = found["filled_probability"][row, column].numpy()
-            largest = max(largest, np.abs(theirs - ours).max(), np.abs(theirs - best).max())
-    return largest
+    pairs = []
+    for row, column in np.argwhere(filled["mask_positions"] >= 0):
+        ours = probabilities[row, filled["mask_positions"][row, column]]
+        theirs = filled["filled_probability"][row, column]
+        pairs.append((theirs, ours[filled["filled_ids"][row, column]]))
+        pairs.append((theirs, np.sort(ours)[::-1][:NUM_PREDICTIONS]))
+    return pairs
 
 
-def padded_rows(inputs) -> list[list[int]]:
-    """Returns the ids of each text without padding."""
-    ids, mask = np.asarray(inputs["input_word_ids"]), np.asarray(inputs["input_mask"]).astype(bool)
-    return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
+def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
+    """Loads a SavedModel and returns the largest difference of its probabilities from those of the model.
+
+    Numbers are compared in deviations of the training labels.
+
+    Args:
+      model: the model that was written there.
+      directory: where.
+      examples: what to compare on; those of which the graph makes other tokens (`graph_tokenization`) are left out.
+
+    Raises:
+      UserError: it makes other tokens of half of the texts or more, or names other classes.
+    """
+    signature = tf.saved_model.load(directory).signatures[_DEFAULT]
+    texts = {"text": tf.constant([example.text for example in examples])}
+    if model.record.has_pairs:
+        texts["second_text"] = tf.constant([example.second_text or "" for example in examples])
+    outputs = {name: value.numpy() for name, value in signature(**texts).items()}
+    task = model.task
+    encoded = task.encode(examples, model.tokenizer.build(), model.tokenizer.vocabulary, model.max_length)
+    is_same = _check_tokens(outputs, encoded.features)
+    logits = model.model(encoded.features, training=False)
+    labels = task.labels.labels
+    if not labels:
+        return max_abs_diff([(task.labels.scaled(outputs["number"]), logits[:, 0])], is_same)
+    if any(row.tolist() != [label.encode() for label in labels] for row in outputs["labels"]):
+        raise UserError("the labels in the graph are others: nothing was exported")
+    return max_abs_diff([(outputs["probabilities"], tf.nn.softmax(logits))], is_same)
+
+
+def _check_tokens(theirs: Outputs, ours: dict[str, np.ndarray]) -> list[bool]:
+    """Returns of which texts the graph makes our tokens; raises a `UserError` where it is half of them or fewer."""
+    is_same = [first == second for first, second in zip(unpadded_rows(theirs), unpadded_rows(ours), strict=True)]
+    if 2 * sum(is_same) <= len(is_same):
+        raise UserError(
+            f"the tokenizer in the graph makes other tokens of {len(is_same) - sum(is_same)} of {len(is_same)} sample "
+            f"texts: nothing was exported"
+        )
+    return is_same

@@ -1,4 +1,4 @@
-"""The encoder that a fine-tuning starts from: of a workdir, an import or an export, or random weights of its sizes."""
+"""Models read in any format: of other libraries, to import them, and the encoder that a fine-tuning starts from."""
 
 import dataclasses
 import json
@@ -13,10 +13,75 @@ from electra_cli.config.finetuning import RANDOM, check_start
 from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.model import StartingPoint
-from electra_cli.interop.importing import import_foreign, read_source
-from electra_cli.interop.runs import Run, load_run
+from electra_cli.interop import google_tf1, huggingface, tfm
+from electra_cli.interop.importing import ExternalModel, import_external
+from electra_cli.interop.runs import LoadedRun, load_run
 from electra_cli.loggers.logger import Logger
+from electra_cli.objectives.weights import Network, expected_shapes
 from electra_cli.workdir.run_files import CONFIG_FILE
+
+
+def read_source(
+    format_name: str,
+    source: str,
+    *,
+    generator_source: str | None = None,
+    hparams_file: str | None = None,
+    num_attention_heads: int | None = None,
+    generator_num_attention_heads: int | None = None,
+) -> ExternalModel:
+    """Reads a model of another library.
+
+    Args:
+      format_name: 'google_tf1', 'huggingface' or 'tfm'.
+      source: where it is; see the module of that format.
+      generator_source: with huggingface, the folder of the generator.
+      hparams_file: with google_tf1, a file of hyperparameters.
+      num_attention_heads: heads of the discriminator, where the format does not record them and its rule does not hold.
+      generator_num_attention_heads: and of the generator.
+
+    Raises:
+      UserError: it cannot be read, or is incomplete.
+    """
+    if format_name == "google_tf1":
+        external = google_tf1.read(source, hparams_file)
+    elif format_name == "tfm":
+        external = tfm.read(source)
+    else:
+        external = huggingface.read(source)
+    if generator_source:
+        other = huggingface.read(generator_source)
+        if external.discriminator is None or other.generator is None:
+            raise UserError(
+                Option("--source"),
+                " must be a discriminator (ElectraForPreTraining) and ",
+                Option("--generator_source"),
+                " a generator (ElectraForMaskedLM)",
+            )
+        external.generator = other.generator
+        external.unexpected += other.unexpected
+    if external.is_tied or external.discriminator is None:
+        generator_num_attention_heads = num_attention_heads
+    heads = {"discriminator": num_attention_heads, "generator": generator_num_attention_heads}
+    for network in external.networks:
+        network.num_attention_heads = heads[network.role] or network.num_attention_heads
+        _check_complete(network, source)
+    for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+        first, last = (getattr(network.sizes, name) for network in (external.networks[0], external.networks[-1]))
+        if first != last:
+            raise UserError(
+                f"the discriminator has a {name} of {first}, the generator of {last}: they do not belong together"
+            )
+    return external
+
+
+def _check_complete(network: Network, source: str) -> None:
+    """Raises a `UserError` unless all of a network is there, and all of its head or nothing."""
+    missing = sorted(expected_shapes(network.role, network.sizes).keys() - network.weights.keys())
+    if any(not name.startswith("predictions/") for name in missing) or (missing and network.has_head):
+        raise UserError(f"{source}: {len(missing)} weights of the {network.role} are missing, such as {missing[0]}")
+    if missing and network.role == "generator":
+        raise UserError(f"{source}: the generator has no head")
 
 
 def open_starting_point(
@@ -62,7 +127,7 @@ def open_starting_point(
     )
 
 
-def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Callable[[str], None]) -> Run:
+def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Callable[[str], None]) -> LoadedRun:
     path = path if files.is_remote(path) else os.path.abspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)
@@ -73,9 +138,9 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Calla
         return load_run(directory, vocab_file=vocab_file, lower_case=lower_case, say=say)
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
-        foreign = read_source(format_name, path)
-        import_foreign(
-            foreign,
+        external = read_source(format_name, path)
+        import_external(
+            external,
             format_name,
             directory,
             vocab_file=vocab_file,
@@ -86,7 +151,7 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Calla
         )
         run = load_run(directory, say=say)
         if run.tokenizer.sentencepiece_file:  # which will be gone
-            model_file = vocab_file or foreign.vocab_file
+            model_file = vocab_file or external.vocab_file
             assert model_file is not None
             run = dataclasses.replace(run, tokenizer=read_tokenizer(model_file))
         return run
@@ -101,23 +166,23 @@ def _workdir_of_checkpoints(directory: str) -> str | None:
 
 
 def _format_of(directory: str) -> str | None:
-    """Returns the foreign format of a directory; None: it is a workdir, or looks like one.
+    """Returns the format of another library that a directory has; None: it is a workdir, or looks like one.
 
     Raises:
       UserError: it is none of them.
     """
-    names = tf.io.gfile.listdir(directory)
+    names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
     if "saved_model.pb" in names:
         raise UserError(
             Option("--init"),
             f"={directory} is a SavedModel, which cannot be trained: export with --format=huggingface",
         )
     if CONFIG_FILE in names:
+        file = files.join(directory, CONFIG_FILE)
         try:
-            with tf.io.gfile.GFile(tf.io.gfile.join(directory, CONFIG_FILE)) as stream:
-                record = json.load(stream)
+            record = json.loads(files.read_bytes(file))
         except ValueError as error:
-            raise UserError(f"{os.path.join(directory, CONFIG_FILE)} is damaged ({error})") from error
+            raise UserError(f"{file} is damaged ({error})") from error
         if "finetuning" in record:
             raise UserError(
                 Option("--init"), f"={directory} is fine-tuned already: give the encoder that it started from"
@@ -130,7 +195,7 @@ def _format_of(directory: str) -> str | None:
         return "tfm"
     if any(name.endswith(".index") for name in names):
         return "google_tf1"
-    below = [name.rstrip("/") for name in names if name.rstrip("/") in ("discriminator", "generator")]
+    below = [name for name in names if name in ("discriminator", "generator")]
     hint = f"; did you mean {os.path.join(directory, below[0])}?" if below else ""
     raise UserError(
         Option("--init"),

@@ -1,6 +1,8 @@
 """Checkpoints of tf-models-official: encoders and its `ElectraPretrainer`, read; encoders to fine-tune, written."""
 
 import collections
+import dataclasses
+import functools
 import os
 from typing import Any
 
@@ -14,15 +16,14 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
-from electra_cli.interop.foreign import Foreign, drop_unknown
-from electra_cli.interop.outputs import hidden_states
-from electra_cli.interop.runs import Run, encode_texts
+from electra_cli.interop.importing import ExternalModel
+from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
 from electra_cli.objectives.weights import Network, Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY
 
-# Attributes of its BertEncoder and of its blocks, and our names.
+# Weights of its BertEncoder and of its blocks, as paths of attributes, and our names.
 _ENCODER = {
     "_embedding_layer/embeddings": "embeddings/word_embeddings",
     "_position_embedding_layer/embeddings": "embeddings/position_embeddings",
@@ -32,27 +33,42 @@ _ENCODER = {
     "_embedding_projection/kernel": "embeddings_project/kernel",
     "_embedding_projection/bias": "embeddings_project/bias",
 }
+_DENSE, _NORM = ("kernel", "bias"), ("gamma", "beta")
 _BLOCK = {
-    "_attention_layer/_query_dense": "attention/self/query",
-    "_attention_layer/_key_dense": "attention/self/key",
-    "_attention_layer/_value_dense": "attention/self/value",
-    "_attention_layer/_output_dense": "attention/output/dense",
-    "_intermediate_dense": "intermediate/dense",
-    "_output_dense": "output/dense",
+    f"{theirs}/{kind}": f"{ours}/{kind}"
+    for theirs, ours, kinds in (
+        ("_attention_layer/_query_dense", "attention/self/query", _DENSE),
+        ("_attention_layer/_key_dense", "attention/self/key", _DENSE),
+        ("_attention_layer/_value_dense", "attention/self/value", _DENSE),
+        ("_attention_layer/_output_dense", "attention/output/dense", _DENSE),
+        ("_attention_layer_norm", "attention/output/LayerNorm", _NORM),
+        ("_intermediate_dense", "intermediate/dense", _DENSE),
+        ("_output_dense", "output/dense", _DENSE),
+        ("_output_layer_norm", "output/LayerNorm", _NORM),
+    )
+    for kind in kinds
 }
-_BLOCK_NORMS = {"_attention_layer_norm": "attention/output/LayerNorm", "_output_layer_norm": "output/LayerNorm"}
-# Attributes of its ElectraPretrainer, and our names.
+# Those of its ElectraPretrainer.
 _HEADS = {
-    "discriminator": {"discriminator_projection": "predictions/dense", "discriminator_head": "predictions/dense_1"},
-    "generator": {"masked_lm/dense": "predictions/dense", "masked_lm/layer_norm": "predictions/LayerNorm"},
+    "discriminator": {
+        f"{theirs}/{kind}": f"predictions/{ours}/{kind}"
+        for theirs, ours in (("discriminator_projection", "dense"), ("discriminator_head", "dense_1"))
+        for kind in _DENSE
+    },
+    "generator": {
+        "masked_lm/dense/kernel": "predictions/dense/kernel",
+        "masked_lm/dense/bias": "predictions/dense/bias",
+        "masked_lm/layer_norm/gamma": "predictions/LayerNorm/gamma",
+        "masked_lm/layer_norm/beta": "predictions/LayerNorm/beta",
+        "masked_lm/output_bias/bias": "predictions/output_bias",
+    },
 }
-_OUTPUT_BIAS = "masked_lm/output_bias/bias"
 CHECKPOINT_NAME, CONFIG_FILE = "encoder.ckpt", "encoder.yaml"
 _POOLER_SEED = 0
 
 
 class _Objects:
-    """The objects of a checkpoint that `tf.train.Checkpoint` wrote, found by the names of attributes."""
+    """The objects of a checkpoint that `tf.train.Checkpoint` wrote, by the names of attributes."""
 
     def __init__(self, path: str):
         self._reader = tf.train.load_checkpoint(path)
@@ -86,24 +102,24 @@ class _Objects:
 
     def unread(self, start: int, name: str) -> list[str]:
         """Returns the paths of the variables below an object that were not read."""
-        found = []
+        paths = []
         queue, seen = collections.deque([(start, name)]), {start}
         while queue:
             node, path = queue.popleft()
             if _keys(self._nodes[node]) and node not in self.read:
-                found.append(path)
+                paths.append(path)
             for child in self._nodes[node].children:
                 if child.node_id not in seen and "optimizer" not in child.local_name:
                     seen.add(child.node_id)
                     queue.append((child.node_id, f"{path}/{child.local_name}"))
-        return sorted(found)
+        return sorted(paths)
 
 
 def _keys(node: Any) -> list[str]:
     return [attribute.checkpoint_key for attribute in node.attributes if attribute.name == "VARIABLE_VALUE"]
 
 
-def read(source: str) -> Foreign:
+def read(source: str) -> ExternalModel:
     """Reads a checkpoint of an encoder (`encoder=...`), or of an `ElectraPretrainer` (`model=...`), of its own trainer.
 
     Args:
@@ -126,24 +142,24 @@ def read(source: str) -> Foreign:
     if damage is not None:
         raise UserError(f"{path} is no checkpoint that can be read: {damage}")
     objects = _Objects(path)
-    networks_found: dict[str, Network] = {}
+    read_networks: dict[str, Network] = {}
     root = objects.find("model")
     if root is not None and objects.find("discriminator_network", root) is not None:
         for role in ("discriminator", "generator"):
             node = objects.find(f"{role}_network", root)
             if node is not None:
-                networks_found[role] = _read_network(objects, role, node, root, path)
+                read_networks[role] = _read_network(objects, role, node, root, path)
     else:
         node = objects.find("encoder")
         node = objects.find("model/encoder") if node is None else node
         if node is None:
             raise UserError(f"{path} holds neither `encoder` nor an ElectraPretrainer as `model`")
         root = node
-        networks_found["discriminator"] = _read_network(objects, "discriminator", node, None, path)
-    return Foreign(
+        read_networks["discriminator"] = _read_network(objects, "discriminator", node, None, path)
+    return ExternalModel(
         source=path,
-        discriminator=networks_found["discriminator"],
-        generator=networks_found.get("generator"),
+        discriminator=read_networks["discriminator"],
+        generator=read_networks.get("generator"),
         vocab_file=find_vocab_file(os.path.dirname(path)),
         unexpected=objects.unread(root, "model"),
         notices=["tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a "
@@ -152,41 +168,32 @@ def read(source: str) -> Foreign:
 
 
 def _read_network(objects: _Objects, role: str, node: int, root: int | None, path: str) -> Network:
+    """Reads the encoder at a node; with `root`, the node of an ElectraPretrainer, its head as well."""
     weights: Weights = {}
 
-    def take(theirs: str, ours: str, start: int) -> None:
-        value = objects.value(theirs, start)
-        if value is not None:
-            weights[ours] = value
+    def take(names: dict[str, str], start: int, prefix: str = "") -> None:
+        for theirs, ours in names.items():
+            value = objects.value(theirs, start)
+            if value is not None:
+                weights[prefix + ours] = value
 
-    for theirs, ours in _ENCODER.items():
-        take(theirs, ours, node)
-    for name in ("kernel", "bias"):
+    take(_ENCODER, node)
+    for name in _DENSE:
         objects.value(f"_pooler_layer/{name}", node)  # ELECTRA has none
-    index, heads = 0, 1
+    index = 0
     while (block := objects.find(f"_transformer_layers/{index}", node)) is not None:
-        for theirs, ours in _BLOCK.items():
-            for kind in ("kernel", "bias"):
-                take(f"{theirs}/{kind}", f"encoder/layer_{index}/{ours}/{kind}", block)
-        for theirs, ours in _BLOCK_NORMS.items():
-            for kind in ("gamma", "beta"):
-                take(f"{theirs}/{kind}", f"encoder/layer_{index}/{ours}/{kind}", block)
+        take(_BLOCK, block, f"encoder/layer_{index}/")
         index += 1
     query = "encoder/layer_0/attention/self/query/kernel"
     if query not in weights:
         raise UserError(f"{path}: the {role} is no BertEncoder of tf-models-official (no {query})")
     heads = weights[query].shape[1]
-    for name, value in weights.items():
-        weights[name] = _merge_heads(name, value)
-    for theirs, ours in _HEADS[role].items() if root is not None else ():
-        kinds = ("gamma", "beta") if ours.endswith("LayerNorm") else ("kernel", "bias")
-        for kind in kinds:
-            take(f"{theirs}/{kind}", f"{ours}/{kind}", root or 0)
-    if root is not None and role == "generator":
-        take(_OUTPUT_BIAS, "predictions/output_bias", root)
+    weights = {name: _merge_heads(name, value) for name, value in weights.items()}
+    if root is not None:
+        take(_HEADS[role], root)
     network = Network(role, weights, heads)
     try:
-        unknown = drop_unknown(network)
+        unknown = network.drop_unknown()
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     assert not unknown, unknown
@@ -201,7 +208,7 @@ def _merge_heads(name: str, value: np.ndarray) -> np.ndarray:
     return value
 
 
-def write(run: Run, role: str, directory: str) -> None:
+def write(run: LoadedRun, role: str, directory: str) -> None:
     """Writes an encoder that the tasks of `official.nlp` take as `init_checkpoint`, and its config as `encoder.yaml`.
 
     ELECTRA has no pooler; that of the encoder, which `sentence_prediction` puts its classifier on, is new: a truncated
@@ -212,44 +219,25 @@ def write(run: Run, role: str, directory: str) -> None:
       role: 'discriminator' or 'generator'.
       directory: an empty directory.
     """
-    network = run.network(role)
-    encoder_config = _encoder_config(run, network)
-    encoder = build_encoder(encoder_config)
-    assign(encoder, network, run.config.model.initializer_range)
+    network, model = run.network(role), run.config.model
+    config = BertEncoderConfig(
+        **dataclasses.asdict(network.sizes),
+        dropout_rate=model.hidden_dropout,
+        attention_dropout_rate=model.attention_dropout,
+        initializer_range=model.initializer_range,
+    )
+    encoder = build_encoder(EncoderConfig(type="bert", bert=config))
+    assign(encoder, network, model.initializer_range)
     tf.train.Checkpoint(encoder=encoder).write(os.path.join(directory, CHECKPOINT_NAME))
+    written = {name: value for name, value in config.as_dict().items() if value is not None}
     contents = {
-        CONFIG_FILE: yaml.safe_dump({"task": {"model": {"encoder": _without_unset(encoder_config)}}}).encode(),
-        "checkpoint": f'model_checkpoint_path: "{CHECKPOINT_NAME}"\n'.encode(),
+        CONFIG_FILE: yaml.safe_dump({"task": {"model": {"encoder": {"type": "bert", "bert": written}}}}),
+        "checkpoint": f'model_checkpoint_path: "{CHECKPOINT_NAME}"\n',
     }
     for name, content in contents.items():
-        with open(os.path.join(directory, name), "wb") as stream:
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
             stream.write(content)
     run.tokenizer.save(directory)
-
-
-def _encoder_config(run: Run, network: Network) -> EncoderConfig:
-    sizes, model = network.sizes, run.config.model
-    return EncoderConfig(
-        type="bert",
-        bert=BertEncoderConfig(
-            vocab_size=sizes.vocab_size,
-            hidden_size=sizes.hidden_size,
-            num_layers=sizes.num_layers,
-            num_attention_heads=sizes.num_attention_heads,
-            intermediate_size=sizes.intermediate_size,
-            dropout_rate=model.hidden_dropout,
-            attention_dropout_rate=model.attention_dropout,
-            max_position_embeddings=sizes.max_position_embeddings,
-            type_vocab_size=sizes.type_vocab_size,
-            initializer_range=model.initializer_range,
-            embedding_size=sizes.embedding_size,
-        ),
-    )
-
-
-def _without_unset(config: EncoderConfig) -> dict[str, Any]:
-    bert = {name: value for name, value in config.bert.as_dict().items() if value is not None}
-    return {"type": "bert", "bert": bert}
 
 
 def assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: float = 0.02) -> None:
@@ -260,30 +248,21 @@ def assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: 
       network: the network; its head is left out.
       initializer_range: standard deviation of the pooler's kernel.
     """
-
-    def layer_of(path: str, start: Any) -> Any:
-        for part in path.split("/"):
-            start = getattr(start, part)
-        return start
-
-    def put(variable: tf.Variable, name: str) -> None:
-        variable.assign(network.weights[name].reshape(variable.shape))
-
     for theirs, ours in _ENCODER.items():
         if ours in network.weights:
             layer, _, attribute = theirs.partition("/")
             layer = getattr(encoder, layer)
-            put(layer.trainable_weights[0] if attribute == "embeddings" else getattr(layer, attribute), ours)
+            variable = layer.trainable_weights[0] if attribute == "embeddings" else getattr(layer, attribute)
+            variable.assign(network.weights[ours].reshape(variable.shape))
     for index, block in enumerate(encoder.transformer_layers):
-        for names, kinds in ((_BLOCK, ("kernel", "bias")), (_BLOCK_NORMS, ("gamma", "beta"))):
-            for theirs, ours in names.items():
-                for kind in kinds:
-                    put(layer_of(f"{theirs}/{kind}", block), f"encoder/layer_{index}/{ours}/{kind}")
+        for theirs, ours in _BLOCK.items():
+            variable = functools.reduce(getattr, theirs.split("/"), block)
+            variable.assign(network.weights[f"encoder/layer_{index}/{ours}"].reshape(variable.shape))
     kernel = encoder.pooler_layer.kernel
     kernel.assign(tf_keras.initializers.TruncatedNormal(stddev=initializer_range, seed=_POOLER_SEED)(kernel.shape))
 
 
-def deviation(run: Run, role: str, directory: str, texts: list[str], *, exact: bool = True) -> float:
+def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exact: bool = True) -> float:
     """Loads what `write` wrote and returns the largest difference of its layers' outputs from ours.
 
     Args:
@@ -309,9 +288,5 @@ def deviation(run: Run, role: str, directory: str, texts: list[str], *, exact: b
     checkpoint = tf.train.Checkpoint(encoder=encoder)
     checkpoint.read(os.path.join(directory, CHECKPOINT_NAME)).expect_partial().assert_existing_objects_matched()
     inputs = encode_texts(run.tokenizer, texts, min(128, sizes.max_position_embeddings))
-    found = encoder(inputs)["encoder_outputs"]
-    ours = hidden_states(run.model, role, inputs)
-    real: np.ndarray = inputs["input_mask"].astype(bool)
-    return max(
-        float(np.abs(first.numpy() - second.numpy())[real].max()) for first, second in zip(found, ours, strict=True)
-    )
+    pairs = zip(encoder(inputs)["encoder_outputs"], run.hidden_states(role, inputs), strict=True)
+    return max_abs_diff(pairs, inputs["input_mask"].astype(bool))

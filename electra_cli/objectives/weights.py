@@ -54,25 +54,21 @@ class Network:
         Raises:
           UserError: they contradict each other, or a weight is missing.
         """
-        layers = 0
-        while f"encoder/layer_{layers}/output/dense/kernel" in self.weights:
-            layers += 1
-        if layers == 0:
+        num_layers = 0
+        while f"encoder/layer_{num_layers}/output/dense/kernel" in self.weights:
+            num_layers += 1
+        if num_layers == 0:
             raise UserError(f"the {self.role} has no layer: encoder/layer_0/output/dense/kernel is missing")
-        for name in (
-            "embeddings/word_embeddings",
-            "embeddings/position_embeddings",
-            "embeddings/token_type_embeddings",
-        ):
-            if name not in self.weights:
-                raise UserError(f"the {self.role} has no weight {name}")
+        for name in _TABLES:
+            if f"embeddings/{name}" not in self.weights:
+                raise UserError(f"the {self.role} has no weight embeddings/{name}")
         vocab_size, embedding_size = self.weights["embeddings/word_embeddings"].shape
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
         sizes = EncoderSizes(
             vocab_size=vocab_size,
             embedding_size=embedding_size,
             hidden_size=hidden_size,
-            num_layers=layers,
+            num_layers=num_layers,
             num_attention_heads=self.num_attention_heads,
             intermediate_size=intermediate_size,
             max_position_embeddings=len(self.weights["embeddings/position_embeddings"]),
@@ -90,8 +86,19 @@ class Network:
 
     @property
     def has_head(self) -> bool:
-        """Whether the head is there."""
+        """Whether there are weights of a head."""
         return any(name.startswith("predictions/") for name in self.weights)
+
+    def drop_unknown(self) -> list[str]:
+        """Removes the weights that a network of these sizes does not have, and returns their names.
+
+        Raises:
+          UserError: shapes contradict each other.
+        """
+        unknown = sorted(self.weights.keys() - expected_shapes(self.role, self.sizes).keys())
+        for name in unknown:
+            del self.weights[name]
+        return unknown
 
 
 def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
@@ -157,21 +164,15 @@ def shares_embeddings(discriminator: Network, generator: Network | None) -> bool
 
 def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int) -> Network | None:
     """Returns one of the networks that `join` put together; None when it is not there."""
-    scope = _SCOPES[role]
-    is_own = any(name.startswith(f"{scope}/encoder/") for name in weights)
-    has_head = any(name.startswith(f"{role}_predictions/") for name in weights)
-    if not is_own and not has_head:
+    scope, head = _SCOPES[role], f"{role}_predictions/"
+    has_encoder = any(name.startswith(f"{scope}/encoder/") for name in weights)
+    if not has_encoder and not any(name.startswith(head) for name in weights):
         return None
-    if not is_own:
-        scope = "electra"
-    own = {name.removeprefix(f"{scope}/"): value for name, value in weights.items() if name.startswith(f"{scope}/")}
-    for name in _EMBEDDINGS:
-        if name not in own and f"electra/{name}" in weights:
-            own[name] = weights[f"electra/{name}"]
-    for name, value in weights.items():
-        if name.startswith(f"{role}_predictions/"):
-            own[name.removeprefix(f"{role}_")] = value
-    return Network(role, own, num_attention_heads)
+    shared = {name: weights[f"electra/{name}"] for name in _EMBEDDINGS if f"electra/{name}" in weights}
+    prefix = f"{scope}/" if has_encoder else "electra/"
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    own_head = {name.removeprefix(f"{role}_"): value for name, value in weights.items() if name.startswith(head)}
+    return Network(role, {**shared, **own, **own_head}, num_attention_heads)
 
 
 def _full_name(scope: str, role: str, name: str) -> str:
@@ -184,9 +185,7 @@ def read(model: Pretrainer) -> Weights:
     Gradient-disentangled embeddings become what they add up to, the word table of `model.embedding_sharing=word` that
     of both networks.
     """
-    weights: Weights = {}
-    for variable, names in named_weights(model):
-        weights.update(zip(names, np.split(variable.numpy(), len(names), axis=-1), strict=True))
+    weights = _values(named_weights(model))
     networks = _networks(model)
     if len(networks) > 1:
         generator, discriminator = (networks[name].embeddings for name in ("generator", "electra"))
@@ -213,18 +212,14 @@ class Assignment:
     unexpected: list[str]
 
 
-def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, all_of_them: bool = False) -> Assignment:
-    """Puts weights into a pretrainer of `build_pretrainer`, as far as there are any.
-
-    Args:
-      model: the pretrainer.
-      weights: float32 arrays under the names of this module.
-      all_of_them: whether every weight of the model must be given.
+def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, require_all: bool = False) -> Assignment:
+    """Puts weights, float32 arrays under the names of this module, into a pretrainer, as far as there are any.
 
     Raises:
-      UserError: a weight has another shape than the model's, or is missing and must not be. The model is unchanged.
+      UserError: a weight has another shape than the model's, or `require_all` and one is missing. The model is
+        unchanged.
     """
-    return _assign(named_weights(model), weights, all_of_them)
+    return _assign(named_weights(model), weights, require_all)
 
 
 def assign_encoder(encoder: ElectraEncoder, network: Network) -> None:
@@ -233,13 +228,17 @@ def assign_encoder(encoder: ElectraEncoder, network: Network) -> None:
     Raises:
       UserError: one is missing, or of another shape. The encoder is unchanged.
     """
-    _assign(_named_encoder_weights(encoder), network.weights, all_of_them=True)
+    _assign(_named_encoder_weights(encoder), network.weights, require_all=True)
 
 
 def read_encoder(encoder: ElectraEncoder) -> Weights:
     """Returns the weights of an encoder with embeddings of its own, float32, under the names of `Network.weights`."""
+    return _values(_named_encoder_weights(encoder))
+
+
+def _values(pairs: Iterable[_Pair]) -> Weights:
     weights: Weights = {}
-    for variable, names in _named_encoder_weights(encoder):
+    for variable, names in pairs:
         weights.update(zip(names, np.split(variable.numpy(), len(names), axis=-1), strict=True))
     return weights
 
@@ -249,13 +248,13 @@ def _named_encoder_weights(encoder: ElectraEncoder) -> Iterator[_Pair]:
         yield variable, tuple(name.removeprefix("/") for name in names)
 
 
-def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], all_of_them: bool) -> Assignment:
+def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], require_all: bool) -> Assignment:
     values: list[tuple[tf.Variable, np.ndarray]] = []
     matched: list[str] = []
     missing: list[str] = []
     for variable, names in pairs:
         absent = [name for name in names if name not in weights]
-        if len(absent) == len(names) and not all_of_them:
+        if len(absent) == len(names) and not require_all:
             missing += names
             continue
         if absent:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from electra_cli.commands import export_checkpoint, import_checkpoint
 from electra_cli.errors import UserError
-from electra_cli.interop import delivery, exporting, google_tf1, importing, tfm
+from electra_cli.interop import delivery, exporting, google_tf1, importing, starting_points, tfm
 from electra_cli.interop.runs import load_run
 from electra_cli.objectives import weights as weights_module
 from tests.cli.app_test import assert_user_error, call
@@ -140,7 +140,9 @@ def test_a_full_disk_leaves_nothing(tmp_path, workdir, format_name):
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
     try:
         with pytest.raises(UserError, match=r"cannot be written: .*; nothing is left of it"):
-            exporting.export(loaded, format_name, "both", str(tmp_path / "out"), overwrite=False, say=lambda _: None)
+            exporting.export_run(
+                loaded, format_name, "both", str(tmp_path / "out"), overwrite=False, say=lambda _: None
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert tree(tmp_path) == []
@@ -172,7 +174,7 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, fo
     else:
         monkeypatch.setattr(weights_module, "read", altered)
     with pytest.raises(UserError, match=r"differs from the checkpoint by .*: nothing was exported"):
-        exporting.export(
+        exporting.export_run(
             loaded, format_name, "discriminator", str(tmp_path / "out"), overwrite=False, say=lambda _: None
         )
     assert tree(tmp_path) == []
@@ -194,7 +196,7 @@ def test_reading_without_what_reads_is_told(tmp_path, name, missing, monkeypatch
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "electra"}))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=f"needs (that package|{missing}), which is not installed"):
-        importing.read_source("huggingface", str(tmp_path))
+        starting_points.read_source("huggingface", str(tmp_path))
 
 
 def test_overwriting_replaces_the_whole(tmp_path, workdir):

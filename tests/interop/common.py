@@ -1,4 +1,4 @@
-"""What tests of imports and exports share: small runs without training, and foreign models of random weights."""
+"""What tests of imports and exports share: small runs without training, and external models of random weights."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.data.output_directory import write_whole
 from electra_cli.data.tokenization import TokenizerSettings
-from electra_cli.interop.runs import Run, load_run
+from electra_cli.interop.runs import LoadedRun, load_run
 from electra_cli.objectives.base import build_pretrainer
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
@@ -82,7 +82,7 @@ def make_workdir(
     return directory
 
 
-def make_run(directory: pathlib.Path, **overrides) -> Run:
+def make_run(directory: pathlib.Path, **overrides) -> LoadedRun:
     return load_run(str(make_workdir(directory, **overrides)), say=lambda _: None)
 
 

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from electra_cli.config.resolution import flatten, resolve
 from electra_cli.errors import UserError
-from electra_cli.interop import exporting, google_tf1, importing, weights
-from electra_cli.interop.outputs import hidden_states
+from electra_cli.interop import exporting, google_tf1, importing, starting_points, weights
 from electra_cli.interop.runs import load_run
 from electra_cli.modeling import features
 from electra_cli.objectives.base import build_pretrainer, objective_of
@@ -197,9 +196,9 @@ def write_checkpoint(directory, values, name="model.ckpt-3"):
 
 
 def import_from(source, output, say=lambda _: None, **changes):
-    foreign = importing.read_source("google_tf1", str(source), **changes)
-    importing.import_foreign(
-        foreign, "google_tf1", str(output), vocab_file=None, lower_case=None, generator_size=0.25, overwrite=False,
+    external = starting_points.read_source("google_tf1", str(source), **changes)
+    importing.import_external(
+        external, "google_tf1", str(output), vocab_file=None, lower_case=None, generator_size=0.25, overwrite=False,
         say=say,
     )  # fmt: skip
     return load_run(str(output), say=lambda _: None)
@@ -220,7 +219,7 @@ def test_recorded_checkpoints_go_in_and_out_bit_for_bit(tmp_path, step):
         if step == 0:
             assert largest(found["lm_outputs"] - recorded.arrays["mlm_logits"][0]) < 1e-5
         assert "Missing: nothing." in lines and "Freshly initialized: nothing." in lines
-        exporting.export(run, "google_tf1", "both", str(tmp_path / "out"), overwrite=False)
+        exporting.export_run(run, "google_tf1", "both", str(tmp_path / "out"), overwrite=False)
         there = tf.train.load_checkpoint(str(directory / f"model.ckpt-{step}"))
         back = tf.train.load_checkpoint(str(tmp_path / "out"))
         names = {name for name in there.get_variable_to_shape_map() if "adam" not in name}
@@ -246,7 +245,7 @@ def test_a_checkpoint_without_hyperparameters_tells_its_sizes(tmp_path):
     rng = np.random.default_rng(0)
     ids = rng.integers(5, 60, (2, 9))
     inputs = {features.INPUT_WORD_IDS: ids, features.INPUT_MASK: np.ones_like(ids), features.INPUT_TYPE_IDS: 0 * ids}
-    states = hidden_states(run.model, "discriminator", {name: tf.constant(x, tf.int32) for name, x in inputs.items()})
+    states = run.hidden_states("discriminator", {name: tf.constant(x, tf.int32) for name, x in inputs.items()})
     expected = original.Original(original.random_weights(1)).encode("electra", ids, np.ones_like(ids), 0 * ids, heads=3)
     np.testing.assert_allclose(states[-1], expected, atol=1e-4)
 
@@ -255,30 +254,30 @@ def test_checkpoints_that_will_not_do(tmp_path):
     values = original.random_weights(0)
     prefix = write_checkpoint(tmp_path / "there", values)
     with pytest.raises(UserError, match="width 48 cannot have 5 heads"):
-        importing.read_source("google_tf1", prefix, num_attention_heads=5)
+        starting_points.read_source("google_tf1", prefix, num_attention_heads=5)
     (tmp_path / "there" / "config.json").write_text(json.dumps({"embedding_size": 128}))
     with pytest.raises(UserError, match=r"config\.json makes embedding_size 128, the weights have 20"):
-        importing.read_source("google_tf1", prefix)
+        starting_points.read_source("google_tf1", prefix)
     (tmp_path / "there" / "config.json").write_text("[")
     with pytest.raises(UserError, match=r"config\.json is no JSON"):
-        importing.read_source("google_tf1", prefix)
+        starting_points.read_source("google_tf1", prefix)
     (tmp_path / "there" / "config.json").unlink()
     del values["electra/encoder/layer_1/output/dense/bias"]
     with pytest.raises(UserError, match="1 weights of the discriminator are missing, such as encoder/layer_1/output/d"):
-        importing.read_source("google_tf1", write_checkpoint(tmp_path / "cut", values))
+        starting_points.read_source("google_tf1", write_checkpoint(tmp_path / "cut", values))
     write_checkpoint(tmp_path / "cut", values, "model.ckpt-4")
     (tmp_path / "cut" / "checkpoint").unlink()
     with pytest.raises(UserError, match="holds several checkpoints"):
-        importing.read_source("google_tf1", str(tmp_path / "cut"))
+        starting_points.read_source("google_tf1", str(tmp_path / "cut"))
     with pytest.raises(UserError, match="is no checkpoint of google-research/electra"):
-        importing.read_source("google_tf1", write_checkpoint(tmp_path / "other", {"x": np.zeros(3)}))
+        starting_points.read_source("google_tf1", write_checkpoint(tmp_path / "other", {"x": np.zeros(3)}))
     data = tmp_path / "there" / "model.ckpt-3.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"ckpt-3 is no checkpoint that can be read: .* cannot be read"):
-        importing.read_source("google_tf1", prefix)
+        starting_points.read_source("google_tf1", prefix)
     data.unlink()
     with pytest.raises(UserError, match="its data file is missing"):
-        importing.read_source("google_tf1", prefix)
+        starting_points.read_source("google_tf1", prefix)
 
 
 @pytest.mark.parametrize(
@@ -296,14 +295,14 @@ def test_checkpoints_that_will_not_do(tmp_path):
 def test_every_objective_and_sharing_goes_out_and_in(tmp_path, overrides):
     run = make_run(tmp_path / "run", **{"model.generator_size": 1.0, **overrides})
     network = "both" if len(run.roles) == 2 else run.roles[0]
-    exporting.export(run, "google_tf1", network, str(tmp_path / "out"), overwrite=False)
+    exporting.export_run(run, "google_tf1", network, str(tmp_path / "out"), overwrite=False)
     again = import_from(
         tmp_path / "out", tmp_path / "again", num_attention_heads=2,
         generator_num_attention_heads=run.config.derived.generator_num_attention_heads,
     )  # fmt: skip
     inputs = random_inputs(len(TOKENS))
     for role in run.roles:
-        first, second = (hidden_states(each.model, role, inputs)[-1] for each in (run, again))
+        first, second = (each.hidden_states(role, inputs)[-1] for each in (run, again))
         np.testing.assert_allclose(first, second, atol=1e-5)
         assert weights.are_equal(run.network(role).weights, again.network(role).weights)
 

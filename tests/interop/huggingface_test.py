@@ -15,8 +15,7 @@ import safetensors.numpy
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.interop import exporting, huggingface, importing
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
+from electra_cli.interop import exporting, huggingface, huggingface_export, importing, starting_points
 from electra_cli.interop.runs import load_run
 from tests.interop.common import TOKENS, make_run, random_inputs, write_vocabulary
 
@@ -44,7 +43,7 @@ def save(model, directory, seed=0):
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
     model.save_pretrained(directory)
-    files = huggingface.tokenizer_files(TOKENS, True, 512)
+    files = huggingface_export.tokenizer_files(TOKENS, True, 512)
     for name, content in files.items():
         (pathlib.Path(directory) / name).write_text(content)
     return model.eval()
@@ -60,11 +59,11 @@ def make_pair(root, shape, seed=0):
 
 
 def import_from(source, output, say=lambda _: None, generator_source=None, **changes):
-    foreign = importing.read_source(
+    external = starting_points.read_source(
         "huggingface", str(source), generator_source=generator_source and str(generator_source)
     )
     arguments = {"vocab_file": None, "lower_case": None, "generator_size": 0.25, "overwrite": False, **changes}
-    importing.import_foreign(foreign, "huggingface", str(output), say=say, **arguments)
+    importing.import_external(external, "huggingface", str(output), say=say, **arguments)
     return load_run(str(output), say=lambda _: None)
 
 
@@ -95,18 +94,15 @@ def test_imported_networks_compute_what_transformers_does_and_go_back_bit_for_bi
     discriminator, generator = make_pair(tmp_path, shape)
     run = import_from(tmp_path / "discriminator", tmp_path / "ours", generator_source=tmp_path / "generator")
     inputs = random_inputs(len(TOKENS))
-    for role, model, logits_of in (
-        ("discriminator", discriminator, discriminator_logits),
-        ("generator", generator, generator_logits),
-    ):
+    for role, model in (("discriminator", discriminator), ("generator", generator)):
         expected = compute(model, inputs)
-        states = hidden_states(run.model, role, inputs)
+        states = run.hidden_states(role, inputs)
         assert len(states) == len(expected.hidden_states) - 1
         for ours, theirs in zip(states, expected.hidden_states[1:], strict=True):
             assert largest(ours, theirs, inputs) < 5e-5
         assert float(expected.logits.std()) > 0.05  # figures that could differ
-        assert largest(logits_of(run.model, states[-1]), expected.logits, inputs) < 1e-4
-    exporting.export(run, "huggingface", "both", str(tmp_path / "back"), overwrite=False)
+        assert largest(run.logits(role, states[-1]), expected.logits, inputs) < 1e-4
+    exporting.export_run(run, "huggingface", "both", str(tmp_path / "back"), overwrite=False)
     for role in ("discriminator", "generator"):
         assert same_tensors(tmp_path / role, tmp_path / "back" / role)
         theirs, ours = (json.loads((path / role / "config.json").read_text()) for path in (tmp_path, tmp_path / "back"))
@@ -126,7 +122,7 @@ def test_embeddings_that_the_pair_shares_are_shared(tmp_path):
     run = import_from(tmp_path / "discriminator", tmp_path / "word", generator_source=tmp_path / "generator")
     assert run.config.model.embedding_sharing == "word"
     expected = compute(generator, random_inputs(len(TOKENS)))
-    states = hidden_states(run.model, "generator", random_inputs(len(TOKENS)))
+    states = run.hidden_states("generator", random_inputs(len(TOKENS)))
     assert largest(states[-1], expected.hidden_states[-1], random_inputs(len(TOKENS))) < 2e-5
 
 
@@ -150,12 +146,12 @@ def test_a_generator_alone_is_a_masked_language_model(tmp_path):
     run = import_from(tmp_path / "generator", tmp_path / "ours")
     assert run.config.objective.name == "mlm" and run.roles == ["generator"]
     inputs = random_inputs(len(TOKENS))
-    logits = generator_logits(run.model, hidden_states(run.model, "generator", inputs)[-1])
+    logits = run.logits("generator", run.hidden_states("generator", inputs)[-1])
     assert largest(logits, compute(generator, inputs).logits, inputs) < 1e-4
-    exporting.export(run, "huggingface", "generator", str(tmp_path / "back"), overwrite=False)
+    exporting.export_run(run, "huggingface", "generator", str(tmp_path / "back"), overwrite=False)
     assert same_tensors(tmp_path / "generator", tmp_path / "back")
     with pytest.raises(UserError, match="has no discriminator; give --network=generator"):
-        exporting.export(run, "huggingface", "both", str(tmp_path / "never"), overwrite=False)
+        exporting.export_run(run, "huggingface", "both", str(tmp_path / "never"), overwrite=False)
 
 
 @pytest.mark.parametrize("kind", ["BertModel", "BertForPreTraining"])
@@ -167,7 +163,7 @@ def test_bert_becomes_a_discriminator_without_head(tmp_path, kind):
     run = import_from(tmp_path / "bert", tmp_path / "ours", lines.append)
     inputs = random_inputs(len(TOKENS))
     expected = compute(model.eval(), inputs)
-    assert largest(hidden_states(run.model, "discriminator", inputs)[-1], expected.hidden_states[-1], inputs) < 2e-5
+    assert largest(run.hidden_states("discriminator", inputs)[-1], expected.hidden_states[-1], inputs) < 2e-5
     text = "\n".join(lines)
     assert "Missing: discriminator_predictions (2 weights), generator." in text
     assert "pooler" in text if kind == "BertModel" else "cls" in text
@@ -183,7 +179,7 @@ def test_an_encoder_without_heads_and_a_tokenizer_in_one_file(tmp_path):
     run = import_from(tmp_path / "saved", tmp_path / "ours")
     assert run.tokenizer.vocabulary.tokens == TOKENS and run.tokenizer.lower_case
     inputs = random_inputs(len(TOKENS))
-    states = hidden_states(run.model, "discriminator", inputs)
+    states = run.hidden_states("discriminator", inputs)
     assert largest(states[-1], compute(model, inputs).hidden_states[-1], inputs) < 5e-5
 
 
@@ -198,7 +194,7 @@ def test_names_of_old_versions(tmp_path):
     safetensors.numpy.save_file(old, tmp_path / "discriminator" / "model.safetensors")
     run = import_from(tmp_path / "discriminator", tmp_path / "ours")
     inputs = random_inputs(len(TOKENS))
-    states = hidden_states(run.model, "discriminator", inputs)
+    states = run.hidden_states("discriminator", inputs)
     assert largest(states[-1], compute(discriminator, inputs).hidden_states[-1], inputs) < 5e-5
     report = json.loads((tmp_path / "ours" / "import.json").read_text())
     assert report["unexpected"] == [] and report["missing"] == ["generator"]
@@ -224,7 +220,7 @@ def test_files_of_pytorch_are_read_and_code_in_them_is_not_run(tmp_path):
     torch.save(discriminator.state_dict(), folder / "pytorch_model.bin")
     run = import_from(folder, tmp_path / "ours")
     inputs = random_inputs(len(TOKENS))
-    states = hidden_states(run.model, "discriminator", inputs)
+    states = run.hidden_states("discriminator", inputs)
     assert largest(states[-1], compute(discriminator, inputs).hidden_states[-1], inputs) < 2e-5
 
     class Evil:
@@ -253,14 +249,14 @@ def test_half_precision_and_shards(tmp_path):
     with pytest.raises(UserError, match=rf"holds {len(shards) - 1} of {len(shards)} shards: {shards[1].name} is miss"):
         huggingface.read(str(tmp_path / "shards"))
     discriminator.half().save_pretrained(tmp_path / "half")
-    foreign = huggingface.read(str(tmp_path / "half"))
-    assert foreign.notices == ["Weights of type float16 became float32."]
-    for name, value in foreign.discriminator.weights.items():
+    external = huggingface.read(str(tmp_path / "half"))
+    assert external.notices == ["Weights of type float16 became float32."]
+    for name, value in external.discriminator.weights.items():
         np.testing.assert_array_equal(value, whole[name].astype(np.float16).astype(np.float32))
     discriminator.bfloat16().save_pretrained(tmp_path / "bfloat16")
-    foreign = huggingface.read(str(tmp_path / "bfloat16"))
-    assert foreign.notices == ["Weights of type bfloat16 became float32."]
-    for name, value in foreign.discriminator.weights.items():
+    external = huggingface.read(str(tmp_path / "bfloat16"))
+    assert external.notices == ["Weights of type bfloat16 became float32."]
+    for name, value in external.discriminator.weights.items():
         np.testing.assert_allclose(value, whole[name], rtol=2**-7, atol=1e-6)
 
 
@@ -281,7 +277,7 @@ def test_configs_that_contradict_weights_or_ask_for_other_layers(tmp_path, chang
     file = tmp_path / "discriminator" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(UserError, match=message):
-        importing.read_source("huggingface", str(tmp_path / "discriminator"))
+        starting_points.read_source("huggingface", str(tmp_path / "discriminator"))
 
 
 def test_folders_that_will_not_do(tmp_path):
@@ -292,12 +288,12 @@ def test_folders_that_will_not_do(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         huggingface.read(str(tmp_path))
     with pytest.raises(UserError, match="must be a discriminator"):
-        importing.read_source("huggingface", str(folder), generator_source=str(folder))
+        starting_points.read_source("huggingface", str(folder), generator_source=str(folder))
     tensors = safetensors.numpy.load_file(folder / "model.safetensors")
     cut = {name: value for name, value in tensors.items() if "layer.1.output.dense.bias" not in name}
     safetensors.numpy.save_file(cut, folder / "model.safetensors")
     with pytest.raises(UserError, match="1 weights of the discriminator are missing, such as encoder/layer_1/output"):
-        importing.read_source("huggingface", str(folder))
+        starting_points.read_source("huggingface", str(folder))
     content = (tmp_path / "generator" / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"model\.safetensors cannot be read"):
@@ -319,12 +315,12 @@ def test_a_vocabulary_of_another_size_leaves_nothing(tmp_path):
 def test_what_was_trained_is_exported_with_card_and_tokenizer(tmp_path):
     run = make_run(tmp_path / "run", **{"optimizer.ema_decay": 0.9})
     assert run.is_averaged and run.step == 7
-    assert exporting.export(run, "huggingface", "discriminator", str(tmp_path / "out"), overwrite=False) < 1e-5
+    assert exporting.export_run(run, "huggingface", "discriminator", str(tmp_path / "out"), overwrite=False) < 1e-5
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| weights (moving averages of them) | after 7 of 1,000,000 steps |" in card
     assert "| held-out, step 5 | |" in card and "| rtd_auc | 0.6250 |" in card
     plain = load_run(str(tmp_path / "run"), averaged=False, say=lambda _: None)
-    exporting.export(plain, "huggingface", "discriminator", str(tmp_path / "plain"), overwrite=False)
+    exporting.export_run(plain, "huggingface", "discriminator", str(tmp_path / "plain"), overwrite=False)
     assert not same_tensors(tmp_path / "out", tmp_path / "plain")
     model = transformers.AutoModel.from_pretrained(tmp_path / "out")
     assert type(model).__name__ == "ElectraModel"
@@ -333,7 +329,7 @@ def test_what_was_trained_is_exported_with_card_and_tokenizer(tmp_path):
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_the_exported_tokenizer_makes_the_tokens_of_training(tmp_path, lower_case):
     write_vocabulary(tmp_path)
-    for name, content in huggingface.tokenizer_files(TOKENS, lower_case, 512).items():
+    for name, content in huggingface_export.tokenizer_files(TOKENS, lower_case, 512).items():
         (tmp_path / name).write_text(content)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     ours = Tokenizer(Vocabulary(TOKENS), lower_case=lower_case)

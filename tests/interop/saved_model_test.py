@@ -15,8 +15,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import base
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
-from electra_cli.interop.runs import encode_texts
+from electra_cli.interop.runs import encode_texts, unpadded_rows
 from tests.interop.common import TOKENS, make_run, write_vocabulary
 
 # Imports TensorFlow and tensorflow-text alone, from a directory without this package.
@@ -41,7 +40,7 @@ TEXTS = ["The quick [MASK] jumps over [MASK].", "Two minutes", "[MASK] is 東京
 def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("saved_model")
     run = make_run(root / "run")
-    assert exporting.export(run, "saved_model", "both", str(root / "out"), overwrite=False) < 1e-5
+    assert exporting.export_run(run, "saved_model", "both", str(root / "out"), overwrite=False) < 1e-5
     return root, run
 
 
@@ -67,18 +66,18 @@ def test_another_process_computes_the_same_figures(exported):
     np.testing.assert_array_equal(found["embeddings/input_word_ids"], inputs["input_word_ids"])
     assert found["embeddings/tokens"][0, :4].tolist() == ["[CLS]", "the", "quick", "[MASK]"]
     real = inputs["input_mask"].astype(bool)
-    states = [np.asarray(state) for state in hidden_states(run.model, "discriminator", inputs)]
+    states = [np.asarray(state) for state in run.hidden_states("discriminator", inputs)]
     np.testing.assert_allclose(found["embeddings/layers"], np.stack(states, 1), atol=1e-5)
     for row, kept in enumerate(real):
         np.testing.assert_allclose(found["embeddings/mean"][row], states[-1][row][kept].mean(0), atol=1e-5)
         np.testing.assert_allclose(found["embeddings/max"][row], states[-1][row][kept].max(0), atol=1e-5)
         np.testing.assert_allclose(found["embeddings/first"][row], states[-1][row][0], atol=1e-5)
-    expected = 1 / (1 + np.exp(-np.asarray(discriminator_logits(run.model, states[-1])))) * real
+    expected = 1 / (1 + np.exp(-np.asarray(run.logits("discriminator", states[-1])))) * real
     for name in ("replaced_tokens", "serving_default"):
         np.testing.assert_allclose(found[f"{name}/replaced_probability"], expected, atol=1e-6)
     np.testing.assert_array_equal(found["fill_mask/mask_positions"], [[3, 7], [-1, -1], [1, -1]])
-    encoded = hidden_states(run.model, "generator", inputs)[-1]
-    probabilities = np.asarray(tf.nn.softmax(generator_logits(run.model, encoded)))
+    encoded = run.hidden_states("generator", inputs)[-1]
+    probabilities = np.asarray(tf.nn.softmax(run.logits("generator", encoded)))
     for row, column, position in ((0, 0, 3), (0, 1, 7), (2, 0, 1)):
         best = np.argsort(-probabilities[row, position])[: saved_model.NUM_PREDICTIONS]
         np.testing.assert_array_equal(found["fill_mask/filled_ids"][row, column], best)
@@ -97,7 +96,7 @@ def make_tokenizers(tmp_path, lower_case):
 
 def assert_same_tokens(in_graph, ours, texts):
     found = in_graph(tf.constant(texts))
-    for text, theirs in zip(texts, saved_model.padded_rows(found), strict=True):
+    for text, theirs in zip(texts, unpadded_rows(found), strict=True):
         assert theirs[1:-1] == list(ours.encode(text)), text
 
 
@@ -114,7 +113,7 @@ def test_tokens_of_real_text_are_those_of_training(tmp_path, lower_case):
 def test_tokens_of_every_character_of_the_basic_plane(tmp_path, lower_case):
     in_graph, ours = make_tokenizers(tmp_path, lower_case)
     texts = [f"fox{chr(code)}dog {chr(code)}a" for code in range(1, 0x10000) if not 0xD800 <= code < 0xE000]
-    found = saved_model.padded_rows(in_graph(tf.constant(texts)))
+    found = unpadded_rows(in_graph(tf.constant(texts)))
     different = [text[3] for text, row in zip(texts, found, strict=True) if row[1:-1] != list(ours.encode(text))]
     # `tokenizers` knows Unicode 8 of 2015: rare marks and punctuation came later, none of Latin, Greek or Cyrillic.
     assert len(different) <= (115 if lower_case else 36), [f"{ord(character):04x}" for character in different]
@@ -157,7 +156,7 @@ def test_a_sentencepiece_model_is_exported(tmp_path):
 
 def test_the_generator_alone_has_no_signature_for_replaced_tokens(tmp_path):
     run = make_run(tmp_path / "run", **{"objective.name": "mlm"})
-    exporting.export(run, "saved_model", "generator", str(tmp_path / "out"), overwrite=False)
+    exporting.export_run(run, "saved_model", "generator", str(tmp_path / "out"), overwrite=False)
     assert set(tf.saved_model.load(str(tmp_path / "out")).signatures) == {"serving_default", "embeddings", "fill_mask"}
     assert pathlib.Path(tmp_path / "out" / "saved_model.pb").exists()
 

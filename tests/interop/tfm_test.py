@@ -11,8 +11,7 @@ from official.nlp.modeling import models, networks
 from official.nlp.tasks import question_answering, sentence_prediction, tagging
 
 from electra_cli.errors import UserError
-from electra_cli.interop import exporting, importing, tfm
-from electra_cli.interop.outputs import discriminator_logits, generator_logits, hidden_states
+from electra_cli.interop import exporting, importing, starting_points, tfm
 from electra_cli.interop.runs import load_run
 from electra_cli.modeling.layers import gelu
 from tests.interop.common import TOKENS, make_run, random_inputs, write_vocabulary
@@ -36,9 +35,9 @@ def make_encoder(kind, *, exact=True, hidden_size=16, seed=0, **arguments):
 
 
 def import_from(directory, path, say=lambda _: None):
-    foreign = importing.read_source("tfm", str(path))
-    importing.import_foreign(
-        foreign, "tfm", str(directory / "ours"), vocab_file=str(write_vocabulary(directory)), lower_case=False,
+    external = starting_points.read_source("tfm", str(path))
+    importing.import_external(
+        external, "tfm", str(directory / "ours"), vocab_file=str(write_vocabulary(directory)), lower_case=False,
         generator_size=0.5, overwrite=True, say=say,
     )  # fmt: skip
     return load_run(str(directory / "ours"), say=lambda _: None)
@@ -57,7 +56,7 @@ def test_an_encoder_is_imported(tmp_path, kind):
     run = import_from(tmp_path, tmp_path / "ckpt", lines.append)
     inputs = random_inputs(len(TOKENS))
     expected = encoder(inputs)["encoder_outputs"]
-    for first, second in zip(hidden_states(run.model, "discriminator", inputs), expected, strict=True):
+    for first, second in zip(run.hidden_states("discriminator", inputs), expected, strict=True):
         assert largest(first, second, inputs) < 1e-5
     assert "Unexpected, left out: nothing." in lines
     assert any(line.startswith("Missing: discriminator_predictions (2 weights), generator.") for line in lines)
@@ -82,12 +81,12 @@ def test_a_pretrainer_is_imported_with_both_heads(tmp_path):
     assert run.config.model.embedding_sharing == "word"
     assert "Missing: nothing." in lines and "Freshly initialized: nothing." in lines
     assert "Unexpected, left out: model (4 weights)." in lines  # next-sentence prediction
-    encoded = hidden_states(run.model, "generator", inputs)[-1]
-    np.testing.assert_allclose(generator_logits(run.model, encoded, slots), expected["lm_outputs"], atol=1e-5)
-    encoded = hidden_states(run.model, "discriminator", inputs)[-1]
+    encoded = run.hidden_states("generator", inputs)[-1]
+    np.testing.assert_allclose(run.logits("generator", encoded, slots), expected["lm_outputs"], atol=1e-5)
+    encoded = run.hidden_states("discriminator", inputs)[-1]
     theirs = discriminator(inputs)["sequence_output"]
     theirs = model.discriminator_head(model.discriminator_projection(theirs))[..., 0]
-    assert largest(discriminator_logits(run.model, encoded), theirs, inputs) < 1e-5
+    assert largest(run.logits("discriminator", encoded), theirs, inputs) < 1e-5
 
 
 def test_checkpoints_that_will_not_do(tmp_path):
@@ -111,7 +110,7 @@ def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("tfm")
     run = make_run(root / "run")
     lines = []
-    difference = exporting.export(run, "tfm", "both", str(root / "out"), overwrite=False, say=lines.append)
+    difference = exporting.export_run(run, "tfm", "both", str(root / "out"), overwrite=False, say=lines.append)
     assert difference < 1e-5
     assert all("computes GELU in its tanh form" in line for line in lines) and len(lines) == 2
     return root / "out", run

@@ -12,9 +12,10 @@ import pytest
 from electra_cli import api
 from electra_cli.commands import export_checkpoint
 from electra_cli.errors import UserError
-from electra_cli.finetuning import exporting, finetune, huggingface_export, saved_model
+from electra_cli.finetuning import finetune
 from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import load_fine_tuned
+from electra_cli.interop import exporting, huggingface_export, saved_model
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
 from tests.interop.commands_test import run, tree
@@ -130,7 +131,7 @@ def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
     pytest.importorskip("transformers")
     workdir, _ = workdirs(kind)
     trained = load_fine_tuned(str(workdir), 0, silent)
-    exporting.export(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
+    exporting.export_fine_tuned(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
     card = (tmp_path / "out/README.md").read_text()
     for name, value in trained.scores.scores("validation").items():
         assert f"| {name} | {value:.4f} |" in card
@@ -210,14 +211,14 @@ def test_an_export_that_computes_something_else_is_refused(writer, workdirs, tmp
     if writer is huggingface_export:
         pytest.importorskip("transformers")
     trained = load_fine_tuned(str(workdirs("classification")[0]), 0, silent)
-    write = writer.write
+    write = writer.write_fine_tuned
 
     def write_and_alter(*arguments):
         write(*arguments)
         trained.model.head_output.bias.assign_add([0.01, 0.0])
 
-    monkeypatch.setattr(writer, "write", write_and_alter)
+    monkeypatch.setattr(writer, "write_fine_tuned", write_and_alter)
     with pytest.raises(UserError, match=r"differs from the checkpoint by .*: nothing was exported"):
         name = "huggingface" if writer is huggingface_export else "saved_model"
-        exporting.export(trained, name, str(tmp_path / "out"), overwrite=False)
+        exporting.export_fine_tuned(trained, name, str(tmp_path / "out"), overwrite=False)
     assert tree(tmp_path) == []
