@@ -89,10 +89,10 @@ def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
     for name in _PRETRAINED_ONLY:
         if values[name].present:
             raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
-    from electra_cli.finetuning import trained, workdir_files  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.finetuning import trained, workdir  # noqa: PLC0415  (imports TensorFlow: seconds)
     from electra_cli.interop import delivery, exporting  # noqa: PLC0415
 
-    exporting.check_format(values.format, workdir_files.read_record(values.workdir).kind)
+    exporting.check_format(values.format, workdir.read_record(values.workdir).kind)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the model"):
         model = trained.load_fine_tuned(values.workdir, values.seed, logger.notice)
