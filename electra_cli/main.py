@@ -1,14 +1,18 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
+from typing import TYPE_CHECKING
+
 import ml_collections
 from absl import flags
 
 from electra_cli.cli import app, config_flag
-from electra_cli.config.resolution import RunConfig
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
 from electra_cli.loggers.logger import Logger
 from electra_cli.workdir import run_files
+
+if TYPE_CHECKING:  # --help must not wait for it
+    from electra_cli.data.source import OpenedRun
 
 FLAGS = flags.FlagValues()
 config_flag.define(FLAGS)
@@ -69,12 +73,12 @@ GROUPS = {
 
 def _main(values: flags.FlagValues) -> None:
     settings = _settings(values)
-    from electra_cli.data import data_size  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.data import source  # noqa: PLC0415  (--help must not wait for it)
 
     if values.print_config:
         from electra_cli.config import text  # noqa: PLC0415
 
-        run, _ = data_size.read_run(settings, needs_data=False)
+        run = source.read_run(settings, needs_data=False)
         app.print_page(text.show(run, values.print_config, config_flag.command(values)))
         return
     if not values.workdir:
@@ -83,7 +87,7 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
-    run, _ = data_size.read_run(settings)  # before TensorFlow's import, which takes seconds
+    run = source.read_run(settings)  # before TensorFlow's import, which takes seconds
     if values.wandb_project:
         if values.mode in ("eval", "replay"):
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
@@ -113,7 +117,7 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     return settings
 
 
-def _run(run: RunConfig, values: flags.FlagValues, logger: Logger) -> None:
+def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
     with logger.status("Starting TensorFlow"):
         checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
         if checkpoint:

@@ -55,9 +55,8 @@ class Ours:
         # Imported here: TensorFlow takes seconds.
         import tensorflow as tf  # noqa: PLC0415
 
-        from electra_cli.data.data_size import read_run  # noqa: PLC0415
         from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
-        from electra_cli.data.phases import open_phases  # noqa: PLC0415
+        from electra_cli.data.source import read_run  # noqa: PLC0415
         from electra_cli.training.distribution import build_runtime  # noqa: PLC0415
         from electra_cli.training.run import build_model  # noqa: PLC0415
         from electra_cli.training.steps import build_train_steps  # noqa: PLC0415
@@ -65,10 +64,10 @@ class Ours:
 
         self._tf = tf
         config = _load(arguments, overrides)
-        run, _ = read_run(config)
+        run = read_run(config)
         resolved, train = run.resolved, run.resolved.train
         self._runtime = build_runtime(resolved.runtime, [(train.global_batch_size, train.gradient_accumulation_steps)])
-        (phase,) = open_phases(run)
+        (phase,) = run.phases
         self._config = resolved
         self._model, self._optimizer = build_model(resolved, self._runtime)
         self._train_steps = build_train_steps(self._model, self._optimizer, self._runtime, resolved)

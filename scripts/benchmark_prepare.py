@@ -79,7 +79,7 @@ def _read(data_dir: str, seconds: float = 5.0) -> float:
     from electra_cli.config import default_config  # noqa: PLC0415
     from electra_cli.config.resolution import resolve  # noqa: PLC0415
     from electra_cli.data.input_pipeline import training_dataset  # noqa: PLC0415
-    from electra_cli.data.phases import masking_settings  # noqa: PLC0415
+    from electra_cli.data.masking import masking_settings  # noqa: PLC0415
     from electra_cli.data.source import open_data  # noqa: PLC0415
 
     tf.config.threading.set_intra_op_parallelism_threads(1)

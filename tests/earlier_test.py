@@ -9,8 +9,8 @@ import pytest
 
 from electra_cli.api import load
 from electra_cli.config.finetuning import default_config
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases, training_batches
+from electra_cli.data.input_pipeline import training_batches
+from electra_cli.data.source import read_run
 from electra_cli.finetuning.finetune import finetune
 from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
@@ -48,9 +48,9 @@ def settings_of(workdir: str):
 
 def test_batches_of_earlier_data_are_the_same():
     config = small_config(EARLIER / "data")
-    phases = open_phases(read_run(config)[0])
+    phases = read_run(config).phases
     runtime = build_runtime(config.runtime, [(config.train.global_batch_size, 1)])
-    batch = next(training_batches(phases[0], runtime, 3))
+    batch = next(training_batches(phases[0], runtime.distribute, 3))
     expected = np.load(EARLIER / "expected.npz")
     for name, value in batch.items():
         np.testing.assert_array_equal(value.numpy(), expected[f"batch_{name}"])

@@ -6,17 +6,22 @@ s x global_batch_size to (s + 1) x global_batch_size of that stream and is maske
 start at step s costs reading one shard, whatever s.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from electra_cli.data.masking import MaskingSettings, mask_batch
-from electra_cli.data.source import PAD_FOR, Split, parse_records
+from electra_cli.data.source import DataSplit, Phase, RecordFormat
+from electra_cli.errors import UserError
 from electra_cli.modeling import features, randomness
 from electra_cli.modeling.randomness import Stream
 
+# The features of a batch that are filled with the id of [PAD]; all others are filled with 0.
+_PAD_FOR = (features.INPUT_WORD_IDS,)
 # Evaluation masks examples in groups of this size, so that they do not depend on the batch size.
 _EVAL_MASKING_GROUP = 64
 # Training batches that are made before they are asked for.
@@ -60,7 +65,7 @@ WHOLE = Part()
 
 
 def training_dataset(
-    split: Split,
+    split: DataSplit,
     masking: MaskingSettings,
     *,
     pad_id: int,
@@ -89,7 +94,7 @@ def training_dataset(
       Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
 
     Raises:
-      tf.errors.InvalidArgumentError: (while iterating) a shard is damaged; see `source.reading`.
+      tf.errors.InvalidArgumentError: (while iterating) a shard is damaged; see `reading`.
     """
     first_slot, num_skipped = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
     slots = tf.data.Dataset.range(first_slot, tf.int64.max)
@@ -113,8 +118,35 @@ def training_dataset(
     return part.divide(prepared).prefetch(_BATCHES_AHEAD).with_options(pipeline_options())
 
 
+def training_batches(
+    phase: Phase, distribute: Callable[[Callable[[Part], tf.data.Dataset]], Iterable], data_step: int
+) -> Iterator:
+    """Returns an iterator over the distributed batches of a phase.
+
+    Args:
+      phase: the phase.
+      distribute: distributes what a function returns for the part of each host over devices.
+      data_step: steps of the run whose examples come before, skipped ones included.
+    """
+
+    def make(part: Part) -> tf.data.Dataset:
+        return training_dataset(
+            phase.source.train,
+            phase.masking,
+            pad_id=phase.source.vocabulary.pad_id,
+            max_seq_length=phase.config.data.max_seq_length,
+            global_batch_size=phase.config.train.global_batch_size,
+            seed=phase.config.train.seed,
+            start_step=data_step,
+            first_step=phase.begin,
+            part=part,
+        )
+
+    return iter(distribute(make))
+
+
 def evaluation_dataset(
-    split: Split,
+    split: DataSplit,
     masking: MaskingSettings,
     *,
     pad_id: int,
@@ -134,15 +166,15 @@ def evaluation_dataset(
       pad_id: id that fills the end of an example.
       max_seq_length: tokens of an example, padding included.
       global_batch_size: examples of a batch, over all replicas.
-      num_examples: examples in all; 0: the whole split.
+      num_examples: examples to take; 0: the whole split.
       part: which part of each batch is wanted.
 
     Returns:
-      Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
+      As `training_dataset`.
 
     Raises:
       tf.errors.DataLossError, tf.errors.FailedPreconditionError: (while iterating) a shard is damaged; see
-        `source.reading`.
+        `reading`.
     """
     shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
 
@@ -166,7 +198,7 @@ def evaluation_dataset(
         missing = global_batch_size - tf.shape(batch[features.INPUT_MASK])[0]
         filled = {}
         for name, value in batch.items():
-            pad_value = tf.cast(pad_id if name in PAD_FOR else 0, value.dtype)
+            pad_value = tf.cast(pad_id if name in _PAD_FOR else 0, value.dtype)
             filled[name] = tf.pad(value, [[0, missing], [0, 0]], constant_values=pad_value)
             filled[name] = filled[name][first : first + size]
             filled[name].set_shape([size, value.shape[1]])
@@ -176,25 +208,13 @@ def evaluation_dataset(
     return part.divide(batches).prefetch(1).with_options(pipeline_options())
 
 
-def parse_split(serialized: tf.Tensor, split: Split, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
-    """Parses examples, string [batch], of a split (`records.parse_records`)."""
-    return parse_records(
-        serialized,
-        split.record_format,
-        max_seq_length,
-        pad_id,
-        has_words=split.has_words,
-        has_documents=split.has_documents,
-    )
-
-
 def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tuple[int, int]:
-    """Returns where the example `index` of the training stream stands.
+    """Returns the position of the example `index` of the training stream.
 
     Args:
       shard_examples: examples of each shard.
       seed: `train.seed`.
-      index: place in the stream, from 0; may lie any number of epochs ahead.
+      index: position in the stream, from 0; may be any number of epochs ahead.
 
     Returns:
       (slot, offset): the shard is the one visited as number `slot` since the beginning (all epochs counted), and the
@@ -203,33 +223,24 @@ def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tupl
     epoch, rest = divmod(index, sum(shard_examples))
     order = _shard_order(len(shard_examples), seed, epoch).numpy()
     ends = np.cumsum([shard_examples[shard] for shard in order])
-    place = int(np.searchsorted(ends, rest, side="right"))
-    begin = int(ends[place - 1]) if place else 0
-    return epoch * len(shard_examples) + place, rest - begin
+    visit = int(np.searchsorted(ends, rest, side="right"))
+    begin = int(ends[visit - 1]) if visit else 0
+    return epoch * len(shard_examples) + visit, rest - begin
 
 
-def find_examples(split: Split, seed: int, index: int, count: int) -> list[tuple[str, int]]:
-    """Returns where consecutive examples of the training stream lie.
-
-    Args:
-      split: the shards.
-      seed: `train.seed`.
-      index: place of the first in the stream, from 0.
-      count: how many.
-
-    Returns:
-      (file, number of the record in it, from 0) of each.
-    """
+def find_examples(split: DataSplit, seed: int, index: int, count: int) -> list[tuple[str, int]]:
+    """Returns (file, number of the record in it, from 0) of `count` examples of the training stream from `index` on."""
     num_shards = len(split.files)
     slot, offset = locate_example(split.examples, seed, index)
-    found: list[tuple[str, int]] = []
-    while len(found) < count:
+    locations: list[tuple[str, int]] = []
+    while len(locations) < count:
         epoch = slot // num_shards
         shard = int(_shard_order(num_shards, seed, epoch)[slot % num_shards])
         order = _example_order(split.examples[shard], seed, epoch, shard).numpy()
-        found += [(split.files[shard], int(record)) for record in order[offset : offset + count - len(found)]]
+        records = order[offset : offset + count - len(locations)]
+        locations += [(split.files[shard], int(record)) for record in records]
         slot, offset = slot + 1, 0
-    return found
+    return locations
 
 
 def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tensor:
@@ -237,14 +248,14 @@ def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tenso
     return tf.argsort(draws, stable=True)
 
 
-def _load_shard(split: Split, seed: int, slot: tf.Tensor) -> tf.Tensor:
+def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     """Reads the shard that is visited as number `slot` (int64, scalar): string [examples], in the order to be seen."""
     num_shards = len(split.files)
     epoch = slot // num_shards
     shard = tf.gather(_shard_order(num_shards, seed, epoch), slot % num_shards)
     file = tf.gather(tf.constant(split.files), shard)
     expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
-    # Errors of reading name no file: `source.reading` finds it. They are not ignored and counted: TensorFlow (2.20)
+    # Errors of reading name no file: `reading` finds it. They are not ignored and counted: TensorFlow (2.20)
     # would try to open a file that is gone for ever.
     records = tf.data.TFRecordDataset(file, compression_type=split.compression)
     # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
@@ -275,3 +286,127 @@ def pipeline_options() -> tf.data.Options:
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
+
+
+def detect_format(file: str) -> tuple[RecordFormat | None, int]:
+    """Returns the format of a TFRecord file by its first record, None when unknown, and its number of ids."""
+    serialized = next(iter(tf.data.TFRecordDataset(file))).numpy()
+    names = tf.train.Example.FromString(serialized).features.feature
+    for record_format in RecordFormat:
+        if all(name in names for name in record_format.value):
+            return record_format, len(names[record_format.value[0]].int64_list.value)
+    return None, 0
+
+
+def parse_split(serialized: tf.Tensor, split: DataSplit, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
+    """Parses serialized examples, string [batch], of a split.
+
+    Returns:
+      `features.UNMASKED`; where the split has them, also `features.CONTINUES_WORD` and `features.PACKED`; int32
+      [batch, max_seq_length], padded.
+    """
+    if split.record_format is RecordFormat.ELECTRA_PRETRAIN:
+        return _parse_prepared(serialized, split, max_seq_length, pad_id)
+    names = split.record_format.value[:3]
+    is_masked = split.record_format is not RecordFormat.GOOGLE_ELECTRA
+    spec: dict[str, object] = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in names}
+    if is_masked:
+        spec |= {name: tf.io.RaggedFeature(tf.int64) for name in ("masked_lm_positions", "masked_lm_ids")}
+        spec["masked_lm_weights"] = tf.io.RaggedFeature(tf.float32)
+    parsed = tf.io.parse_example(serialized, spec)
+    batch = {ours: tf.cast(parsed[theirs], tf.int32) for ours, theirs in zip(features.UNMASKED, names, strict=True)}
+    if is_masked:
+        batch[features.INPUT_WORD_IDS] = _unmask(batch[features.INPUT_WORD_IDS], parsed)
+    return batch
+
+
+def _parse_prepared(serialized: tf.Tensor, split: DataSplit, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
+    lengths_name = features.DOCUMENT_LENGTHS if split.has_documents else features.FIRST_SEGMENT_LENGTH
+    names = [features.INPUT_WORD_IDS, lengths_name, *([features.CONTINUES_WORD] if split.has_words else [])]
+    parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in names})
+    ids = parsed[features.INPUT_WORD_IDS]
+    padded = ids.to_tensor(default_value=tf.cast(pad_id, tf.int64), shape=[None, max_seq_length])
+    lengths = tf.cast(ids.row_lengths(), tf.int64)
+    positions = tf.range(max_seq_length, dtype=tf.int64)[tf.newaxis, :]
+    is_real = positions < lengths[:, tf.newaxis]
+    batch = {features.INPUT_WORD_IDS: padded, features.INPUT_MASK: is_real}
+    if split.has_documents:
+        batch[features.INPUT_TYPE_IDS] = tf.zeros_like(padded)
+        batch |= _locate_documents(parsed[lengths_name], is_real)
+    else:
+        batch[features.INPUT_TYPE_IDS] = is_real & (positions >= parsed[lengths_name].to_tensor(shape=[None, 1]))
+    if split.has_words:
+        batch[features.CONTINUES_WORD] = parsed[features.CONTINUES_WORD].to_tensor(shape=[None, max_seq_length])
+    return {name: tf.cast(value, tf.int32) for name, value in batch.items()}
+
+
+def _locate_documents(document_lengths: tf.RaggedTensor, is_real: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns `features.PACKED` of document lengths, int64 [batch, (documents)], and bool [batch, seq_length]."""
+    lengths = document_lengths.to_tensor()
+    ends = tf.cumsum(lengths, axis=1)
+    positions = tf.zeros_like(is_real, tf.int64) + tf.range(is_real.shape[1], dtype=tf.int64)
+    index = tf.searchsorted(ends, positions, side="right", out_type=tf.int64)
+    starts = tf.gather(tf.pad(ends, [[0, 0], [1, 0]]), index, batch_dims=1)
+    return {
+        features.DOCUMENT_IDS: tf.where(is_real, index + 1, 0),
+        features.POSITION_IDS: tf.where(is_real, positions - starts, 0),
+    }
+
+
+def _unmask(ids: tf.Tensor, parsed: dict[str, tf.RaggedTensor]) -> tf.Tensor:
+    """Restores the originals: tf-models-official masks once, when it writes; here masks are drawn anew each time."""
+    weights, positions = parsed["masked_lm_weights"], parsed["masked_lm_positions"]
+    is_used = weights.flat_values > 0
+    indices = tf.stack([tf.cast(positions.value_rowids(), tf.int64), positions.flat_values], -1)
+    originals = tf.cast(parsed["masked_lm_ids"].flat_values, tf.int32)
+    return tf.tensor_scatter_nd_update(ids, tf.boolean_mask(indices, is_used), tf.boolean_mask(originals, is_used))
+
+
+@contextlib.contextmanager
+def reading(data_dir: str, when: str, split: DataSplit) -> Iterator[None]:
+    """Turns the errors of datasets that are iterated within it into a `UserError` that names the data.
+
+    Args:
+      data_dir: the directory that is read.
+      when: 'between steps 5 and 10'.
+      split: the shards that are read; they are read again to find the damaged one.
+    """
+    try:
+        yield
+    except (
+        tf.errors.DataLossError,
+        tf.errors.NotFoundError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.FailedPreconditionError,
+    ) as error:
+        message = " ".join(str(error).split())
+        # Operations of models raise these too: a GPU's that finds no algorithm says NOT_FOUND.
+        if "GetNext" not in message:
+            raise
+        if isinstance(error, tf.errors.FailedPreconditionError) and "Input dataset was expected" not in message:
+            raise
+        counted = re.search(r"\[(\S[^\[\]]*)\] \[holds\] \[(\d+)\] \[whole records, not\] \[(\d+)\]", message)
+        problem = _miscounted(*counted.groups()) if counted else _find_damage(split)
+        raise UserError(
+            f"reading {data_dir} failed {when}: {problem or message[:300]}; copy it anew or prepare the data anew, "
+            f"then the same command goes on from the newest checkpoint"
+        ) from error
+
+
+def _find_damage(split: DataSplit) -> str | None:
+    """Reads the shards of a split and returns which is damaged and how; None when all can be read."""
+    for file, expected in zip(split.files, split.examples, strict=True):
+        try:
+            count = sum(1 for _ in tf.data.TFRecordDataset(file, compression_type=split.compression))
+        except tf.errors.NotFoundError:
+            return f"{file} is gone"
+        except tf.errors.OpError as error:
+            reason = re.sub(r"\{\{.*?\}\} | ?\[.*", "", error.message)  # TensorFlow names its operations
+            return f"{file} is damaged ({reason})"
+        if count != expected:
+            return _miscounted(file, count, expected)
+    return None
+
+
+def _miscounted(file: str, count: str | int, expected: str | int) -> str:
+    return f"{file} holds {count} whole records, not {expected}"

@@ -9,7 +9,7 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.masking import MaskingSettings, mask_batch
-from electra_cli.data.source import Split, prepared_split
+from electra_cli.data.source import DataSplit, prepared_split
 from electra_cli.data.tfrecords import (
     SENTENCEPIECE_FILE,
     Manifest,
@@ -102,14 +102,14 @@ def _read_split(
     return counts, np.concatenate(lengths).astype(np.int64), num_segments
 
 
-def _part(data_dir: str, manifest: Manifest, name: str, shard: Shard) -> Split:
+def _part(data_dir: str, manifest: Manifest, name: str, shard: Shard) -> DataSplit:
     """Returns the split that one shard makes."""
     split = prepared_split(data_dir, dataclasses.replace(manifest, splits={name: (shard,)}), name)
     assert split is not None
     return split
 
 
-def _batches(split: Split, manifest: Manifest, vocabulary: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
+def _batches(split: DataSplit, manifest: Manifest, vocabulary: Vocabulary) -> Iterator[dict[str, np.ndarray]]:
     dataset = tf.data.TFRecordDataset(split.files, compression_type=split.compression).batch(_BATCH_SIZE)
     for serialized in dataset:
         batch = parse_split(serialized, split, manifest.max_seq_length, vocabulary.pad_id)

@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.data.source import DataSource
 from electra_cli.modeling import features, randomness
 
 
@@ -37,6 +39,24 @@ class MaskingSettings:
     max_ngram: int = 1
     continues_word: np.ndarray | None = None
     uses_segmentation: bool = False
+
+
+def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
+    """Returns how examples are masked under a resolved config with the vocabulary of its data."""
+    vocabulary = source.vocabulary
+    masks_words = config.data.mask_unit == "word"
+    return MaskingSettings(
+        mask_prob=config.data.mask_prob,
+        max_predictions_per_seq=config.derived.max_predictions_per_seq,
+        mask_token_prob=config.data.mask_token_prob,
+        random_token_prob=config.data.random_token_prob,
+        vocab_size=vocabulary.size,
+        max_ngram=config.data.max_ngram,
+        continues_word=vocabulary.continues_word if masks_words else None,
+        uses_segmentation=masks_words and source.train.has_words,
+        mask_token_id=vocabulary.mask_id,
+        special_token_ids=(vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id),
+    )
 
 
 def mask_batch(
@@ -86,8 +106,8 @@ def mask_batch(
         starts = _span_starts(starts, is_candidate, settings.max_ngram, draw(length, span_seed))
     is_chosen = _choose_units(starts, is_candidate, budget, draw(length, unit_seed))
 
-    places = tf.where(is_chosen, tf.range(length)[tf.newaxis, :], length)
-    positions = tf.sort(places, axis=1)[:, :slots]  # unused slots go last
+    positions = tf.where(is_chosen, tf.range(length)[tf.newaxis, :], length)
+    positions = tf.sort(positions, axis=1)[:, :slots]  # unused slots go last
     is_used = positions < length
     positions = tf.where(is_used, positions, 0)
     masked_lm_ids = tf.where(is_used, tf.gather(ids, positions, batch_dims=1), 0)
@@ -109,7 +129,7 @@ def mask_batch(
 
 
 def _unit_starts(batch: dict[str, tf.Tensor], settings: MaskingSettings, is_candidate: tf.Tensor) -> tf.Tensor:
-    """Returns bool [batch, seq_length], where the first token of a unit that may be masked stands."""
+    """Returns bool [batch, seq_length], the first tokens of units that may be masked."""
     if settings.uses_segmentation:
         continues = tf.cast(batch[features.CONTINUES_WORD], tf.bool)
     elif settings.continues_word is not None:
@@ -177,5 +197,5 @@ def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor,
 def _random_tokens(settings: MaskingSettings, draws: tf.Tensor) -> tf.Tensor:
     """Turns draws in [0, 1) into ids, int32, uniformly from the vocabulary without the special tokens."""
     allowed = np.setdiff1d(np.arange(settings.vocab_size, dtype=np.int32), settings.special_token_ids)
-    place = tf.cast(draws * len(allowed), tf.int32)
-    return tf.gather(tf.constant(allowed), tf.minimum(place, len(allowed) - 1))
+    index = tf.cast(draws * len(allowed), tf.int32)
+    return tf.gather(tf.constant(allowed), tf.minimum(index, len(allowed) - 1))

@@ -1,142 +1,62 @@
-"""What a data directory holds, as training needs it: shards by split, vocabulary, token counts."""
+"""The data of a run, opened once: a data directory's vocabulary, manifest and splits, and the phases that read them.
 
-import contextlib
+TensorFlow is imported for remote paths only, and to look into TFRecords of other programs.
+"""
+
 import dataclasses
 import enum
+import functools
 import hashlib
-import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import ml_collections
 import numpy as np
-import tensorflow as tf
 
-from electra_cli.data.data_size import check_data_dir
-from electra_cli.data.tfrecords import MANIFEST_FILE, Manifest, check_length, read_manifest, read_token_counts
+from electra_cli import files
+from electra_cli.config.phases import PhaseConfig
+from electra_cli.config.resolution import RunConfig, check, resolve_phases
+from electra_cli.data.tfrecords import (
+    MANIFEST_FILE,
+    VOCAB_FILE,
+    Manifest,
+    check_length,
+    find_manifest,
+    read_token_counts,
+)
+from electra_cli.data.tokenization import TokenizerSettings, tokenizer_of_manifest
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.modeling import features
 
-# The features of a batch that are filled with the id of [PAD]; all others are filled with 0.
-PAD_FOR = (features.INPUT_WORD_IDS,)
+if TYPE_CHECKING:  # it imports TensorFlow
+    from electra_cli.data.masking import MaskingSettings
+
+# Of causal language models, up to four passes over the same text cost next to nothing, and the value of more decays to
+# zero (Muennighoff et al., Scaling Data-Constrained Language Models, NeurIPS 2023). ELECTRA masks each pass anew and
+# was not measured: from ten times as many on the user is warned.
+_MANY_EPOCHS = 40
 
 
 class RecordFormat(enum.Enum):
-    """Who wrote a TFRecord; the values are the features that tell."""
+    """Which program wrote a TFRecord; the values are the features that distinguish it."""
 
     ELECTRA_PRETRAIN = ("input_word_ids", "first_segment_length")
-    # tf-models-official writes the old names of BERT unless told otherwise; masks tell it from google-research/electra.
+    # tf-models-official writes BERT's old names unless asked otherwise; masks distinguish it from google-research.
     TF_MODELS_V1 = ("input_ids", "input_mask", "segment_ids", "masked_lm_positions")
     TF_MODELS_V2 = ("input_word_ids", "input_mask", "input_type_ids", "masked_lm_positions")
     GOOGLE_ELECTRA = ("input_ids", "input_mask", "segment_ids")
 
 
-def detect_format(serialized: bytes) -> tuple[RecordFormat | None, int]:
-    """Returns the format of a serialized `tf.train.Example`, None when it is none of ours, and its number of ids."""
-    example = tf.train.Example.FromString(serialized)
-    names = example.features.feature
-    for record_format in RecordFormat:
-        if all(name in names for name in record_format.value):
-            return record_format, len(names[record_format.value[0]].int64_list.value)
-    return None, 0
-
-
-def parse_records(
-    serialized: tf.Tensor,
-    record_format: RecordFormat,
-    max_seq_length: int,
-    pad_id: int,
-    *,
-    has_words: bool = False,
-    has_documents: bool = False,
-) -> dict[str, tf.Tensor]:
-    """Parses serialized examples.
-
-    Args:
-      serialized: string [batch].
-      record_format: who wrote them.
-      max_seq_length: length to pad to.
-      pad_id: id to pad with.
-      has_words: whether records of electra-prepare hold `features.CONTINUES_WORD`.
-      has_documents: whether they hold `features.DOCUMENT_LENGTHS`.
-
-    Returns:
-      `features.UNMASKED`; with `has_words` also `features.CONTINUES_WORD`, with `has_documents` also `features.PACKED`;
-      int32 [batch, max_seq_length].
-    """
-    if record_format is RecordFormat.ELECTRA_PRETRAIN:
-        return _parse_electra_pretrain(serialized, max_seq_length, pad_id, has_words, has_documents)
-    names = record_format.value[:3]
-    is_masked = record_format is not RecordFormat.GOOGLE_ELECTRA
-    spec: dict[str, object] = {name: tf.io.FixedLenFeature([max_seq_length], tf.int64) for name in names}
-    if is_masked:
-        spec |= {name: tf.io.RaggedFeature(tf.int64) for name in ("masked_lm_positions", "masked_lm_ids")}
-        spec["masked_lm_weights"] = tf.io.RaggedFeature(tf.float32)
-    parsed = tf.io.parse_example(serialized, spec)
-    batch = {ours: tf.cast(parsed[theirs], tf.int32) for ours, theirs in zip(features.UNMASKED, names, strict=True)}
-    if is_masked:
-        batch[features.INPUT_WORD_IDS] = _unmask(batch[features.INPUT_WORD_IDS], parsed)
-    return batch
-
-
-def _parse_electra_pretrain(
-    serialized: tf.Tensor, max_seq_length: int, pad_id: int, has_words: bool, has_documents: bool
-) -> dict[str, tf.Tensor]:
-    lengths_name = features.DOCUMENT_LENGTHS if has_documents else features.FIRST_SEGMENT_LENGTH
-    names = [features.INPUT_WORD_IDS, lengths_name, *([features.CONTINUES_WORD] if has_words else [])]
-    parsed = tf.io.parse_example(serialized, {name: tf.io.RaggedFeature(tf.int64) for name in names})
-    ids = parsed[features.INPUT_WORD_IDS]
-    padded = ids.to_tensor(default_value=tf.cast(pad_id, tf.int64), shape=[None, max_seq_length])
-    lengths = tf.cast(ids.row_lengths(), tf.int64)
-    places = tf.range(max_seq_length, dtype=tf.int64)[tf.newaxis, :]
-    is_real = places < lengths[:, tf.newaxis]
-    batch = {features.INPUT_WORD_IDS: padded, features.INPUT_MASK: is_real}
-    if has_documents:
-        batch[features.INPUT_TYPE_IDS] = tf.zeros_like(padded)
-        batch |= _locate_documents(parsed[lengths_name], is_real)
-    else:
-        batch[features.INPUT_TYPE_IDS] = is_real & (places >= parsed[lengths_name].to_tensor(shape=[None, 1]))
-    if has_words:
-        batch[features.CONTINUES_WORD] = parsed[features.CONTINUES_WORD].to_tensor(shape=[None, max_seq_length])
-    return {name: tf.cast(value, tf.int32) for name, value in batch.items()}
-
-
-def _locate_documents(document_lengths: tf.RaggedTensor, is_real: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns `features.PACKED`, int64 [batch, seq_length].
-
-    Args:
-      document_lengths: int64 [batch, (documents)].
-      is_real: bool [batch, seq_length].
-    """
-    lengths = document_lengths.to_tensor()
-    ends = tf.cumsum(lengths, axis=1)
-    places = tf.zeros_like(is_real, tf.int64) + tf.range(is_real.shape[1], dtype=tf.int64)
-    index = tf.searchsorted(ends, places, side="right", out_type=tf.int64)
-    starts = tf.gather(tf.pad(ends, [[0, 0], [1, 0]]), index, batch_dims=1)
-    return {
-        features.DOCUMENT_IDS: tf.where(is_real, index + 1, 0),
-        features.POSITION_IDS: tf.where(is_real, places - starts, 0),
-    }
-
-
-def _unmask(ids: tf.Tensor, parsed: dict[str, tf.RaggedTensor]) -> tf.Tensor:
-    """Puts back the originals: tf-models-official masks when it writes, once and for all; here masks are drawn anew."""
-    weights, positions = parsed["masked_lm_weights"], parsed["masked_lm_positions"]
-    is_used = weights.flat_values > 0
-    places = tf.stack([tf.cast(positions.value_rowids(), tf.int64), positions.flat_values], -1)
-    originals = tf.cast(parsed["masked_lm_ids"].flat_values, tf.int32)
-    return tf.tensor_scatter_nd_update(ids, tf.boolean_mask(places, is_used), tf.boolean_mask(originals, is_used))
-
-
 @dataclasses.dataclass(frozen=True)
-class Split:
+class DataSplit:
     """The shards of one split.
 
     Attributes:
       files: their paths.
       examples: examples of each.
       compression: '' or 'GZIP'.
-      record_format: who wrote them.
+      record_format: the program that wrote them.
       has_words: whether they say where words are continued.
       has_documents: whether an example holds several documents.
     """
@@ -150,75 +70,133 @@ class Split:
 
     @property
     def num_examples(self) -> int:
-        """Examples in all."""
+        """Examples of all shards."""
         return sum(self.examples)
 
 
 @dataclasses.dataclass(frozen=True)
-class DataSource:
-    """A data directory.
+class DataSize:
+    """What the training split holds; `num_examples` and `real_tokens` are None without a manifest."""
 
-    Attributes:
-      data_dir: where it is.
-      vocabulary: its vocabulary.
-      train, validation: its splits; None when there is no such shard.
-      token_counts: int64 [vocab_size], occurrences of each id in the training split; None when not recorded.
-      fingerprint: tells one data set from another.
-    """
+    vocab_size: int
+    num_shards: int
+    num_examples: int | None = None
+    real_tokens: int | None = None
 
-    data_dir: str
-    vocabulary: Vocabulary
-    train: Split
-    validation: Split | None
+
+@dataclasses.dataclass(frozen=True)
+class _Splits:
+    train: DataSplit
+    validation: DataSplit | None
     token_counts: np.ndarray | None
     fingerprint: str
 
 
-def open_data(data_dir: str, max_seq_length: int) -> DataSource:
-    """Opens a directory of electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
+@dataclasses.dataclass(frozen=True)
+class DataSource:
+    """A directory of electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
+
+    Attributes:
+      data_dir: the directory.
+      max_seq_length: tokens of an example that the run is configured for.
+      tokenizer: how its text became tokens.
+      manifest: what it holds; None in a directory of another program.
+      size: how much it holds.
+    """
+
+    data_dir: str
+    max_seq_length: int
+    tokenizer: TokenizerSettings
+    manifest: Manifest | None
+    size: DataSize
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its vocabulary."""
+        return self.tokenizer.vocabulary
+
+    @property
+    def train(self) -> DataSplit:
+        """The training split."""
+        return self._splits.train
+
+    @property
+    def validation(self) -> DataSplit | None:
+        """The validation split; None when there is no such shard."""
+        return self._splits.validation
+
+    @property
+    def token_counts(self) -> np.ndarray | None:
+        """Int64 [vocab_size], occurrences of each id in the training split; None when not recorded."""
+        return self._splits.token_counts
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the data."""
+        return self._splits.fingerprint
+
+    def load(self) -> None:
+        """Reads what training needs beyond the manifest; without one, the number of examples of every shard.
+
+        Raises:
+          UserError: a shard or the counts of tokens are missing or damaged, or examples have another length.
+        """
+        _ = self._splits
+
+    @functools.cached_property
+    def _splits(self) -> _Splits:
+        return _foreign_splits(self) if self.manifest is None else _prepared_splits(self.data_dir, self.manifest)
+
+
+def find_data(data_dir: str, max_seq_length: int) -> DataSource:
+    """Returns a data directory, not yet loaded.
 
     Args:
       data_dir: directory; without a manifest every file in it with `.tfrecord` in its name is a shard, of validation
-        when the name starts with `validation`, else of training, and `vocab.txt` must lie there.
+        when the name starts with `validation`, else of training, and it must have a `vocab.txt`.
       max_seq_length: the length that the run is configured for.
 
     Raises:
       UserError: the directory, a shard or the vocabulary is missing or damaged, or of another sequence length.
     """
-    check_data_dir(data_dir)
-    if tf.io.gfile.exists(tf.io.gfile.join(data_dir, MANIFEST_FILE)):
-        return _open_prepared(data_dir, max_seq_length)
-    return _open_foreign(data_dir, max_seq_length)
-
-
-def _open_prepared(data_dir: str, max_seq_length: int) -> DataSource:
-    manifest = read_manifest(data_dir)
+    files.check_directory("config.data.dir", data_dir, f"electra-prepare --output_dir={data_dir} makes one")
+    manifest = find_manifest(data_dir)
+    if manifest is None:
+        return _find_foreign(data_dir, max_seq_length)
     check_length(data_dir, manifest.max_seq_length, max_seq_length)
-    vocabulary = Vocabulary.from_file(tf.io.gfile.join(data_dir, "vocab.txt"))
-    if vocabulary.sha256 != manifest.vocab_sha256:
+    tokenizer = tokenizer_of_manifest(data_dir, manifest)
+    if tokenizer.vocabulary.sha256 != manifest.vocab_sha256:
         raise UserError(
-            f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with; prepare the data anew"
+            f"{data_dir}/{VOCAB_FILE} is not the vocabulary that the shards were made with; prepare the data anew"
         )
-    train = prepared_split(data_dir, manifest, "train")
-    if train is None:
+    num_shards = len(manifest.splits.get("train", ()))
+    if not num_shards:
         raise UserError(f"{data_dir} has no training examples; prepare the data anew")
-    return DataSource(
-        data_dir=data_dir,
-        vocabulary=vocabulary,
-        train=train,
-        validation=prepared_split(data_dir, manifest, "validation"),
-        token_counts=read_token_counts(data_dir),
-        fingerprint=manifest.fingerprint,
-    )
+    size = DataSize(manifest.vocab_size, num_shards, manifest.num_examples("train"), manifest.real_tokens("train"))
+    return DataSource(data_dir, max_seq_length, tokenizer, manifest, size)
 
 
-def prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | None:
+def open_data(data_dir: str, max_seq_length: int) -> DataSource:
+    """Returns a data directory (`find_data`), loaded."""
+    source = find_data(data_dir, max_seq_length)
+    source.load()
+    return source
+
+
+def _prepared_splits(data_dir: str, manifest: Manifest) -> _Splits:
+    train = prepared_split(data_dir, manifest, "train")
+    assert train is not None
+    validation = prepared_split(data_dir, manifest, "validation")
+    return _Splits(train, validation, read_token_counts(data_dir), manifest.fingerprint)
+
+
+def prepared_split(data_dir: str, manifest: Manifest, name: str) -> DataSplit | None:
     """Returns a split of a directory of electra-prepare; None when it has no shard."""
     shards = manifest.splits.get(name, ())
     if not shards:
         return None
-    return Split(
-        files=tuple(tf.io.gfile.join(data_dir, shard.file) for shard in shards),
+    return DataSplit(
+        files=tuple(files.join(data_dir, shard.file) for shard in shards),
         examples=tuple(shard.examples for shard in shards),
         compression=manifest.compression,
         record_format=RecordFormat.ELECTRA_PRETRAIN,
@@ -227,97 +205,59 @@ def prepared_split(data_dir: str, manifest: Manifest, name: str) -> Split | None
     )
 
 
-def _open_foreign(data_dir: str, max_seq_length: int) -> DataSource:
-    files = sorted(tf.io.gfile.glob(tf.io.gfile.join(data_dir, "*.tfrecord*")))
-    if not files:
+def _find_foreign(data_dir: str, max_seq_length: int) -> DataSource:
+    names = _foreign_names(data_dir)
+    if not names:
         raise UserError(f"{data_dir} holds neither {MANIFEST_FILE} nor *.tfrecord files; run electra-prepare first")
-    vocab_file = tf.io.gfile.join(data_dir, "vocab.txt")
-    if not tf.io.gfile.exists(vocab_file):
+    vocab_file = files.join(data_dir, VOCAB_FILE)
+    if files.size(vocab_file) is None:
         raise UserError(f"{vocab_file} is missing: put the vocabulary there that the TFRecords were made with")
-    counts = {file: count_records(file) for file in files}
-    files = [file for file in files if counts[file]]  # google-research/electra leaves empty shards
     vocabulary = Vocabulary.from_file(vocab_file)
-    if not files:
+    num_shards = sum(not _is_validation(name) for name in names)
+    if not num_shards:
+        raise UserError(f"{data_dir} has no training shards, only validation ones")
+    size = DataSize(vocabulary.size, num_shards)
+    return DataSource(data_dir, max_seq_length, tokenizer_of_manifest(data_dir, None), None, size)
+
+
+def _foreign_names(data_dir: str) -> list[str]:
+    return [name for name in files.list_directory(data_dir) if ".tfrecord" in name]
+
+
+def _is_validation(name: str) -> bool:
+    return name.startswith("validation")
+
+
+def _foreign_splits(source: DataSource) -> _Splits:
+    from electra_cli.data.input_pipeline import detect_format  # noqa: PLC0415  (imports TensorFlow)
+
+    data_dir = source.data_dir
+    counts = {name: count_records(files.join(data_dir, name)) for name in _foreign_names(data_dir)}
+    names = [name for name in counts if counts[name]]  # google-research/electra leaves empty shards
+    if not names:
         raise UserError(f"the TFRecords of {data_dir} hold no examples")
-    record_format, length = detect_format(next(iter(tf.data.TFRecordDataset(files[0]))).numpy())
+    record_format, length = detect_format(files.join(data_dir, names[0]))
     if record_format is None:
-        raise UserError(f"{files[0]} holds neither examples of google-research/electra nor of tf-models-official")
-    check_length(data_dir, length, max_seq_length)
-
-    def split(is_validation: bool) -> Split | None:
-        chosen = tuple(
-            f for f in files if tf.io.gfile.join("", f).rsplit("/", 1)[-1].startswith("validation") == is_validation
+        raise UserError(
+            f"{files.join(data_dir, names[0])} holds neither examples of google-research/electra nor of "
+            f"tf-models-official"
         )
-        return Split(chosen, tuple(counts[file] for file in chosen), "", record_format) if chosen else None
-
-    train = split(False)
+    check_length(data_dir, length, source.max_seq_length)
+    splits: dict[bool, DataSplit | None] = {}
+    for is_validation in (False, True):
+        chosen = [name for name in names if _is_validation(name) == is_validation]
+        paths = tuple(files.join(data_dir, name) for name in chosen)
+        splits[is_validation] = (
+            DataSplit(paths, tuple(counts[name] for name in chosen), "", record_format) if chosen else None
+        )
+    train = splits[False]
     if train is None:
         raise UserError(f"{data_dir} has no training shards, only validation ones")
-    return DataSource(
-        data_dir=data_dir,
-        vocabulary=vocabulary,
-        train=train,
-        validation=split(True),
-        token_counts=None,
-        fingerprint=_foreign_fingerprint(vocabulary, length, counts),
-    )
-
-
-def _foreign_fingerprint(vocabulary: Vocabulary, length: int, counts: dict[str, int]) -> str:
-    """Tells one data set from another without reading all of it: by vocabulary, and by names and sizes of shards."""
-    parts = [vocabulary.sha256, str(length)]
-    parts += [f"{file.rsplit('/', 1)[-1]}:{counts[file]}:{tf.io.gfile.stat(file).length}" for file in sorted(counts)]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
-
-
-@contextlib.contextmanager
-def reading(data_dir: str, when: str, split: Split) -> Iterator[None]:
-    """Turns the errors of datasets that are iterated within it into a `UserError` that names the data.
-
-    Args:
-      data_dir: the directory that is read.
-      when: 'between steps 5 and 10'.
-      split: the shards that are read: they are read again to find the one.
-    """
-    try:
-        yield
-    except (
-        tf.errors.DataLossError,
-        tf.errors.NotFoundError,
-        tf.errors.InvalidArgumentError,
-        tf.errors.FailedPreconditionError,
-    ) as error:
-        message = " ".join(str(error).split())
-        # Operations of models raise these too: a GPU's that finds no algorithm says NOT_FOUND.
-        if "GetNext" not in message:
-            raise
-        if isinstance(error, tf.errors.FailedPreconditionError) and "Input dataset was expected" not in message:
-            raise
-        counted = re.search(r"\[(\S[^\[\]]*)\] \[holds\] \[(\d+)\] \[whole records, not\] \[(\d+)\]", message)
-        problem = _miscounted(*counted.groups()) if counted else _find_damage(split)
-        raise UserError(
-            f"reading {data_dir} failed {when}: {problem or message[:300]}; copy it anew or prepare the data anew, "
-            f"then the same command goes on from the newest checkpoint"
-        ) from error
-
-
-def _find_damage(split: Split) -> str | None:
-    """Reads the shards of a split; returns which is damaged and how, None when all can be read."""
-    for file, expected in zip(split.files, split.examples, strict=True):
-        try:
-            found = sum(1 for _ in tf.data.TFRecordDataset(file, compression_type=split.compression))
-        except tf.errors.NotFoundError:
-            return f"{file} is gone"
-        except tf.errors.OpError as error:
-            reason = re.sub(r"\{\{.*?\}\} | ?\[.*", "", error.message)  # TensorFlow names its operations
-            return f"{file} is damaged ({reason})"
-        if found != expected:
-            return _miscounted(file, found, expected)
-    return None
-
-
-def _miscounted(file: str, found: str | int, expected: str | int) -> str:
-    return f"{file} holds {found} whole records, not {expected}"
+    # Of names and sizes, so that not all of it must be read.
+    parts = [source.vocabulary.sha256, str(length)]
+    parts += [f"{name}:{counts[name]}:{files.size(files.join(data_dir, name))}" for name in sorted(counts)]
+    fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    return _Splits(train, splits[True], None, fingerprint)
 
 
 def count_records(file: str) -> int:
@@ -326,17 +266,127 @@ def count_records(file: str) -> int:
     Raises:
       UserError: the file ends within a record.
     """
-    size = tf.io.gfile.stat(file).length
-    place = records = 0
-    with tf.io.gfile.GFile(file, "rb") as stream:
-        while place < size:
-            stream.seek(place)
+    size = files.size(file) or 0
+    position = records = 0
+    with files.open_file(file, "rb") as stream:
+        while position < size:
+            stream.seek(position)
             header = stream.read(8)
             if len(header) < 8:
                 break
             # A record is its length (8 bytes), a checksum (4), the data, another checksum (4).
-            place += 8 + 4 + struct.unpack("<Q", header)[0] + 4
+            position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
             records += 1
-    if place != size:
+    if position != size:
         raise UserError(f"{file} is cut off or no TFRecord file: record {records} ends beyond the file; make it anew")
     return records
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase(PhaseConfig):
+    """A phase of a run with its data.
+
+    Attributes:
+      config: the resolved config, with the phase's own values.
+      data: its data; None where the config names none.
+    """
+
+    data: DataSource | None = None
+
+    @property
+    def source(self) -> DataSource:
+        """Its data, which must be named."""
+        assert self.data is not None
+        return self.data
+
+    @functools.cached_property
+    def masking(self) -> "MaskingSettings":
+        """How its examples are masked."""
+        from electra_cli.data.masking import masking_settings  # noqa: PLC0415  (imports TensorFlow)
+
+        return masking_settings(self.config, self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun(RunConfig):
+    """The config of a run, resolved, with the data of its phases."""
+
+    phases: tuple[Phase, ...]
+
+
+def read_run(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> OpenedRun:
+    """Checks and resolves a config and finds its data.
+
+    Args:
+      config: a config with overrides.
+      needs_data: whether a phase without a directory of data is an error.
+
+    Raises:
+      UserError: the config cannot be trained with, or data is missing, damaged, does not fit, or has another
+        vocabulary than that of the first phase.
+    """
+    phases = check(config, needs_data=needs_data)
+    settings = [phase.config.data for phase in phases]
+    sources = [find_data(data.dir, data.max_seq_length) if data.dir else None for data in settings]
+    vocab_size = _common_vocab_size([source for source in sources if source is not None])
+    run = resolve_phases(config, phases, vocab_size)
+    opened = tuple(
+        Phase(phase.number, phase.begin, phase.end, phase.config, source)
+        for phase, source in zip(run.phases, sources, strict=True)
+    )
+    return OpenedRun(run.resolved, opened, run.assumes_vocab_size)
+
+
+def _common_vocab_size(sources: Sequence[DataSource]) -> int | None:
+    """Returns the size of the vocabulary that all phases share; None without data."""
+    sizes = sorted({source.vocabulary.size for source in sources})
+    if len(sizes) > 1:
+        raise UserError(
+            f"config.phases.data_dir: vocabularies of {sizes[0]:,} and {sizes[1]:,} entries: prepare the data of all "
+            f"phases with the same --vocab_file"
+        )
+    for source in sources[1:]:
+        if source.vocabulary.sha256 != sources[0].vocabulary.sha256:
+            raise UserError(
+                f"{source.data_dir} and {sources[0].data_dir} have different vocabularies: prepare the data of all "
+                f"phases with the same --vocab_file"
+            )
+    return sizes[0] if sizes else None
+
+
+def phase_at(phases: Sequence[Phase], step: int) -> Phase:
+    """Returns the phase that a step belongs to, the last one for steps beyond the run."""
+    return next((phase for phase in phases if step <= phase.end), phases[-1])
+
+
+def fingerprint(phases: Sequence[Phase]) -> str:
+    """Returns what identifies the data of a run."""
+    parts = [phase.source.fingerprint for phase in phases]
+    return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def describe(phase: Phase, num_phases: int) -> str:
+    """Returns a line about the data of one of so many phases, for people."""
+    num_examples, batch_size = phase.source.train.num_examples, phase.config.train.global_batch_size
+    num_steps = phase.end - phase.begin
+    num_epochs = num_steps * batch_size / num_examples
+    which = f"Phase {phase.number + 1} of {num_phases}, to step {phase.end:,}. " if num_phases > 1 else ""
+    return (
+        f"{which}Data: {num_examples:,} examples of {phase.config.data.max_seq_length} tokens; {num_steps:,} steps "
+        f"of {batch_size} are {describe_epochs(num_epochs)}. {describe_repetition(num_epochs)}"
+    ).rstrip()
+
+
+def describe_epochs(num_epochs: float) -> str:
+    """Returns a number of epochs for people."""
+    return f"{num_epochs:,.0f} epochs" if num_epochs >= 100 else f"{num_epochs:.3g} epochs"
+
+
+def describe_repetition(num_epochs: float) -> str:
+    """Returns a sentence where text is repeated too often to teach more; else nothing."""
+    if num_epochs <= _MANY_EPOCHS:
+        return ""
+    return (
+        "Each pass over the same text teaches less than the one before: more text would serve better, or a lower "
+        "config.train.num_steps."
+    )

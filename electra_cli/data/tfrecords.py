@@ -200,6 +200,11 @@ def read_manifest(data_dir: str) -> Manifest:
     return manifest
 
 
+def find_manifest(data_dir: str) -> Manifest | None:
+    """Returns the manifest of a directory as `read_manifest` does; None where it has none."""
+    return None if files.size(files.join(data_dir, MANIFEST_FILE)) is None else read_manifest(data_dir)
+
+
 def check_length(data_dir: str, found: int, configured: int) -> None:
     """Raises a `UserError` when data has examples of another length than a run is configured for."""
     if found != configured:

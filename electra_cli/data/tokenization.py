@@ -14,7 +14,7 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.data.spool import CONTINUES_WORD
-from electra_cli.data.tfrecords import MANIFEST_FILE, SENTENCEPIECE_FILE, VOCAB_FILE, read_manifest
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Manifest, find_manifest
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import Option, UnreadableError, UserError
 
@@ -253,11 +253,16 @@ def tokenizer_of_data(data_dir: str, lower_case: bool | None = None) -> Tokenize
     Raises:
       UserError: vocabulary or manifest are missing or damaged.
     """
-    sentencepiece_file = None
-    if files.size(files.join(data_dir, MANIFEST_FILE)) is not None:
-        manifest = read_manifest(data_dir)
-        lower_case = manifest.lower_case if lower_case is None else lower_case
-        if manifest.sentencepiece_sha256:
-            sentencepiece_file = files.join(data_dir, SENTENCEPIECE_FILE)
+    manifest = find_manifest(data_dir)
+    settings = tokenizer_of_manifest(data_dir, manifest)
+    return settings if lower_case is None else dataclasses.replace(settings, lower_case=lower_case)
+
+
+def tokenizer_of_manifest(data_dir: str, manifest: Manifest | None) -> TokenizerSettings:
+    """Returns what `tokenizer_of_data` does, of a directory whose manifest is known."""
     vocabulary = Vocabulary.from_file(files.join(data_dir, VOCAB_FILE))
-    return TokenizerSettings(vocabulary, lower_case is not False, sentencepiece_file)
+    if manifest is None:
+        return TokenizerSettings(vocabulary, lower_case=True)
+    has_model = bool(manifest.sentencepiece_sha256)
+    model_file = files.join(data_dir, SENTENCEPIECE_FILE) if has_model else None
+    return TokenizerSettings(vocabulary, manifest.lower_case, model_file)

@@ -11,8 +11,9 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config.resolution import RunConfig, notices
-from electra_cli.data.phases import Phase, fingerprint, training_batches
+from electra_cli.config.resolution import notices
+from electra_cli.data.input_pipeline import training_batches
+from electra_cli.data.source import OpenedRun, Phase, fingerprint
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
 from electra_cli.objectives.base import Pretrainer, objective_of
@@ -104,7 +105,7 @@ class Trial:
 
 
 def dry_run(
-    config: ml_collections.ConfigDict | RunConfig,
+    config: ml_collections.ConfigDict | OpenedRun,
     workdir: str,
     *,
     with_evaluation: bool,
@@ -114,7 +115,7 @@ def dry_run(
     """Tries a run out, from where it would go on; `loop.train` with the same arguments is the run.
 
     Args:
-      config: with overrides, or what `data_size.read_run` made of it.
+      config: with overrides, or what `source.read_run` made of it.
       workdir: directory of the run, in which nothing is changed.
       with_evaluation: whether the run will evaluate.
       logger: receives progress reports; None: prints lines.
@@ -185,7 +186,7 @@ def _try_phase(
 ) -> PhaseTrial:
     begin = max(step, phase.begin)
     train_steps = build_train_steps(model, optimizer, runtime, phase.config)
-    batches = training_batches(phase, runtime, begin)
+    batches = training_batches(phase, runtime.distribute, begin)
     seconds: list[float] = []
     totals: list[dict[str, np.ndarray]] = []
     with logger.status(f"Building and making steps of phase {phase.number + 1}"):

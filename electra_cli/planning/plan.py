@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from electra_cli.data.data_size import DataSize, read_run
+from electra_cli.data.source import DataSize, read_run
 from electra_cli.objectives import flops
 from electra_cli.planning.memory import ReplicaMemory, replica_memory
 from electra_cli.planning.parameters import Parameters, count_parameters
@@ -136,11 +136,11 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     Raises:
       UserError: as `read_run`.
     """
-    run, sizes = read_run(config, needs_data=False)
+    run = read_run(config, needs_data=False)
     parameters = count_parameters(run.resolved)
     phases = tuple(
-        _plan_phase(phase.number, phase.end - phase.begin, phase.config, size, parameters)
-        for phase, size in zip(run.phases, sizes, strict=True)
+        _plan_phase(phase.number, phase.end - phase.begin, phase.config, phase.data and phase.data.size, parameters)
+        for phase in run.phases
     )
     local = here or this_cpu()
     rows: list[DeviceRow] = []

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from electra_cli.data.data_size import describe_epochs, describe_repetition
+from electra_cli.data.source import describe_epochs, describe_repetition
 from electra_cli.planning import scale
 from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
 from electra_cli.planning.run_size import describe_bytes

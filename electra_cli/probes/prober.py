@@ -14,8 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config.labeled_files import parse_probes
-from electra_cli.data.phases import Phase
-from electra_cli.data.tokenization import tokenizer_of_data
+from electra_cli.data.source import Phase
 from electra_cli.finetuning.base import cut_pair, to_features
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
@@ -67,7 +66,7 @@ class Prober:
         self._config, self._probes, self._runtime = config, tuple(probes), runtime
         self._model, self._optimizer = model, optimizer
         self._length = min(phase.config.data.max_seq_length for phase in phases)
-        tokenizer = tokenizer_of_data(phases[0].source.data_dir)
+        tokenizer = phases[0].source.tokenizer
         self._vocabulary, encoder = tokenizer.vocabulary, tokenizer.build()
         lines = [[text for texts in probe.texts for text in texts] for probe in self._probes]
         # Of each file the tokens of each text; of pairs the first and the second, one after the other.

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from electra_cli import files
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases, phase_at
-from electra_cli.data.source import reading
+from electra_cli.data.input_pipeline import reading
+from electra_cli.data.source import phase_at, read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample
 from electra_cli.training.evaluation import Sampler
@@ -33,7 +32,7 @@ def take_samples(
     """
     config = read_config(read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
     # Before the checkpoint, which takes longer to read.
-    phases = open_phases(read_run(config)[0])
+    phases = read_run(config).phases
     model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), say)
     step = step_of(path)
     phase = phase_at(phases, step)

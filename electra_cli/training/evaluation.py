@@ -7,10 +7,9 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.data.input_pipeline import evaluation_dataset
+from electra_cli.data.input_pipeline import evaluation_dataset, reading
 from electra_cli.data.masking import MaskingSettings
-from electra_cli.data.phases import Phase
-from electra_cli.data.source import DataSource, reading
+from electra_cli.data.source import DataSource, Phase
 from electra_cli.data.vocabulary import WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample, Token

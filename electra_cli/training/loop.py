@@ -5,9 +5,8 @@ import contextlib
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.config.resolution import RunConfig, notices
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import Phase, fingerprint, open_phases, phase_at
+from electra_cli.config.resolution import notices
+from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
@@ -23,7 +22,7 @@ from electra_cli.workdir.workdir import Workdir, check_config
 
 
 def evaluate(
-    config: ml_collections.ConfigDict | RunConfig,
+    config: ml_collections.ConfigDict | OpenedRun,
     workdir: str,
     logger: Logger | None = None,
     *,
@@ -32,7 +31,7 @@ def evaluate(
     """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
-      config: with overrides, or what `data_size.read_run` made of it.
+      config: with overrides, or what `source.read_run` made of it.
       workdir: directory of a run of that config.
       logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes.
@@ -73,7 +72,7 @@ def evaluate(
     return result
 
 
-def replay_step(config: ml_collections.ConfigDict | RunConfig, workdir: str, logger: Logger | None = None) -> bool:
+def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, logger: Logger | None = None) -> bool:
     """Computes the last step of a workdir that was not finite again, on one device, and says what in it is not finite.
 
     Args:
@@ -105,7 +104,7 @@ def replay_step(config: ml_collections.ConfigDict | RunConfig, workdir: str, log
 
 
 def train(
-    config: ml_collections.ConfigDict | RunConfig,
+    config: ml_collections.ConfigDict | OpenedRun,
     workdir: str,
     *,
     with_evaluation: bool,
@@ -116,7 +115,7 @@ def train(
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
     Args:
-      config: with overrides, or what `data_size.read_run` made of it.
+      config: with overrides, or what `source.read_run` made of it.
       workdir: directory of the run.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
       logger: receives progress reports; None: prints lines.
@@ -157,12 +156,12 @@ def train(
 
 
 def open_run(
-    config: ml_collections.ConfigDict | RunConfig, logger: Logger, *, alone: bool = False
+    config: ml_collections.ConfigDict | OpenedRun, logger: Logger, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
     """Finds the devices and opens the data.
 
     Args:
-      config: with overrides, or what `data_size.read_run` made of it.
+      config: with overrides, or what `source.read_run` made of it.
       logger: receives progress reports.
       alone: as of `build_runtime`.
 
@@ -170,12 +169,14 @@ def open_run(
       The devices, the resolved config and its phases.
 
     Raises:
-      UserError: as `build_runtime` and `open_phases`.
+      UserError: as `build_runtime`, `read_run` and `DataSource.load`.
     """
     with logger.status("Looking for devices"):
-        run = config if isinstance(config, RunConfig) else read_run(config)[0]
+        run = config if isinstance(config, OpenedRun) else read_run(config)
         trains = [phase.config.train for phase in run.phases]
         batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
         runtime = build_runtime(run.resolved.runtime, batches, alone=alone)
     with logger.status("Opening the data"):
-        return runtime, run.resolved, open_phases(run)
+        for phase in run.phases:
+            phase.source.load()
+    return runtime, run.resolved, list(run.phases)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.data.input_pipeline import find_examples, training_dataset
-from electra_cli.data.phases import Phase
+from electra_cli.data.source import Phase
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
 from electra_cli.modeling import features, randomness

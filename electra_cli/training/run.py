@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.data.phases import Phase, describe, fingerprint, phase_at, training_batches
-from electra_cli.data.source import reading
-from electra_cli.data.tokenization import tokenizer_of_data
+from electra_cli.data.input_pipeline import reading, training_batches
+from electra_cli.data.source import Phase, describe, fingerprint, phase_at
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of, unigram_entropy
@@ -136,7 +135,7 @@ class Run:
         train, num_steps = phase.config.train, phase.config.train.num_steps
         train_steps = self._train_steps_of(phase)
         with self._logger.status("Opening the examples"):
-            iterator = training_batches(phase, self._runtime, step + int(self._watch.num_skipped.numpy()))
+            iterator = training_batches(phase, self._runtime.distribute, step + int(self._watch.num_skipped.numpy()))
         utilization = matmul_flops(phase.config) / self._flops_per_second
         progress, pace = Progress(step, num_steps, utilization), Pace()
         build: contextlib.AbstractContextManager[None] = self._logger.status(
@@ -211,7 +210,7 @@ class Run:
             self._logger.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self._directory.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        tokenizer = tokenizer_of_data(self._phases[0].source.data_dir)
+        tokenizer = self._phases[0].source.tokenizer
         self._directory.write_config(self._config, fingerprint(self._phases), self._runtime.devices, tokenizer)
         self._logger.hparams(self._config)
         lines = self._directory.drop_metrics_after(step or 0)

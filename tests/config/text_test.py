@@ -6,13 +6,13 @@ import time
 from electra_cli.config import default_config
 from electra_cli.config.resolution import flatten
 from electra_cli.config.text import show, to_json
-from electra_cli.data.data_size import read_run
+from electra_cli.data.source import read_run
 from tests.cli.app_test import PRETRAIN, assert_user_error, call
 from tests.conftest import small_config
 
 
 def shown(config, form="text", title="title"):
-    return show(read_run(config, needs_data=False)[0], form, title)
+    return show(read_run(config, needs_data=False), form, title)
 
 
 def load(path):

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.config.resolution import resolve
-from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, locate_example, training_dataset
-from electra_cli.data.phases import masking_settings
-from electra_cli.data.source import count_records, open_data, reading
+from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, locate_example, reading, training_dataset
+from electra_cli.data.masking import masking_settings
+from electra_cli.data.source import count_records, open_data
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, prepare_small, small_config
 from tests.data.prepare_test import read_records

@@ -7,9 +7,8 @@ from absl import flags
 
 from electra_cli.cli import config_flag
 from electra_cli.data import preparation_report
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases
 from electra_cli.data.preparation_report import training_command
+from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.training.evaluation import check_validation
@@ -89,7 +88,7 @@ def test_training_accepts_the_command(tmp_path, parse, num_documents, changes, a
     directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "my data", **changes)
     line = training_command(str(directory), manifest)
     config, mode = parse(line)
-    phases = open_phases(read_run(config)[0])
+    phases = read_run(config).phases
     if changes.get("validation_fraction") == 0:
         assert mode == "train"
         with pytest.raises(UserError, match="no validation examples"):

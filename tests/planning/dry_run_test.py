@@ -8,8 +8,7 @@ import shutil
 import pytest
 
 from electra_cli.config.resolution import resolve
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases
+from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import JsonLines, Lines
 from electra_cli.planning import dry_run
@@ -97,7 +96,7 @@ def test_what_is_told():
 def test_evaluations_that_are_left_are_those_of_training(config, tmp_path, interval, begin, expected):
     config.train.steps_per_loop, config.train.checkpoint_interval = 1, 4
     config.eval.interval = interval
-    (phase,) = open_phases(read_run(config)[0])
+    (phase,) = read_run(config).phases
     assert dry_run._num_evaluations(phase, begin) == expected
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from electra_cli.config.presets import PRETRAINING
-from electra_cli.data.data_size import read_data_size
+from electra_cli.data.source import find_data
 from electra_cli.errors import UserError
 from electra_cli.planning.plan import make_plan
 from electra_cli.planning.report import to_json, to_text
@@ -154,7 +154,7 @@ def test_data_of_others_is_not_counted(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     for name in ("pretrain_data.tfrecord-0", "pretrain_data.tfrecord-1", "validation.tfrecord-0"):
         (tmp_path / name).write_bytes(b"")
-    found = read_data_size(str(tmp_path), 128)
+    found = find_data(str(tmp_path), 128).size
     assert (found.vocab_size, found.num_shards, found.num_examples) == (6, 2, None)
     config = preset("tiny")
     config.data.dir = str(tmp_path)

@@ -12,8 +12,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases
+from electra_cli.data.source import read_run
 from electra_cli.data.tokenization import tokenizer_of_data
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
@@ -97,7 +96,7 @@ def test_lines_of_metrics_and_of_the_terminal(probed):
 
 
 def test_scores_are_those_of_the_averaged_weights_computed_otherwise(probed, data_dir, files):
-    resolved = read_run(config_with(data_dir, files))[0].resolved
+    resolved = read_run(config_with(data_dir, files)).resolved
     model, _ = restore_model(resolved, str(probed[0]), print)
     tokenizer = tokenizer_of_data(str(data_dir))
     vocabulary, encoder = tokenizer.vocabulary, tokenizer.build()
@@ -167,8 +166,8 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
 )
 def test_what_is_probed_is_the_models_own_encoder(data_dir, files, overrides):
     config = config_with(data_dir, files, **{"optimizer.ema_decay": 0.0, **overrides})
-    run_config, _ = read_run(config)
-    resolved, phases = run_config.resolved, open_phases(run_config)
+    run_config = read_run(config)
+    resolved, phases = run_config.resolved, run_config.phases
     runtime = Runtime(tf.distribute.get_strategy(), False, "")
     model, optimizer = run.build_model(resolved, runtime)
     prober = probes.Prober(resolved, phases, probes.read_probes(resolved), model, optimizer, runtime)

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.data.data_size import read_run
 from electra_cli.data.input_pipeline import evaluation_dataset
-from electra_cli.data.phases import open_phases
+from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.report.samples import take_samples
@@ -31,8 +30,8 @@ def run(data_dir, tmp_path_factory):
 
 def evaluated(config, workdir):
     """What the model itself makes of the examples, and of their batch in an evaluation."""
-    run_config, _ = read_run(config)
-    (phase,) = open_phases(run_config)
+    run_config = read_run(config)
+    (phase,) = run_config.phases
     dataset = evaluation_dataset(
         phase.source.validation, phase.masking, pad_id=phase.source.vocabulary.pad_id, max_seq_length=32,
         global_batch_size=8, num_examples=config.eval.num_examples,

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from electra_cli import files
 from electra_cli.config import default_config
-from electra_cli.data.source import RecordFormat, Split, reading
+from electra_cli.data.input_pipeline import reading
+from electra_cli.data.source import DataSplit, RecordFormat
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
@@ -288,7 +289,7 @@ def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
 
 
 def test_only_errors_of_reading_are_told_as_damage():
-    split = Split((), (), "", RecordFormat.ELECTRA_PRETRAIN)
+    split = DataSplit((), (), "", RecordFormat.ELECTRA_PRETRAIN)
     for error in (tf.errors.InvalidArgumentError, tf.errors.NotFoundError, tf.errors.DataLossError):
         with pytest.raises(error), reading("data", "in a test", split):
             raise error(None, None, "No algorithm worked!")  # as a GPU says of a product

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.data import phases
-from electra_cli.data.data_size import read_run
+from electra_cli.data import input_pipeline
 from electra_cli.data.input_pipeline import training_dataset
-from electra_cli.data.phases import open_phases
+from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.objectives.electra import ElectraObjective
@@ -39,7 +38,7 @@ def poison(monkeypatch, *bad_data_steps):
 
         return training_dataset(*arguments, start_step=start_step, **more).enumerate(start_step).map(spoil)
 
-    for module in (phases, replay):
+    for module in (input_pipeline, replay):
         monkeypatch.setattr(module, "training_dataset", poisoned)
 
 
@@ -201,7 +200,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
 
 def find_interval(config):
     """Returns the last step of an interval of two, late in a run, and its real tokens, which no other interval has."""
-    (phase,) = open_phases(read_run(config)[0])
+    (phase,) = read_run(config).phases
     batches = training_dataset(
         phase.source.train,
         phase.masking,

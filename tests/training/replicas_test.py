@@ -18,8 +18,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.distribution import Runtime
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases
+from electra_cli.data.source import read_run
 from electra_cli.training.run import build_model
 from electra_cli.data.input_pipeline import training_dataset
 from tests.conftest import small_config
@@ -35,8 +34,8 @@ def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps)
     config.model.num_layers = 1
     config.model.hidden_dropout = config.model.attention_dropout = dropout
     config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, number
-    run, _ = read_run(config)
-    resolved, (phase,) = run.resolved, open_phases(run)
+    run = read_run(config)
+    resolved, (phase,) = run.resolved, run.phases
     names = [f"CPU:{index}" for index in range(num_replicas)]
     strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
     runtime = Runtime(strategy, False, "")

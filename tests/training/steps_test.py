@@ -8,8 +8,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config.resolution import resolve
-from electra_cli.data import phases
 from electra_cli.data.input_pipeline import training_dataset
+from electra_cli.data.masking import masking_settings
 from electra_cli.data.source import open_data
 from electra_cli.objectives.base import objective_of
 from electra_cli.training import run
@@ -43,7 +43,7 @@ class Steps:
     def dataset(self):
         return training_dataset(
             self.source.train,
-            phases.masking_settings(self.config, self.source),
+            masking_settings(self.config, self.source),
             pad_id=0,
             max_seq_length=self.config.data.max_seq_length,
             global_batch_size=self.config.train.global_batch_size,

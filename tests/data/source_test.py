@@ -6,9 +6,8 @@ import tensorflow as tf
 
 from electra_cli.config import phases
 from electra_cli.config.resolution import check, resolve
-from electra_cli.data import phases as phases_module
-from electra_cli.data.data_size import read_run
-from electra_cli.data.phases import open_phases, phase_at
+from electra_cli.data import input_pipeline
+from electra_cli.data.source import describe_epochs, describe_repetition, phase_at, read_run
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, prepare_small
@@ -38,8 +37,8 @@ def config(data_dir, long_data_dir):
 
 
 def test_each_phase_has_its_own_values(config, data_dir, long_data_dir):
-    run, _ = read_run(config)
-    first, second = open_phases(run)
+    run = read_run(config)
+    first, second = run.phases
     assert run.resolved.derived.vocab_size == VOCAB_SIZE
     assert (first.begin, first.end, second.begin, second.end) == (0, 4, 4, 6)
     assert [phase.source.data_dir for phase in (first, second)] == [str(data_dir), str(long_data_dir)]
@@ -82,7 +81,7 @@ def test_phases_need_one_vocabulary(config, corpus_file, tmp_path, data_dir):
     other = prepare_small(corpus_file, tmp_path / "other", max_seq_length=2 * SEQ_LENGTH, lower_case=False)[0]
     config.phases.data_dir = (str(data_dir), str(other))
     with pytest.raises(UserError, match="have different vocabularies: prepare the data of all phases with the same"):
-        open_phases(read_run(config)[0])
+        read_run(config)
 
 
 def test_a_command_line_gives_directories_without_quotes(config):
@@ -112,13 +111,13 @@ def test_the_steps_of_a_phase_are_those_of_a_run_on_its_data(config, data_dir, t
     """The first phase is the run without a second; the second begins with the first examples of its data."""
     train(config, tmp_path / "both", with_evaluation=False)
     seen = []
-    dataset = phases_module.training_dataset
+    dataset = input_pipeline.training_dataset
 
     def remember(*arguments, start_step, first_step, **more):
         seen.append((more["max_seq_length"], start_step - first_step))
         return dataset(*arguments, start_step=start_step, first_step=first_step, **more)
 
-    monkeypatch.setattr(phases_module, "training_dataset", remember)
+    monkeypatch.setattr(input_pipeline, "training_dataset", remember)
     alone = tiny_config(data_dir)
     alone.model.max_position_embeddings = 2 * SEQ_LENGTH
     alone.optimizer.learning_rate = 5e-3
@@ -127,3 +126,22 @@ def test_the_steps_of_a_phase_are_those_of_a_run_on_its_data(config, data_dir, t
     assert first[:2] == metrics_of(tmp_path / "alone")[:2]
     train(config, tmp_path / "again", with_evaluation=False)
     assert seen == [(32, 0), (32, 0), (64, 0)]
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "text"),
+    [
+        (0.00123, "0.00123 epochs"),
+        (1.1875, "1.19 epochs"),
+        (99.4, "99.4 epochs"),
+        (100, "100 epochs"),
+        (3958.2, "3,958 epochs"),
+    ],
+)
+def test_epochs_as_people_read_them(num_epochs, text):
+    assert describe_epochs(num_epochs) == text
+
+
+def test_text_that_is_repeated_too_often():
+    assert describe_repetition(40) == ""
+    assert describe_repetition(41).startswith("Each pass over the same text teaches less than the one before: more")
