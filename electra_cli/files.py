@@ -82,7 +82,7 @@ def writing(what: str, to: str = "") -> Iterator[None]:
     """Raises a `ResumableError` where `what`, a file or something that belongs in directory `to`, is not written."""
     try:
         yield
-    except _write_errors() as error:
+    except write_errors() as error:
         where = f" to {to}" if to else ""
         raise ResumableError(
             f"{what} could not be written{where} ({str(error).splitlines()[0]}): make room or fix the directory, then "
@@ -90,7 +90,7 @@ def writing(what: str, to: str = "") -> Iterator[None]:
         ) from error
 
 
-def _write_errors() -> tuple[type[Exception], ...]:
+def write_errors() -> tuple[type[Exception], ...]:
     """Returns what failed writes raise: TensorFlow's own errors too, which only come where it is imported."""
     tf = sys.modules.get("tensorflow")
     return (OSError, tf.errors.OpError) if tf else (OSError,)

@@ -1,4 +1,4 @@
-"""A directory that appears whole or not at all."""
+"""A directory that appears complete or not at all."""
 
 import contextlib
 import errno
@@ -8,40 +8,45 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
+from electra_cli import files
 from electra_cli.errors import ResumableError, UserError
 
 _LOCK_FILE, _JOB_FILE = ".lock", "job.json"
-_FINISHED_FILE = ".finished.json"  # holds the job, from when its files are whole until they lie in their place
-_MOST_NAMES = 4  # of files in a message
+_FINISHED_FILE = ".finished.json"  # holds the job, from when its files are complete until they are in their place
+_MAX_NAMES = 4  # of files in a message
 
 
 class OutputDirectory:
     """Collects files in `DIR.partial` and renames it to DIR on `commit()`.
 
-    A context manager. When it is left without `commit()`, `DIR.partial` stays, so that the same job can go on from it;
-    after a `UserError`, where there is nothing to go on with, it is removed. A kill within `commit()` loses neither
-    the new files nor those that they replace: the same job ends it, and another one first puts back what was there.
+    A context manager. When it is left without `commit()`, `DIR.partial` stays, so that the same job can resume from it;
+    after a `UserError`, or without a job, there is nothing to resume and it is removed. A kill within `commit()` loses
+    neither the new files nor those that they replace: the same job finishes it, and another one first puts back what
+    was there.
 
     Args:
       path: the directory to appear; local.
       overwrite: whether one that is there and not empty may be replaced.
       owned: patterns (`fnmatch`) of the names that such a directory holds: one with others is never replaced.
-      job: what the files follow from, as JSON. What another job left in `DIR.partial` is removed.
+      job: what the files follow from, as JSON; None: what is not finished is not resumed. What another job left in
+        `DIR.partial` is removed.
 
     Attributes:
       path: where the files are to be written.
       scratch: a directory in it for temporary files, gone after `commit()`.
       is_resumed: whether the same job left files there.
-      is_finished: whether the same job left them whole: only `commit()` is to be called.
+      is_finished: whether the same job left them complete: only `commit()` is to be called.
     """
 
-    def __init__(self, path: str, *, overwrite: bool, owned: Sequence[str], job: Any):
+    def __init__(self, path: str, *, overwrite: bool, owned: Sequence[str], job: Any = None):
         self._target = os.path.abspath(path)
         self._overwrite, self._owned = overwrite, owned
-        self._job = json.loads(json.dumps(job))
+        self._is_resumable = job is not None
+        self._job = json.loads(json.dumps(job if self._is_resumable else {"started": time.time_ns()}))
         self.path = f"{self._target}.partial"
         self.scratch = os.path.join(self.path, "scratch")
         self._old = f"{self.path}.old"
@@ -84,7 +89,7 @@ class OutputDirectory:
         if not self.is_resumed:
             self._empty()
             os.makedirs(self.scratch)
-            write_whole(os.path.join(self.scratch, _JOB_FILE), json.dumps(self._job).encode())
+            files.write_atomically(os.path.join(self.scratch, _JOB_FILE), json.dumps(self._job))
 
     def _check_target(self) -> None:
         if not os.path.isdir(self._target):
@@ -168,14 +173,20 @@ class OutputDirectory:
         _remove_file(os.path.join(self._target, _FINISHED_FILE))
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, UserError) and not isinstance(error, ResumableError) and self._lock is not None:
-            with contextlib.suppress(OSError):  # the error itself is told
+        is_mistake = isinstance(error, UserError) and not isinstance(error, ResumableError)
+        if (is_mistake or not self._is_resumable) and self._lock is not None:
+            with contextlib.suppress(OSError):  # the error itself is reported
                 self.discard()
         self._unlock()
-        if error is not None and _is_disk_full(error):
+        if error is not None and self._is_resumable and _is_disk_full(error):
             raise ResumableError(
-                f"no space is left on the disk of {self.path}: make room, and the same command goes on where it ended "
+                f"no space is left on the disk of {self.path}: make room, and the same command resumes where it ended "
                 f"(or remove that directory)"
+            ) from error
+        if not self._is_resumable and isinstance(error, files.write_errors()):
+            reason = "no space is left on the disk" if _is_disk_full(error) else str(error).splitlines()[0]
+            raise UserError(
+                f"--output_dir={self._target} cannot be written: {reason}; nothing is left of it"
             ) from error
 
 
@@ -191,7 +202,7 @@ def check_replaceable(directory: str, names: Iterable[str], owned: Sequence[str]
     names = sorted(names)
     others = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in owned)]
     if others:
-        shown = ", ".join(others[:_MOST_NAMES]) + (", ..." if len(others) > _MOST_NAMES else "")
+        shown = ", ".join(others[:_MAX_NAMES]) + (", ..." if len(others) > _MAX_NAMES else "")
         raise UserError(
             f"--output_dir={directory} holds files that were not written by this command ({shown}): choose another "
             f"directory"
@@ -203,16 +214,9 @@ def check_replaceable(directory: str, names: Iterable[str], owned: Sequence[str]
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, sqlite3.OperationalError):
         return "disk is full" in str(error)
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def write_whole(path: str, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it."""
-    with open(f"{path}.new", "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.rename(f"{path}.new", path)
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, which is not imported for this
 
 
 def _remove_file(path: str) -> None:

@@ -9,7 +9,6 @@ import tf_keras
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
-from electra_cli.data.output_directory import write_whole
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.interop.runs import LoadedRun, load_run
 from electra_cli.objectives.base import build_pretrainer
@@ -75,7 +74,7 @@ def make_workdir(
     items = {"model": model, "optimizer": optimizer, **model.checkpoint_items}
     CheckpointFiles(str(directory / "checkpoints")).write(step, tf.train.Checkpoint(**items).write)
     record = {"config": resolved.to_dict(), "data_fingerprint": "x", "tokenizer": {"lower_case": lower_case}}
-    write_whole(str(directory / "config.json"), json.dumps(record).encode())
+    (directory / "config.json").write_text(json.dumps(record))
     metrics = [{"step": 5, "split": "validation", "rtd_auc": 0.625, "num_examples": 20},
                {"step": 9, "split": "validation", "rtd_auc": 0.75, "num_examples": 20}]  # fmt: skip
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
