@@ -87,11 +87,11 @@ def _main(values: flags.FlagValues) -> None:
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):
         raise UserError(f"--dry_run tries out training: it does not go with --mode={values.mode}")
-    run = source.read_run(settings)  # before TensorFlow's import, which takes seconds
     if values.wandb_project:
         if values.mode in ("eval", "replay"):
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
-        wandb_run.import_wandb()  # before training: what is missing is told at once
+        wandb_run.import_wandb()  # before training: what is missing is reported at once
+    run = source.read_run(settings)  # before TensorFlow's import, which takes seconds
 
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 

@@ -13,7 +13,7 @@ from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 
 OLD, NEW = {"a": "old a", "b": "old b"}, {"a": "new a", "c": "new c"}
-CHANGES = ("rename", "remove", "unlink", "rmdir")  # all that `shutil.rmtree` calls is among them
+CHANGES = ("rename", "replace", "remove", "unlink", "rmdir")  # all that `shutil.rmtree` calls is among them
 
 
 class Killed(BaseException):
