@@ -13,8 +13,7 @@ from absl import flags
 from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.loggers.lines import lines_logger
-from electra_cli.loggers.stage_progress import StageProgress
+from electra_cli.loggers.lines import StageProgress, lines_logger
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
     from electra_cli.data.vocabulary import LearningSettings

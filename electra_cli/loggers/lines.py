@@ -1,4 +1,4 @@
-"""Progress on standard output: as lines for people, as JSON for programs, or warnings and results only."""
+"""Progress as lines: for people, as JSON for programs, or warnings and results only; stages of a preparation."""
 
 import contextlib
 import datetime
@@ -21,7 +21,7 @@ _SECONDS_BETWEEN_PROGRESS = 10.0
 def print_line(line: str) -> None:
     """Prints a line so that it can be read at once, whatever standard output is.
 
-    Where nobody reads any more, as behind `| head` or a `tee` that died, the work goes on in silence.
+    Where nobody reads any more, as behind `| head` or a `tee` that died, the work continues in silence.
     """
     try:
         print(line, flush=True)
@@ -68,7 +68,7 @@ class JsonLines(Logger):
 
     Args:
       write: takes a line.
-      clock: seconds, ever growing.
+      clock: seconds, monotonic.
     """
 
     def __init__(self, write: Callable[[str], None] = print_line, clock: Callable[[], float] = time.monotonic):
@@ -76,54 +76,54 @@ class JsonLines(Logger):
         self._last_progress = -math.inf
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Tells how the command ended."""
+        """Writes how the command ended."""
         if error is None:
-            self._tell("end", outcome="done")
+            self._write_event("end", outcome="done")
         elif isinstance(error, Interrupted):
-            self._tell("end", outcome="interrupted", text=str(error))
+            self._write_event("end", outcome="interrupted", text=str(error))
         else:
             text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self._tell("end", outcome="error", text=text)
+            self._write_event("end", outcome="error", text=text)
 
     def notice(self, text: str) -> None:
-        self._tell("notice", text=text)
+        self._write_event("notice", text=text)
 
     def warning(self, text: str) -> None:
-        self._tell("warning", text=text)
+        self._write_event("warning", text=text)
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        self._tell("status", text=text)
+        self._write_event("status", text=text)
         yield
 
     def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        """See the base class; left out within ten seconds of the last."""
+        """See the base class; skipped within ten seconds of the last."""
         now = self._clock()
         if now - self._last_progress >= _SECONDS_BETWEEN_PROGRESS:
             self._last_progress = now
             named = {"phase": phase} if phase else {}
-            self._tell("progress", step=step, num_steps=num_steps, seconds_left=seconds_left, **named)
+            self._write_event("progress", step=step, num_steps=num_steps, seconds_left=seconds_left, **named)
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        self._tell(split, **{"step": step, **values})
+        self._write_event(split, **{"step": step, **values})
 
     def checkpoint(self, step: int, path: str) -> None:
-        self._tell("checkpoint", step=step, path=path)
+        self._write_event("checkpoint", step=step, path=path)
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        self._tell(event, **values)
+        self._write_event(event, **values)
 
     def abandon(self, text: str) -> None:
         # Past `write`, within which the signal may have come.
         os.write(1, f"{_record('end', outcome='interrupted', text=text)}\n".encode())
 
-    def _tell(self, event: str, **values: Any) -> None:
+    def _write_event(self, event: str, **values: Any) -> None:
         self._write(_record(event, **values))
 
 
 def _record(event: str, **values: Any) -> str:
-    moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-    record = {"time": moment.replace("+00:00", "Z"), "event": event}
+    time_now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+    record = {"time": time_now.replace("+00:00", "Z"), "event": event}
     return json.dumps({**record, **_valid(values)})
 
 
@@ -137,11 +137,7 @@ def _valid(value: Any) -> Any:
 
 
 class Quiet(Logger):
-    """Passes on warnings and results only.
-
-    Args:
-      logger: what they are passed to.
-    """
+    """Passes on warnings and results only."""
 
     def __init__(self, logger: Logger):
         self._logger = logger
@@ -151,7 +147,6 @@ class Quiet(Logger):
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        """Ends the other."""
         self._logger.__exit__(kind, error, traceback)
 
     def warning(self, text: str) -> None:
@@ -165,11 +160,54 @@ class Quiet(Logger):
 
 
 def lines_logger(*, quiet: bool, log_format: str) -> Logger:
-    """Returns what writes lines to standard output.
-
-    Args:
-      quiet: whether to leave out all but warnings and results.
-      log_format: text or json.
-    """
+    """Returns what writes lines to standard output, as text or json; `quiet`: warnings and results only."""
     logger = JsonLines() if log_format == "json" else Lines()
     return Quiet(logger) if quiet else logger
+
+
+class StageProgress:
+    """Reports how far each stage is, on standard error: a line that is rewritten on a terminal, else one in 10 seconds.
+
+    Args:
+      logger: receives the lines in place of standard error; None: none does.
+    """
+
+    def __init__(self, logger: Logger | None = None):
+        self._logger = logger
+        self._stage = ""
+        self._first = (0.0, 0.0, 0)  # time, fraction and bytes when the stage was first reported
+        self._last_time = 0.0
+        self._is_terminal = logger is None and sys.stderr.isatty()
+
+    def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
+        """Reports that a fraction of a stage is done, for which `num_bytes` of text were read (0: it reads none)."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self.end()
+            self._stage, self._first, self._last_time = stage, (now, fraction, num_bytes), -math.inf
+        if now - self._last_time < (0.2 if self._is_terminal else 10.0):
+            return
+        self._last_time = now
+        line = stage + self._describe(now, fraction, num_bytes)
+        if self._logger is not None:
+            with self._logger.status(line):
+                pass
+        elif self._is_terminal:
+            print(f"\r{line}\x1b[K", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _describe(self, now: float, fraction: float, num_bytes: int) -> str:
+        start, first_fraction, first_bytes = self._first
+        if now == start or fraction <= first_fraction:
+            return ""
+        rate = (num_bytes - first_bytes) / 1e6 / (now - start)
+        text = f", {num_bytes / 1e6:,.0f} MB, {rate:.1f} MB/s" if num_bytes else ""
+        left = round((now - start) * (1 - fraction) / (fraction - first_fraction))
+        return f": {fraction:.0%}{text}, {datetime.timedelta(seconds=left)} left"
+
+    def end(self) -> None:
+        """Ends the line of the current stage, which is done."""
+        if self._is_terminal and self._stage:
+            duration = datetime.timedelta(seconds=round(time.monotonic() - self._first[0]))
+            print(f"\r{self._stage}: done in {duration}\x1b[K", file=sys.stderr)

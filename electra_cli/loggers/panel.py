@@ -1,4 +1,4 @@
-"""What a run tells, on a terminal: a panel that is drawn anew where it stands, and lines above it that remain."""
+"""Progress on a terminal: a panel that is redrawn in place, and lines above it that remain."""
 
 import contextlib
 import functools
@@ -22,21 +22,21 @@ from electra_cli.loggers.logger import Logger, format_duration
 
 _DRAWINGS_PER_SECOND = 2
 _BAR_WIDTH = 30
-# Splits whose metrics the panel shows, by their titles; of others the line stays above it.
+# Splits whose metrics are in the panel, with their titles; of others the line is printed above it.
 _ROWS = {"train": "train", "validation": "held-out"}
-# Metrics that are shown, and their digits.
-_SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
-# The same, that which is left out first where there is no room for all.
-_LEFT_OUT = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
+# Metrics in the panel, and their digits.
+_DIGITS = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+# The same in the order in which they are dropped where there is no room for all.
+_DROPPED_FIRST = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
 _NAME_WIDTH, _GAP = 10, 2
 
 
 def choose_logger(title: str, *, quiet: bool, log_format: str) -> Logger:
-    """Returns what tells a command's progress on standard output.
+    """Returns the logger of a command, which writes to standard output.
 
     Args:
       title: of the panel.
-      quiet: whether to leave out all but warnings and results.
+      quiet: whether to suppress all but warnings and results.
       log_format: text (a panel where standard output is a terminal, else lines) or json.
     """
     console = Console(highlight=False)
@@ -46,12 +46,12 @@ def choose_logger(title: str, *, quiet: bool, log_format: str) -> Logger:
 
 
 class Panel(Logger):
-    """A panel on a terminal. A thread draws it twice a second from what was told; telling only takes note.
+    """A panel on a terminal. A thread draws it twice a second from what was logged, which is only noted.
 
     Args:
-      title: stands on top.
-      console: where.
-      clock: seconds, ever growing.
+      title: its first line.
+      console: the terminal.
+      clock: seconds, monotonic.
     """
 
     def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic):
@@ -67,7 +67,7 @@ class Panel(Logger):
             get_renderable=self.render,
             refresh_per_second=_DRAWINGS_PER_SECOND,
             transient=True,
-            # Only what would be written over the panel; a standard error that goes to a file stays there.
+            # Only what would be written over the panel; a standard error that goes to a file is left alone.
             redirect_stderr=sys.stderr.isatty(),
         )
 
@@ -78,7 +78,7 @@ class Panel(Logger):
         return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Takes the panel away; of a run that did not reach its end the last metrics remain."""
+        """Removes the panel; of a run that did not reach its end the last metrics remain."""
         self._live.stop()
         if error is not None and self._last_line:
             self._print(self._last_line)
@@ -129,11 +129,11 @@ class Panel(Logger):
         if "train" in self._metrics:
             parts.append(_Fitting(functools.partial(_speed_line, self._metrics["train"][1])))
         if self._saved is not None:
-            what, moment = self._saved
-            parts.append(_line("checkpoint", f"{what}, {format_duration(self._clock() - moment)} ago"))
+            step, time_saved = self._saved
+            parts.append(_line("checkpoint", f"{step}, {format_duration(self._clock() - time_saved)} ago"))
         if self._statuses:
-            text, moment = self._statuses[-1]
-            parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - moment)}"))
+            text, begin = self._statuses[-1]
+            parts.append(_line("now", f"{text[:1].lower()}{text[1:]}, {format_duration(self._clock() - begin)}"))
         return Group(*parts)
 
     def _position_line(self, step: int, num_steps: int, seconds_left: float, phase: str) -> RenderableType:
@@ -149,16 +149,12 @@ class Panel(Logger):
         return grid
 
     def _print(self, text: str, style: str = "") -> None:
-        # Text, which takes [MASK] for what it is and no markup.
+        # As `Text`, in which [MASK] is no markup.
         self._console.print(Text(text, style=style))
 
 
 class _Fitting:
-    """What is drawn otherwise where there is less room.
-
-    Args:
-      build: takes the columns that there are, and returns it.
-    """
+    """What depends on the room for it; `build` takes the width in columns."""
 
     def __init__(self, build: Callable[[int], RenderableType]):
         self._build = build
@@ -172,11 +168,11 @@ def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width
     rows = {title: metrics[split] for split, title in _ROWS.items() if split in metrics}
     columns = {
         name: [name, *(f"{values[name]:.{digits}f}" if name in values else "" for _, values in rows.values())]
-        for name, digits in _SHOWN.items()
+        for name, digits in _DIGITS.items()
         if any(name in values for _, values in rows.values())
     }
     columns["step"] = ["step", *(f"{step:,}" for step, _ in rows.values())]
-    for name in _LEFT_OUT:
+    for name in _DROPPED_FIRST:
         if _NAME_WIDTH + sum(_GAP + max(map(len, cells)) for cells in columns.values()) > width:
             columns.pop(name, None)
     grid = Table.grid(padding=(0, _GAP))
@@ -184,8 +180,8 @@ def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width
     for _ in columns:
         grid.add_column(justify="right", no_wrap=True)
     grid.add_row("", *(Text(name, style="dim") for name in columns))
-    for place, title in enumerate(rows, 1):
-        grid.add_row(title, *(cells[place] for cells in columns.values()))
+    for index, title in enumerate(rows, 1):
+        grid.add_row(title, *(cells[index] for cells in columns.values()))
     return grid
 
 
@@ -194,7 +190,7 @@ def _line(name: str, text: str) -> Text:
 
 
 def _speed_line(values: Mapping[str, float], width: int) -> Text:
-    """Returns rates, as many words as there is room for."""
+    """Returns rates, in as many words as there is room for."""
     rate, used = f"{values['tokens_per_second']:,.0f} tokens/s", f"utilization {values['model_flops_utilization']:.0%}"
     waited = f"{values['input_wait_fraction']:.0%}"
     variants = (

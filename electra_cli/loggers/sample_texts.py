@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-# What stands behind a token, so that verdicts can be told without colour.
+# What follows a token, so that verdicts can be read without colour.
 SIGNS = {"caught": "✓", "missed": "✗", "alarm": "!", "right": "=", "wrong": "≠"}
 MEANINGS = {
     "caught": "replaced, and the discriminator says so",
@@ -61,12 +61,12 @@ def to_markdown(sample: Sample) -> str:
     words = []
     for token in sample.tokens:
         sign = SIGNS.get(token.verdict or "", "")
-        shown = _escape(token.text)
+        text = _escape(token.text)
         if token.is_replaced:
-            shown = f"~~{shown}~~ **{_escape(token.choice or '')}** ({token.choice_probability:.2f}) {sign}"
+            text = f"~~{text}~~ **{_escape(token.choice or '')}** ({token.choice_probability:.2f}) {sign}"
         elif sign:
-            shown = f"{shown} {sign}" if token.verdict == "alarm" else f"**{shown}** {sign}"
-        words.append(shown if token.continues_word and not sign else f" {shown}")
+            text = f"{text} {sign}" if token.verdict == "alarm" else f"**{text}** {sign}"
+        words.append(text if token.continues_word and not sign else f" {text}")
     return "".join(words).strip()
 
 

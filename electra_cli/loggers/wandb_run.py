@@ -1,4 +1,4 @@
-"""A run of Weights & Biases that mirrors what a workdir records; goes on under the same id after a stop."""
+"""A run of Weights & Biases that mirrors what a workdir records; resumes under the same id after a stop."""
 
 import json
 import os
@@ -39,13 +39,12 @@ class WandbRun(Logger):
     """Mirrors lines of metrics, as `train/rtd_auc` at the step of the line.
 
     Weights & Biases takes steps in ascending order only. Lines that are computed again after a kill are the same, and
-    it leaves the second ones out; after a roll-back it keeps those of before.
+    it skips the second ones; after a roll-back it keeps those of before.
 
     Args:
       project: the project's name.
       workdir: of the run; its id is kept there in wandb.json.
       config: the resolved config.
-      say: prints a line.
 
     Raises:
       UserError: the package is not installed, the user is not logged in, or the id cannot be read.
@@ -91,7 +90,7 @@ class WandbRun(Logger):
 
 
 def _read_id(file: str, project: str) -> str | None:
-    """Returns the id under which a run goes on; None when it was not in that project before."""
+    """Returns the id under which a run resumes; None when it was not in that project before."""
     if files.size(file) is None:
         return None
     try:

@@ -7,13 +7,14 @@ import sys
 import pytest
 
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.loggers.lines import JsonLines, Lines, Quiet
+from electra_cli.loggers import lines as lines_module
+from electra_cli.loggers.lines import JsonLines, Lines, Quiet, StageProgress
 from electra_cli.loggers.logger import Logger, format_duration
 
 METRICS = {"total_loss": 1.5, "rtd_auc": math.nan}
 
 
-def tell_all(logger):
+def log_all(logger):
     with logger:
         logger.notice("Devices: 1")
         with logger.status("Restoring"):
@@ -29,7 +30,7 @@ def tell_all(logger):
 
 def test_lines():
     lines = []
-    tell_all(Lines(lines.append))
+    log_all(Lines(lines.append))
     assert lines == [
         "Devices: 1", "Building step 1.", "step 5/10  total_loss 1.500", "Warning, step 5", "a\ntable"
     ]  # fmt: skip
@@ -37,14 +38,14 @@ def test_lines():
 
 def test_quiet_leaves_warnings_and_results():
     lines = []
-    tell_all(Quiet(Lines(lines.append)))
+    log_all(Quiet(Lines(lines.append)))
     assert lines == ["Warning, step 5", "a\ntable"]
-    tell_all(Logger())
+    log_all(Logger())
 
 
 def test_json():
     lines = []
-    tell_all(JsonLines(lines.append))
+    log_all(JsonLines(lines.append))
     records = [json.loads(line, parse_constant=pytest.fail) for line in lines]
     assert all(record.pop("time").endswith("Z") for record in records)
     metrics = {"step": 5, "total_loss": 1.5, "rtd_auc": None}
@@ -105,3 +106,42 @@ def test_work_goes_on_when_nobody_reads():
     result = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
     os.close(writer)
     assert (result.returncode, result.stderr) == (0, "done\n")
+
+
+def report_stages(progress, monkeypatch):
+    """Two stages, of which the first is at 40 % after 20 seconds."""
+    now = [100.0]
+    monkeypatch.setattr(lines_module.time, "monotonic", lambda: now[0])
+    progress("counting words", 0.0)
+    now[0] += 5
+    progress("counting words", 0.1, 1_000_000)  # within ten seconds of the last
+    now[0] += 15
+    progress("counting words", 0.4, 8_000_000)
+    progress("writing", 0.0)
+    progress.end()
+
+
+STAGES = ["counting words", "counting words: 40%, 8 MB, 0.4 MB/s, 0:00:30 left", "writing"]
+
+
+def test_lines_of_stages(monkeypatch, capsys):
+    report_stages(StageProgress(), monkeypatch)
+    found = capsys.readouterr()
+    assert found.err.splitlines() == STAGES and found.out == ""
+
+
+def test_stages_through_a_logger(monkeypatch, capsys):
+    lines = []
+    report_stages(StageProgress(JsonLines(lines.append)), monkeypatch)
+    assert [(record["event"], record["text"]) for record in map(json.loads, lines)] == [("status", x) for x in STAGES]
+    report_stages(StageProgress(Logger()), monkeypatch)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_has_one_line_a_stage_which_ends_as_done(monkeypatch, capsys):
+    progress = StageProgress()
+    progress._is_terminal = True
+    report_stages(progress, monkeypatch)
+    counting, writing = capsys.readouterr().err.split("\n")[:2]
+    assert counting.split("\r")[-1] == "counting words: done in 0:00:20\x1b[K"
+    assert writing.split("\r")[-1] == "writing: done in 0:00:00\x1b[K"
