@@ -32,14 +32,11 @@ class Record:
     """What `config.json` of a fine-tuning holds.
 
     Attributes:
-      config: the config of `config.fill_in`.
-      kind: the kind of task.
+      config: the config of `config.finetuning.fill_in`.
       source: what the encoder was.
-      sizes: the encoder's sizes.
       initializer_range: standard deviation of weights that were drawn.
       length: tokens that training examples are padded to.
       has_pairs: whether an example is two texts.
-      lower_case: whether its tokenizer lower-cases.
       data_fingerprint: of the examples, as arrays, and the weights it started from.
     """
 
@@ -83,11 +80,7 @@ class SeedScores:
 
 
 def read_record(workdir: str) -> Record:
-    """Reads `config.json` of a fine-tuning.
-
-    Raises:
-      UserError: there is none, or it is damaged or of something else.
-    """
+    """Reads `config.json` of a fine-tuning."""
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is None:
         raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
@@ -145,11 +138,7 @@ def write_record(
 
 
 def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
-    """Returns the tokenizer of a fine-tuning.
-
-    Raises:
-      UserError: its vocabulary is missing.
-    """
+    """Returns the tokenizer of a fine-tuning."""
     tokenizer = saved_tokenizer(workdir, record.lower_case)
     if tokenizer is None:
         raise UserError(f"{workdir} holds no {VOCAB_FILE}: put that of its encoder there")
@@ -177,23 +166,19 @@ def read_config(record: Record, workdir: str) -> ml_collections.ConfigDict:
 
 
 def read_seed_scores(directory: str) -> SeedScores | None:
-    """Reads `scores.json` of a seed's directory; None: the seed is not done.
-
-    Raises:
-      UserError: it is damaged.
-    """
+    """Reads `scores.json` of a seed's directory; None: the seed is not done."""
     file = files.join(directory, SCORES_FILE)
     if files.size(file) is None:
         return None
     try:
-        found = SeedScores(json.loads(files.read_bytes(file)))
-        for entry in found.splits.values():
+        scores = SeedScores(json.loads(files.read_bytes(file)))
+        for entry in scores.splits.values():
             if entry["scores"] is not None:
                 dict(entry["scores"])
             entry["examples"], entry["num_examples"]
-        return found
+        return scores
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is damaged ({error}): remove it, then the same command makes it again") from error
+        raise UserError(f"{file} is damaged ({error}): remove it, then the same command writes it again") from error
 
 
 def seed_directory(workdir: str, seed: int) -> str:
@@ -202,11 +187,7 @@ def seed_directory(workdir: str, seed: int) -> str:
 
 
 def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
-    """Returns the seed with the best validation score, or test score where there is no validation; else the first.
-
-    Raises:
-      UserError: the fine-tuning is not done.
-    """
+    """Returns the seed with the best validation score, or test score where there is no validation; else the first."""
     file = files.join(workdir, SCORES_FILE)
     if files.size(file) is None:
         raise UserError(f"--workdir={workdir} holds no {SCORES_FILE}: its fine-tuning is not done")
@@ -224,11 +205,7 @@ def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
 
 
 def require_seed(workdir: str, seed: int) -> SeedScores:
-    """Returns the scores of a seed.
-
-    Raises:
-      UserError: its fine-tuning is not done, or they are damaged.
-    """
+    """Returns the scores of a seed, whose fine-tuning must be done."""
     scores = read_seed_scores(seed_directory(workdir, seed))
     if scores is None:
         directories = (name for name in files.list_directory(workdir) if name.startswith(_SEED_PREFIX))

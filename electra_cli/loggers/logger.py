@@ -3,11 +3,13 @@
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import ml_collections
 
 from electra_cli.loggers.sample_texts import Sample
+
+_Self = TypeVar("_Self", bound="Logger")
 
 
 class Logger:
@@ -16,7 +18,7 @@ class Logger:
     Writers override what concerns them. This one discards everything: it is what all workers but the first use.
     """
 
-    def __enter__(self) -> "Logger":
+    def __enter__(self: _Self) -> _Self:
         return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
@@ -30,12 +32,7 @@ class Logger:
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """Displays what is being done, while it is; for what takes a while.
-
-        Args:
-          text: what is done, without a full stop.
-          in_lines: whether loggers that write lines report it too.
-        """
+        """Displays what is being done, a text without a full stop; `in_lines`: also by what writes lines."""
         yield
 
     def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
@@ -43,17 +40,17 @@ class Logger:
 
         Args:
           step: the last step that was made.
-          num_steps: of the whole run.
+          num_steps: of the run.
           seconds_left: until its end; NaN when that is not known.
           phase: which of several, as 'phase 1 of 2'.
         """
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """Logs metrics.
+        """Logs metrics of a step.
 
         Args:
           split: train, validation or probe; epoch for those of a fine-tuning.
-          step: the step that they are of.
+          step: the step.
           values: by the names of metrics.jsonl.
           line: the same for people.
         """
@@ -74,20 +71,10 @@ class Logger:
         """Reports that a checkpoint is on the disk; may be called from another thread."""
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """Logs what the command was called for.
-
-        Args:
-          event: what it is, such as evaluation.
-          values: for programs.
-          text: the same for people, of several lines.
-        """
+        """Logs what the command was called for: values for programs, and the same as a text of several lines."""
 
     def abandon(self, text: str) -> None:
-        """Ends what is displayed when the process ends at once; may be called in a signal handler.
-
-        Args:
-          text: why it ends.
-        """
+        """Ends what is displayed when the process ends at once, with the reason; may be called in a signal handler."""
 
 
 class Loggers(Logger):

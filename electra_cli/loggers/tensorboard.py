@@ -19,20 +19,11 @@ _DIRECTORY = "tensorboard"
 
 
 class TensorBoard(Logger):
-    """Writes for TensorBoard below a workdir, in a run for each split.
-
-    All its methods raise a `ResumableError` where they cannot write.
-
-    Args:
-      workdir: its path.
-    """
+    """Writes below a workdir, in a run for each split; raises a `ResumableError` where it cannot."""
 
     def __init__(self, workdir: str):
         self._workdir = workdir
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-
-    def __enter__(self) -> "TensorBoard":
-        return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         for writer in self._writers.values():

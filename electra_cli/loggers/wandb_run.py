@@ -16,11 +16,7 @@ _ID_FILE = "wandb.json"
 
 
 def import_wandb() -> ModuleType:
-    """Returns the package `wandb`.
-
-    Raises:
-      UserError: it is not installed.
-    """
+    """Returns the package `wandb`; raises a `UserError` where it is not installed."""
     try:
         import wandb  # noqa: PLC0415  (optional, and slow)
     except ImportError as error:
@@ -76,9 +72,6 @@ class WandbRun(Logger):
             ) from error
         files.write_resumable(file, json.dumps({"project": project, "id": self._run.id}) + "\n")
         say(f"Weights & Biases: project {project}, run {self._run.id}, {self._run.url or 'offline'}")
-
-    def __enter__(self) -> "WandbRun":
-        return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         """Ends the run: after an error as one that failed, until it resumes."""

@@ -31,11 +31,7 @@ _NOT_DAMAGE = (
 
 
 class CheckpointFiles:
-    """The checkpoints in a directory, each known by its step.
-
-    Args:
-      directory: where they are; need not exist. May be remote.
-    """
+    """The checkpoints in a directory, which may be remote and need not exist; each is known by its step."""
 
     def __init__(self, directory: str):
         self.directory = directory
@@ -80,11 +76,7 @@ class CheckpointFiles:
         return tf.io.gfile.exists(tf.io.gfile.join(self.directory, "checkpoint"))
 
     def recover(self) -> None:
-        """Finishes what a killed process began: moves a checkpoint that was complete, removes what was not.
-
-        Raises:
-          UserError: the directory cannot be written.
-        """
+        """Finishes what a killed process began: moves a checkpoint that was complete, removes what was not."""
         try:
             for name in self._names():
                 path = tf.io.gfile.join(self.directory, name)
@@ -96,14 +88,11 @@ class CheckpointFiles:
             raise UserError(f"{self.directory} cannot be written: {_reason(error)}") from error
 
     def write(self, step: int, write: Callable[[str], object]) -> None:
-        """Writes a checkpoint, in place of one of the same step.
+        """Writes a checkpoint, in place of one of the same step; where it cannot, the others are intact.
 
         Args:
           step: its step.
           write: writes a bundle of tensors to the path that it is called with.
-
-        Raises:
-          ResumableError: it cannot be written; nothing is left of it, and the others are intact.
         """
         name = f"ckpt-{step}"
         partial = f"{self.path(step)}{_PARTIAL}"
@@ -126,11 +115,7 @@ class CheckpointFiles:
             ) from error
 
     def keep_only(self, steps: Collection[int]) -> None:
-        """Removes the checkpoints of other steps.
-
-        Raises:
-          ResumableError: one cannot be removed.
-        """
+        """Removes the checkpoints of other steps."""
         removed = [step for step in self.steps() if step not in steps]
         try:
             for step in removed:
@@ -175,13 +160,8 @@ class CheckpointFiles:
 def find_damage(path: str) -> str | None:
     """Reads a checkpoint, one tensor after the other, and returns what is wrong with it; None: nothing.
 
-    Index and tensors carry checksums, which reading compares.
-
-    Args:
-      path: without the endings of its files.
-
-    Raises:
-      UserError: it cannot be read now, which says nothing about its content.
+    Index and tensors carry checksums, which reading compares. A `UserError` where it cannot be read now says nothing
+    about its content. The path is without the endings of its files.
     """
     index, data = f"{path}.index", tf.io.gfile.glob(f"{path}.data-*")
     if not tf.io.gfile.exists(index):

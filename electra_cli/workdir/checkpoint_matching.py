@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -52,33 +52,32 @@ def match(
     misfits: list[str] = []
     matched_nodes, matched_variables = set(), set()
 
-    queue = collections.deque([(root, 0, "")])
-    seen = {(id(root), 0): root}  # holds what it saw: an id is of one object only while that lives
-    while queue:
-        item, node_id, name = queue.popleft()
-        keys = _variable_keys(nodes[node_id])
-        if isinstance(item, tf.Variable) and keys:
-            (key,) = keys
-            matched_nodes.add(node_id)
-            matched_variables.add(id(item))
-            variables[key] = item
-            here, there = (item.dtype, list(item.shape)), (types[key], list(shapes[key]))
-            is_resizable = item.ref() in may_differ_in_rows and (here[0], here[1][1:]) == (there[0], there[1][1:])
-            if here != there and not is_resizable:
-                misfits.append(
-                    f"{name} is {here[0].name} {here[1]} by the config, {there[0].name} {there[1]} in the checkpoint"
-                )
-        children = {child.local_name: child.node_id for child in nodes[node_id].children}
-        for child_name, child in _children(item, name, sections).items():
-            child_id = children.get(child_name)
-            if child_id is not None and (id(child), child_id) not in seen:
-                seen[id(child), child_id] = child
-                queue.append((child, child_id, f"{name}/{child_name}".lstrip("/")))
+    def pairs(pair: tuple[Any, int], name: str) -> dict[str, tuple[Any, int]]:
+        item, node_id = pair
+        ids = {child.local_name: child.node_id for child in nodes[node_id].children}
+        children = _children(item, name, sections)
+        return {key: (child, ids[key]) for key, child in children.items() if key in ids}
 
-    missing = _our_variables(root, sections)
-    extra = _their_variables(nodes, sections)
-    misfits += [f"{name} is not in the checkpoint" for key, name in missing.items() if key not in matched_variables]
-    misfits += [f"{name} is only in the checkpoint" for key, name in extra.items() if key not in matched_nodes]
+    for (item, node_id), name in _walk((root, 0), pairs, key=lambda pair: (id(pair[0]), pair[1])):
+        keys = _variable_keys(nodes[node_id])
+        if not (isinstance(item, tf.Variable) and keys):
+            continue
+        (key,) = keys
+        matched_nodes.add(node_id)
+        matched_variables.add(id(item))
+        variables[key] = item
+        here, there = (item.dtype, list(item.shape)), (types[key], list(shapes[key]))
+        is_resizable = item.ref() in may_differ_in_rows and (here[0], here[1][1:]) == (there[0], there[1][1:])
+        if here != there and not is_resizable:
+            misfits.append(
+                f"{name} is {here[0].name} {here[1]} by the config, {there[0].name} {there[1]} in the checkpoint"
+            )
+    for item, name in _walk(root, lambda item, name: _children(item, name, sections), key=id):
+        if isinstance(item, tf.Variable) and id(item) not in matched_variables:
+            misfits.append(f"{name} is not in the checkpoint")
+    for node_id, name in _walk(0, lambda node_id, name: _node_children(nodes[node_id], name, sections), key=int):
+        if _variable_keys(nodes[node_id]) and node_id not in matched_nodes:
+            misfits.append(f"{name} is only in the checkpoint")
     # The model first: it says more than the moments of the optimizer, which differ with it.
     return Match(variables, sorted(misfits, key=lambda misfit: misfit.startswith("optimizer")), serialized)
 
@@ -110,40 +109,35 @@ def require_no_misfits(path: str, misfits: list[str]) -> None:
         )
 
 
-def _children(item: Any, name: str, sections: tuple[str, ...]) -> dict[str, Any]:
+def _walk(
+    root: Any, children: Callable[[Any, str], Mapping[str, Any]], key: Callable[[Any], Hashable]
+) -> list[tuple[Any, str]]:
+    """Returns each node of a graph once, with its shortest path from the root.
+
+    Args:
+      root: the first node.
+      children: takes a node and its path; returns its children by name.
+      key: what is the same for the same node.
+    """
+    nodes, queue, seen = [], collections.deque([(root, "")]), {key(root)}
+    while queue:
+        node, path = queue.popleft()
+        nodes.append((node, path))  # held, since the id of an object is its own only while it lives
+        for name, child in children(node, path).items():
+            if key(child) not in seen:
+                seen.add(key(child))
+                queue.append((child, f"{path}/{name}".lstrip("/")))
+    return nodes
+
+
+def _children(item: Any, path: str, sections: tuple[str, ...]) -> dict[str, Any]:
     children = tf.train.TrackableView.children(item)
-    return {key: child for key, child in children.items() if name or key in sections}
+    return {name: child for name, child in children.items() if path or name in sections}
+
+
+def _node_children(node: Any, path: str, sections: tuple[str, ...]) -> dict[str, int]:
+    return {child.local_name: child.node_id for child in node.children if path or child.local_name in sections}
 
 
 def _variable_keys(node: Any) -> list[str]:
     return [attribute.checkpoint_key for attribute in node.attributes if attribute.name == "VARIABLE_VALUE"]
-
-
-def _our_variables(root: Any, sections: tuple[str, ...]) -> dict[int, str]:
-    """Returns the shortest path of every variable, by the variable's id."""
-    found: dict[int, str] = {}
-    queue, seen = collections.deque([(root, "")]), {id(root): root}
-    while queue:
-        item, name = queue.popleft()
-        if isinstance(item, tf.Variable):
-            found[id(item)] = name
-        for child_name, child in _children(item, name, sections).items():
-            if id(child) not in seen:
-                seen[id(child)] = child
-                queue.append((child, f"{name}/{child_name}".lstrip("/")))
-    return found
-
-
-def _their_variables(nodes: Any, sections: tuple[str, ...]) -> dict[int, str]:
-    """Returns the shortest path of every variable of a checkpoint, by the number of its node."""
-    found: dict[int, str] = {}
-    queue, seen = collections.deque([(0, "")]), {0}
-    while queue:
-        node_id, name = queue.popleft()
-        if _variable_keys(nodes[node_id]):
-            found[node_id] = name
-        for child in nodes[node_id].children:
-            if child.node_id not in seen and (name or child.local_name in sections):
-                seen.add(child.node_id)
-                queue.append((child.node_id, f"{name}/{child.local_name}".lstrip("/")))
-    return found

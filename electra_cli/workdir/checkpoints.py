@@ -40,11 +40,7 @@ class BestCheckpoint:
         self._record: dict[str, Any] | None = None
 
     def recover(self) -> None:
-        """Finishes what a killed process began, and reads the record.
-
-        Raises:
-          UserError: the directory cannot be written.
-        """
+        """Finishes what a killed process began, and reads the record."""
         self._files.recover()
         self._record, problem = self._read()
         if problem is not None:
@@ -65,15 +61,9 @@ class BestCheckpoint:
         return value < record["value"] if is_loss else value > record["value"]
 
     def write(self, step: int, result: Mapping[str, float], write: Callable[[str], object]) -> None:
-        """Writes the checkpoint of a step, then the record, then removes the checkpoint that was the best.
+        """Writes the checkpoint of a step with these held-out metrics, then the record, then removes the one before.
 
-        Args:
-          step: its step.
-          result: its held-out metrics.
-          write: as `CheckpointFiles.write` takes it.
-
-        Raises:
-          ResumableError: it cannot be written; the best one before is intact.
+        `write` is what `CheckpointFiles.write` takes. Where it cannot be written, the best one before is intact.
         """
         self._files.write(step, write)
         record = {
@@ -164,11 +154,7 @@ class Checkpoints:
         return int(self._optimizer.iterations.numpy())
 
     def recover(self) -> None:
-        """Finishes what a killed process began to save; for the process that trains in the workdir.
-
-        Raises:
-          UserError: the directory cannot be written.
-        """
+        """Finishes what a killed process began to save; for the process that trains in the workdir."""
         if not self._is_writer:
             return
         self._files.recover()
@@ -242,15 +228,7 @@ class Checkpoints:
             self._write(functools.partial(self._write_and_prune, self._step))
 
     def save_if_best(self, step: int, result: Mapping[str, float]) -> None:
-        """Writes the best checkpoint again if the model as just evaluated is better than it.
-
-        Args:
-          step: the current step.
-          result: held-out metrics of the model as it is now.
-
-        Raises:
-          ResumableError: as `save`.
-        """
+        """Replaces the best checkpoint if held-out metrics of the model as it is now are better; raises as `save`."""
         if self._best is None or not self._is_writer:
             return
         self.wait()  # so that the record is the newest

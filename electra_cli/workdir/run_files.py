@@ -31,11 +31,7 @@ BEST = "best"
 
 
 def named_checkpoint(workdir: str, checkpoint: str) -> str:
-    """Returns the path that `--checkpoint` means beside `--workdir`: `best` and `ckpt-500` are those of that run.
-
-    Raises:
-      UserError: the run keeps no best checkpoint.
-    """
+    """Returns the path that `--checkpoint` means next to `--workdir`: `best` and `ckpt-500` are those of that run."""
     directory = files.join(workdir, CHECKPOINT_DIRECTORY)
     if checkpoint == BEST:
         if not files.is_directory(files.join(directory, BEST)):
@@ -61,14 +57,14 @@ def check_checkpoint_flag(path: str) -> None:
 def parse_lines(
     content: bytes, keys: tuple[str, ...], on_damage: Callable[[int, Exception], None]
 ) -> list[dict[str, Any]]:
-    """Parses the whole lines of a file of JSON objects; a last one that is not ended was cut by a kill: it is left out.
+    """Parses the complete lines of a file of JSON objects; a last one without an end was cut by a kill and skipped.
 
     Args:
       content: of the file.
       keys: what each object must have.
       on_damage: is called for each line that is none, with its number from 1 and the error; may raise.
     """
-    found = []
+    records = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             value = json.loads(line)
@@ -77,16 +73,12 @@ def parse_lines(
         except (ValueError, KeyError, TypeError) as error:
             on_damage(number, error)
         else:
-            found.append(value)
-    return found
+            records.append(value)
+    return records
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Returns the complete lines of a workdir's metrics.jsonl; one cut short by a kill is skipped.
-
-    Raises:
-      UserError: a complete line is none of ours.
-    """
+    """Returns the complete lines of a workdir's metrics.jsonl; a damaged one is a `UserError`."""
     file = files.join(workdir, METRICS_FILE)
     if files.size(file) is None:
         return []
@@ -110,16 +102,12 @@ def write_json_lines(file: str, lines: Iterable[Mapping[str, Any]]) -> None:
 
 
 def has_record(workdir: str) -> bool:
-    """Returns whether a directory holds what `read_record` reads, whole or damaged."""
+    """Returns whether a directory holds what `read_record` reads, complete or damaged."""
     return files.size(files.join(workdir, CONFIG_FILE)) is not None
 
 
 def read_record(workdir: str) -> dict[str, Any]:
-    """Returns the content of a workdir's `config.json`.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
+    """Returns the content of a workdir's `config.json`."""
     file = files.join(workdir, CONFIG_FILE)
     if not has_record(workdir):
         raise UserError(

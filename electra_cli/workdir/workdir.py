@@ -46,11 +46,7 @@ class Workdir:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "Workdir":
-        """Makes and locks the directory.
-
-        Raises:
-          UserError: it cannot be written, or another process trains in it.
-        """
+        """Makes and locks the directory; raises a `UserError` where another process trains in it, or it cannot."""
         if not self._is_writer:
             return self
         try:
@@ -78,16 +74,9 @@ class Workdir:
         devices: str,
         tokenizer: TokenizerSettings,
     ) -> None:
-        """Records the config of a run, after `check_config`, with its tokenizer.
+        """Records the resolved config of a run, after `check_config`, with its data, its devices and the tokenizer.
 
-        Args:
-          config: the resolved config.
-          data_fingerprint: of the data that is trained on.
-          devices: what it is computed on.
-          tokenizer: of the data, kept here so that the model can be used without it.
-
-        Raises:
-          ResumableError: it cannot be written.
+        The tokenizer is that of the data, kept here so that the model can be used without it.
         """
         if not self._is_writer:
             return
@@ -102,12 +91,7 @@ class Workdir:
         write_json(files.join(self.path, CONFIG_FILE), record, sort_keys=True)
 
     def drop_metrics_after(self, step: int) -> list[dict[str, Any]]:
-        """Drops the metrics of steps after `step`, which are computed again, and returns the others, a dict a line.
-
-        Raises:
-          UserError: a line is damaged.
-          ResumableError: the others cannot be written.
-        """
+        """Drops the metrics of steps after `step`, which are computed again, and returns the others, a dict a line."""
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self._is_writer:
             write_json_lines(files.join(self.path, METRICS_FILE), kept)
@@ -119,11 +103,8 @@ class Workdir:
 
         Args:
           *loggers: the others, which their makers enter and leave.
-          wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
+          wandb_project: project of Weights & Biases where the run is mirrored (errors: `WandbRun`); None: nowhere.
           config: the resolved config; needed for `wandb_project`.
-
-        Raises:
-          UserError, ResumableError: as `WandbRun`.
         """
         with contextlib.ExitStack() as stack:
             writers: list[Logger] = []
@@ -136,13 +117,7 @@ class Workdir:
 
 
 class RunRecords(Logger):
-    """Appends to `metrics.jsonl` and `events.jsonl` (`run_files`) of a workdir.
-
-    Its methods raise a `ResumableError` where they cannot write.
-
-    Args:
-      workdir: its path.
-    """
+    """Appends to `metrics.jsonl` and `events.jsonl` of a workdir; raises a `ResumableError` where it cannot."""
 
     def __init__(self, workdir: str):
         self._workdir = workdir

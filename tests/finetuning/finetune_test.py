@@ -315,7 +315,9 @@ def test_another_fine_tuning_in_the_workdir_is_refused(tmp_path, short, whole, f
     finally:
         path.write_text(text)
     (tuned / "seed-0/scores.json").write_text("[")
-    with pytest.raises(UserError, match=r"scores\.json is damaged .*: remove it, then the same command makes it again"):
+    with pytest.raises(
+        UserError, match=r"scores\.json is damaged .*: remove it, then the same command writes it again"
+    ):
         short(tuned)
     (tuned / "seed-0/scores.json").unlink()
     told = []
