@@ -122,7 +122,8 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
         checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
         if checkpoint:
             run_files.check_checkpoint_flag(checkpoint)
-        from electra_cli.training import loop  # noqa: PLC0415
+        from electra_cli.probes.hook import probe_hooks  # noqa: PLC0415
+        from electra_cli.training import loop, replay  # noqa: PLC0415
 
     with_evaluation = values.mode == "train_and_eval"
     if values.dry_run:
@@ -131,9 +132,10 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
         dry_run.dry_run(run, values.workdir, with_evaluation=with_evaluation, logger=logger,
                         checkpoint=checkpoint)  # fmt: skip
     elif values.mode == "eval":
-        loop.evaluate(run, values.workdir, logger, checkpoint=checkpoint)
+        hooks = probe_hooks(run.resolved)
+        loop.evaluate(run, values.workdir, logger, checkpoint=checkpoint, hooks=hooks)
     elif values.mode == "replay":
-        loop.replay_step(run, values.workdir, logger)
+        replay.replay_step(run, values.workdir, logger)
     else:
         from electra_cli.planning import run_size  # noqa: PLC0415
 
@@ -147,6 +149,7 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
             logger=logger,
             checkpoint=checkpoint,
             wandb_project=values.wandb_project,
+            hooks=probe_hooks(run.resolved) if with_evaluation else [],
         )
 
 

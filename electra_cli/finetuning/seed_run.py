@@ -18,7 +18,7 @@ from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
-from electra_cli.training.throughput import Pace
+from electra_cli.training.throughput import StepsPerCall
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.workdir.checkpoint_matching import restore
 from electra_cli.workdir.run_files import write_json, write_json_lines
@@ -139,7 +139,7 @@ class SeedRun:
 
     def _train(self, step: int) -> None:
         self._go_on_with_metrics(step)
-        batches, pace = self._trainer.batches(self._seed, step), Pace()
+        batches, pace = self._trainer.batches(self._seed, step), StepsPerCall()
         build: contextlib.AbstractContextManager[None] = self._logger.status(
             f"Building step {step + 1:,}; the first takes longer than the others"
         )
@@ -160,7 +160,7 @@ class SeedRun:
                 self._save(step)
             self._end_if_asked(step)
 
-    def _tell_progress(self, step: int, pace: Pace) -> None:
+    def _tell_progress(self, step: int, pace: StepsPerCall) -> None:
         """Tells how far all seeds are, of which those before are done."""
         index, num_seeds = self._place
         made, in_all = index * self._trainer.num_steps + step, num_seeds * self._trainer.num_steps

@@ -17,7 +17,7 @@ from electra_cli.objectives.weights import assign_encoder
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import uses_loss_scaling
 from electra_cli.training.steps import replica_dropout_seed
-from electra_cli.training.updates import IntervalSums, build_steps, build_update, with_counts
+from electra_cli.training.updates import IntervalSums, Updates, with_counts
 
 # What the steps add up: losses, and what they are divided by.
 SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}
@@ -39,7 +39,7 @@ class Trainer:
       optimizer: its optimizer; its `iterations` are the step.
       num_steps: updates of one fine-tuning.
       sums: those of the steps since they were last taken: `SUM_SHAPES`, with `updates.with_counts`.
-      train_steps: makes steps, and adds their sums to `sums`; see `updates.build_steps`.
+      train_steps: makes steps, and adds their sums to `sums`; see `updates.Updates`.
     """
 
     def __init__(
@@ -65,17 +65,18 @@ class Trainer:
             )
             self.optimizer.build(self.model.trainable_variables)
             self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
-        update = build_update(
+        self.sums = IntervalSums(with_counts(SUM_SHAPES))
+        self.train_steps = Updates(
             self._compute_gradients,
             lambda inputs: [model.weight(kind, inputs[model.TARGETS])],
             ("loss",),
+            SUM_SHAPES,
             self.model.trainable_variables,
             self.optimizer,
             runtime,
             config.optimizer.clip_norm,
+            self.sums,
         )
-        self.sums = IntervalSums(with_counts(SUM_SHAPES))
-        self.train_steps = build_steps(update, with_counts(SUM_SHAPES), runtime.num_replicas, self.sums)
         self._predict = tf.function(lambda inputs: self.model(inputs, training=False), jit_compile=runtime.jit_compile)
 
     def _new_model(self) -> TaskModel:

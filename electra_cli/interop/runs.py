@@ -23,7 +23,7 @@ from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.weights import Network
-from electra_cli.training.restoring import restore_model
+from electra_cli.training.initialization import restore_model
 from electra_cli.workdir.checkpoint_files import step_of
 from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_config, read_metrics, read_record
 

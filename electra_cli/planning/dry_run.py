@@ -26,9 +26,8 @@ from electra_cli.probes.prober import read_probes
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes, start_from
-from electra_cli.training.loop import open_run
 from electra_cli.training.optimization import Optimizer
-from electra_cli.training.run import build_model
+from electra_cli.training.run import build_model, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints

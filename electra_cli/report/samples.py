@@ -8,7 +8,7 @@ from electra_cli.data.source import phase_at, read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample
 from electra_cli.training.evaluation import Sampler
-from electra_cli.training.restoring import restore_model
+from electra_cli.training.initialization import restore_model
 from electra_cli.workdir import run_files
 from electra_cli.workdir.checkpoint_files import step_of
 from electra_cli.workdir.run_files import read_config, read_record

@@ -1,4 +1,4 @@
-"""The weights that a run begins with: those of a checkpoint, made to fit another vocabulary or other lengths."""
+"""Weights of a checkpoint: those that a run begins with, made to fit its vocabulary and lengths, or those evaluated."""
 
 import dataclasses
 import json
@@ -12,11 +12,10 @@ import tensorflow as tf
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.base import Pretrainer
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.training.optimization import Optimizer, start_averages
-from electra_cli.workdir.checkpoint_files import find_checkpoint
-from electra_cli.workdir.checkpoint_matching import match, require_no_misfits
+from electra_cli.objectives.base import Pretrainer, build_pretrainer
+from electra_cli.training.optimization import Optimizer, averaged_weights, build_optimizer, start_averages
+from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer
+from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
 from electra_cli.workdir.run_files import CONFIG_FILE
 
 
@@ -95,9 +94,7 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
     """Returns what has a row for each token and for each position, references to variables, moments included."""
-    is_electra = isinstance(model, ElectraPretrainer)
-    encoders = [model.discriminator_network, model.generator_network] if is_electra else [model.encoder_network]
-    embeddings = [encoder.embeddings for encoder in encoders if encoder is not None]
+    embeddings = [encoder.embeddings for encoder in model.networks.values()]
     tokens = {layer.word_embeddings.ref() for layer in embeddings}
     if model.masked_lm is not None:
         tokens.add(model.masked_lm.bias.ref())
@@ -242,3 +239,35 @@ def split_token(token: str, ids: dict[str, int]) -> list[int]:
         pieces.append(ids[piece])
         start = end
     return pieces
+
+
+def restore_model(
+    config: ml_collections.FrozenConfigDict, path: str, say: Callable[[str], None], *, averaged: bool = True
+) -> tuple[Pretrainer, str]:
+    """Builds the model of a resolved config with the weights of a checkpoint, in float32.
+
+    Args:
+      config: the config that it was trained with.
+      path: what `checkpoint_files.find_checkpoint` takes.
+      say: prints a line.
+      averaged: whether the moving averages are taken for the weights, where the run keeps some.
+
+    Returns:
+      The model, and the path of the checkpoint.
+
+    Raises:
+      UserError: there is none, it is damaged, or of another model.
+    """
+    path = find_checkpoint(path, say)
+    model = build_pretrainer(config)
+    if not (averaged and config.optimizer.ema_decay > 0 and has_optimizer(path)):
+        restore(tf.train.Checkpoint(model=model), path, ("model",))
+        return model, path
+    optimizer = build_optimizer(config)
+    optimizer.build(model.trainable_variables)
+    restore(tf.train.Checkpoint(model=model, optimizer=optimizer), path, ("model", "optimizer"))
+    with averaged_weights(optimizer, model.trainable_variables):
+        averages = [variable.numpy() for variable in model.trainable_variables]
+    for variable, average in zip(model.trainable_variables, averages, strict=True):
+        variable.assign(average)
+    return model, path

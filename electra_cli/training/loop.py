@@ -1,106 +1,53 @@
-"""The run: config and workdir in, a trained and evaluated model in the workdir out."""
+"""The loop: config and workdir in, a trained and evaluated model in the workdir out."""
 
 import contextlib
+import time
+from collections.abc import Iterator, Sequence
 
 import ml_collections
 import tensorflow as tf
 
 from electra_cli.config.resolution import notices
-from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, read_run
-from electra_cli.errors import UserError
+from electra_cli.data.input_pipeline import reading, training_batches
+from electra_cli.data.source import OpenedRun, Phase, describe, fingerprint, phase_at
+from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.base import objective_of
-from electra_cli.probes.prober import Prober, describe, read_probes
-from electra_cli.training import replay
-from electra_cli.training.distribution import Runtime, build_runtime, reporting_lost_workers
-from electra_cli.training.evaluation import Evaluator, check_validation, format_table
-from electra_cli.training.run import Run, build_model
+from electra_cli.objectives.flops import matmul_flops
+from electra_cli.training.distribution import reporting_lost_workers
+from electra_cli.training.evaluation import check_validation
+from electra_cli.training.hooks import (
+    Evaluate,
+    Histograms,
+    Hook,
+    LogMetrics,
+    RolledBack,
+    SaveCheckpoints,
+    StopOnRequest,
+    Update,
+)
+from electra_cli.training.run import Run, TrainingRun, open_run
+from electra_cli.training.steps import build_train_steps
 from electra_cli.training.stopping import StopRequest, watching_for_notice
+from electra_cli.training.throughput import StepsPerCall, Throughput
+from electra_cli.training.updates import Sums, Updates
+from electra_cli.training.watch import LossSpikes, NonFiniteSteps, WarnOfCollapse
 from electra_cli.workdir.checkpoints import Checkpoints
 from electra_cli.workdir.workdir import Workdir, check_config
 
 
-def evaluate(
-    config: ml_collections.ConfigDict | OpenedRun,
-    workdir: str,
-    logger: Logger | None = None,
-    *,
-    checkpoint: str | None = None,
-) -> dict[str, float]:
-    """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
-
-    Args:
-      config: with overrides, or what `source.read_run` made of it.
-      workdir: directory of a run of that config.
-      logger: receives progress reports; None: prints lines.
-      checkpoint: what `checkpoint_files.find_checkpoint` takes.
-
-    Returns:
-      The metrics of `Evaluator.run` and, with `eval.probes`, those of `Prober.run`.
-
-    Raises:
-      UserError: no checkpoint, or config, data and workdir do not fit.
-    """
-    logger = logger or Lines()
-    runtime, resolved, phases = open_run(config, logger)
-    check_config(workdir, resolved, fingerprint(phases))
-    logger.notice(f"Devices: {runtime.description}")
-    with logger.status("Building the model"):
-        model, optimizer = build_model(resolved, runtime)
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, logger=logger)
-    with logger.status("Restoring the checkpoint"):
-        step = (
-            checkpoints.restore_newest()
-            if not checkpoint
-            else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
-        )
-    if step is None:
-        raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
-    phase, probed = phase_at(phases, step), read_probes(resolved)
-    check_validation(phase.source)
-    evaluator = Evaluator(model, optimizer, runtime, phase)
-    with logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
-        result = evaluator.run()
-    logger.result("evaluation", {"step": step, **result}, format_table(objective_of(resolved), result, step))
-    if probed:
-        with logger.status(f"Probing {len(probed)} labelled files"):
-            found = Prober(resolved, phases, probed, model, optimizer, runtime).run()
-        assert found is not None  # nothing stops it
-        logger.result("probes", {"step": step, **found}, describe(step, found))
-        result |= found
-    return result
-
-
-def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, logger: Logger | None = None) -> bool:
-    """Computes the last step of a workdir that was not finite again, on one device, and says what in it is not finite.
-
-    Args:
-      config: the config of the run.
-      workdir: its directory; nothing is changed there.
-      logger: receives progress reports; None: prints lines.
-
-    Returns:
-      Whether something is not finite again.
-
-    Raises:
-      UserError: no such step was kept, or config, data and workdir do not fit.
-    """
-    logger = logger or Lines()
-    path, record = replay.find_record(workdir)
-    runtime, resolved, phases = open_run(config, logger, alone=True)
-    check_config(workdir, resolved, fingerprint(phases))
-    logger.notice(f"Devices: {runtime.description}")
-    with logger.status("Building the model"):
-        model, optimizer = build_model(resolved, runtime)
-    directory = tf.io.gfile.join(workdir, replay.DIRECTORY)
-    Checkpoints(directory, model, optimizer, logger=logger).restore_weights(path)
-
-    def tell(line: str) -> None:
-        logger.result("replay", {"text": line}, line)
-
-    with logger.status(f"Computing step {record.step:,} again"):
-        return replay.replay(record, phases[record.phase - 1], model, optimizer, tell)
+def default_hooks(run: TrainingRun, *, with_evaluation: bool) -> list[Hook]:
+    """Returns the hooks of every run, in the order in which they are called."""
+    return [
+        NonFiniteSteps(),
+        LossSpikes(),
+        LogMetrics(),
+        WarnOfCollapse(run.objective, run.config.optimizer.warmup_steps, run.config.train.num_steps),
+        SaveCheckpoints(),
+        Histograms(),
+        StopOnRequest(),
+        *([Evaluate()] if with_evaluation else []),
+    ]
 
 
 def train(
@@ -111,6 +58,7 @@ def train(
     logger: Logger | None = None,
     checkpoint: str | None = None,
     wandb_project: str | None = None,
+    hooks: Sequence[Hook] = (),
 ) -> None:
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
@@ -121,6 +69,7 @@ def train(
       logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
       wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
+      hooks: called after the others, as the probes of `eval.probes`.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or more steps than
@@ -132,7 +81,6 @@ def train(
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)
-    probed = read_probes(resolved) if with_evaluation else ()
     if not runtime.is_chief:
         logger = Logger()
     with (
@@ -148,35 +96,155 @@ def train(
             logger.warning(f"Note: {notice}")
         logger.notice(f"Devices: {runtime.description}")
         with reporting_lost_workers(runtime):
-            run = Run(resolved, phases, runtime, directory, stop, probed, with_evaluation, logger)
-            with run.checkpoints:
-                step = run.restore(checkpoint)
-                run.train(step)
-            run.conclude()
+            run = TrainingRun(runtime, resolved, phases, logger, directory, stop)
+            _run(run, [*default_hooks(run, with_evaluation=with_evaluation), *hooks], checkpoint)
 
 
-def open_run(
-    config: ml_collections.ConfigDict | OpenedRun, logger: Logger, *, alone: bool = False
-) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
-    """Finds the devices and opens the data.
+def _run(run: TrainingRun, hooks: Sequence[Hook], checkpoint: str | None) -> None:
+    """Trains from the newest checkpoint, or from the weights of `checkpoint`, to the end."""
+    num_steps = run.config.train.num_steps
+    with run.open_checkpoints({name: module for hook in hooks for name, module in hook.modules(run).items()}):
+        lines, lost_step = run.restore(checkpoint)
+        if run.step:
+            for hook in hooks:
+                hook.resume(run, lines)
+        if run.step == num_steps:
+            run.logger.notice(f"The run is complete: all {num_steps:,} steps are done.")
+        else:
+            if run.step:
+                run.logger.notice(f"Going on from step {run.step:,}.")
+            run.measure_devices()
+            with _recording_end(run, hooks, lost_step):
+                train_phases(run, hooks)
+    for hook in hooks:
+        hook.end(run)
+    run.logger.notice(
+        f"Trained to step {num_steps:,}; checkpoints and metrics are in {run.workdir.path} (electra-report shows them)"
+    )
+
+
+@contextlib.contextmanager
+def _recording_end(run: TrainingRun, hooks: Sequence[Hook], lost_step: int) -> Iterator[None]:
+    """Records that training starts, and how what is done within it ends: complete, stopped or with an error."""
+    run.logger.event("start", run.step, devices=run.runtime.devices, lost_step=lost_step)
+    try:
+        try:
+            yield
+        except Interrupted:
+            for hook in hooks:
+                hook.at_stop(run)
+            raise
+    except Interrupted:
+        run.logger.event(
+            "stop", int(run.optimizer.iterations.numpy()), reason=run.stop.name or "another worker's signal"
+        )
+        raise
+    except UserError as error:
+        with contextlib.suppress(ResumableError):  # the error itself is reported; a full disk may be behind both
+            run.logger.event("error", int(run.optimizer.iterations.numpy()), reason=str(error))
+        raise
+    run.logger.event("end", run.step)
+
+
+def train_phases(run: TrainingRun, hooks: Sequence[Hook]) -> None:
+    """Makes the updates that are left, phase after phase; after a roll-back, again those that it undid."""
+    compiled: tuple[Phase, Updates] | None = None
+    while run.step < run.config.train.num_steps:
+        phase = phase_at(run.phases, run.step + 1)
+        if compiled is None or compiled[0] is not phase:
+            steps = build_train_steps(run.model, run.optimizer, run.runtime, phase.config, run.interval_sums)
+            compiled = phase, steps
+        with contextlib.suppress(RolledBack):
+            train_phase(run, phase, compiled[1], hooks)
+
+
+def train_phase(run: TrainingRun, phase: Phase, train_steps: Updates, hooks: Sequence[Hook]) -> None:
+    """Makes the updates of a phase from `run.step` on, some in each call, with the hooks after each call."""
+    run.logger.notice(describe(phase, len(run.phases)))
+    if run.step == phase.begin:
+        run.monitor.forget_losses()  # those of other examples
+    with run.logger.status("Opening the examples"):
+        data_step = run.step + int(run.monitor.num_skipped.numpy())
+        batches = training_batches(phase, run.runtime.distribute, data_step)
+    run.throughput = Throughput(run.step, run.config.train.num_steps, matmul_flops(phase.config) / run.flops_per_second)
+    pace = StepsPerCall()
+    _report_progress(run, pace, phase)
+    while run.step < phase.end:
+        sums = _make_updates(run, pace, phase, train_steps, batches)
+        _report_progress(run, pace, phase)
+        ends_interval = run.step % phase.config.train.log_interval == 0 or run.step == phase.end
+        update = Update(sums, run.summarize() if ends_interval else None)
+        for hook in hooks:
+            hook.after_update(run, update)
+    with run.logger.status("Closing the examples"):
+        del batches
+
+
+def _make_updates(run: TrainingRun, pace: StepsPerCall, phase: Phase, train_steps: Updates, batches: Iterator) -> Sums:
+    """Makes as many updates in one call as `pace` says, at most to the end of a loop (`train.steps_per_loop`)."""
+    first, loop = run.step, phase.config.train.steps_per_loop
+    last = min(phase.end, (first // loop + 1) * loop, first + pace.steps)
+    status: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if not pace.num_calls:
+        text = f"Building step {first + 1:,}; the first takes longer than the others"
+        status = run.logger.status(text, in_lines=True)
+    start = time.monotonic()
+    with status, reading(phase.source.data_dir, f"between steps {first:,} and {last:,}", phase.source.train):
+        sums = train_steps(batches, tf.constant(first, tf.int64), tf.constant(last - first, tf.int64))
+        num_made = round(float(sums["num_steps"]))  # waits for the result
+    # The mean over workers, since all must make the same number of steps at once.
+    pace.measure(num_made, run.runtime.total(time.monotonic() - start) / run.runtime.num_workers)
+    run.step += num_made
+    run.throughput.add(float(sums["real_tokens"]), float(sums["input_wait_seconds"]))
+    return sums
+
+
+def _report_progress(run: TrainingRun, pace: StepsPerCall, phase: Phase) -> None:
+    which = f"phase {phase.number + 1} of {len(run.phases)}" if len(run.phases) > 1 else ""
+    num_steps = run.config.train.num_steps
+    run.logger.progress(run.step, num_steps, pace.seconds_per_step * (num_steps - run.step), which)
+
+
+def evaluate(
+    config: ml_collections.ConfigDict | OpenedRun,
+    workdir: str,
+    logger: Logger | None = None,
+    *,
+    checkpoint: str | None = None,
+    hooks: Sequence[Hook] = (),
+) -> dict[str, float]:
+    """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
 
     Args:
       config: with overrides, or what `source.read_run` made of it.
-      logger: receives progress reports.
-      alone: as of `build_runtime`.
+      workdir: directory of a run of that config.
+      logger: receives progress reports; None: prints lines.
+      checkpoint: what `checkpoint_files.find_checkpoint` takes.
+      hooks: what else is evaluated, as the probes of `eval.probes`.
 
     Returns:
-      The devices, the resolved config and its phases.
+      The metrics of `Evaluator.run`, and those of the hooks.
 
     Raises:
-      UserError: as `build_runtime`, `read_run` and `DataSource.load`.
+      UserError: no checkpoint, or config, data and workdir do not fit.
     """
-    with logger.status("Looking for devices"):
-        run = config if isinstance(config, OpenedRun) else read_run(config)
-        trains = [phase.config.train for phase in run.phases]
-        batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
-        runtime = build_runtime(run.resolved.runtime, batches, alone=alone)
-    with logger.status("Opening the data"):
-        for phase in run.phases:
-            phase.source.load()
-    return runtime, run.resolved, list(run.phases)
+    logger = logger or Lines()
+    runtime, resolved, phases = open_run(config, logger)
+    check_config(workdir, resolved, fingerprint(phases))
+    logger.notice(f"Devices: {runtime.description}")
+    run = Run(runtime, resolved, phases, logger)
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), run.model, run.optimizer, logger=logger)
+    with logger.status("Restoring the checkpoint"):
+        step = (
+            checkpoints.restore_newest()
+            if not checkpoint
+            else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+        )
+    if step is None:
+        raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
+    run.step = step
+    check_validation(run.phase.source)
+    result: dict[str, float] = {}
+    for hook in (Evaluate(), *hooks):
+        result |= hook.evaluate(run)
+    return result

@@ -5,21 +5,27 @@ import json
 import math
 from collections.abc import Callable, Iterator
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.data.input_pipeline import find_examples, training_dataset
-from electra_cli.data.source import Phase
+from electra_cli.data.input_pipeline import WHOLE, find_examples, training_batches
+from electra_cli.data.source import OpenedRun, fingerprint
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.files import write_atomically
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.modeling import features, randomness
 from electra_cli.objectives.base import Objective, Pretrainer, objective_of
-from electra_cli.training.optimization import Optimizer, uses_loss_scaling
+from electra_cli.training.optimization import uses_loss_scaling
+from electra_cli.training.run import Run, open_run
 from electra_cli.training.steps import build_gradients, replica_dropout_seed
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
+from electra_cli.workdir.checkpoints import Checkpoints
+from electra_cli.workdir.workdir import check_config
 
 DIRECTORY = "nonfinite"
-_NUM_SHOWN = 5
+_NUM_LISTED = 5
 _TEXT_WIDTH = 80
 
 Say = Callable[[str], None]
@@ -28,7 +34,7 @@ Inputs = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is kept of a step, beside the weights before it.
+    """What is kept of a step, next to the weights before it.
 
     Attributes:
       step: its number, from 1.
@@ -84,37 +90,52 @@ def find_record(workdir: str) -> tuple[str, Record]:
         ) from error
 
 
-def replay(
-    record: Record,
-    phase: Phase,
-    model: Pretrainer,
-    optimizer: Optimizer,
-    say: Say,
-) -> bool:
-    """Computes a step again, one replica after the other on this device, and says what in it is not finite.
+def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, logger: Logger | None = None) -> bool:
+    """Computes the last step of a workdir that was not finite again, one replica after the other on one device.
+
+    Reports what in it is not finite.
 
     Args:
-      record: the step.
-      phase: its phase.
-      model: with the weights before the step.
-      optimizer: scales losses if those of the run were.
-      say: prints a line.
+      config: the config of the run.
+      workdir: its directory; nothing is changed there.
+      logger: receives progress reports; None: prints lines.
 
     Returns:
-      Whether something was not finite.
+      Whether something is not finite again.
+
+    Raises:
+      UserError: no such step was kept, or config, data and workdir do not fit.
     """
-    config = phase.config
-    batch = _read_batch(record, phase)
-    size = config.train.global_batch_size
+    logger = logger or Lines()
+    path, record = find_record(workdir)
+    runtime, resolved, phases = open_run(config, logger, alone=True)
+    check_config(workdir, resolved, fingerprint(phases))
+    logger.notice(f"Devices: {runtime.description}")
+    run = Run(runtime, resolved, phases, logger)
+    directory = tf.io.gfile.join(workdir, DIRECTORY)
+    Checkpoints(directory, run.model, run.optimizer, logger=logger).restore_weights(path)
+    with logger.status(f"Computing step {record.step:,} again"):
+        return _replay(record, run)
+
+
+def _replay(record: Record, run: Run) -> bool:
+    """Computes a step of a run with the weights before it; returns whether something is not finite."""
+
+    def say(line: str) -> None:
+        run.logger.result("replay", {"text": line}, line)
+
+    phase = run.phases[record.phase - 1]
+    batch = next(training_batches(phase, lambda make: make(WHOLE), record.data_step))
+    size = phase.config.train.global_batch_size
     first = (record.data_step - phase.begin) * size
     say(
         f"Replaying step {record.step:,}: examples {first:,} to {first + size - 1:,} of the training stream, on "
         f"{record.num_replicas} replica(s); not finite: replica {', '.join(map(str, record.nonfinite_replicas))}."
     )
-    is_bad = _look_at_weights(model, say)
-    is_bad |= _look_at_examples(record, phase, model, batch, say)
-    if not uses_loss_scaling(optimizer):
-        is_bad |= _look_at_gradients(record, config, model, optimizer, batch, say)
+    is_bad = _look_at_weights(run.model, say)
+    is_bad |= _look_at_examples(record, phase, run.model, batch, say)
+    if not uses_loss_scaling(run.optimizer):
+        is_bad |= _look_at_gradients(record, phase.config, run.model, run.optimizer, batch, say)
     if is_bad:
         say(
             "Not finite again. Weights that are not finite, or very large, tell of too large updates before: lower "
@@ -128,26 +149,11 @@ def replay(
     return is_bad
 
 
-def _read_batch(record: Record, phase: Phase) -> dict[str, tf.Tensor]:
-    config = phase.config
-    dataset = training_dataset(
-        phase.source.train,
-        phase.masking,
-        pad_id=phase.source.vocabulary.pad_id,
-        max_seq_length=config.data.max_seq_length,
-        global_batch_size=config.train.global_batch_size,
-        seed=config.train.seed,
-        start_step=record.data_step,
-        first_step=phase.begin,
-    )
-    return next(iter(dataset))
-
-
 def _look_at_weights(model: Pretrainer, say: Say) -> bool:
     weights = {variable.name: variable.numpy() for variable in model.trainable_variables}
     bad = {name: int((~np.isfinite(value)).sum()) for name, value in weights.items() if not np.isfinite(value).all()}
     if bad:
-        shown = ", ".join(f"{name} ({count:,})" for name, count in list(bad.items())[:_NUM_SHOWN])
+        shown = ", ".join(f"{name} ({count:,})" for name, count in list(bad.items())[:_NUM_LISTED])
         say(f"Weights before the step: not finite in {len(bad)} of {len(weights)}: {shown}")
     else:
         name, value = max(weights.items(), key=lambda item: float(np.abs(item[1]).max()))
@@ -159,19 +165,19 @@ def _look_at_examples(record, phase, model, batch, say) -> bool:
     """Says which examples have losses that are not finite, else which have the largest."""
     config, objective = phase.config, objective_of(phase.config)
     compute = tf.function(lambda part, seed: _example_losses(objective, model(part, training=True, seed=seed), part))
-    found = [
+    losses = [
         {name: value.numpy() for name, value in compute(part, seed).items()}
         for part, seed in _parts(record, config, batch)
     ]
-    values = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    values = {name: np.concatenate([part[name] for part in losses]) for name in losses[0]}
     total = sum(values.values())
     order = np.argsort(-np.where(np.isfinite(total), total, np.inf), kind="stable")
     num_bad = int((~np.isfinite(total)).sum())
     first = (record.data_step - phase.begin) * len(total)
-    places = find_examples(phase.source.train, config.train.seed, first, len(total))
+    records = find_examples(phase.source.train, config.train.seed, first, len(total))
     say(f"Losses: {num_bad:,} of {len(total):,} examples are not finite; the {'first' if num_bad else 'largest'}:")
-    for row in order[:_NUM_SHOWN]:
-        file, number = places[row]
+    for row in order[:_NUM_LISTED]:
+        file, number = records[row]
         ids = batch[features.INPUT_WORD_IDS][row].numpy()[batch[features.INPUT_MASK][row].numpy() > 0]
         shown = "  ".join(f"{name} {value[row]:.4g}" for name, value in values.items())
         text = phase.source.vocabulary.to_text(ids)
@@ -200,7 +206,7 @@ def _look_at_gradients(record, config, model, optimizer, batch, say) -> bool:
         pairs = zip(model.trainable_variables, gradients, strict=True)
         bad = [variable.name for variable, gradient in pairs if not np.isfinite(gradient.numpy()).all()]
         if bad:
-            names = ", ".join(bad[:_NUM_SHOWN])
+            names = ", ".join(bad[:_NUM_LISTED])
             say(f"Gradients of replica {replica}: not finite for {len(bad)} of {len(gradients)} weights: {names}")
         else:
             norm = float(tf.linalg.global_norm(gradients))

@@ -4,7 +4,7 @@ The losses are means over the masked slots and real tokens of the global batch, 
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
@@ -14,10 +14,7 @@ from electra_cli.modeling import randomness
 from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.updates import IntervalSums, Sums, add_up, build_steps, build_update, with_counts
-
-# An iterator over distributed batches, the steps made before, and the number of steps in; sums of them out.
-TrainSteps = Callable[[Iterator, tf.Tensor, tf.Tensor], Sums]
+from electra_cli.training.updates import IntervalSums, Sums, Updates, add_up
 
 
 def build_train_steps(
@@ -26,35 +23,28 @@ def build_train_steps(
     runtime: Runtime,
     config: ml_collections.FrozenConfigDict,
     interval_sums: IntervalSums | None = None,
-) -> TrainSteps:
-    """Builds the function that trains.
+) -> Updates:
+    """Returns what trains.
 
     Args:
       model: the pretrainer, made in the strategy's scope.
       optimizer: its optimizer, built in the strategy's scope.
       runtime: strategy and compilation.
       config: a resolved config.
-      interval_sums: what each step's sums are added to, one step after the other, so that their digits do not depend
-        on how many steps are made at once.
-
-    Returns:
-      A function of (iterator over distributed batches, step of the first, number of steps; both int64 scalars) that
-      makes the steps, up to the first that is not finite, and returns the sums `with_counts` over all of them and
-      all replicas; `nonfinite_replicas`, float32 [replicas], 1 where loss or gradient were not finite in the last step
-      (gradients that loss scaling makes infinite are no such case: their update is left out and the scale halved, down
-      to 1); and `input_wait_seconds`, float64, for which a step could have begun but its batch was not there.
+      interval_sums: as of `Updates`.
     """
     objective = objective_of(config)
-    update = build_update(
+    return Updates(
         build_gradients(model, optimizer, config),
         objective.batch_weights,
         objective.loss_names,
+        objective.sum_shapes(),
         model.trainable_variables,
         optimizer,
         runtime,
         config.optimizer.clip_norm,
+        interval_sums,
     )
-    return build_steps(update, with_counts(objective.sum_shapes()), runtime.num_replicas, interval_sums)
 
 
 def build_gradients(

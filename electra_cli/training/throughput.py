@@ -54,7 +54,7 @@ _SECONDS_SMOOTHED = 30.0
 _SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
-class Progress:
+class Throughput:
     """Measures rates and the time left; evaluation is not counted.
 
     Args:
@@ -111,10 +111,11 @@ class Progress:
         return "  ".join([f"step {step:,}/{self._num_steps:,}", *shown, rate, f"{left} left"])
 
 
-class Pace:
+class StepsPerCall:
     """How many steps to make in one call, so that a stop need not wait for long.
 
     Attributes:
+      num_calls: calls that were measured.
       steps: as many as took `_SECONDS_AT_ONCE` lately; 1 until a call was measured.
       seconds_per_step: smoothed over the last calls; NaN until one was measured.
     """
@@ -122,12 +123,12 @@ class Pace:
     def __init__(self) -> None:
         self.steps = 1
         self.seconds_per_step = math.nan
-        self._num_calls = 0
+        self.num_calls = 0
 
     def measure(self, num_steps: int, seconds: float) -> None:
         """Takes note of a call. The first is left out: it compiles."""
-        self._num_calls += 1
-        if self._num_calls > 1 and num_steps:
+        self.num_calls += 1
+        if self.num_calls > 1 and num_steps:
             self.steps = max(1, int(_SECONDS_AT_ONCE * num_steps / max(seconds, 1e-9)))
             share, last = math.exp(-seconds / _SECONDS_SMOOTHED), seconds / num_steps
             before = last if math.isnan(self.seconds_per_step) else self.seconds_per_step

@@ -18,11 +18,19 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
 from electra_cli.loggers.lines import Lines
 from electra_cli.probes import prober as probes
+from electra_cli.probes.hook import probe_hooks
 from electra_cli.training import loop, run
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.restoring import restore_model
+from electra_cli.training.evaluation import Evaluator
+from electra_cli.training.initialization import restore_model
 from tests.conftest import _ADJECTIVES, _NOUNS, _VERBS, small_config
-from tests.training.loop_test import assert_same_run, metrics_of, train, weights_of
+from tests.training import loop_test
+from tests.training.loop_test import assert_same_run, metrics_of, weights_of
+
+
+def train(config, workdir, with_evaluation=True):
+    hooks = probe_hooks(config) if with_evaluation else []
+    return loop_test.train(config, workdir, with_evaluation, hooks=hooks)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +144,7 @@ def test_a_run_stopped_before_its_probes_are_made_makes_them(probed, data_dir, f
             with pytest.raises(Interrupted, match=f"while {doing} step 6; saved"):
                 train(config_with(data_dir, files), tmp_path)
 
-    train_and_stop_in(loop.Evaluator, "run", "evaluating")
+    train_and_stop_in(Evaluator, "run", "evaluating")
     train_and_stop_in(probes.Prober, "_score", "probing")
     assert probe_lines(tmp_path) == []
     train(config_with(data_dir, files), tmp_path)
@@ -154,7 +162,7 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
     assert line == {name: value for name, value in probe_lines(probed[0])[-1].items() if "overlap" not in name}
     assert not any("probes" in line for line in train(config, tmp_path))  # once is enough
     said = []
-    result = loop.evaluate(config, str(tmp_path), Lines(said.append))
+    result = loop.evaluate(config, str(tmp_path), Lines(said.append), hooks=probe_hooks(config))
     assert result["verbs/accuracy"] == line["verbs/accuracy"] and said[-1].startswith("step 12 probes  verbs")
     assert probe_lines(tmp_path) == [line]
 

@@ -8,7 +8,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.report.samples import take_samples
 from electra_cli.training import loop
-from electra_cli.training.restoring import restore_model
+from electra_cli.training.initialization import restore_model
 from tests.conftest import prepare_small, small_config
 
 NUM_SAMPLES = 3

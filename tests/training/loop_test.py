@@ -16,8 +16,10 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
 from electra_cli.objectives.electra import ElectraObjective
-from electra_cli.training import loop, run
+from electra_cli.training import loop
 from electra_cli.training.evaluation import format_table
+from electra_cli.training.run import TrainingRun
+from electra_cli.training.watch import NonFiniteSteps
 from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import prepare_small
@@ -64,14 +66,14 @@ def assert_same_run(first, second):
 
 def stop_at(monkeypatch, step):
     """Sends SIGTERM to this process as soon as `step` is computed."""
-    check = run.Run._check_finite
+    check = NonFiniteSteps.after_update
 
-    def check_and_stop(self, phase, made, flags):
-        check(self, phase, made, flags)
-        if made == step:
+    def check_and_stop(self, run, update):
+        check(self, run, update)
+        if run.step == step:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(run.Run, "_check_finite", check_and_stop)
+    monkeypatch.setattr(NonFiniteSteps, "after_update", check_and_stop)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,7 @@ def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monk
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Run, "_is_evaluation_due", lambda self, step: die() if step == 10 else step in (6, 12))
+        patch.setattr(TrainingRun, "is_evaluation_due", lambda run: die() if run.step == 10 else run.step in (6, 12))
         with pytest.raises(Killed):
             train(config, tmp_path)
     assert metrics_of(tmp_path)[-1]["step"] == 10  # beyond the checkpoint of step 8

@@ -11,8 +11,8 @@ from electra_cli.data.input_pipeline import training_dataset
 from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
-from electra_cli.objectives.electra import ElectraObjective
-from electra_cli.training import loop, replay, run
+from electra_cli.objectives.mlm import MaskedLMObjective
+from electra_cli.training import loop, replay
 from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
 from tests.training.survival_test import tiny_config
 
@@ -38,8 +38,7 @@ def poison(monkeypatch, *bad_data_steps):
 
         return training_dataset(*arguments, start_step=start_step, **more).enumerate(start_step).map(spoil)
 
-    for module in (input_pipeline, replay):
-        monkeypatch.setattr(module, "training_dataset", poisoned)
+    monkeypatch.setattr(input_pipeline, "training_dataset", poisoned)
 
 
 def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, monkeypatch):
@@ -61,7 +60,7 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
 
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     lines = []
-    assert loop.replay_step(config, str(tmp_path), Lines(lines.append))
+    assert replay.replay_step(config, str(tmp_path), Lines(lines.append))
     text = "\n".join(lines)
     assert "Replaying step 5: examples 32 to 39 of the training stream, on 1 replica(s); not finite: replica 0." in text
     assert "Weights before the step: all finite; the largest is" in text
@@ -77,7 +76,7 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
     # Without the cause the step is finite, and the run goes on.
     monkeypatch.undo()
     lines = []
-    assert not loop.replay_step(config, str(tmp_path), Lines(lines.append))
+    assert not replay.replay_step(config, str(tmp_path), Lines(lines.append))
     assert "Finite when computed again" in lines[-1]
     assert "Going on from step 4." in train(config, tmp_path, with_evaluation=False)
     assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 6]
@@ -145,7 +144,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     config.train.num_steps, config.train.log_interval, config.train.checkpoint_interval = 40, 2, 4
     config.watch.spike_factor, config.watch.max_rollbacks = 3.0, 1
     config.optimizer.warmup_steps = 2
-    summarize = ElectraObjective.summarize
+    summarize = MaskedLMObjective.summarize
     spikes = {}
 
     def summarize_spike(self, sums):
@@ -159,11 +158,11 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     assert not any("rolled back" in line for line in undisturbed)
     step, spikes["tokens"] = find_interval(config)
     restored = (step - 2) // 4 * 4
-    monkeypatch.setattr(ElectraObjective, "summarize", summarize_spike)
+    monkeypatch.setattr(MaskedLMObjective, "summarize", summarize_spike)
     built = []
     with monkeypatch.context() as patch:
-        build = run.build_train_steps
-        patch.setattr(run, "build_train_steps", lambda *arguments: built.append(0) or build(*arguments))
+        build = loop.build_train_steps
+        patch.setattr(loop, "build_train_steps", lambda *arguments: built.append(0) or build(*arguments))
         lines = train(config, tmp_path / "run", with_evaluation=False)
     assert len(built) == 1  # what is compiled takes minutes on an accelerator
     told = [line for line in lines if "rolled back" in line]
@@ -180,10 +179,10 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     def die(*_):
         raise KeyboardInterrupt
 
-    train_phase = run.Run._train_phase
+    train_phase = loop.train_phase
     with monkeypatch.context() as patch:
         patch.setattr(
-            run.Run, "_train_phase", lambda *arguments: die() if arguments[2] == restored else train_phase(*arguments)
+            loop, "train_phase", lambda run, *rest: die() if run.step == restored else train_phase(run, *rest)
         )
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "killed", with_evaluation=False)

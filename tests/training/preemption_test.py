@@ -7,8 +7,9 @@ import time
 import pytest
 
 from electra_cli.errors import Interrupted
-from electra_cli.training import run, stopping
+from electra_cli.training import stopping
 from electra_cli.training.stopping import StopRequest, watching_for_notice
+from electra_cli.training.watch import NonFiniteSteps
 from tests.training.loop_test import assert_same_run, train
 from tests.training.survival_test import tiny_config
 
@@ -77,16 +78,16 @@ def test_elsewhere_nobody_is_asked(monkeypatch, tmp_path):
 def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, data_dir, tmp_path, monkeypatch):
     config = tiny_config(data_dir)
     train(config, tmp_path / "whole", with_evaluation=False)
-    check = run.Run._check_finite
+    check = NonFiniteSteps.after_update
 
-    def check_and_wait(self, phase, step, flags):
-        check(self, phase, step, flags)
-        if step == 2:
+    def check_and_wait(self, run, update):
+        check(self, run, update)
+        if run.step == 2:
             metadata_server.answer = "TRUE"
-            wait_until(lambda: self._stop.requested)
+            wait_until(lambda: run.stop.requested)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run.Run, "_check_finite", check_and_wait)
+        patch.setattr(NonFiniteSteps, "after_update", check_and_wait)
         with pytest.raises(Interrupted, match="stopped by a preemption notice at step 2; saved"):
             train(config, tmp_path / "run", with_evaluation=False)
     metadata_server.answer = "FALSE"

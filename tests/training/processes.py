@@ -141,7 +141,7 @@ def _main(flags, out, err, notes, faults) -> None:
 
 def _take_notes(descriptor: int) -> None:
     """Writes to a pipe what the program begins and ends: computing, saving, evaluating."""
-    from electra_cli.training import evaluation, run
+    from electra_cli.training import evaluation, loop
     from electra_cli.workdir import checkpoint_files
 
     def write_note(text):
@@ -173,7 +173,7 @@ def _take_notes(descriptor: int) -> None:
 
     checkpoint_files.CheckpointFiles.write = write_noted
     note(evaluation.Evaluator, "run", "evaluating")
-    build = run.build_train_steps
+    build = loop.build_train_steps
 
     def build_noted(*args, **kwargs):
         train_steps = build(*args, **kwargs)
@@ -184,7 +184,7 @@ def _take_notes(descriptor: int) -> None:
 
         return wrapped
 
-    run.build_train_steps = build_noted
+    loop.build_train_steps = build_noted
 
 
 def slow_disk(seconds: float = 0.01) -> None:

@@ -5,12 +5,12 @@ import signal
 import pytest
 
 from electra_cli.training.stopping import StopRequest
-from electra_cli.training.throughput import Pace, Progress
+from electra_cli.training.throughput import StepsPerCall, Throughput
 
 
 def test_rates_and_time_left():
     now = [100.0]
-    progress = Progress(10, 40, utilization_at_one_step_a_second=0.25, clock=lambda: now[0])
+    progress = Throughput(10, 40, utilization_at_one_step_a_second=0.25, clock=lambda: now[0])
     progress.add(2000, 0.5)
     progress.add(1000, 1.5)
     now[0] += 20
@@ -37,7 +37,7 @@ def test_a_signal_is_remembered_and_a_second_one_acts():
 
 
 def test_pace_is_ten_seconds_of_steps():
-    pace = Pace()
+    pace = StepsPerCall()
     assert pace.steps == 1
     pace.measure(1, 60.0)  # compiles
     assert pace.steps == 1
@@ -50,7 +50,7 @@ def test_pace_is_ten_seconds_of_steps():
 
 
 def test_the_time_of_a_step_is_smoothed():
-    pace = Pace()
+    pace = StepsPerCall()
     pace.measure(1, 60.0)  # compiles
     assert math.isnan(pace.seconds_per_step)
     pace.measure(10, 20.0)

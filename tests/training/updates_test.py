@@ -6,10 +6,9 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.updates import build_steps, build_update, with_counts
+from electra_cli.training.updates import Updates
 
 RUNTIME = Runtime(tf.distribute.OneDeviceStrategy("/cpu:0"), False, "a test")
-SHAPES = with_counts({"loss": []})
 
 
 @pytest.fixture
@@ -26,10 +25,9 @@ def make_steps(weight, optimizer, gradient):
         scale = optimizer.loss_scale if is_scaled else 1.0
         return [scale * gradient(step)], {"loss": tf.constant(1.0)}
 
-    update = build_update(
-        compute_gradients, lambda _: [tf.constant(1.0)], ("loss",), [weight], optimizer, RUNTIME, clip_norm=1.0
+    steps = Updates(
+        compute_gradients, lambda _: [tf.constant(1.0)], ("loss",), {"loss": []}, [weight], optimizer, RUNTIME, 1.0
     )
-    steps = build_steps(update, SHAPES, 1)
     batches = iter(tf.data.Dataset.from_tensors(tf.zeros([])).repeat())
     return lambda number: steps(batches, optimizer.iterations.read_value(), tf.constant(number, tf.int64))
 

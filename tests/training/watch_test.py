@@ -1,21 +1,22 @@
 from electra_cli.config import default_config
 from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.objectives.mlm import MaskedLMObjective
-from electra_cli.training.watch import CollapseNotices, Watch
+from electra_cli.training.run import LossMonitor
+from electra_cli.training.watch import WarnOfCollapse
 
 
 def test_the_median_is_that_of_the_last_ten():
-    watch = Watch()
+    monitor = LossMonitor()
     for loss in range(9):
-        watch.add_loss(float(loss))
-        assert watch.median() is None
-    watch.add_loss(9.0)
-    assert watch.median() == 4.5
+        monitor.add_loss(float(loss))
+        assert monitor.median() is None
+    monitor.add_loss(9.0)
+    assert monitor.median() == 4.5
     for loss in (100.0, 101.0, 102.0):
-        watch.add_loss(loss)  # in place of 0, 1 and 2
-    assert watch.median() == 7.5
-    watch.forget_losses()
-    assert watch.median() is None
+        monitor.add_loss(loss)  # in place of 0, 1 and 2
+    assert monitor.median() == 7.5
+    monitor.forget_losses()
+    assert monitor.median() is None
 
 
 HEALTHY = {
@@ -28,7 +29,7 @@ HEALTHY = {
 
 def notices(changes, step=1000, unigram_loss=6.0, **settings):
     objective = ElectraObjective(default_config())
-    return CollapseNotices(objective, **{"warmup_steps": 100, "num_steps": 2000, **settings}).look(
+    return WarnOfCollapse(objective, **{"warmup_steps": 100, "num_steps": 2000, **settings}).find(
         step, {**HEALTHY, **changes}, unigram_loss
     )
 
@@ -61,9 +62,9 @@ def test_nothing_is_named_before_long_after_warm_up():
 
 
 def test_a_collapse_is_told_once_until_it_is_over():
-    collapse = CollapseNotices(MaskedLMObjective(default_config()), warmup_steps=0, num_steps=10)
+    collapse = WarnOfCollapse(MaskedLMObjective(default_config()), warmup_steps=0, num_steps=10)
     bad = {"masked_lm_loss": 6.0}
-    assert len(collapse.look(500, bad, 6.0)) == 1
-    assert collapse.look(501, bad, 6.0) == []
-    assert collapse.look(502, {"masked_lm_loss": 3.0}, 6.0) == []
-    assert len(collapse.look(503, bad, 6.0)) == 1
+    assert len(collapse.find(500, bad, 6.0)) == 1
+    assert collapse.find(501, bad, 6.0) == []
+    assert collapse.find(502, {"masked_lm_loss": 3.0}, 6.0) == []
+    assert len(collapse.find(503, bad, 6.0)) == 1
