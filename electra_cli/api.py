@@ -28,7 +28,7 @@ class Encoded:
     """Texts as vectors.
 
     Attributes:
-      tokens: the tokens of each text, [CLS] and [SEP] included.
+      tokens: those of each text, [CLS] and [SEP] included.
       sequence_output: for each text float32 [tokens, hidden_size], the last layer's output.
       layers: for each text float32 [layers, tokens, hidden_size], every layer's output.
       first: float32 [texts, hidden_size], the last layer's output at [CLS].
@@ -82,15 +82,21 @@ def load(
       path: a workdir of electra-pretrain, or what electra-import wrote.
       checkpoint: 'best', or the path of a checkpoint; None: the newest.
       averaged: whether moving averages are taken for the weights, where the run keeps some.
-      vocab_file: the vocabulary, where the data that the run was trained on is not there any more.
+      vocab_file: the vocabulary, where the data that the run was trained on is gone.
       lower_case: whether text is lower-cased; None: as the data was.
 
     Raises:
       UserError: no such run or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
     """
     try:
-        run = load_run(path, checkpoint=checkpoint, averaged=averaged, vocab_file=vocab_file, lower_case=lower_case,
-                       say=lambda _: None)  # fmt: skip
+        run = load_run(
+            path,
+            checkpoint=checkpoint,
+            averaged=averaged,
+            vocab_file=vocab_file,
+            lower_case=lower_case,
+            say=lambda _: None,
+        )
     except UserError as error:
         arguments = {f"--{name}": name for name in ("checkpoint", "vocab_file", "lower_case")}
         raise error.with_options({"--workdir": "path", **arguments}) from error
@@ -98,7 +104,9 @@ def load(
 
 
 class Electra:
-    """A trained model; `load` makes it.
+    """A trained model, as `load` returns it.
+
+    Texts that are longer than the model's positions are cut; `batch_size` texts are computed at once.
 
     Attributes:
       run: its config, checkpoint, step, vocabulary and networks.
@@ -109,12 +117,7 @@ class Electra:
         self._encoder = run.tokenizer.build()
 
     def encode(self, texts: Sequence[str], *, network: str | None = None, batch_size: int = 32) -> Encoded:
-        """Turns texts into vectors.
-
-        Args:
-          texts: the texts; what is longer than the model's positions is cut.
-          network: 'discriminator' or 'generator'; None: the first that there is.
-          batch_size: texts that are computed at once.
+        """Returns texts as vectors of a network: 'discriminator' or 'generator'; None: the first that there is.
 
         Raises:
           UserError: the model has no such network, or there is no text.
@@ -136,11 +139,7 @@ class Electra:
         )
 
     def detect_replaced_tokens(self, texts: Sequence[str], *, batch_size: int = 32) -> list[list[Token]]:
-        """Returns for each text its tokens, [CLS] and [SEP] left out, and how likely each was replaced.
-
-        Args:
-          texts: the texts; what is longer than the model's positions is cut.
-          batch_size: texts that are computed at once.
+        """Returns the tokens of each text without [CLS] and [SEP], and how likely each was replaced.
 
         Raises:
           UserError: the model has no discriminator, or there is no text.
@@ -155,12 +154,7 @@ class Electra:
         return tokens
 
     def fill_mask(self, texts: Sequence[str], *, top_k: int = 5, batch_size: int = 32) -> list[list[list[Filled]]]:
-        """Returns for each text, for each [MASK] in it, the most probable tokens, the likeliest first.
-
-        Args:
-          texts: the texts; what is longer than the model's positions is cut.
-          top_k: tokens for a [MASK].
-          batch_size: texts that are computed at once.
+        """Returns for each text, for each [MASK] in it, the `top_k` most probable tokens, the likeliest first.
 
         Raises:
           UserError: the model has no generator, there is no text, or `top_k` is not from 1 to the vocabulary's size.

@@ -26,15 +26,7 @@ _SAMPLE_TEXTS = (
 
 
 def check_format(format_name: str, kind: str | None = None) -> None:
-    """Checks that a model can be exported in a format, before time is spent.
-
-    Args:
-      format_name: one of `FORMATS`.
-      kind: the kind of task of a fine-tuned model; None: it is not fine-tuned.
-
-    Raises:
-      UserError: it cannot, or something is not installed.
-    """
+    """Raises a `UserError` where a format does not hold fine-tuned models of a kind, or something is not installed."""
     if kind is not None and format_name not in ("huggingface", "saved_model"):
         raise UserError(
             f"--format={format_name} holds encoders without a task: for a fine-tuned model give huggingface, or "
@@ -63,8 +55,7 @@ def export_run(
       run: the run.
       format_name: one of `FORMATS`.
       network: one of `NETWORKS`. Of 'both', huggingface and tfm write a directory each.
-      output_dir: the directory to create; local.
-      overwrite: whether one that is there and not empty may be replaced.
+      output_dir, overwrite: as of `delivery.new_directory`.
       say: receives lines to print.
 
     Returns:
@@ -112,16 +103,14 @@ def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, 
 
     Args:
       model: the model.
-      format_name: 'huggingface' or 'saved_model'.
-      output_dir: the directory to create; local.
-      overwrite: whether one that is there and not empty may be replaced.
+      format_name: what `check_format` allows.
+      output_dir, overwrite: as of `delivery.new_directory`.
 
     Returns:
       The largest difference of logits (saved_model: of probabilities or numbers) from the model's own on sample text.
 
     Raises:
-      UserError: `check_format` does not allow it, the directory cannot be written, or what was written computes
-        something else. Nothing is left then.
+      UserError: the directory cannot be written, or what was written computes something else. Nothing is left then.
     """
     check_format(format_name, model.task.kind)
     writer = huggingface_export if format_name == "huggingface" else saved_model

@@ -62,11 +62,9 @@ _STEP = "global_step"
 
 
 def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns our config of a run of the original.
+    """Returns our config of the original's hyperparameters, under its own names.
 
-    Args:
-      hparams: the original's hyperparameters under its own names. Absent ones are those of its small model, but for
-        heads and feed-forward size, which follow from `hidden_size`.
+    Absent ones are those of its small model, but for heads and feed-forward size, which follow from `hidden_size`.
 
     Raises:
       UserError: a hyperparameter that has no counterpart here and could change the result.
@@ -125,7 +123,7 @@ def find_checkpoint(source: str) -> str:
     """Returns the prefix of the checkpoint that `source` names: itself, or the one in a directory.
 
     Raises:
-      UserError: there is none, or there are several and no file `checkpoint` says which is the last.
+      UserError: there is none, or there are several and no file `checkpoint` that names the last.
     """
     if not tf.io.gfile.isdir(source):
         return source.removesuffix(".index")
@@ -143,14 +141,12 @@ def find_checkpoint(source: str) -> str:
 
 
 def read(source: str, hparams_file: str | None = None) -> ExternalModel:
-    """Reads a checkpoint of google-research/electra.
+    """Reads a checkpoint of google-research/electra, with its `vocab.txt` and its hyperparameters in `config.json`.
 
-    Sizes follow from the weights. Heads are those of its rule, one for 64 units of width, unless hyperparameters say
-    otherwise.
+    Sizes follow from the weights; heads are those of its rule, one for 64 units of width, or of the hyperparameters.
 
     Args:
-      source: prefix of a checkpoint, or a directory that holds one. A `vocab.txt` and a `config.json` of
-        hyperparameters beside it are read.
+      source: prefix of a checkpoint, or a directory that holds one.
       hparams_file: JSON of the hyperparameters that differ from its defaults, in place of that `config.json`.
 
     Raises:
@@ -166,9 +162,7 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
         hparams_file = tf.io.gfile.join(beside, "config.json")
     hparams = read_json(hparams_file) if hparams_file else {}
     config = config_from_hparams(hparams)
-    # Widths and layers of both networks follow from the weights, whatever the hyperparameters leave open.
-    hidden_size = weights["electra/encoder/layer_0/output/dense/bias"].shape[0]
-    heads = max(1, hidden_size // 64)
+    heads = max(1, weights["electra/encoder/layer_0/output/dense/bias"].shape[0] // 64)
     if "model_hparam_overrides" in hparams:
         heads = config.model.num_attention_heads
     generator = "generator/encoder/layer_0/output/dense/bias"
@@ -248,7 +242,7 @@ def write(weights: Mapping[str, np.ndarray], step: int, prefix: str) -> None:
     Args:
       weights: under the names of `objectives/weights.py`.
       step: becomes `global_step`, int64.
-      prefix: of the files, in a local directory that exists.
+      prefix: of the files, in an existing local directory.
     """
     values = {**weights, _STEP: np.int64(step)}
     names = sorted(values)

@@ -52,12 +52,7 @@ def check_installed() -> None:
 
 
 def write(run: LoadedRun, role: str, directory: str) -> None:
-    """Writes `config.json`, `model.safetensors`, the tokenizer's files and `README.md`, the model card.
-
-    Args:
-      run: the run.
-      role: 'discriminator' or 'generator'.
-      directory: an empty directory.
+    """Writes a network to an empty directory: config, weights, the tokenizer's files and `README.md`, the model card.
 
     Raises:
       UserError: the run has a SentencePiece model, for which there is no tokenizer of ELECTRA.
@@ -193,16 +188,10 @@ def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) 
 
 
 def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> float:
-    """Loads a folder with transformers and returns the largest difference of hidden states and logits from ours.
-
-    Args:
-      run: the run that was written there.
-      role: 'discriminator' or 'generator'.
-      directory: the folder.
-      texts: what to compare on.
+    """Loads a folder that `write` wrote and returns the largest difference of hidden states and logits from ours.
 
     Raises:
-      UserError: tokens differ.
+      UserError: the tokens of the texts differ.
     """
     tokenizer = _load(directory, "AutoTokenizer")
     length = min(128, run.config.model.max_position_embeddings)
@@ -217,15 +206,10 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> floa
 
 
 def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
-    """Loads a folder with transformers and returns the largest difference of logits from ours.
-
-    Args:
-      model: the model that was written there.
-      directory: the folder.
-      examples: what to compare on; unlabelled.
+    """Loads a folder that `write_fine_tuned` wrote and returns the largest difference of logits from ours.
 
     Raises:
-      UserError: tokens differ.
+      UserError: the tokens of the examples differ.
     """
     task, encoder = model.task, model.tokenizer.build()
     tokenizer = _load(directory, "AutoTokenizer")

@@ -30,6 +30,28 @@ from electra_cli.workdir.run_files import CONFIG_FILE
 
 PYTHON_CONFIG, REPORT_FILE = "config.py", "import.json"
 _MAX_GROUPS = 12  # of weights in a line
+_PYTHON_CONFIG = '''\
+"""Imported by electra-import --format={format}.
+
+    electra-pretrain --config=THIS_FILE --config.data.dir=DATA --workdir=RUN
+
+Sizes are those of the imported model; it starts from the checkpoint beside this file. Batch, steps and
+learning rate are yours to choose.
+"""
+
+import pathlib
+
+import ml_collections
+
+from electra_cli.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the default config with the sizes of the imported model."""
+    config = default_config()
+    config.init.checkpoint = str(pathlib.Path(__file__).resolve().parent)
+{overrides}    return config
+'''
 
 
 @dataclasses.dataclass
@@ -247,7 +269,7 @@ def _write(
     if tokenizer is not None:
         record["tokenizer"] = {"lower_case": tokenizer.lower_case}
     contents = {
-        PYTHON_CONFIG: python_config(config, report).encode(),
+        PYTHON_CONFIG: _python_config(config, report["format"]).encode(),
         CONFIG_FILE: (json.dumps(record, indent=1, sort_keys=True) + "\n").encode(),
         REPORT_FILE: (json.dumps(report, indent=1) + "\n").encode(),
     }
@@ -265,39 +287,13 @@ def _write(
                 raise UserError(f"what was written to {output_dir} is not what was read: nothing was imported")
 
 
-def python_config(config: ml_collections.FrozenConfigDict, report: dict) -> str:
-    """Returns the text of a config file that makes the model and starts from the checkpoint beside it."""
+def _python_config(config: ml_collections.FrozenConfigDict, format_name: str) -> str:
+    """Returns the text of a config file that makes the model and starts from the checkpoint in its directory."""
     default, flat = flatten(default_config()), flatten(config)
     sections = ("data.max_seq_length", "data.mask_prob", "model.", "objective.", "optimizer.", "train.")
-    changed = {
-        key: value
-        for key, value in flat.items()
-        if key.startswith(sections) and key in default and value != default[key]
-    }
-    lines = [
-        f'"""Imported by electra-import --format={report["format"]}.',
-        "",
-        "    electra-pretrain --config=THIS_FILE --config.data.dir=DATA --workdir=RUN",
-        "",
-        "Sizes are those of the imported model; it starts from the checkpoint beside this file. Batch, steps and",
-        "learning rate are yours to choose.",
-        '"""',
-        "",
-        "import pathlib",
-        "",
-        "import ml_collections",
-        "",
-        "from electra_cli.config import default_config",
-        "",
-        "",
-        "def get_config() -> ml_collections.ConfigDict:",
-        '    """Returns the default config with the sizes of the imported model."""',
-        "    config = default_config()",
-        "    config.init.checkpoint = str(pathlib.Path(__file__).resolve().parent)",
-        *(f"    config.{key} = {value!r}" for key, value in changed.items()),
-        "    return config",
-    ]
-    return "\n".join(lines) + "\n"
+    changed = [key for key in flat if key.startswith(sections) and key in default and flat[key] != default[key]]
+    overrides = "".join(f"    config.{key} = {flat[key]!r}\n" for key in changed)
+    return _PYTHON_CONFIG.format(format=format_name, overrides=overrides)
 
 
 def _print_next_steps(output_dir: str, tokenizer: TokenizerSettings | None, say: Callable[[str], None]) -> None:

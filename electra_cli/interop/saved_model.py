@@ -193,13 +193,9 @@ def _token_outputs(tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
 
 
 def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) -> float:
-    """Loads a SavedModel and returns the largest difference of its figures from those of the run.
+    """Loads what `write` wrote and returns the largest difference of its figures from those of the run.
 
-    Args:
-      run: the run that was written there.
-      roles: the networks that were.
-      directory: where.
-      texts: what to compare on; those of which the graph makes other tokens (`graph_tokenization`) are left out.
+    Texts of which the graph makes other tokens (`graph_tokenization`) are skipped.
 
     Raises:
       UserError: it makes other tokens of half of the texts or more.
@@ -239,14 +235,10 @@ def _filled_pairs(run: LoadedRun, fill_mask: Callable, texts: list[str]) -> list
 
 
 def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
-    """Loads a SavedModel and returns the largest difference of its probabilities from those of the model.
+    """Loads what `write_fine_tuned` wrote and returns the largest difference of its probabilities from the model's.
 
-    Numbers are compared in deviations of the training labels.
-
-    Args:
-      model: the model that was written there.
-      directory: where.
-      examples: what to compare on; those of which the graph makes other tokens (`graph_tokenization`) are left out.
+    Numbers are compared in deviations of the training labels. Examples of which the graph makes other tokens
+    (`graph_tokenization`) are skipped.
 
     Raises:
       UserError: it makes other tokens of half of the texts or more, or names other classes.

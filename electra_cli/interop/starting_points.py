@@ -171,7 +171,7 @@ def _format_of(directory: str) -> str | None:
     Raises:
       UserError: it is none of them.
     """
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
+    names = files.list_directory(directory)
     if "saved_model.pb" in names:
         raise UserError(
             Option("--init"),

@@ -72,13 +72,13 @@ class _Objects:
 
     def __init__(self, path: str):
         self._reader = tf.train.load_checkpoint(path)
+        self.read: set[int] = set()
         if not self._reader.has_tensor(GRAPH_KEY):
             raise UserError(
                 f"{path} was not written by tf.train.Checkpoint; for a checkpoint of google-research/electra give "
                 f"--format=google_tf1"
             )
         self._nodes = TrackableObjectGraph.FromString(self._reader.get_tensor(GRAPH_KEY)).nodes
-        self.read: set[int] = set()
 
     def find(self, path: str, start: int = 0) -> int | None:
         """Returns the number of the object at a path of attributes; None when there is none."""
@@ -94,11 +94,10 @@ class _Objects:
     def value(self, path: str, start: int) -> np.ndarray | None:
         """Returns the variable at a path, float32; None when there is none."""
         node = self.find(path, start)
-        keys = [] if node is None else _keys(self._nodes[node])
-        if node is None or not keys:
+        if node is None or not _keys(self._nodes[node]):
             return None
         self.read.add(node)
-        return np.asarray(self._reader.get_tensor(keys[0]), np.float32)
+        return np.asarray(self._reader.get_tensor(_keys(self._nodes[node])[0]), np.float32)
 
     def unread(self, start: int, name: str) -> list[str]:
         """Returns the paths of the variables below an object that were not read."""
@@ -123,8 +122,8 @@ def read(source: str) -> ExternalModel:
     """Reads a checkpoint of an encoder (`encoder=...`), or of an `ElectraPretrainer` (`model=...`), of its own trainer.
 
     Args:
-      source: path of the checkpoint without the endings of its files, or a directory whose latest is taken. A
-        `vocab.txt` beside it is its vocabulary.
+      source: path of the checkpoint without the endings of its files, or a directory whose latest is taken; with its
+        vocabulary, `vocab.txt`.
 
     Raises:
       UserError: there is none, it is damaged, or of something else.
@@ -142,29 +141,29 @@ def read(source: str) -> ExternalModel:
     if damage is not None:
         raise UserError(f"{path} is no checkpoint that can be read: {damage}")
     objects = _Objects(path)
-    read_networks: dict[str, Network] = {}
     root = objects.find("model")
     if root is not None and objects.find("discriminator_network", root) is not None:
-        for role in ("discriminator", "generator"):
-            node = objects.find(f"{role}_network", root)
-            if node is not None:
-                read_networks[role] = _read_network(objects, role, node, root, path)
+        nodes = {role: objects.find(f"{role}_network", root) for role in ("discriminator", "generator")}
+        read = {
+            role: _read_network(objects, role, node, root, path) for role, node in nodes.items() if node is not None
+        }
     else:
-        node = objects.find("encoder")
-        node = objects.find("model/encoder") if node is None else node
-        if node is None:
+        root = objects.find("encoder")
+        root = objects.find("model/encoder") if root is None else root
+        if root is None:
             raise UserError(f"{path} holds neither `encoder` nor an ElectraPretrainer as `model`")
-        root = node
-        read_networks["discriminator"] = _read_network(objects, "discriminator", node, None, path)
+        read = {"discriminator": _read_network(objects, "discriminator", root, None, path)}
     return ExternalModel(
         source=path,
-        discriminator=read_networks["discriminator"],
-        generator=read_networks.get("generator"),
+        discriminator=read["discriminator"],
+        generator=read.get("generator"),
         vocab_file=find_vocab_file(os.path.dirname(path)),
         unexpected=objects.unread(root, "model"),
-        notices=["tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a "
-                 "little until training has gone on."],
-    )  # fmt: skip
+        notices=[
+            "tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a little "
+            "until training has gone on."
+        ],
+    )
 
 
 def _read_network(objects: _Objects, role: str, node: int, root: int | None, path: str) -> Network:
@@ -213,11 +212,6 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
 
     ELECTRA has no pooler; that of the encoder, which `sentence_prediction` puts its classifier on, is new: a truncated
     normal from a fixed seed.
-
-    Args:
-      run: the run.
-      role: 'discriminator' or 'generator'.
-      directory: an empty directory.
     """
     network, model = run.network(role), run.config.model
     config = BertEncoderConfig(
@@ -227,7 +221,7 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
         initializer_range=model.initializer_range,
     )
     encoder = build_encoder(EncoderConfig(type="bert", bert=config))
-    assign(encoder, network, model.initializer_range)
+    _assign(encoder, network, model.initializer_range)
     tf.train.Checkpoint(encoder=encoder).write(os.path.join(directory, CHECKPOINT_NAME))
     written = {name: value for name, value in config.as_dict().items() if value is not None}
     contents = {
@@ -240,14 +234,8 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
     run.tokenizer.save(directory)
 
 
-def assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: float = 0.02) -> None:
-    """Puts the weights of a network into a `BertEncoder` of its sizes, and a new pooler.
-
-    Args:
-      encoder: the encoder, built.
-      network: the network; its head is left out.
-      initializer_range: standard deviation of the pooler's kernel.
-    """
+def _assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: float) -> None:
+    """Puts the weights of a network without its head into a `BertEncoder` of its sizes, and a new pooler."""
     for theirs, ours in _ENCODER.items():
         if ours in network.weights:
             layer, _, attribute = theirs.partition("/")
@@ -265,12 +253,7 @@ def assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range: 
 def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exact: bool = True) -> float:
     """Loads what `write` wrote and returns the largest difference of its layers' outputs from ours.
 
-    Args:
-      run: the run that was written there.
-      role: 'discriminator' or 'generator'.
-      directory: where.
-      texts: what to compare on.
-      exact: whether the loaded encoder computes the exact GELU, or its tanh form as `official.nlp` does.
+    It computes the exact GELU, or if not `exact` its tanh form, as `official.nlp` does.
     """
     sizes = run.network(role).sizes
     encoder = networks.BertEncoder(

@@ -18,11 +18,9 @@ import tensorflow as tf
 
 from electra_cli.errors import UserError
 from electra_cli.modeling.encoders import ElectraEncoder
-from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm, TransformerBlock
+from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm
 from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.objectives.base import Pretrainer
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
-from electra_cli.objectives.mlm import MaskedLMPretrainer
 
 Weights = dict[str, np.ndarray]
 # A variable of ours and the names of its parts there, joined along the last axis.
@@ -40,7 +38,7 @@ class Network:
       role: 'discriminator' or 'generator'.
       weights: float32 arrays by name: 'embeddings/...', 'embeddings_project/...', 'encoder/layer_0/...', and of the
         head, if there is one, 'predictions/...'.
-      num_attention_heads: heads of its layers, which no array tells.
+      num_attention_heads: heads of its layers, which do not follow from the arrays.
     """
 
     role: str
@@ -49,7 +47,7 @@ class Network:
 
     @property
     def sizes(self) -> EncoderSizes:
-        """What the shapes say.
+        """The sizes that the shapes of the weights make.
 
         Raises:
           UserError: they contradict each other, or a weight is missing.
@@ -138,28 +136,29 @@ def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]
 
 
 def join(discriminator: Network | None, generator: Network | None) -> Weights:
-    """Returns the weights of both networks; equal embeddings are shared.
-
-    A generator alone is the network of the objective mlm.
-    """
+    """Returns the weights of both networks, equal embeddings shared; a generator alone is that of the objective mlm."""
     if discriminator is None:
         assert generator is not None
-        return {_full_name("electra", "generator", name): value for name, value in generator.weights.items()}
-    weights = {_full_name("electra", "discriminator", name): value for name, value in discriminator.weights.items()}
-    for name, value in generator.weights.items() if generator else ():
-        if not (name in _EMBEDDINGS and shares_embeddings(discriminator, generator)):
-            weights[_full_name("generator", "generator", name)] = value
+        return _scoped(generator, "electra")
+    weights = _scoped(discriminator, "electra")
+    if generator is not None:
+        shared = _EMBEDDINGS if shares_embeddings(discriminator, generator) else ()
+        own = {name: value for name, value in generator.weights.items() if name not in shared}
+        weights |= _scoped(dataclasses.replace(generator, weights=own), "generator")
     return weights
 
 
-def shares_embeddings(discriminator: Network, generator: Network | None) -> bool:
-    """Returns whether all embeddings of two networks are equal, bit for bit."""
-    return generator is not None and all(
-        name in discriminator.weights
-        and name in generator.weights
-        and np.array_equal(discriminator.weights[name], generator.weights[name])
-        for name in _EMBEDDINGS
-    )
+def _scoped(network: Network, scope: str) -> Weights:
+    return {
+        f"{network.role}_{name}" if name.startswith("predictions/") else f"{scope}/{name}": value
+        for name, value in network.weights.items()
+    }
+
+
+def shares_embeddings(discriminator: Network, generator: Network) -> bool:
+    """Returns whether all embeddings of two networks are there and equal, bit for bit."""
+    first, second = discriminator.weights, generator.weights
+    return all(name in first and name in second and np.array_equal(first[name], second[name]) for name in _EMBEDDINGS)
 
 
 def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int) -> Network | None:
@@ -173,10 +172,6 @@ def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     own_head = {name.removeprefix(f"{role}_"): value for name, value in weights.items() if name.startswith(head)}
     return Network(role, {**shared, **own, **own_head}, num_attention_heads)
-
-
-def _full_name(scope: str, role: str, name: str) -> str:
-    return f"{role}_{name}" if name.startswith("predictions/") else f"{scope}/{name}"
 
 
 def read(model: Pretrainer) -> Weights:
@@ -243,11 +238,6 @@ def _values(pairs: Iterable[_Pair]) -> Weights:
     return weights
 
 
-def _named_encoder_weights(encoder: ElectraEncoder) -> Iterator[_Pair]:
-    for variable, names in (*_embeddings(encoder.embeddings, "/embeddings"), *_encoder(encoder, "")):
-        yield variable, tuple(name.removeprefix("/") for name in names)
-
-
 def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], require_all: bool) -> Assignment:
     values: list[tuple[tf.Variable, np.ndarray]] = []
     matched: list[str] = []
@@ -278,66 +268,62 @@ def named_weights(model: Pretrainer) -> Iterator[_Pair]:
 
     Query, key and value are three weights there and one here.
     """
-    networks = _networks(model)
     seen: set[Any] = set()
-    for scope in ("electra", "generator"):
-        network = networks.get(scope)
-        if network is None:
-            continue
-        for variable, names in _embeddings(network.embeddings, f"{scope}/embeddings"):
+    for scope, network in _networks(model).items():
+        for variable, names in _embeddings(network.embeddings, f"{scope}/"):
             if variable.ref() not in seen:
                 seen.add(variable.ref())
                 yield variable, names
-        yield from _encoder(network, scope)
+        yield from _layers(network, f"{scope}/")
     if model.masked_lm is not None:
         yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
         yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
         yield model.masked_lm.bias, ("generator_predictions/output_bias",)
-    if isinstance(model, ElectraPretrainer):
+    if "discriminator" in model.networks:
         yield from _dense(model.discriminator_projection, "discriminator_predictions/dense")
         yield from _dense(model.discriminator_head, "discriminator_predictions/dense_1")
 
 
+def _named_encoder_weights(encoder: ElectraEncoder) -> Iterator[_Pair]:
+    yield from _embeddings(encoder.embeddings, "")
+    yield from _layers(encoder, "")
+
+
 def _networks(model: Pretrainer) -> dict[str, Any]:
-    if isinstance(model, MaskedLMPretrainer):
-        return {"electra": model.encoder_network}
-    networks = {"electra": model.discriminator_network}
-    if model.generator_network not in (None, model.discriminator_network):
-        networks["generator"] = model.generator_network
-    return networks
+    """Returns the encoders by their names in the original; a tied generator is the discriminator."""
+    different = {id(network): network for network in model.networks.values()}.values()
+    return dict(zip(("electra", "generator"), different, strict=False))
 
 
-def _embeddings(embeddings: ElectraEmbeddings, scope: str) -> Iterator[_Pair]:
-    yield embeddings.word_embeddings, (f"{scope}/word_embeddings",)
-    yield embeddings.position_embeddings, (f"{scope}/position_embeddings",)
-    yield embeddings.type_embeddings, (f"{scope}/token_type_embeddings",)
-    yield from _layer_norm(embeddings.layer_norm, f"{scope}/LayerNorm")
+def _embeddings(embeddings: ElectraEmbeddings, prefix: str) -> Iterator[_Pair]:
+    yield embeddings.word_embeddings, (f"{prefix}embeddings/word_embeddings",)
+    yield embeddings.position_embeddings, (f"{prefix}embeddings/position_embeddings",)
+    yield embeddings.type_embeddings, (f"{prefix}embeddings/token_type_embeddings",)
+    yield from _layer_norm(embeddings.layer_norm, f"{prefix}embeddings/LayerNorm")
 
 
-def _encoder(encoder: Any, scope: str) -> Iterator[_Pair]:
+def _layers(encoder: Any, prefix: str) -> Iterator[_Pair]:
     if encoder.embedding_projection is not None:
-        yield from _dense(encoder.embedding_projection, f"{scope}/embeddings_project")
+        yield from _dense(encoder.embedding_projection, f"{prefix}embeddings_project")
     for index, block in enumerate(encoder.transformer_layers):
-        yield from _block(block, f"{scope}/encoder/layer_{index}")
+        layer = f"{prefix}encoder/layer_{index}"
+        parts = (f"{layer}/attention/self/{part}" for part in ("query", "key", "value"))
+        yield from _dense(block.query_key_value, *parts)
+        yield from _dense(block.attention_output, f"{layer}/attention/output/dense")
+        yield from _layer_norm(block.attention_norm, f"{layer}/attention/output/LayerNorm")
+        yield from _dense(block.intermediate, f"{layer}/intermediate/dense")
+        yield from _dense(block.output_dense, f"{layer}/output/dense")
+        yield from _layer_norm(block.output_norm, f"{layer}/output/LayerNorm")
 
 
-def _block(block: TransformerBlock, scope: str) -> Iterator[_Pair]:
-    yield from _dense(block.query_key_value, *(f"{scope}/attention/self/{part}" for part in ("query", "key", "value")))
-    yield from _dense(block.attention_output, f"{scope}/attention/output/dense")
-    yield from _layer_norm(block.attention_norm, f"{scope}/attention/output/LayerNorm")
-    yield from _dense(block.intermediate, f"{scope}/intermediate/dense")
-    yield from _dense(block.output_dense, f"{scope}/output/dense")
-    yield from _layer_norm(block.output_norm, f"{scope}/output/LayerNorm")
+def _dense(layer: Any, *names: str) -> Iterator[_Pair]:
+    yield layer.kernel, tuple(f"{name}/kernel" for name in names)
+    yield layer.bias, tuple(f"{name}/bias" for name in names)
 
 
-def _dense(layer: Any, *scopes: str) -> Iterator[_Pair]:
-    yield layer.kernel, tuple(f"{scope}/kernel" for scope in scopes)
-    yield layer.bias, tuple(f"{scope}/bias" for scope in scopes)
-
-
-def _layer_norm(layer: LayerNorm, scope: str) -> Iterator[_Pair]:
-    yield layer.gamma, (f"{scope}/gamma",)
-    yield layer.beta, (f"{scope}/beta",)
+def _layer_norm(layer: LayerNorm, name: str) -> Iterator[_Pair]:
+    yield layer.gamma, (f"{name}/gamma",)
+    yield layer.beta, (f"{name}/beta",)
 
 
 def are_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:

@@ -10,9 +10,10 @@ import tensorflow as tf
 
 from electra_cli.config.resolution import flatten, resolve
 from electra_cli.errors import UserError
-from electra_cli.interop import exporting, google_tf1, importing, starting_points, weights
+from electra_cli.interop import exporting, google_tf1, importing, starting_points
 from electra_cli.interop.runs import load_run
 from electra_cli.modeling import features
+from electra_cli.objectives import weights
 from electra_cli.objectives.base import build_pretrainer, objective_of
 from electra_cli.objectives.corruption import corrupt, sample_tokens
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
