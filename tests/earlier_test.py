@@ -17,6 +17,7 @@ from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
 from electra_cli.workdir.run_files import read_record, read_settings
 from tests.conftest import small_config
+from tests.finetuning import synthetic
 
 EARLIER = pathlib.Path(__file__).parent / "earlier"
 TEXTS = ["the small cat sees the old dog.", "The river follows a song"]
@@ -70,7 +71,7 @@ def test_a_stopped_fine_tuning_resumes_to_the_same_scores(tmp_path, monkeypatch)
     record = json.loads((EARLIER / "finetuned/config.json").read_text())
     config = default_config()
     config.update(record["finetuning"])
-    finetune(config, str(tmp_path / "finetuned"), "whole", Lines(lambda _: None))
+    finetune(config, str(tmp_path / "finetuned"), synthetic.start_from("whole"), Lines(lambda _: None))
     assert_same_lines(tmp_path / "finetuned/seed-0/metrics.jsonl", EARLIER / "finetuned_whole/seed-0/metrics.jsonl")
 
 
