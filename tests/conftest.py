@@ -1,8 +1,11 @@
 """A small corpus, its prepared data and a small config, which all tests share."""
 
+import fcntl
 import os
 import pathlib
 import random
+import shutil
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,6 +17,18 @@ from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
 from electra_cli.data.vocabulary import LearningSettings
+from tests import forking
+
+pytest_plugins = ["tests.isolation"]
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtestloop(session):
+    if session.config.pluginmanager.hasplugin("dsession"):  # xdist's workers come here, too
+        return (yield)
+    with forking.server():
+        return (yield)
+
 
 SEQ_LENGTH = 32
 VOCAB_SIZE = 160
@@ -37,17 +52,40 @@ def make_text(num_documents: int, seed: int = 0) -> str:
     return "\n\n".join("\n".join(line() for _ in range(rng.randint(2, 8))) for _ in range(num_documents)) + "\n"
 
 
-@pytest.fixture(scope="session")
-def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    path = tmp_path_factory.mktemp("corpus") / "text.txt"
-    path.write_text(make_text(150))
-    return path
+MadeOnce = Callable[[str, Callable[[pathlib.Path], object]], pathlib.Path]
 
 
 @pytest.fixture(scope="session")
-def data_dir(corpus_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Makes a directory that all processes of a session share, unless one of them has made it before."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def make(name: str, fill: Callable[[pathlib.Path], object]) -> pathlib.Path:
+        directory, mark = root / "shared" / name, root / "shared" / f"{name}.made"
+        directory.parent.mkdir(exist_ok=True)
+        with open(root / "shared" / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not mark.exists():
+                shutil.rmtree(directory, ignore_errors=True)
+                directory.mkdir()
+                fill(directory)
+                mark.touch()
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def corpus_file(made_once: MadeOnce) -> pathlib.Path:
+    return made_once("corpus", lambda directory: (directory / "text.txt").write_text(make_text(150))) / "text.txt"
+
+
+@pytest.fixture(scope="session")
+def data_dir(corpus_file: pathlib.Path, made_once: MadeOnce) -> pathlib.Path:
     """Prepared data: about 500 training examples of 32 tokens in 3 shards."""
-    return prepare_small(corpus_file, tmp_path_factory.mktemp("prepared") / "data")[0]
+    return made_once("prepared", lambda directory: prepare_small(corpus_file, directory / "data")) / "data"
 
 
 def prepare_small(corpus_file: pathlib.Path, output: pathlib.Path, **changes) -> tuple[pathlib.Path, Manifest]:

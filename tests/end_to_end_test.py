@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from tests import forking
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 from tests.terminal import Terminal, screen, shows_cursor
 from tests.training.loop_test import assert_same_run, weights_of
@@ -40,7 +41,7 @@ def command(module, *arguments):
 
 
 def run(module, *arguments):
-    result = subprocess.run(command(module, *arguments), capture_output=True, text=True, timeout=400)
+    result = forking.run(command(module, *arguments), capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
@@ -76,7 +77,7 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert whole.stderr == ""
     assert "Held-out evaluation at step 400 on 16 examples" in whole.stdout
 
-    process = subprocess.Popen(pretrain(prepared, "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(pretrain(prepared, "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step 140/400"):
             process.send_signal(signal.SIGTERM)
@@ -87,19 +88,19 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     assert stopped and 140 <= int(stopped[1]) < 400
 
     by_itself = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'run'}"]  # with its own config
-    resumed = subprocess.run(by_itself, capture_output=True, text=True, timeout=400)
+    resumed = forking.run(by_itself, capture_output=True, text=True, timeout=400)
     assert resumed.returncode == 0, resumed.stderr
     assert f"Going on from step {stopped[1]}." in resumed.stdout
     assert_same_run(prepared / "whole", prepared / "run")
 
-    evaluated = subprocess.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
+    evaluated = forking.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
     table = whole.stdout[whole.stdout.index("Held-out evaluation") : whole.stdout.index("Trained to step")]
     assert evaluated.returncode == 0, evaluated.stderr
     assert table.strip() in evaluated.stdout
 
     flags = ("--mode=eval", "--checkpoint=ckpt-300")
     command = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'whole'}", *flags]  # its own config
-    evaluated = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    evaluated = forking.run(command, capture_output=True, text=True, timeout=400)
     assert evaluated.returncode == 0, evaluated.stderr
     assert "Held-out evaluation at step 300 on 16 examples" in evaluated.stdout
 
@@ -116,7 +117,7 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     assert any(line.startswith("Trained to step 40;") for line in shown[-3:])
     assert not any("━" in line or "─" in line for line in shown)
 
-    result = subprocess.run(pretrain(prepared, "shown", *steps, "--quiet"), capture_output=True, text=True, timeout=400)
+    result = forking.run(pretrain(prepared, "shown", *steps, "--quiet"), capture_output=True, text=True, timeout=400)
     assert (result.returncode, result.stderr) == (0, "")
     warning, *table = result.stdout.splitlines()
     assert "warmup_steps=200 is longer than the run of 40 steps" in warning
@@ -126,7 +127,7 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
 def test_json_tells_all_that_is_written(prepared):
     steps = ("--config.train.num_steps=20", "--config.train.checkpoint_interval=20", "--config.eval.interval=0")
     flags = ("--config.objective.name=mlm", "--log_format=json")
-    result = subprocess.run(pretrain(prepared, "json", *steps, *flags), capture_output=True, text=True, timeout=400)
+    result = forking.run(pretrain(prepared, "json", *steps, *flags), capture_output=True, text=True, timeout=400)
     assert (result.returncode, result.stderr) == (0, "")
     records = [json.loads(line) for line in result.stdout.splitlines()]
     lines = [json.loads(line) for line in (prepared / "json" / "metrics.jsonl").read_text().splitlines()]
@@ -142,7 +143,7 @@ def test_json_tells_all_that_is_written(prepared):
 
 def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
     flags = pretrain(prepared, "started", f"--checkpoint={prepared / 'nowhere'}")
-    result = subprocess.run(flags, capture_output=True, text=True, timeout=400)
+    result = forking.run(flags, capture_output=True, text=True, timeout=400)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint or directory; give a" in result.stderr
     assert not (prepared / "started" / "config.json").exists()
@@ -158,7 +159,7 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
                     "--config.runtime.jit_compile=true"]  # fmt: skip
     for name, flags in (("one", []), ("two", two_replicas)):
-        result = subprocess.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
+        result = forking.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr
     assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
     one, two = (
@@ -179,7 +180,7 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
 
 def test_batch_that_replicas_do_not_divide(prepared):
     flags = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=8"]
-    result = subprocess.run(pretrain(prepared, "three", *flags), capture_output=True, text=True, timeout=400)
+    result = forking.run(pretrain(prepared, "three", *flags), capture_output=True, text=True, timeout=400)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "over 2 replicas, each in 8 parts" in result.stderr
     assert not (prepared / "three").exists()
@@ -195,7 +196,7 @@ def test_a_pipeline_stopped_by_sigterm_leaves_nothing(tmp_path):
         "--num_workers=1",
         "--runner=beam",
     )
-    process = subprocess.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("running the pipeline"):
             break
@@ -217,7 +218,7 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
         "--learn_vocab=160",
         "--num_workers=2",
     )
-    process = subprocess.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(command("electra_cli.commands.prepare", *flags), stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if line.startswith("tokenizing"):
             break
@@ -227,7 +228,7 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     assert errors.splitlines()[-1].endswith("stopped by SIGTERM; the same command goes on where it ended")
     assert "Traceback" not in errors
     assert sorted(os.listdir(tmp_path)) == ["data.partial", "text.txt"]
-    again = subprocess.run(
+    again = forking.run(
         command("electra_cli.commands.prepare", *flags), capture_output=True, text=True, check=True, timeout=300
     )
     assert "going on with" in again.stderr

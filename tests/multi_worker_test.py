@@ -12,6 +12,7 @@ import time
 import pytest
 
 from electra_cli.workdir.run_files import read_metrics
+from tests import forking
 from tests.training.loop_test import assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -55,7 +56,7 @@ class Workers:
         for index, log in enumerate(self.logs):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             self.processes.append(
-                subprocess.Popen(
+                forking.Popen(
                     [
                         *(sys.executable, "-m", "electra_cli.main", *FLAGS, *flags),
                         *(f"--config.data.dir={data_dir}", f"--workdir={workdir}"),

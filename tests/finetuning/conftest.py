@@ -8,8 +8,8 @@ from tests.finetuning import synthetic
 
 
 @pytest.fixture(scope="session")
-def encoder(tmp_path_factory):
-    return synthetic.make_encoder(tmp_path_factory.mktemp("encoder") / "run")
+def encoder(made_once):
+    return str(made_once("encoder", lambda directory: synthetic.make_encoder(directory / "run")) / "run")
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from electra_cli.training import throughput
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.workdir.workdir import RunRecords
+from tests import forking
 from tests.finetuning import synthetic
 from tests.terminal import Terminal
 
@@ -404,7 +405,7 @@ def test_two_devices_learn_as_one_does(tmp_path, encoder):
         "    config.runtime.logical_cpus = number\n"
         f"    finetune(config, f'{tmp_path}/{{number}}', synthetic.start_from({encoder!r}))\n"
     )
-    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert "2 logical CPUs, strategy mirrored" in result.stdout and "CPU, strategy one_device" in result.stdout
     one, two = ((tmp_path / number / "seed-0/metrics.jsonl").read_text().splitlines() for number in ("0", "2"))
     assert len(one) == len(two) == 4
@@ -448,7 +449,7 @@ def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(tmp_path, 
     program = _SPOILED
     for name, value in (("FILES", files), ("DIRECTORY", str(tmp_path)), ("ENCODER", encoder)):
         program = program.replace(name, repr(value))
-    result = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     for where in ("loss", "sum"):
         assert f"{where}: seed 0, step 4: the loss or gradient is infinite or NaN; give a lower" in result.stdout
 
@@ -464,7 +465,7 @@ def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
             "--config.train.num_epochs=400", "--config.train.global_batch_size=8", "--config.data.max_seq_length=32",
         ]  # fmt: skip
 
-    process = subprocess.Popen(flags("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forking.Popen(flags("stopped"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "stopped/seed-0/metrics.jsonl"
     end = time.monotonic() + 300
     while not (metrics.exists() and metrics.read_text()) and time.monotonic() < end:

@@ -16,6 +16,7 @@ from electra_cli.errors import UserError
 from electra_cli.interop import delivery, exporting, google_tf1, importing, starting_points, tfm
 from electra_cli.interop.runs import load_run
 from electra_cli.objectives import weights as weights_module
+from tests import forking
 from tests.cli.app_test import assert_user_error, call
 from tests.conftest import make_text
 from tests.interop.common import TOKENS, make_workdir, write_vocabulary
@@ -260,7 +261,7 @@ def test_an_import_is_trained_on_and_exported_with_the_commands(tmp_path, workdi
 
     def command(module, *arguments):
         flags = [sys.executable, "-m", module, *arguments]
-        result = subprocess.run(flags, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        result = forking.run(flags, capture_output=True, text=True, timeout=300, cwd=tmp_path)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout
 

@@ -2,7 +2,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -23,6 +22,7 @@ from electra_cli.training import loop, run
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator
 from electra_cli.training.initialization import restore_model
+from tests import forking
 from tests.conftest import _ADJECTIVES, _NOUNS, _VERBS, small_config
 from tests.training import loop_test
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
@@ -216,7 +216,7 @@ def test_several_replicas_and_a_quiet_terminal(data_dir, files, tmp_path):
         ("eval.probes", ",".join(files)), ("eval.probe_interval", 8),
     )]  # fmt: skip
     command = [sys.executable, "-m", "electra_cli.main", "--config=tiny", f"--workdir={tmp_path}", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = forking.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and result.stderr == "", result.stderr
     assert "2 logical CPUs, strategy mirrored" in result.stdout
     assert "step 20 probes  verbs accuracy" in result.stdout

@@ -1,12 +1,8 @@
-"""Runs of electra-pretrain in processes of their own that start in no time and tell what they are doing.
-
-A process that has imported everything, and let TensorFlow compute nothing, forks one for each run.
-"""
+"""Runs of electra-pretrain in forked processes that report what they are doing."""
 
 import collections
 import contextlib
 import math
-import multiprocessing
 import os
 import pathlib
 import resource
@@ -15,8 +11,8 @@ import signal
 import sys
 import time
 
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["electra_cli.training.loop", "electra_cli.main", "tests.training.processes"])
+from tests import forking
+
 TIMEOUT = 300.0
 
 
@@ -32,15 +28,16 @@ class Run:
     def __init__(self, flags, logs: pathlib.Path, *faults):
         number = len(list(logs.glob("*.out")))
         self._out, self._err = logs / f"{number}.out", logs / f"{number}.err"
-        self._out.touch()
-        self._notes, writer = FORKING.Pipe(duplex=False)
+        reader, writer = os.pipe()
+        self._notes = open(reader, "rb", buffering=0)  # noqa: SIM115
         self._rest = b""
         self.noted: list[tuple[str, float]] = []
-        self._process = FORKING.Process(target=_main, args=(flags, self._out, self._err, writer, faults))
         self.started = time.monotonic()
-        self._process.start()
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            files = [0, out.fileno(), err.fileno(), writer]
+            self._process = forking.fork_program(_main, (flags, faults), files)
         self.ended = math.inf
-        writer.close()
+        os.close(writer)
 
     def wait_for(self, begun: str, occurrence: int = 1, timeout: float = TIMEOUT) -> bool:
         """Waits until something has begun so many times; False when the process ended before."""
@@ -68,14 +65,12 @@ class Run:
         try:
             while self._read(end - time.monotonic()):
                 pass
-            self._process.join(max(end - time.monotonic(), 0.1))
+        except AssertionError:
+            self.send(signal.SIGKILL)
+            raise
         finally:
             self.ended = time.monotonic()
-            if self._process.is_alive():
-                self._process.kill()
-        code = self._process.exitcode
-        assert code is not None, f"no end in {timeout} seconds: {self.output[-2000:]}"
-        return code
+        return os.waitstatus_to_exitcode(self._process.wait())
 
     @property
     def doing(self) -> set[str]:
@@ -123,17 +118,11 @@ class Run:
         return bool(read)
 
 
-def _main(flags, out, err, notes, faults) -> None:
-    import tensorflow as tf
-
+def _main(flags, faults, notes) -> None:
     from electra_cli import main
 
-    # Raises where TensorFlow has computed something, in which case a fork is not to be trusted.
-    tf.config.threading.set_inter_op_parallelism_threads(0)
-    for path, number in ((out, 1), (err, 2)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     sys.argv = ["electra-pretrain", *flags]
-    _take_notes(notes.fileno())
+    _take_notes(notes)
     for fault in faults:
         fault()
     main.main()

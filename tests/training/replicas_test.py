@@ -1,10 +1,11 @@
 """One step, whatever it is divided over: replicas and parts, of one process with several logical CPUs."""
 
 import json
-import subprocess
 import sys
 
 import pytest
+
+from tests import forking
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +22,7 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.data.source import read_run
 from electra_cli.training.run import build_model
 from electra_cli.data.input_pipeline import training_dataset
+from tests import forking
 from tests.conftest import small_config
 
 data_dir, num_steps = sys.argv[1], int(sys.argv[2])
@@ -108,7 +110,7 @@ def result(data_dir):
     results = []
     for divisions in (("1x1", "1x2", "4x1"), ("2x1", "2x2")):
         arguments = [sys.executable, "-c", PROGRAM, str(data_dir), str(NUM_STEPS), *divisions]
-        process = subprocess.run(arguments, capture_output=True, text=True, timeout=500)
+        process = forking.run(arguments, capture_output=True, text=True, timeout=500)
         assert process.returncode == 0, process.stderr[-3000:]
         results.append(json.loads(process.stdout.splitlines()[-1]))
     first, second = results

@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -14,6 +13,7 @@ import tensorflow as tf
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
+from tests import forking
 from tests.conftest import small_config
 from tests.training.loop_test import assert_same_run, metrics_of, stop_at, train
 
@@ -167,7 +167,7 @@ loop.train(config, sys.argv[2], with_evaluation=False)
 def test_a_run_killed_while_saving_goes_on_exactly(whole, config, data_dir, tmp_path, moment, where, step):
     workdir = tmp_path / "run"
     arguments = [sys.executable, "-c", KILLED_WHILE_SAVING, str(data_dir), str(workdir), moment, where]
-    killed = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    killed = forking.run(arguments, capture_output=True, text=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list((workdir / "checkpoints").glob("ckpt-4.*"))) > 0
     lines = train(config, workdir, with_evaluation=False)

@@ -8,8 +8,6 @@ import tf_keras
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.updates import Updates
 
-RUNTIME = Runtime(tf.distribute.OneDeviceStrategy("/cpu:0"), False, "a test")
-
 
 @pytest.fixture
 def weight():
@@ -25,8 +23,9 @@ def make_steps(weight, optimizer, gradient):
         scale = optimizer.loss_scale if is_scaled else 1.0
         return [scale * gradient(step)], {"loss": tf.constant(1.0)}
 
+    runtime = Runtime(tf.distribute.OneDeviceStrategy("/cpu:0"), False, "a test")
     steps = Updates(
-        compute_gradients, lambda _: [tf.constant(1.0)], ("loss",), {"loss": []}, [weight], optimizer, RUNTIME, 1.0
+        compute_gradients, lambda _: [tf.constant(1.0)], ("loss",), {"loss": []}, [weight], optimizer, runtime, 1.0
     )
     batches = iter(tf.data.Dataset.from_tensors(tf.zeros([])).repeat())
     return lambda number: steps(batches, optimizer.iterations.read_value(), tf.constant(number, tf.int64))
