@@ -1,11 +1,15 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import ml_collections
 from absl import flags
 
-from electra_cli.cli import app, config_flag
+from electra_cli.cli import app
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
 from electra_cli.loggers.logger import Logger
@@ -15,7 +19,7 @@ if TYPE_CHECKING:  # --help must not wait for it
     from electra_cli.data.source import OpenedRun
 
 FLAGS = flags.FlagValues()
-config_flag.define(FLAGS)
+CONFIG = ConfigFlag(FLAGS, PRETRAINING)
 flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, config.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "mode",
@@ -79,7 +83,7 @@ def _main(values: flags.FlagValues) -> None:
         from electra_cli.config import text  # noqa: PLC0415
 
         run = source.read_run(settings, needs_data=False)
-        app.print_page(text.show(run, values.print_config, config_flag.command(values)))
+        app.print_page(text.show(run, values.print_config, CONFIG.command(os.path.basename(sys.argv[0]))))
         return
     if not values.workdir:
         raise UserError("--workdir is missing: give the directory of the run")
@@ -104,9 +108,9 @@ def _main(values: flags.FlagValues) -> None:
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     """Returns the config that was given; without one, that of the run in the workdir, which one worker looks at."""
     looks_at_run = values.mode in ("eval", "replay") or (values.workdir and run_files.has_record(values.workdir))
-    if values["config"].value is not None or values.print_config or not values.workdir or not looks_at_run:
-        return config_flag.given(values)
-    settings = run_files.read_settings(run_files.read_record(values.workdir), values.workdir)
+    if values.config is not None or values.print_config or not values.workdir or not looks_at_run:
+        return CONFIG.config
+    settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
     if settings.runtime.worker_addresses:
         if values.mode not in ("eval", "replay"):
             raise UserError(
@@ -154,14 +158,13 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
-    argv = ["--print_config=text" if argument == "--print_config" else argument for argument in argv]
-    return config_flag.parse(argv, FLAGS)
+    """Parses the command line into `FLAGS` and `CONFIG`, and returns what are no flags."""
+    return CONFIG.parse(["--print_config=text" if argument == "--print_config" else argument for argument in argv])
 
 
 def main() -> None:
     """Runs the command line."""
-    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=config_flag.read)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, config=CONFIG)
 
 
 if __name__ == "__main__":

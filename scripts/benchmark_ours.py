@@ -199,7 +199,7 @@ class Ours:
 
 def _load(arguments: argparse.Namespace, overrides: list[str]) -> ml_collections.ConfigDict:
     """Returns the config that `electra-pretrain` would train with."""
-    main_module.parse_flags(["benchmark.py", f"--config={arguments.preset}", *overrides])
+    main_module.CONFIG.parse(["benchmark.py", f"--config={arguments.preset}", *overrides])
     config = main_module.FLAGS["config"].value
     config.train.global_batch_size = arguments.batch
     config.runtime.precision = arguments.precision

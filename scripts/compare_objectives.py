@@ -22,9 +22,11 @@ import ml_collections
 from absl import flags
 from matplotlib.figure import Figure
 
-from electra_cli.cli import app, config_flag
+from electra_cli.cli import app
+from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config import resolution
 from electra_cli.config.labeled_files import parse_probes
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.objectives import flops
@@ -57,7 +59,7 @@ _OURS = (
 )  # fmt: skip
 
 FLAGS = flags.FlagValues()
-config_flag.define(FLAGS)
+CONFIG = ConfigFlag(FLAGS, PRETRAINING)
 flags.DEFINE_string("data", None, "Data directory of electra-prepare.", flag_values=FLAGS)
 flags.DEFINE_string("probes", None, "Labelled files, as config.eval.probes takes them.", flag_values=FLAGS)
 flags.DEFINE_integer("num_steps", None, "Steps of ELECTRA; those of the config if not given.", flag_values=FLAGS)
@@ -270,7 +272,7 @@ def _train(arguments: Sequence[str]) -> None:
 
 def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[ml_collections.ConfigDict, list[int]]:
     """Returns the config of ELECTRA and the seeds, from parsed flags and their `--config.KEY=VALUE`."""
-    settings = config_flag.given(values)
+    settings = CONFIG.config
     for flag in ("data", "probes", "output_dir"):
         if not values[flag].value:
             raise UserError(f"--{flag} is missing")
@@ -295,8 +297,7 @@ def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[ml_col
 
 
 def _main(values: flags.FlagValues) -> None:
-    overrides = [argument for argument in sys.argv[1:] if argument.startswith(("--config.", "-config."))]
-    settings, seeds = _checked(values, overrides)
+    settings, seeds = _checked(values, CONFIG.overrides)
     plans = make_plans(settings, Vocabulary.from_file(os.path.join(values.data, "vocab.txt")).size)
     os.makedirs(values.output_dir, exist_ok=True)
     workdirs: dict[str, list[str]] = {plan.objective: [] for plan in plans}
@@ -306,20 +307,14 @@ def _main(values: flags.FlagValues) -> None:
             print(f"{NAMES[plan.objective]}, seed {seed}: {plan.num_steps:,} steps in {workdir}", flush=True)
             own = [f"--config.{key}={value}" for key, value in plan.overrides(seed).items()]
             shared = [f"--config.data.dir={values.data}", f"--config.eval.probes={values.probes}"]
-            file = values["config"].config_filename
-            _train([f"--config={file}", *overrides, *shared, *own, f"--workdir={workdir}"])
+            _train([f"--config={CONFIG.file}", *CONFIG.overrides, *shared, *own, f"--workdir={workdir}"])
             workdirs[plan.objective].append(workdir)
         curves = [read_curve(plan, workdirs[plan.objective]) for plan in plans]
-        write_comparison(curves, seeds[:number], values.output_dir, shlex.join(_command()))
+        write_comparison(
+            curves, seeds[:number], values.output_dir, shlex.join(["scripts/compare_objectives.sh", *sys.argv[1:]])
+        )
     print(f"Table and picture: {os.path.join(values.output_dir, TABLE)}, {os.path.join(values.output_dir, PICTURE)}")
 
 
-def _command() -> list[str]:
-    return ["scripts/compare_objectives.sh", *_given]
-
-
-_given = sys.argv[1:]  # before `command_config.parse` writes presets as files
-
-
 if __name__ == "__main__":
-    app.run(_main, FLAGS, USAGE, "", lambda argv: config_flag.parse(argv, FLAGS))
+    app.run(_main, FLAGS, USAGE, "", CONFIG.parse)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 import benchmark_memory
 import ml_collections
 
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.planning import scale
 from electra_cli.planning.memory import replica_memory

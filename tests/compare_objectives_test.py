@@ -12,7 +12,7 @@ import xml.etree.ElementTree
 
 import pytest
 
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.objectives import flops
 from tests.conftest import VOCAB_SIZE

@@ -15,17 +15,15 @@ import re
 import runpy
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import setuptools
 from absl import flags
 
-from electra_cli.cli import config_flag
 from electra_cli.config import finetuning as finetuning_config
-from electra_cli.config import resolution as config_lib
+from electra_cli.config import resolution
 from electra_cli.config.finetuning import FINETUNING
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
 from tests.planning.common import load_script
 
@@ -207,7 +205,7 @@ def _setup() -> dict:
 
 @functools.cache
 def _all_keys() -> set[str]:
-    return {key for presets in (PRETRAINING, FINETUNING) for key in config_lib.flatten(presets.default_config())}
+    return {key for presets in (PRETRAINING, FINETUNING) for key in presets.fields}
 
 
 @functools.cache
@@ -223,11 +221,11 @@ def _check_ours(program: str, arguments: list[str], *, is_whole: bool = True) ->
     if arguments == ["--help"] or any(word.startswith("--print_completion=") for word in arguments):
         return
     # A module of its own for each command line: flags keep what they were given.
-    with _command_line([program, *arguments]) as argv:
+    with _config_files([program, *arguments]) as argv:
         module = runpy.run_module(entry_points()[program], run_name="documented")
         values = module["FLAGS"]
         try:
-            rest = module.get("parse_flags", values)(argv)
+            rest = (module.get("parse_flags") or (module["CONFIG"].parse if "CONFIG" in module else values))(argv)
             if len(rest) > 1:
                 raise UserError(f"unexpected argument {rest[1]}")
             if is_whole:
@@ -241,30 +239,27 @@ def _check_values(program: str, module: dict, values: flags.FlagValues) -> None:
     if (program == "electra-prepare" and values.inspect is None) or program == "electra-import":
         module["_check"](values)
     elif program == "electra-finetune" and values.predict is None:
-        finetuning_config.check(config_flag.given(values, FINETUNING))
-    elif program == "electra-pretrain" and values["config"].value is None and values.mode == "eval":
+        finetuning_config.check(module["CONFIG"].config)
+    elif program == "electra-pretrain" and values.config is None and values.mode == "eval":
         _expect(bool(values.workdir), [program], "no workdir is given, whose config is taken")
     elif program in ("electra-pretrain", "electra-plan"):
-        config = config_flag.given(values)
+        config = module["CONFIG"].config
         if not config.data.dir and not config.phases.data_dir:
             config.data.dir = "data"  # which examples leave out that are about other keys
-        config_lib.check(config)
+        resolution.check(config)
 
 
 @contextlib.contextmanager
-def _command_line(argv: list[str]) -> Iterator[list[str]]:
-    """Yields a command line whose config files exist; `sys.argv`, which ml_collections reads, is it meanwhile."""
-    kept = sys.argv
+def _config_files(argv: list[str]) -> Iterator[list[str]]:
+    """Yields a command line; its config files exist meanwhile."""
     placeholders = []
     try:
         for argument in argv:
             file = re.fullmatch(r"--config=(.+\.py)", argument)
             if file and not os.path.exists(file[1]):
                 placeholders.append(write_placeholder(pathlib.Path(file[1])))
-        sys.argv = list(argv)
-        yield sys.argv
+        yield argv
     finally:
-        sys.argv = kept
         for path in placeholders:
             path.unlink()
 
@@ -294,9 +289,9 @@ def _check_script(program: str, arguments: list[str], *, is_whole: bool = True) 
         _expect([word for word in arguments if word not in paths] in ([], ["-m", "not slow"]), arguments, "for pytest")
     elif path.name == "compare_objectives.sh":
         script = load_script(path.stem)
-        with _command_line([program, *arguments]) as argv:
+        with _config_files([program, *arguments]) as argv:
             try:
-                config_flag.parse(argv, script.FLAGS)
+                script.CONFIG.parse(argv)
                 script._checked(script.FLAGS, [word for word in arguments if word.startswith("--config.")])
             except (UserError, flags.Error) as error:
                 raise Mistake(f"{shlex.join([program, *arguments])}: {error}") from error

@@ -9,13 +9,14 @@ import pytest
 
 from electra_cli.api import load
 from electra_cli.config.finetuning import default_config
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.input_pipeline import training_batches
 from electra_cli.data.source import read_run
 from electra_cli.finetuning.finetune import finetune
 from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
-from electra_cli.workdir.run_files import read_record, read_settings
+from electra_cli.workdir.run_files import read_record
 from tests.conftest import small_config
 from tests.finetuning import synthetic
 
@@ -42,7 +43,7 @@ def assert_same_lines(path: pathlib.Path, expected: pathlib.Path) -> None:
 
 
 def settings_of(workdir: str):
-    config = read_settings(read_record(str(EARLIER / workdir)), workdir)
+    config = PRETRAINING.restore(read_record(str(EARLIER / workdir))["config"], workdir)
     config.data.dir = str(EARLIER / "data")
     return config
 

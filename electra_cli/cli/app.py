@@ -4,9 +4,7 @@ Each command declares its absl flags in a `FlagValues` of its own, so that `--he
 two commands can be imported in one process. TensorFlow is not imported here.
 """
 
-import dataclasses
 import os
-import re
 import signal
 import sys
 import warnings
@@ -14,11 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from absl import app, flags, logging
 
-from electra_cli.cli import flag_info
 from electra_cli.cli.completion import completion_script
-from electra_cli.cli.flag_info import FlagInfo
-from electra_cli.cli.help_text import COMMON_FLAGS, help_text
-from electra_cli.config.reference import Entry
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.cli.help_text import COMMON_FLAGS, describe, describe_keys, help_text
 from electra_cli.config.suggestions import did_you_mean
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.logger import Logger
@@ -28,30 +24,7 @@ EXIT_INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
-_TRUTHS = {"bool": ("true", "false")}
-# How absl and Python begin to say that a value is no choice, whole number, number or truth.
-_PARSERS_COMPLAINTS = (
-    "value should be one of",
-    r"invalid literal for int\(\)",
-    "could not convert string to float",
-    r"\('Non-boolean argument",
-)
 _SHELLS = ("bash", "zsh", "fish")
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """The config of a command, as its help and its completion show it.
-
-    Attributes:
-      entries: its keys.
-      presets: what `--config` takes besides files.
-      choices: the values of keys that take some only.
-    """
-
-    entries: Sequence[Entry]
-    presets: Sequence[str]
-    choices: Mapping[str, Sequence[str]]
 
 
 def run(
@@ -62,12 +35,12 @@ def run(
     parse_flags: Callable[[list[str]], list[str]] | None = None,
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
-    read_config: Callable[[], Config] | None = None,
+    config: ConfigFlag | None = None,
     takes_directories: bool = False,
 ) -> None:
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
-    Exit codes: 0 done; 2 a mistake of the user's, told in one line on standard error; 75 stopped by a signal after
+    Exit codes: 0 done; 2 a mistake of the user's, reported in one line on standard error; 75 stopped by a signal after
     saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback for anything else.
 
     Args:
@@ -75,10 +48,10 @@ def run(
       flag_values: the command's own flags.
       usage: what the command does and how it is called; the first paragraph of its help.
       examples: further text printed after the flags.
-      parse_flags: what parses the command line in place of `flag_values`; returns what are no flags.
+      parse_flags: what parses the command line in place of `config` or `flag_values`; returns what are no flags.
       groups: names of the flags that the help shows together, by a title.
-      read_config: returns the config that `--config` names, of a command that has one.
-      takes_directories: whether directories may stand on the command line without a flag.
+      config: the `--config` of a command that has one.
+      takes_directories: whether directories may be on the command line without a flag.
     """
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
@@ -88,20 +61,27 @@ def run(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
 
     def parse(argv: list[str]) -> list[str]:
+        schema = config.schema if config else None
+        own_flags = describe(flag_values, schema)
+        all_flags = [*own_flags, *COMMON_FLAGS, *(describe_keys(schema) if schema else ())]
         if any(argument in _HELP_FLAGS for argument in argv[1:]):
-            entries = read_config().entries if read_config else ()
-            text = help_text(usage, flag_info.describe(flag_values), groups or {}, examples, entries)
+            text = help_text(usage, own_flags, groups or {}, examples, schema)
             print_page(text.replace("{program}", program))
             sys.exit(0)
-        if any(argument.startswith("--print_completion") for argument in argv[1:]):
-            print_page(_completion(program, argv, _all_flags(flag_values, read_config), takes_directories))
+        shell = next((word.partition("=")[2] for word in argv[1:] if word.startswith("--print_completion")), None)
+        if shell is not None:
+            if shell not in _SHELLS:
+                raise UserError(
+                    f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
+                )
+            print_page(completion_script(program, shell, all_flags, takes_directories=takes_directories))
             sys.exit(0)
         flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
-        logging.set_verbosity(logging.WARNING)  # TensorFlow tells its internals at INFO, through absl
+        logging.set_verbosity(logging.WARNING)  # TensorFlow logs its internals at INFO, through absl
         try:
-            rest = (parse_flags or flag_values)(argv)
+            rest = (parse_flags or (config.parse if config else flag_values))(argv)
         except flags.UnrecognizedFlagError as error:
-            known = [flag.name for flag in _all_flags(flag_values, read_config)]
+            known = [flag.name for flag in all_flags]
             if error.flagname in known:  # a key, which is a flag once there is a config
                 raise UserError(
                     f"--config is missing, and --{error.flagname} needs one: give a preset or a file"
@@ -109,7 +89,8 @@ def run(
             meant = did_you_mean(error.flagname, known, "--")
             raise UserError(f"there is no flag --{error.flagname}{meant} (see {program} --help)") from error
         except flags.Error as error:
-            raise UserError(f"{_describe_mistake(error, flag_values)} (see {program} --help)") from error
+            mistake = _describe_bad_value(argv, flag_values) or str(error)
+            raise UserError(f"{mistake} (see {program} --help)") from error
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value (see {program} --help)")
         return rest
@@ -128,6 +109,28 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
+
+
+def _describe_bad_value(argv: Sequence[str], flag_values: flags.FlagValues) -> str | None:
+    """Returns what is wrong with the first value that its flag refuses, with an example; None: all are accepted."""
+    for word, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or name not in flag_values:
+            continue
+        flag, value = flag_values[name], value if equals else following
+        if flag.boolean and not equals:
+            continue
+        try:
+            flag.parser.parse(value)
+        except (ValueError, TypeError):
+            choices = getattr(flag.parser, "enum_values", ())
+            if choices:
+                return f"--{name}={value}: must be one of {', '.join(choices)}{did_you_mean(value, choices)}"
+            if flag.boolean:
+                return f"--{name}={value}: must be true or false"
+            kind, example = ("a whole number", 4000) if flag.flag_type() == "int" else ("a number", 0.5)
+            return f"--{name}={value}: must be {kind}, such as {example if flag.default is None else flag.default}"
+    return None
 
 
 def define_output_flags(flag_values: flags.FlagValues) -> None:
@@ -165,45 +168,3 @@ def print_page(text: str) -> None:
     """Prints text that may be read through `head` or `less`: a pipe that is closed ends the process quietly."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     print(text.rstrip())
-
-
-def _all_flags(flag_values: flags.FlagValues, read_config: Callable[[], Config] | None) -> list[FlagInfo]:
-    """Returns the flags of a command with those of its config's keys."""
-    found = [*flag_info.describe(flag_values), *COMMON_FLAGS]
-    if read_config is None:
-        return found
-    config = read_config()
-    keys = [
-        flag_info.describe_key(entry, config.choices.get(entry.path, _TRUTHS.get(entry.type, ())))
-        for entry in config.entries
-    ]
-    return [
-        *(dataclasses.replace(flag, suggestions=config.presets) if flag.name == "config" else flag for flag in found),
-        *keys,
-    ]
-
-
-def _completion(program: str, argv: list[str], found: list[FlagInfo], takes_directories: bool) -> str:
-    argument = next(argument for argument in argv if argument.startswith("--print_completion"))
-    shell = argument.partition("=")[2]
-    if shell not in _SHELLS:
-        raise UserError(
-            f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
-        )
-    return completion_script(program, shell, found, takes_directories=takes_directories)
-
-
-def _describe_mistake(error: flags.Error, flag_values: flags.FlagValues) -> str:
-    """Returns what is wrong with a flag's value, with what may have been meant or an example of what it takes."""
-    match = re.match(rf"flag --(\w+)=(.*): (?:{'|'.join(_PARSERS_COMPLAINTS)})", str(error), re.S)
-    if match is None:
-        return str(error)
-    name, value = match.groups()
-    flag = flag_values[name]
-    choices = getattr(flag.parser, "enum_values", ())
-    if choices:
-        return f"--{name}={value}: must be one of {', '.join(choices)}{did_you_mean(value, choices)}"
-    if flag.boolean:
-        return f"--{name}={value}: must be true or false"
-    kind, example = ("a whole number", 4000) if flag.flag_type() == "int" else ("a number", 0.5)
-    return f"--{name}={value}: must be {kind}, such as {example if flag.default is None else flag.default}"

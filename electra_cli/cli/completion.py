@@ -8,7 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 
-from electra_cli.cli.flag_info import FlagInfo
+from electra_cli.cli.help_text import FlagInfo
 
 _DESCRIPTION_WIDTH = 70
 

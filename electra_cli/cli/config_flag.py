@@ -1,134 +1,183 @@
-"""`--config` on a command line: a preset or file with overrides, parsed, and its mistakes told in a line each.
+"""`--config` on a command line: a preset or file with overrides, parsed, and its mistakes reported in a line each.
 
 TensorFlow is not imported here.
 """
 
 import ast
-import os
+import importlib.machinery
+import importlib.util
 import pathlib
 import re
 import shlex
-import sys
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from electra_cli.cli import app
-from electra_cli.config import reference, resolution
-from electra_cli.config.presets import PRETRAINING, Presets
+from electra_cli.config.fields import Schema, flatten
+from electra_cli.config.suggestions import nearest
 from electra_cli.errors import UserError
 
-
-def define(flag_values: flags.FlagValues, presets: Presets = PRETRAINING) -> None:
-    """Declares `--config` and `--config.KEY` among the flags of a command."""
-    config_flags.DEFINE_config_file(
-        "config",
-        help_string=f"Preset ({', '.join(presets.names())}) or config file. Any of its keys can be overridden: "
-        "--config.SECTION.KEY=VALUE",
-        lock_config=True,
-        flag_values=flag_values,
-    )
+# What people call the types of values.
+_KINDS_OF_VALUES = {
+    "bool": "true or false",
+    "int": "a whole number, such as 1000",
+    "float": "a number, such as 0.01",
+    "str": "text",
+    "tuple": "values separated by commas",
+}
 
 
-def given(values: flags.FlagValues, presets: Presets = PRETRAINING) -> ml_collections.ConfigDict:
-    """Returns the config of parsed flags.
+class ConfigFlag:
+    """`--config=PRESET_OR_FILE` and `--config.KEY=VALUE` among the flags of a command.
 
-    Raises:
-      UserError: none was given.
+    Args:
+      flag_values: the flags; `--config` is declared there.
+      schema: the keys and presets.
+
+    Attributes:
+      schema: the same.
+      file: the config file that was given, that of a preset where that was; None: none.
+      overrides: the other arguments of the config, each as `--config.KEY=VALUE`.
     """
-    if values["config"].value is None:
-        raise UserError(f"--config is missing: give a file or a preset ({', '.join(presets.names())})")
-    return values["config"].value
 
-
-def command(values: flags.FlagValues, presets: Presets = PRETRAINING) -> str:
-    """Returns a command line with the config of parsed flags."""
-    file = values["config"].config_filename
-    name = pathlib.Path(file).stem
-    shown = name if name in presets.names() and file == presets.path(name) else file
-    overrides = [argument for argument in sys.argv[1:] if re.match(r"--?config\.", argument)]
-    return shlex.join([os.path.basename(sys.argv[0]), f"--config={shown}", *overrides])
-
-
-def read(presets: Presets = PRETRAINING) -> app.Config:
-    """Returns what help and completion tell of presets and keys."""
-    return app.Config(reference.entries(presets.module), presets.names(), presets.choices)
-
-
-def parse(argv: list[str], flag_values: flags.FlagValues, presets: Presets = PRETRAINING) -> list[str]:
-    """Parses the command line into `flag_values` and returns what are no flags.
-
-    Raises:
-      UserError: the config cannot be loaded, or an override names no key or has a value of another type.
-    """
-    argv = [_quote_tuple(argument, presets) for argument in _expand_preset(argv, presets)]
-    # Overrides apply to the config wherever they stand on the command line.
-    files = [argument for argument in argv if argument.startswith("--config=")]
-    argv = [argv[0], *files, *(argument for argument in argv[1:] if argument not in files)]
-    sys.argv = argv  # config_flags looks there for the overrides
-    if files:
-        keys = _load_config(files[-1], presets)
-        for argument in argv:
-            override = re.match(r"--?config\.([^=]+)", argument)
-            if override and override[1] not in keys:
-                raise UserError(
-                    f"--config.{override[1]}: {resolution.describe_keys(presets.default_config(), override[1])}"
-                )
-    try:
-        return flag_values(argv)
-    except flags.IllegalFlagValueError as error:
-        override = re.match(r"flag --config\.([^=]+)=([^:]*):", str(error))
-        if override is None:
-            raise
-        described = resolution.describe_keys(presets.default_config(), override[1])
-        raise UserError(f"--config.{override[1]}={override[2]}: {described}") from error
-
-
-def _expand_preset(argv: list[str], presets: Presets) -> list[str]:
-    """Writes `--config=small` and `--config small` as `--config=` and a file."""
-    expanded: list[str] = []
-    arguments = iter(argv)
-    for argument in arguments:
-        if argument in ("--config", "-config"):
-            argument = f"--config={next(arguments, '')}"
-        name, equals, value = argument.partition("=")
-        is_config = name in ("--config", "-config") and equals
-        expanded.append(f"--config={presets.path(value)}" if is_config else argument)
-    return expanded
-
-
-def _quote_tuple(argument: str, presets: Presets) -> str:
-    """Writes `--config.KEY=a,b` with quotes, `('a', 'b')`, where the key holds several values and they are text."""
-    name, equals, value = argument.partition("=")
-    key = re.fullmatch(r"--?config\.(.+)", name)
-    if not equals or key is None or not isinstance(resolution.flatten(presets.default_config()).get(key[1]), tuple):
-        return argument
-    try:
-        ast.literal_eval(value)
-        return argument
-    except (ValueError, SyntaxError):
-        return f"{name}={tuple(part.strip() for part in value.split(',') if part.strip())!r}"
-
-
-def _load_config(argument: str, presets: Presets) -> set[str]:
-    """Loads the config of `--config=FILE` alone, so that what is wrong with it is told as such; returns its keys."""
-    scratch = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=scratch, sys_argv=[sys.argv[0], argument])
-    try:
-        scratch([sys.argv[0], argument])
-        keys = set(resolution.flatten(scratch["config"].value))
-    # A config file is the user's program: whatever it raises is for the user to mend.
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[-1]
-        raise UserError(
-            f"{argument} cannot be loaded ({type(error).__name__}: {reason}): give a Python file with get_config(), as "
-            f"--print_config prints it, or a preset ({', '.join(presets.names())})"
-        ) from error
-    wrong = sorted(keys ^ set(resolution.flatten(presets.default_config())))
-    if wrong:
-        raise UserError(
-            f"{argument}: get_config() must return {presets.origin}() with other values, but these "
-            f"keys were added or are missing: {', '.join(wrong)}"
+    def __init__(self, flag_values: flags.FlagValues, schema: Schema):
+        self.schema = schema
+        self.file: str | None = None
+        self.overrides: list[str] = []
+        self._config: ml_collections.ConfigDict | None = None
+        self._flag_values = flag_values
+        flags.DEFINE_string(
+            "config",
+            None,
+            f"Preset ({', '.join(schema.names())}) or config file. Any of its keys can be overridden: "
+            "--config.SECTION.KEY=VALUE",
+            flag_values=flag_values,
         )
-    return keys
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The config with its overrides.
+
+        Raises:
+          UserError: none was given.
+        """
+        if self._config is None:
+            raise UserError(f"--config is missing: give a file or a preset ({', '.join(self.schema.names())})")
+        return self._config
+
+    def command(self, program: str) -> str:
+        """Returns the command line of a program with the config that was given."""
+        assert self.file is not None
+        name = pathlib.Path(self.file).stem
+        is_preset = name in self.schema.names() and self.file == self.schema.path(name)
+        return shlex.join([program, f"--config={name if is_preset else self.file}", *self.overrides])
+
+    def parse(self, argv: list[str]) -> list[str]:
+        """Parses a command line into the command's flags and the config, and returns what are no flags.
+
+        Overrides apply to the config wherever they are on the command line.
+
+        Raises:
+          UserError: the config cannot be loaded, or an override names no key or has a value of another type.
+          flags.Error: a mistake in another flag.
+        """
+        arguments = self._flag_values.read_flags_from_files(argv[1:], force_gnu=False)
+        names, overrides, rest = self._split(arguments)
+        self.file, self.overrides, self._config = None, [], None
+        if names:
+            self.file = [self.schema.path(name) for name in names][-1]
+            self._config = self._load(self.file)
+            self.overrides = [f"--config.{key}={value}" for key, value in overrides]
+            self._override(self._config, overrides)
+            return self._flag_values([argv[0], f"--config={self.file}", *rest])
+        return self._flag_values(argv)
+
+    def _split(self, arguments: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:
+        """Returns the values of `--config`, key and value of each override, and the other arguments."""
+        names: list[str] = []
+        overrides: list[tuple[str, str]] = []
+        rest: list[str] = []
+        words = iter(arguments)
+        for word in words:
+            match = re.fullmatch(r"--?(no)?config(\.[^=]+)?(?:=(.*))?", word, re.DOTALL)
+            if match is None or (match[1] and not match[2]):
+                rest.append(word)
+                continue
+            key, value = (match[2] or "").removeprefix("."), match[3]
+            is_switch = key in self.schema.fields and self.schema.fields[key].type_name == "bool"
+            if value is None:
+                value = ("false" if match[1] else "true") if is_switch else next(words, None)
+            if value is None and key in self.schema.fields:
+                raise flags.Error(f"Missing value for flag {word}")
+            if key:
+                overrides.append((key, self._quote(key, value or "")))
+            else:
+                names.append(value or "")
+        return names, overrides, rest
+
+    def _quote(self, key: str, value: str) -> str:
+        """Writes `a,b` with quotes, `('a', 'b')`, where the key holds several values and they are text."""
+        if key not in self.schema.fields or self.schema.fields[key].type_name != "tuple":
+            return value
+        try:
+            ast.literal_eval(value)
+            return value
+        except (ValueError, SyntaxError):
+            return repr(tuple(part.strip() for part in value.split(",") if part.strip()))
+
+    def _load(self, file: str) -> ml_collections.ConfigDict:
+        presets = ", ".join(self.schema.names())
+        try:
+            loader = importlib.machinery.SourceFileLoader("config_file", file)
+            module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+            loader.exec_module(module)
+            config = module.get_config()
+            if not isinstance(config, ml_collections.ConfigDict):
+                raise TypeError(f"get_config() returns {type(config).__name__}, no ConfigDict")
+        # A config file is the user's program: whatever it raises is for the user to fix.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [""])[-1]
+            raise UserError(
+                f"--config={file} cannot be loaded ({type(error).__name__}: {reason}): give a Python file with "
+                f"get_config(), as --print_config prints it, or a preset ({presets})"
+            ) from error
+        wrong = sorted(flatten(config).keys() ^ self.schema.fields.keys())
+        if wrong:
+            raise UserError(
+                f"--config={file}: get_config() must return {self.schema.origin}() with other values, but these keys "
+                f"were added or are missing: {', '.join(wrong)}"
+            )
+        return config
+
+    def _override(self, config: ml_collections.ConfigDict, overrides: list[tuple[str, str]]) -> None:
+        for key, _ in overrides:
+            if key not in self.schema.fields:
+                raise UserError(f"--config.{key}: {self._describe(key)}")
+        values = flags.FlagValues()
+        arguments = [f"--config.{key}={value}" for key, value in overrides]
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
+        for (key, value), argument in zip(overrides, arguments, strict=True):
+            try:
+                values(["", argument])
+            except flags.IllegalFlagValueError as error:
+                raise UserError(f"--config.{key}={value}: {self._describe(key)}") from error
+
+    def _describe(self, key: str) -> str:
+        """Returns what a key takes, or which keys exist where it goes wrong, as 'train.num_stepz' does."""
+        fields = self.schema.fields
+        sections = {name.rpartition(".")[0] for name in fields} - {""}
+        if key in fields:
+            return f"config.{key} takes {_KINDS_OF_VALUES[fields[key].type_name]}"
+        section, _, rest = key.partition(".")
+        for name in (section, ".".join(key.split(".")[:2])):
+            if name in fields:
+                return f"config.{name} is a value and has no keys"
+        parent, part = (f"{section}.", rest.partition(".")[0]) if section in sections else ("", section)
+        names = {name.removeprefix(parent).partition(".")[0] for name in fields if name.startswith(parent)}
+        where = f"config.{parent}".removesuffix(".")
+        if key in sections:
+            return f"{where} is a section; its keys: {', '.join(sorted(names))}"
+        meant = nearest(key, fields)
+        hint = f"; its keys: {', '.join(sorted(names))}" if meant is None else f"; did you mean config.{meant}?"
+        return f"{where} has no key {part!r}{hint}"

@@ -1,14 +1,62 @@
-"""The help of a command: its flags in groups, and the keys of its config. TensorFlow is not imported here."""
+"""The flags of a command and the keys of its config, and the help that shows them. TensorFlow is not imported here."""
 
+import dataclasses
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from electra_cli.cli.flag_info import FlagInfo
-from electra_cli.config.reference import Entry
+from absl import flags
 
-_WIDTH_WITHOUT_TERMINAL, _LEAST_WIDTH, _GREATEST_WIDTH = 100, 60, 120
+from electra_cli.config.fields import Field, Schema
+
+_WIDTH_WITHOUT_TERMINAL, _MIN_WIDTH, _MAX_WIDTH = 100, 60, 120
 _FLAG_COLUMN, _KEY_COLUMN = 30, 38
+# The last words of names whose values are paths: of flags, and of a config's keys.
+_PATH_FLAGS = {
+    "DIR": ("dir", "workdir", "inspect"),
+    "FILE": ("file", "hparams", "predict"),
+    "PATH": ("input", "checkpoint", "source", "output", "init", "like"),
+}
+_PATH_KEYS = {"DIR": ("dir",), "FILE": ("file", "train", "validation", "test", "probes"), "PATH": ("checkpoint",)}
+
+
+@dataclasses.dataclass(frozen=True)
+class FlagInfo:
+    """A flag, or a key of a config as the flag that it is on a command line.
+
+    Attributes:
+      name: without dashes.
+      value: what stands for its value, such as FILE; empty for a flag that is given or not.
+      description: what it does, as one line.
+      default: its default as on a command line; empty: none.
+      choices: the values that it takes; empty: others too.
+      suggestions: values among others, to complete.
+    """
+
+    name: str
+    value: str
+    description: str
+    default: str = ""
+    choices: Sequence[str] = ()
+    suggestions: Sequence[str] = ()
+
+    @property
+    def takes_directory(self) -> bool:
+        """Whether its value is a directory, or several."""
+        return self.value.startswith("DIR")
+
+    @property
+    def takes_path(self) -> bool:
+        """Whether its value is a file or directory, or several."""
+        return self.value.startswith(("FILE", "PATH", "PRESET"))
+
+    @property
+    def takes_several(self) -> bool:
+        """Whether its value may be several ones, with commas between them."""
+        return self.value.endswith("[,...]")
+
+
 # What every command takes.
 COMMON_FLAGS = (
     FlagInfo("help", "", "Print this text."),
@@ -17,12 +65,67 @@ COMMON_FLAGS = (
 )  # fmt: skip
 
 
+def describe(flag_values: flags.FlagValues, schema: Schema | None = None) -> list[FlagInfo]:
+    """Returns the flags of a command in the order of their declaration, but not the keys of its config.
+
+    Args:
+      flag_values: the flags.
+      schema: of its config, where it takes one.
+    """
+    infos: dict[str, FlagInfo] = {}
+    for flag in flag_values._flags().values():
+        has_default = flag.default not in (None, "", []) and flag.default is not False
+        default = (flag.default_as_str or "").strip("'") if has_default else ""
+        choices = tuple(getattr(flag.parser, "enum_values", ()))
+        # absl writes the choices before what the flag does.
+        description = " ".join((flag.help or "").removeprefix(f"<{'|'.join(choices)}>:").split())
+        suggestions = schema.names() if schema and flag.name == "config" else ()
+        # A flag with a short name occurs under both.
+        infos[flag.name] = FlagInfo(flag.name, _value_name(flag, choices), description, default, choices, suggestions)
+    return list(infos.values())
+
+
+def describe_keys(schema: Schema) -> list[FlagInfo]:
+    """Returns the keys of a config as flags."""
+    return [_describe_key(key, field) for key, field in schema.fields.items()]
+
+
+def _describe_key(key: str, field: Field) -> FlagInfo:
+    is_text = field.type_name in ("str", "tuple")
+    path = _path_name(key.rpartition(".")[2], _PATH_KEYS) if is_text else ""
+    value = f"{path}[,...]" if path and field.type_name == "tuple" else path or field.type_name.upper()
+    choices = ("true", "false") if field.type_name == "bool" else field.choices
+    return FlagInfo(f"config.{key}", value, field.description, choices=choices)
+
+
+def _path_name(name: str, words: Mapping[str, Sequence[str]]) -> str:
+    """Returns what the value of a flag or key of that name is, of the keys of `words`; '': no path."""
+    last = name.rpartition("_")[2]
+    return next((kind for kind, known in words.items() if last in known), "")
+
+
+def _value_name(flag: Any, choices: Sequence[str]) -> str:
+    if flag.boolean:
+        return ""
+    if choices:
+        return "|".join(choices)
+    kind = flag.flag_type()
+    if kind in ("int", "float"):
+        return "N" if kind == "int" else "X"
+    if flag.name == "config":
+        return "PRESET_OR_FILE"
+    path = _path_name(flag.name, _PATH_FLAGS)
+    if "list" in kind:
+        return f"{path}[,...]" if path else "A[,B...]"
+    return path or "TEXT"
+
+
 def help_text(
     usage: str,
     flags: Iterable[FlagInfo],
     groups: Mapping[str, Sequence[str]],
     examples: str = "",
-    config_entries: Sequence[Entry] = (),
+    schema: Schema | None = None,
 ) -> str:
     """Returns the help of a command, as wide as the terminal.
 
@@ -31,9 +134,9 @@ def help_text(
       flags: its flags.
       groups: the names of the flags that belong together, by a title; others come last.
       examples: text that follows the flags.
-      config_entries: the keys of its config.
+      schema: the keys of its config, where it takes one.
     """
-    width = min(_GREATEST_WIDTH, max(_LEAST_WIDTH, shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns))
+    width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns))
     by_name = {flag.name: flag for flag in flags}
     named = [name for names in groups.values() for name in names]
     others = [name for name in sorted(by_name) if name not in named]
@@ -45,8 +148,8 @@ def help_text(
     parts.append(f"Help:\n{common}")
     if examples:
         parts.append(examples.strip())
-    if config_entries:
-        parts.append(_config_text(config_entries, width))
+    if schema:
+        parts.append(_config_text(schema, width))
     return "\n\n".join(parts)
 
 
@@ -58,26 +161,23 @@ def _flag_text(flag: FlagInfo, width: int) -> str:
 
 
 def _two_columns(head: str, text: str, column: int, width: int) -> str:
-    """Returns `head` with the wrapped text beside it, or below where it is too long."""
+    """Returns `head` with the wrapped text next to it, or below where it is too long."""
     lines = textwrap.wrap(text, width - column, break_on_hyphens=False)
     if len(head) + 2 > column:
         return "\n".join([head, *(" " * column + line for line in lines)])
     return "\n".join([f"{head:<{column}}{lines[0]}", *(" " * column + line for line in lines[1:])])
 
 
-def _config_text(config_entries: Sequence[Entry], width: int) -> str:
-    parts = []
-    for section in dict.fromkeys(entry.section for entry in config_entries):
-        lines = [f"config.{section}:" if section else "config:"]
-        keys = [entry for entry in config_entries if entry.section == section]
-        for entry, following in zip(keys, [*keys[1:], None], strict=True):
-            head = f"  {entry.key} = {_default(entry)}"
-            # Keys that share a description have it below them.
-            is_shared = following is not None and following.description == entry.description
-            lines.append(head if is_shared else _two_columns(head, entry.description, _KEY_COLUMN, width))
-        parts.append("\n".join(lines))
-    return "\n\n".join(["Config keys with their defaults; override them with --config.SECTION.KEY=VALUE", *parts])
-
-
-def _default(entry: Entry) -> str:
-    return f"unset ({entry.type})" if entry.default == "unset" else entry.default
+def _config_text(schema: Schema, width: int) -> str:
+    parts = ["Config keys with their defaults; override them with --config.SECTION.KEY=VALUE"]
+    keys, section = list(schema.fields.items()), None
+    for (key, field), (_, following) in zip(keys, [*keys[1:], ("", None)], strict=True):
+        if key.rpartition(".")[0] != section:
+            section = key.rpartition(".")[0]
+            parts.append(f"\nconfig.{section}:" if section else "\nconfig:")
+        default = f"unset ({field.type_name})" if field.default is None else field.default_text
+        head = f"  {key.rpartition('.')[2]} = {default}"
+        # Keys that share a description have it below them.
+        is_shared = following is not None and following.description == field.description
+        parts.append(head if is_shared else _two_columns(head, field.description, _KEY_COLUMN, width))
+    return "\n".join(parts)

@@ -5,18 +5,18 @@ from collections.abc import Callable
 
 from absl import flags
 
-from electra_cli.cli import app, config_flag
-from electra_cli.config.finetuning import FINETUNING, check, check_start
+from electra_cli.cli import app
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.finetuning import FINETUNING, FORMATS, check, check_start
 from electra_cli.config.labeled_files import parse_file
 from electra_cli.errors import UserError
-from electra_cli.finetuning.labeled_files import FORMATS
 from electra_cli.finetuning.prediction_input import open_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
 from electra_cli.loggers.logger import Logger
 
 FLAGS = flags.FlagValues()
-config_flag.define(FLAGS, FINETUNING)
+CONFIG = ConfigFlag(FLAGS, FINETUNING)
 flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, predictions, scores.", flag_values=FLAGS)
 flags.DEFINE_string(
     "init",
@@ -87,7 +87,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
     for name in ("output", "seed"):
         if values[name].value is not None:
             raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
-    settings = config_flag.given(values, FINETUNING)
+    settings = CONFIG.config
     check(settings)
     check_start(values.init, values.like)
 
@@ -134,15 +134,9 @@ def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Logger], None]:
     return work
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line into `FLAGS` and returns what are no flags (`command_config.parse`)."""
-    return config_flag.parse(argv, FLAGS, FINETUNING)
-
-
 def main() -> None:
     """Runs the command line."""
-    read_config = functools.partial(config_flag.read, FINETUNING)
-    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=read_config)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS, config=CONFIG)
 
 
 if __name__ == "__main__":

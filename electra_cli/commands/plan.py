@@ -6,13 +6,15 @@ import signal
 
 from absl import flags
 
-from electra_cli.cli import app, config_flag
-from electra_cli.config.resolution import notices
+from electra_cli.cli import app
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.checks import notices
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.planning import plan as planning
 from electra_cli.planning import report
 
 FLAGS = flags.FlagValues()
-config_flag.define(FLAGS)
+CONFIG = ConfigFlag(FLAGS, PRETRAINING)
 flags.DEFINE_bool(
     "measure", False, "Run 20 steps on this machine's devices, and correct the times predicted.", flag_values=FLAGS
 )
@@ -34,8 +36,8 @@ GROUPS = {"Required": ("config",), "Output": ("measure", "json")}
 
 
 def _main(values: flags.FlagValues) -> None:
-    config = config_flag.given(values)
-    name = os.path.basename(values["config"].config_filename).removesuffix(".py")
+    config = CONFIG.config
+    name = os.path.basename(values.config).removesuffix(".py")
     measured, notes = None, [f"note: {line}" for line in notices(config)]
     plan = planning.make_plan(config)  # before anything slow: what is wrong with the config is told at once
     if values.measure:
@@ -51,15 +53,10 @@ def _main(values: flags.FlagValues) -> None:
         print(report.to_text(plan, name, notes))
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line into `FLAGS` and returns what are no flags."""
-    return config_flag.parse(argv, FLAGS)
-
-
 def main() -> None:
     """Runs the command line."""
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `electra-plan ... | head` ends quietly
-    app.run(_main, FLAGS, USAGE, EXAMPLES, parse_flags, groups=GROUPS, read_config=config_flag.read)
+    app.run(_main, FLAGS, USAGE, EXAMPLES, groups=GROUPS, config=CONFIG)
 
 
 if __name__ == "__main__":

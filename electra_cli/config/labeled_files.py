@@ -99,9 +99,9 @@ def parse_probes(values: Sequence[Any]) -> tuple[ProbeFile, ...]:
             probes[-1] += f",{part}"
         elif part:
             probes.append(part)
-    found = tuple(ProbeFile(**parse_file(probe, _KEYS, "config.eval.probes")) for probe in probes)
-    names = [file.name for file in found]
+    probe_files = tuple(ProbeFile(**parse_file(probe, _KEYS, "config.eval.probes")) for probe in probes)
+    names = [file.name for file in probe_files]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UserError(f"config.eval.probes: two files are named {twice}, as their scores would be: rename one")
-    return found
+    return probe_files

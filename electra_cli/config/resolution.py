@@ -1,102 +1,37 @@
-"""Every setting of a pre-training run: overridden by presets and flags, validated and derived here.
+"""From a config with overrides to that of a run: checked, divided into phases, with all that follows from it.
 
-`default_config()` (`config_defaults.py`) declares the keys. The files in `configs/` override some of them;
-`--config.section.key=value` overrides both. `resolve()` checks the whole (`config_checks.py`) and computes what follows
-from it. TensorFlow is not imported here.
+Phases are stretches of one run, such as sequences of 128 tokens and then of 512. TensorFlow is not imported here.
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-from electra_cli.config import phases as config_phases
-from electra_cli.config.checks import validate
-from electra_cli.config.defaults import default_config
-from electra_cli.config.phases import PhaseConfig
-from electra_cli.config.suggestions import nearest
+from electra_cli.config.checks import PHASE_KEYS, check_relations
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
-
-# Keys that a started run may change: they decide what is watched, kept and computed on, not what is learned.
-CHANGEABLE_KEYS = (
-    "data.dir",
-    "phases.data_dir",
-    "init.checkpoint",
-    "init.vocab_file",
-    "model.remat",
-    "train.log_interval",
-    "train.checkpoint_interval",
-    "train.steps_per_loop",
-    "train.keep_checkpoints",
-    "train.keep_every_steps",
-    "train.best_metric",
-    "train.async_checkpoints",
-    "train.histograms",
-    "eval.",
-    "watch.",
-    "runtime.strategy",
-    "runtime.worker_addresses",
-    "runtime.worker_index",
-    "runtime.tpu",
-    "runtime.logical_cpus",
-    "runtime.jit_compile",
-)
-
-
-# What people call the types of values.
-_KINDS_OF_VALUES = {
-    "bool": "true or false",
-    "int": "a whole number, such as 1000",
-    "float": "a number, such as 0.01",
-    "str": "text",
-    "tuple": "values separated by commas",
-}
-
-
-def describe_keys(config: ml_collections.ConfigDict, path: str) -> str:
-    """Says which keys exist where `path` ('train.num_stepz') goes wrong."""
-    section: Any = config
-    where: list[str] = []
-    for part in path.split("."):
-        if not isinstance(section, ml_collections.ConfigDict):
-            return f"config.{'.'.join(where)} is a value and has no keys"
-        if part not in section:
-            place = ".".join(["config", *where])
-            meant = nearest(path, flatten(config))
-            if meant is not None:
-                return f"{place} has no key {part!r}; did you mean config.{meant}?"
-            return f"{place} has no key {part!r}; its keys: {', '.join(sorted(section.keys()))}"
-        section = section[part]
-        where.append(part)
-    if isinstance(section, ml_collections.ConfigDict):
-        return f"config.{path} is a section; its keys: {', '.join(sorted(section.keys()))}"
-    return f"config.{path} takes {_KINDS_OF_VALUES[config_type(config, path)]}"
-
-
-def config_type(config: ml_collections.ConfigDict, path: str) -> str:
-    """Returns the name of the type that the key `path` takes."""
-    section_name, _, key = path.rpartition(".")
-    section = config
-    for part in filter(None, section_name.split(".")):
-        section = section[part]
-    return section.get_type(key).__name__
-
-
-def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns {'section.key': value} of a nested config or dict."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if hasattr(value, "items"):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
 
 # BERT's vocabulary of English, uncased, which the paper's models have.
 DEFAULT_VOCAB_SIZE = 30_522
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """A phase of a run.
+
+    Attributes:
+      number: from 0.
+      begin: steps before its first.
+      end: its last step.
+      config: the run's config with the phase's own values in place of the run's.
+    """
+
+    number: int
+    begin: int
+    end: int
+    config: ml_collections.ConfigDict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +60,11 @@ def check(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> list
     Raises:
       UserError: a value that cannot be trained with, whatever the data, named by key, with the remedy.
     """
-    phases = config_phases.divide(config)
+    phases = divide(config)
     for phase in phases:
         try:
-            validate(phase.config, flatten(phase.config), generator_sizes(config))
+            PRETRAINING.check_values(phase.config)
+            check_relations(phase.config, generator_sizes(config))
             if needs_data and not phase.config.data.dir:
                 raise UserError(
                     "config.data.dir='': give the directory that electra-prepare wrote, --config.data.dir=DIR"
@@ -137,6 +73,48 @@ def check(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> list
             where = f"in phase {phase.number + 1} of {len(phases)} (config.phases), " if len(phases) > 1 else ""
             raise UserError(f"{where}{error}") from None
     return phases
+
+
+def divide(config: ml_collections.ConfigDict | ml_collections.FrozenConfigDict) -> list[PhaseConfig]:
+    """Returns the phases of a config, one when it names none.
+
+    Raises:
+      UserError: the keys of `config.phases` do not fit each other or `config.train.num_steps`.
+    """
+    num_steps = config.phases.num_steps or (config.train.num_steps,)
+    if config.phases.num_steps and any(not isinstance(steps, int) or steps < 1 for steps in num_steps):
+        raise UserError(f"config.phases.num_steps={tuple(num_steps)}: give the steps of each phase, 1 or more")
+    if sum(num_steps) != config.train.num_steps:
+        raise UserError(
+            f"config.phases.num_steps={tuple(num_steps)} are {sum(num_steps):,} steps together but "
+            f"config.train.num_steps={config.train.num_steps}: set that to {sum(num_steps)}"
+        )
+    values = {key: _phase_values(config, name, len(num_steps)) for name, key in PHASE_KEYS.items()}
+    phases = []
+    begin = 0
+    for number, steps in enumerate(num_steps):
+        own = ml_collections.ConfigDict(config.to_dict())
+        own.update_from_flattened_dict({key: of_phases[number] for key, of_phases in values.items() if of_phases})
+        phases.append(PhaseConfig(number, begin, begin + steps, own))
+        begin += steps
+    return phases
+
+
+def _phase_values(config: Any, name: str, num_phases: int) -> tuple[Any, ...]:
+    """Returns the values of a key of `config.phases`, one for each phase, or none."""
+    values, wanted = tuple(config.phases[name]), type(PRETRAINING.fields[PHASE_KEYS[name]].default)
+    if wanted is str:  # a command line without quotes inside gives 'first,second' as one
+        values = tuple(part.strip() for value in values for part in str(value).split(","))
+    if wanted is float:
+        values = tuple(float(value) if isinstance(value, int) else value for value in values)
+    if any(not isinstance(value, wanted) for value in values):
+        raise UserError(f"config.phases.{name}={values}: give a value of type {wanted.__name__} for each phase")
+    if values and len(values) != num_phases:
+        raise UserError(
+            f"config.phases.{name}={values}: {len(values)} values for {num_phases} phases "
+            f"(config.phases.num_steps); give one for each, or none"
+        )
+    return values
 
 
 def resolve_phases(
@@ -201,77 +179,3 @@ def generator_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
         "num_attention_heads": model.generator_num_attention_heads or max(1, hidden_size // 64),
         "intermediate_size": model.generator_intermediate_size or 4 * hidden_size,
     }
-
-
-def notices(config: Any, with_evaluation: bool = True) -> list[str]:
-    """Returns what is allowed but seldom meant, a line each.
-
-    Args:
-      config: a config.
-      with_evaluation: whether the run evaluates.
-    """
-    found = []
-    warmup_steps, num_steps = config.optimizer.warmup_steps, config.train.num_steps
-    if warmup_steps > num_steps:
-        found.append(
-            f"config.optimizer.warmup_steps={warmup_steps:,} is longer than the run of {num_steps:,} steps: "
-            f"the learning rate will never reach its peak"
-        )
-    elif 2 * warmup_steps > num_steps:
-        found.append(
-            f"config.optimizer.warmup_steps={warmup_steps:,} is more than half of the run of {num_steps:,} steps: "
-            f"is that meant?"
-        )
-    if config.train.best_metric and not with_evaluation:
-        found.append("config.train.best_metric is not used: --mode=train evaluates nothing")
-    if config.eval.probes and not with_evaluation:
-        found.append("config.eval.probes is not used: --mode=train evaluates nothing")
-    return found + [f"config.{key} is not used: {reason}" for key, reason in _unused_keys(config)]
-
-
-def _unused_keys(config: Any) -> list[tuple[str, str]]:
-    """Returns the keys that were set and are not read, each with the reason."""
-    default, flat = flatten(default_config()), flatten(config)
-    groups: list[tuple[bool, str, tuple[str, ...]]] = [
-        (config.objective.name == "mlm", "the objective mlm has no generator and no discriminator",
-         ("model.generator_", "model.embedding_sharing", "objective.")),
-        (config.objective.uniform_generator, "a uniform generator has no network",
-         ("model.generator_", "objective.sampling_temperature")),
-        (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),
-        (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
-         "warmup_stable_decay", ("optimizer.decay_fraction",)),
-        (not config.eval.probes, "config.eval.probes names no file", ("eval.probe_",)),
-        *((bool(config.phases[name]), f"config.phases.{name} has a value for each phase", (key,))
-          for name, (key, _) in config_phases.COLUMNS.items()),
-    ]  # fmt: skip
-    return [
-        (key, reason)
-        for is_so, reason, prefixes in groups
-        if is_so
-        for key in sorted(flat)
-        if key != "objective.name" and key.startswith(prefixes) and flat[key] != default.get(key, flat[key])
-    ]
-
-
-def differing_keys(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Compares two resolved configs as nested dicts.
-
-    Returns:
-      Two lists of 'key: old -> new': the differences that make another run, and those that a run may have.
-    """
-    # A key that came with a later version had, in effect, its default.
-    flat_old, flat_new = {**flatten(default_config()), **flatten(old)}, flatten(new)
-    forbidden: list[str] = []
-    allowed: list[str] = []
-    for key in sorted(flat_old.keys() | flat_new.keys()):
-        if key.startswith("derived."):
-            continue  # follows from the others and from the data, whose fingerprint is compared
-        before, after = (
-            list(value) if isinstance(value, tuple) else value for value in (flat_old.get(key), flat_new.get(key))
-        )
-        if before != after:
-            is_changeable = any(
-                key == name or (name.endswith(".") and key.startswith(name)) for name in CHANGEABLE_KEYS
-            )
-            (allowed if is_changeable else forbidden).append(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
-    return forbidden, allowed

@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from electra_cli.config import default_config
-from electra_cli.config.reference import entries
-from electra_cli.config.resolution import RunConfig, flatten, notices
+from electra_cli.config.checks import notices
+from electra_cli.config.fields import flatten
+from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.config.resolution import RunConfig
 
 _DERIVED = "derived."
 
@@ -38,12 +39,12 @@ def to_file(config: Mapping[str, Any], title: str, notes: Sequence[str] = ()) ->
     lines += ["from electra_cli.config import default_config", "", "", "def get_config():"]
     lines += ['    """Returns the default config with these values."""', "    config = default_config()"]
     section = ""
-    for key, default in _defaults().items():
+    for key, field in PRETRAINING.fields.items():
         if key.partition(".")[0] != section:
             section = key.partition(".")[0]
             lines.append("")
         value = _plain(values[key])
-        differs = "" if value == default else f"  # default: {_python(default)}"
+        differs = "" if value == field.default else f"  # default: {_python(field.default)}"
         lines.append(f"    config.{key} = {_python(value)}{differs}")
     derived = [f"    # {key} = {_python(value)}" for key, value in values.items() if key.startswith(_DERIVED)]
     lines += ["", "    # What follows from these and from the data:", *derived, "    return config"]
@@ -58,17 +59,11 @@ def to_json(config: Mapping[str, Any]) -> str:
         section, _, name = key.partition(".")
         nested.setdefault(section, {})[name] = value
     changed = {
-        key: {"default": default, "value": values[key]}
-        for key, default in _defaults().items()
-        if _plain(values[key]) != default
+        key: {"default": field.default, "value": values[key]}
+        for key, field in PRETRAINING.fields.items()
+        if _plain(values[key]) != field.default
     }
     return json.dumps({"config": nested, "changed": changed}, indent=1)
-
-
-def _defaults() -> dict[str, Any]:
-    """Returns the defaults by key, in the order of their declaration."""
-    values = flatten(default_config())
-    return {entry.path: values[entry.path] for entry in entries()}
 
 
 def _python(value: Any) -> str:

@@ -3,7 +3,7 @@
 import runpy
 import shlex
 
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.tfrecords import Manifest
 from electra_cli.loggers.logger import Logger
 

@@ -15,8 +15,7 @@ import ml_collections
 import numpy as np
 
 from electra_cli import files
-from electra_cli.config.phases import PhaseConfig
-from electra_cli.config.resolution import RunConfig, check, resolve_phases
+from electra_cli.config.resolution import PhaseConfig, RunConfig, check, resolve_phases
 from electra_cli.data.tfrecords import (
     MANIFEST_FILE,
     VOCAB_FILE,

@@ -14,8 +14,6 @@ from electra_cli.finetuning.examples import Example, LabelMap, abbreviate
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
 
-KINDS = ("classification", "regression", "tagging", "question_answering")
-
 
 class TextEncoder(Protocol):
     """`data.tokenization.Tokenizer` or `data.sentencepiece_model.SentencePieceTokenizer`."""
@@ -57,7 +55,7 @@ class Task(abc.ABC):
       primary_score: one of `score_names`, in place of the kind's own; '': the kind's own.
 
     Attributes:
-      kind: one of `KINDS`.
+      kind: one of `config.finetuning.KINDS`.
       min_length: tokens that an example must have room for, so that some are text.
     """
 

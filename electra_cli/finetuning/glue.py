@@ -14,7 +14,6 @@ class GlueTask:
 
     Attributes:
       folder: its name in the download.
-      kind: 'classification' or 'regression'.
       primary_score: the score that the paper reports (Clark et al., ICLR 2020, section 3.1).
       columns: of the training and the validation file; numbers where they have no header.
       test_columns: of the test file, which has no labels.
@@ -25,7 +24,6 @@ class GlueTask:
     """
 
     folder: str
-    kind: str
     primary_score: str
     columns: Columns
     test_columns: Columns
@@ -36,10 +34,9 @@ class GlueTask:
 
 
 def _task(folder: str, primary_score: str, text: str, second_text: str, label: str, **changes) -> GlueTask:
-    kind = "regression" if primary_score == "spearman" else "classification"
     columns = Columns(text, second_text, label)
     changes.setdefault("test_columns", Columns(text, second_text))
-    return GlueTask(folder, kind, primary_score, columns, **changes)
+    return GlueTask(folder, primary_score, columns, **changes)
 
 
 TASKS = {

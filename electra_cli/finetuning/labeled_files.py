@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from electra_cli.config.finetuning import FORMATS
 from electra_cli.data.inputs import uncompressed_name, without_surrogates
 from electra_cli.errors import UserError
 from electra_cli.finetuning.conll import read_conll
@@ -21,7 +22,6 @@ from electra_cli.finetuning.tables import (
     without_empty_texts,
 )
 
-FORMATS = ("tsv", "csv", "jsonl", "conll", "conllu", "squad")
 _BY_ENDING = {
     ".tsv": "tsv", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl",
     ".conll": "conll", ".conllu": "conllu", ".bio": "conll", ".iob": "conll", ".iob2": "conll",
@@ -56,7 +56,7 @@ def read_examples(
 
     Args:
       path: the file, local or remote, plain or compressed.
-      kind: one of `base.KINDS`.
+      kind: one of `config.finetuning.KINDS`.
       columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
       file_format: one of `FORMATS`; '': by the name's ending.
       label_needed: whether it is an error that the file has no labels.

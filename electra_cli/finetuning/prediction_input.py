@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import ml_collections
 
 from electra_cli import files
+from electra_cli.config.finetuning import FINETUNING
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import build_task, load_file
-from electra_cli.finetuning.workdir import Record, choose_seed, read_config, read_record, require_seed
+from electra_cli.finetuning.workdir import Record, choose_seed, read_record, require_seed
 from electra_cli.loggers.logger import Logger
 
 
@@ -55,7 +56,7 @@ def open_prediction(
     """
     _check_output(output, path)
     record = read_record(workdir)
-    config = read_config(record, workdir)
+    config = FINETUNING.restore(record.config, workdir)
     seed = choose_seed(workdir, logger.notice) if seed is None else seed
     require_seed(workdir, seed)
     task = build_task(config)

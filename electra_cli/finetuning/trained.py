@@ -6,6 +6,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
+from electra_cli.config.finetuning import FINETUNING
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
@@ -15,7 +16,6 @@ from electra_cli.finetuning.workdir import (
     Record,
     SeedScores,
     choose_seed,
-    read_config,
     read_record,
     read_tokenizer,
     require_seed,
@@ -67,7 +67,7 @@ def load_fine_tuned(workdir: str, seed: int | None = None, say: Callable[[str], 
       UserError: there is none, or it is damaged.
     """
     record = read_record(workdir)
-    config = read_config(record, workdir)
+    config = FINETUNING.restore(record.config, workdir)
     task = build_task(config)
     task.labels = LabelMap.load(tf.io.gfile.join(workdir, LABELS_FILE))
     tokenizer = read_tokenizer(workdir, record)

@@ -14,8 +14,7 @@ from typing import Any
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config.finetuning import default_config, differences
-from electra_cli.config.resolution import flatten
+from electra_cli.config.finetuning import FINETUNING
 from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import UserError
@@ -122,7 +121,7 @@ def write_record(
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is not None:
         old = read_record(workdir)
-        changed = differences(old.config, config)
+        changed, _ = FINETUNING.differences(old.config, config.to_dict())
         if not changed and old.data_fingerprint != record.data_fingerprint:
             changed.append(f"its examples, or the weights it starts from ({old.source}), are others")
         if changed:
@@ -143,26 +142,6 @@ def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
     if tokenizer is None:
         raise UserError(f"{workdir} holds no {VOCAB_FILE}: put that of its encoder there")
     return tokenizer
-
-
-def read_config(record: Record, workdir: str) -> ml_collections.ConfigDict:
-    """Returns the config of a fine-tuning.
-
-    Raises:
-      UserError: it has keys or types that this version does not know.
-    """
-    config = default_config()
-    known = flatten(config)
-    try:
-        config.update_from_flattened_dict(
-            {
-                key: tuple(value) if isinstance(known[key], tuple) else value
-                for key, value in flatten(record.config).items()
-            }
-        )
-        return config
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{workdir} was written by another version of this program: {error}") from error
 
 
 def read_seed_scores(directory: str) -> SeedScores | None:

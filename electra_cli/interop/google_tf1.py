@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config import default_config
-from electra_cli.config.resolution import flatten, generator_sizes, num_predictions
+from electra_cli.config.fields import flatten
+from electra_cli.config.resolution import generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json

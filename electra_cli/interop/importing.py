@@ -15,7 +15,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config import default_config
-from electra_cli.config.resolution import flatten, resolve
+from electra_cli.config.fields import flatten
+from electra_cli.config.resolution import resolve
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, read_tokenizer
 from electra_cli.data.vocabulary import Vocabulary

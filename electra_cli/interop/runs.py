@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config.phases import divide
+from electra_cli.config.resolution import divide
 from electra_cli.data.tokenization import (
     SentencePieceTokenizer,
     Tokenizer,

@@ -10,8 +10,8 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from electra_cli import files
-from electra_cli.config.checks import BEST_METRICS
-from electra_cli.config.resolution import flatten
+from electra_cli.config.fields import flatten
+from electra_cli.config.pretraining import BEST_METRICS
 from electra_cli.loggers.logger import Logger
 from electra_cli.loggers.sample_texts import Sample, markdown_legend, to_markdown
 

@@ -8,7 +8,7 @@ from types import ModuleType, TracebackType
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config.resolution import flatten
+from electra_cli.config.fields import flatten
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 

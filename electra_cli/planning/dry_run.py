@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config.resolution import notices
+from electra_cli.config.checks import notices
 from electra_cli.data.input_pipeline import training_batches
 from electra_cli.data.source import OpenedRun, Phase, fingerprint
 from electra_cli.loggers.lines import Lines

@@ -6,9 +6,9 @@ import runpy
 from collections.abc import Sequence
 from typing import Any
 
-from electra_cli.config.defaults import default_config
-from electra_cli.config.presets import PRETRAINING
-from electra_cli.config.resolution import flatten
+from electra_cli.config import default_config
+from electra_cli.config.fields import flatten
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.report.records import RunRecord
 
 # Say where data lies, not what the run is.

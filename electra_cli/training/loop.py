@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import ml_collections
 import tensorflow as tf
 
-from electra_cli.config.resolution import notices
+from electra_cli.config.checks import notices
 from electra_cli.data.input_pipeline import reading, training_batches
 from electra_cli.data.source import OpenedRun, Phase, describe, fingerprint, phase_at
 from electra_cli.errors import Interrupted, ResumableError, UserError

@@ -10,7 +10,7 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.config.phases import divide
+from electra_cli.config.resolution import divide
 from electra_cli.modeling import compilation
 
 

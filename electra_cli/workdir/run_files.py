@@ -18,8 +18,8 @@ from typing import Any, NoReturn
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config import default_config
-from electra_cli.config.resolution import flatten, resolve
+from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.config.resolution import resolve
 from electra_cli.errors import Option, UserError
 
 CONFIG_FILE = "config.json"
@@ -133,27 +133,9 @@ def read_record(workdir: str) -> dict[str, Any]:
 
 
 def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:
-    """Returns the resolved config of what `read_record` read; raises as `read_settings`."""
-    settings = read_settings(record, file)
+    """Returns the resolved config of what `read_record` read; raises as `Schema.restore`."""
+    settings = PRETRAINING.restore(record["config"], file)
     try:
         return resolve(settings, record["config"]["derived"]["vocab_size"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{file} was written by another version of this program: {error}") from error
-
-
-def read_settings(record: dict[str, Any], file: str) -> ml_collections.ConfigDict:
-    """Returns the config of what `read_record` read, as it was given.
-
-    Raises:
-      UserError: it has keys or types that this version does not know.
-    """
-    config = default_config()
-    known = flatten(config)
-    values = {key: value for key, value in flatten(record["config"]).items() if not key.startswith("derived.")}
-    try:
-        config.update_from_flattened_dict(
-            {key: tuple(value) if isinstance(known[key], tuple) else value for key, value in values.items()}
-        )
-        return config
-    except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} was written by another version of this program: {error}") from error

@@ -12,7 +12,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli import files
-from electra_cli.config.resolution import differing_keys
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger, Loggers
@@ -173,7 +173,7 @@ def check_config(
     record = read_record(path)
     if not record.keys() >= {"data_fingerprint", "devices"}:
         raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
-    forbidden, allowed = differing_keys(record["config"], config.to_dict())
+    forbidden, allowed = PRETRAINING.differences(record["config"], config.to_dict())
     if forbidden:
         raise UserError(
             f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from electra_cli.cli.completion import completion_script
-from electra_cli.cli.flag_info import FlagInfo
+from electra_cli.cli.help_text import FlagInfo
 
 MODULES = {
     "electra-pretrain": "main",

@@ -1,9 +1,10 @@
-import sys
+import shlex
 
 import pytest
 from absl import flags
 
-from electra_cli.cli import config_flag
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.pretraining import PRETRAINING
 
 
 @pytest.mark.parametrize(
@@ -17,10 +18,41 @@ from electra_cli.cli import config_flag
         ("--config.data.dir=a,b", "data.dir", "a,b"),
     ],
 )
-def test_values_of_several_parts_need_no_quotes(monkeypatch, argument, key, expected):
-    monkeypatch.setattr(sys, "argv", ["program"])
-    values = flags.FlagValues()
-    config_flag.define(values)
-    config_flag.parse(["program", "--config=tiny", argument], values)
-    section, name = key.split(".")
-    assert config_flag.given(values)[section][name] == expected
+def test_values_of_several_parts_need_no_quotes(argument, key, expected):
+    assert parsed("--config=tiny", argument).config[key.split(".")[0]][key.split(".")[1]] == expected
+
+
+def parsed(*arguments):
+    """The config of a command line that holds nothing else."""
+    flag = ConfigFlag(flags.FlagValues(), PRETRAINING)
+    assert flag.parse(["program", *arguments]) == ["program"]
+    return flag
+
+
+def test_overrides_in_every_form(tmp_path):
+    flag = parsed(
+        "-config.train.num_steps", "7", "--config.model.remat", "--noconfig.train.histograms", "--config", "tiny",
+        "--config.train.seed=1", "--config.train.seed=2", "--config.phases.data_dir=a,b",
+    )  # fmt: skip
+    config = flag.config
+    assert (config.train.num_steps, config.model.remat, config.train.histograms, config.train.seed) == (
+        7,
+        True,
+        False,
+        2,
+    )
+    assert flag.file == PRETRAINING.path("tiny")
+    command = flag.command("electra-pretrain")
+    assert command.startswith("electra-pretrain --config=tiny --config.train.num_steps=7 --config.model.remat=true")
+    assert parsed(*shlex.split(command)[1:]).config == config
+
+
+def test_a_config_file_is_executed_once(tmp_path):
+    file = tmp_path / "counted.py"
+    file.write_text(
+        "import pathlib\nfrom electra_cli.config import default_config\n\n"
+        f"def get_config():\n    with open({str(tmp_path / 'runs')!r}, 'a') as stream:\n        stream.write('x')\n"
+        "    return default_config()\n"
+    )
+    flag = parsed(f"--config={file}", "--config.train.num_steps=5")
+    assert (tmp_path / "runs").read_text() == "x" and flag.config.train.num_steps == 5

@@ -1,11 +1,9 @@
 import pytest
 
 from electra_cli import main
-from electra_cli.cli import flag_info
-from electra_cli.cli.flag_info import FlagInfo
-from electra_cli.cli.help_text import help_text
+from electra_cli.cli.help_text import FlagInfo, describe, help_text
 from electra_cli.commands import export_checkpoint, finetune, import_checkpoint, plan, prepare, report
-from electra_cli.config.reference import Entry
+from electra_cli.config.fields import Field, Schema
 
 COMMANDS = (main, prepare, plan, finetune, export_checkpoint, import_checkpoint, report)
 
@@ -17,12 +15,14 @@ def test_a_help(monkeypatch):
         FlagInfo("mode", "train|eval", "What to do.", "train", ("train", "eval")),
         FlagInfo("quiet", "", "Print less."),
     ]
-    entries = [
-        Entry("train", "num_steps", "int", "1000", "Updates in the whole run, after which the rate is 0."),
-        Entry("model", "width", "int", "unset", "Sizes."),
-        Entry("model", "depth", "int", "2", "Sizes."),
-    ]
-    found = help_text("\nDoes it.\n", flags, {"Required": ["workdir"]}, "Examples:\n  do", entries)
+    fields = {
+        "train.num_steps": Field(1000, "Updates in the whole run, after which the rate is 0."),
+        "model.width": Field(None, "Sizes.", value_type=int),
+        "model.depth": Field(2, "Sizes."),
+    }
+    found = help_text(
+        "\nDoes it.\n", flags, {"Required": ["workdir"]}, "Examples:\n  do", Schema(fields, "x.default_config")
+    )
     assert (
         found
         == """\
@@ -59,14 +59,14 @@ config.model:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
 def test_every_flag_has_its_group_and_says_what_it_does(command):
-    flags = flag_info.describe(command.FLAGS)
+    flags = describe(command.FLAGS)
     grouped = [name for names in command.GROUPS.values() for name in names]
     assert sorted(grouped) == sorted(flag.name for flag in flags)
     assert all(len(flag.description) > 10 and not flag.description.startswith("<") for flag in flags)
 
 
 def test_kinds_of_flags():
-    flags = {flag.name: flag for flag in flag_info.describe(prepare.FLAGS)}
+    flags = {flag.name: flag for flag in describe(prepare.FLAGS)}
     assert (flags["input"].value, flags["output_dir"].value, flags["vocab_file"].value) == ("PATH[,...]", "DIR", "FILE")
     assert (flags["seed"].value, flags["seed"].default) == ("N", "0")
     assert (flags["validation_fraction"].value, flags["validation_fraction"].default) == ("X", "0.01")

@@ -55,11 +55,10 @@ def test_a_mistake_is_one_line_and_exit_code_2():
         ([*CONFIG, "--config.train.seeds=(1,1)", "--workdir=w", "--init=r"], "a seed is there twice"),
     ],
 )
-def test_mistakes_in_the_command_line(arguments, message, monkeypatch):
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    command = importlib.reload(finetune)  # flags of a config are declared when they are given
+def test_mistakes_in_the_command_line(arguments, message):
+    command = importlib.reload(finetune)  # flags keep what they were given
     with pytest.raises(UserError) as error:
-        command.parse_flags(["electra-finetune", *arguments])
+        command.CONFIG.parse(["electra-finetune", *arguments])
         command._main(command.FLAGS)
     assert message in str(error.value)
 

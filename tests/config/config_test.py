@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from electra_cli.config.finetuning import FINETUNING, check, default_config, differences, fill_in
+from electra_cli.config.finetuning import FINETUNING, check, default_config, fill_in
 from electra_cli.errors import UserError
 
 
@@ -54,17 +54,20 @@ def test_given_values_stay():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__network": "both"}, "config.model.network='both': choose one of discriminator, generator"),
+        ({"model__network": "both"}, "config.model.network='both': must be one of discriminator, generator"),
         ({"model__head_dropout": 1.0}, "config.model.head_dropout=1.0: must be a fraction"),
         ({"optimizer__learning_rate": 0.0}, "config.optimizer.learning_rate=0.0: must be greater than 0"),
         ({"optimizer__layerwise_lr_decay": 1.5}, "config.optimizer.layerwise_lr_decay=1.5: is a factor"),
-        ({"optimizer__schedule": "step"}, "config.optimizer.schedule='step': choose one of linear, cosine"),
+        ({"optimizer__schedule": "step"}, "config.optimizer.schedule='step': must be one of linear, cosine"),
         ({"optimizer__weight_decay_rate": -0.1}, "config.optimizer.weight_decay_rate=-0.1: must not be negative"),
         ({"train__num_epochs": 0}, "config.train.num_epochs=0: must be greater"),
         ({"train__seeds": ()}, "config.train.seeds=(): give one or more whole numbers"),
         ({"train__seeds": (0, -1)}, "config.train.seeds=(0, -1): give one or more"),
         ({"train__seeds": (1, 1)}, "config.train.seeds=(1, 1): a seed is there twice"),
-        ({"runtime__strategy": "multi_worker_mirrored"}, "config.runtime.strategy='multi_worker_mirrored': choose"),
+        (
+            {"runtime__strategy": "multi_worker_mirrored"},
+            "config.runtime.strategy='multi_worker_mirrored': must be one of auto, one_dev",
+        ),
         ({"runtime__logical_cpus": -1}, "config.runtime.logical_cpus=-1: must not be negative"),
         ({"task": "classify"}, "config.task='classify'"),
     ],
@@ -79,6 +82,9 @@ def test_values_that_cannot_be_trained_with(changes, message):
 def test_differences_are_told_as_json_has_them():
     def recorded(config):
         return json.loads(json.dumps(fill_in(config, "classification", 256).to_dict()))
+
+    def differences(old, config):
+        return FINETUNING.differences(old, config.to_dict())[0]
 
     old = recorded(config_with())
     assert differences(old, fill_in(config_with(), "classification", 256)) == []

@@ -1,7 +1,7 @@
 import pytest
 
 from electra_cli.config import finetuning
-from electra_cli.config.finetuning import kind_of, validate
+from electra_cli.config.finetuning import check, kind_of
 from electra_cli.errors import UserError
 from electra_cli.finetuning.tasks import build_task
 from tests.finetuning.common import config_of
@@ -14,9 +14,9 @@ def config_with(**changes):
 
 
 def test_defaults_need_a_training_file_only():
-    validate(config_with())
+    check(config_with())
     with pytest.raises(UserError, match=r"config\.data\.train='': give the file of training examples"):
-        validate(config_of("classification"))
+        check(config_of("classification"))
 
 
 def test_scores_are_those_of_the_tasks():
@@ -28,7 +28,7 @@ def test_scores_are_those_of_the_tasks():
 def test_glue_decides_about_the_kind():
     assert kind_of("stsb") == "regression"
     assert kind_of("tagging") == "tagging"
-    validate(config_with(task="stsb", data__dir="glue", data__train=""))
+    check(config_with(task="stsb", data__dir="glue", data__train=""))
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_glue_decides_about_the_kind():
 )
 def test_values_that_cannot_be_meant(changes, message):
     with pytest.raises(UserError) as error:
-        validate(config_with(**changes))
+        check(config_with(**changes))
     assert message in str(error.value)

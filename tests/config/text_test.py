@@ -4,7 +4,7 @@ import sys
 import time
 
 from electra_cli.config import default_config
-from electra_cli.config.resolution import flatten
+from electra_cli.config.fields import flatten
 from electra_cli.config.text import show, to_json
 from electra_cli.data.source import read_run
 from tests.cli.app_test import PRETRAIN, assert_user_error, call

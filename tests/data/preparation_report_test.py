@@ -5,7 +5,8 @@ import shlex
 import pytest
 from absl import flags
 
-from electra_cli.cli import config_flag
+from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data import preparation_report
 from electra_cli.data.preparation_report import training_command
 from electra_cli.data.source import read_run
@@ -54,13 +55,13 @@ def parse(monkeypatch):
 
     def parse(line):
         values = flags.FlagValues()
-        config_flag.define(values)
+        flag = ConfigFlag(values, PRETRAINING)
         flags.DEFINE_string("workdir", None, "", flag_values=values)
         flags.DEFINE_string("mode", "train_and_eval", "", flag_values=values)
         argv = shlex.split(line)
         monkeypatch.setattr("sys.argv", argv)
-        assert config_flag.parse(argv, values) == ["electra-pretrain"]
-        return config_flag.given(values), values.mode
+        assert flag.parse(argv) == ["electra-pretrain"]
+        return flag.config, values.mode
 
     return parse
 

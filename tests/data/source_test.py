@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.config import phases
-from electra_cli.config.resolution import check, resolve
+from electra_cli.config.resolution import check, divide, resolve
 from electra_cli.data import input_pipeline
 from electra_cli.data.source import describe_epochs, describe_repetition, phase_at, read_run
 from electra_cli.errors import Interrupted, UserError
@@ -86,7 +85,7 @@ def test_phases_need_one_vocabulary(config, corpus_file, tmp_path, data_dir):
 
 def test_a_command_line_gives_directories_without_quotes(config):
     config.phases.data_dir = ("first,second",)
-    assert [phase.config.data.dir for phase in phases.divide(config)] == ["first", "second"]
+    assert [phase.config.data.dir for phase in divide(config)] == ["first", "second"]
 
 
 @pytest.mark.slow

@@ -2,10 +2,9 @@
 
 import io
 
-import ml_collections
 import sentencepiece
 
-from electra_cli.config.finetuning import answers_section, data_section
+from electra_cli.config.finetuning import default_config
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning.examples import Answer, Example
@@ -20,10 +19,9 @@ PAD, UNK, CLS, SEP = 0, 1, 2, 3
 
 
 def config_of(task, primary_score="", **data):
-    """The part of a config that says what the task and its data are."""
-    config = ml_collections.ConfigDict(
-        {"task": task, "primary_score": primary_score, "data": data_section(), "answers": answers_section()}
-    )
+    """A config of a task and its data."""
+    config = default_config()
+    config.task, config.primary_score = task, primary_score
     config.data.update(data)
     return config
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from electra_cli.config.finetuning import validate
+from electra_cli.config.finetuning import check
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
 from electra_cli.finetuning.tasks import build_task, load_file, load_splits
@@ -79,7 +79,7 @@ def write(directory, name):
 
 def config_for(directory, name):
     config = config_of(name, dir=str(directory))
-    validate(config)
+    check(config)
     return config
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_cli.config.finetuning import validate
+from electra_cli.config.finetuning import check
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LabelMap
 from electra_cli.finetuning.question_answering import QuestionAnswering
@@ -19,7 +19,7 @@ from tests.finetuning.common import config_of, question, sentence, tagged
 
 def load(directory, seed=0, kind="classification", **changes):
     config = config_of(kind, dir=str(directory), **changes)
-    validate(config)
+    check(config)
     task = build_task(config)
     return config, task, load_splits(config, task, seed)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.config.resolution import flatten, resolve
+from electra_cli.config.fields import flatten
+from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
 from electra_cli.interop import exporting, google_tf1, importing, starting_points
 from electra_cli.interop.runs import load_run

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from electra_cli.config import default_config
-from electra_cli.config.checks import BEST_METRICS
+from electra_cli.config.pretraining import BEST_METRICS
 from electra_cli.objectives.base import objective_of
 from electra_cli.objectives.electra import ElectraObjective, area_under_curve, rtd_loss, rtd_sums
 from electra_cli.objectives.mlm import MaskedLMObjective, masked_lm_loss, masked_lm_sums

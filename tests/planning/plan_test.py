@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from electra_cli.config.presets import PRETRAINING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.source import find_data
 from electra_cli.errors import UserError
 from electra_cli.planning.plan import make_plan

@@ -20,7 +20,8 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.config import default_config
-from electra_cli.config.resolution import flatten, resolve
+from electra_cli.config.fields import flatten
+from electra_cli.config.resolution import resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
 from electra_cli.data.tokenization import TokenizerSettings

@@ -2,14 +2,15 @@ import json
 
 import pytest
 
-from electra_cli.config.resolution import flatten, resolve
+from electra_cli.config.fields import flatten
+from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
 from electra_cli.workdir.run_files import (
     check_checkpoint_flag,
     named_checkpoint,
     read_config,
     read_record,
-    read_settings,
 )
 from tests.conftest import small_config
 
@@ -42,7 +43,7 @@ def test_a_config_is_read_back_as_it_was_given(tmp_path):
     resolved = resolve(config, 160)
     (tmp_path / "config.json").write_text(json.dumps({"config": resolved.to_dict()}))
     record = read_record(str(tmp_path))
-    assert flatten(read_settings(record, "config.json")) == flatten(config)
+    assert flatten(PRETRAINING.restore(record["config"], "config.json")) == flatten(config)
     assert read_config(record, "config.json") == resolved
 
 
@@ -60,4 +61,4 @@ def test_what_is_no_config_of_a_run(tmp_path):
             read_record(str(tmp_path))
     for record in ({"config": {"new": {"key": 1}}}, {"config": {"train": {"num_steps": "x"}}}):
         with pytest.raises(UserError, match="was written by another version of this program"):
-            read_settings(record, "config.json")
+            PRETRAINING.restore(record["config"], "config.json")

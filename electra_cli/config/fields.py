@@ -1,0 +1,188 @@
+"""A config's keys as fields: what its defaults, checks, help, completion, reference page and comparison come from.
+
+TensorFlow is not imported here.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from electra_cli.config.suggestions import did_you_mean
+from electra_cli.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What values of a key must fulfil, and what to do about one that does not."""
+
+    holds: Callable[[Any], bool]
+    remedy: str
+
+
+POSITIVE = Rule(lambda value: value > 0, "must be greater than 0")
+POSITIVE_OR_UNSET = Rule(lambda value: value > 0, "must be greater than 0, or left unset")
+NOT_NEGATIVE = Rule(lambda value: value >= 0, "must not be negative")
+FRACTION = Rule(lambda value: 0 <= value < 1, "must be a fraction, at least 0 and less than 1")
+FROM_0_TO_1 = Rule(lambda value: 0 <= value <= 1, "must be a fraction from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A key of a config.
+
+    Attributes:
+      default: its value where none is given; None: it has none.
+      description: what it decides, with its unit; keys that follow each other may share it.
+      rule: what a value must fulfil.
+      choices: the only values; where the default is '', that is one more.
+      changeable: whether a started run may change it.
+      value_type: needed where there is no default.
+    """
+
+    default: Any
+    description: str
+    rule: Rule | None = None
+    choices: Sequence[str] = ()
+    changeable: bool = False
+    value_type: type | None = None
+
+    @property
+    def type_name(self) -> str:
+        """Name of the type of its values: int, float, str, bool or tuple."""
+        return (self.value_type or type(self.default)).__name__
+
+    @property
+    def default_text(self) -> str:
+        """Its default as in Python, or 'unset'."""
+        return "unset" if self.default is None else repr(self.default)
+
+    def find_mistake(self, value: Any) -> str | None:
+        """Returns what to do about a value that cannot be, whatever the other keys are; None where it can be."""
+        if self.choices and value not in self.choices and not self.default == value == "":
+            empty = "empty or " if self.default == "" else ""
+            return f"must be {empty}one of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
+        if self.rule is not None and value is not None and not self.rule.holds(value):
+            return self.rule.remedy
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The keys of a kind of config, and its shipped presets.
+
+    Attributes:
+      fields: by key, such as 'train.num_steps'; a key without a dot is in no section.
+      origin: full name of the function that returns the default config, for messages.
+      folder: where below `configs/` the presets are; '': there itself.
+    """
+
+    fields: Mapping[str, Field]
+    origin: str
+    folder: str = ""
+
+    def default_config(self) -> ml_collections.ConfigDict:
+        """Returns all keys with their defaults."""
+        config = ml_collections.ConfigDict()
+        for key, field in self.fields.items():
+            section, _, name = key.rpartition(".")
+            if section and section not in config:
+                config[section] = ml_collections.ConfigDict()
+            value = config_dict.placeholder(field.value_type) if field.default is None else field.default
+            (config[section] if section else config)[name] = value
+        return config
+
+    def check_values(self, config: ml_collections.ConfigDict) -> None:
+        """Raises a `UserError` for the first value that cannot be, whatever the other keys are."""
+        values = flatten(config)
+        for key, field in self.fields.items():
+            mistake = field.find_mistake(values[key])
+            require(config, key, mistake is None, mistake or "")
+
+    def differences(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Compares two configs as nested dicts; what is `derived` follows from the others, and from the data.
+
+        Returns:
+          Two lists of 'key: old -> new': the differences that make another run, and those that a run may have.
+        """
+        # A key that came with a later version had, in effect, its default.
+        flat_old, flat_new = {**flatten(self.default_config()), **flatten(old)}, flatten(new)
+        forbidden: list[str] = []
+        allowed: list[str] = []
+        for key in sorted(flat_old.keys() | flat_new.keys()):
+            values = (flat.get(key) for flat in (flat_old, flat_new))
+            before, after = (list(value) if isinstance(value, tuple) else value for value in values)
+            if before != after and not key.startswith("derived."):
+                is_changeable = key in self.fields and self.fields[key].changeable
+                (allowed if is_changeable else forbidden).append(f"{key}: {json.dumps(before)} -> {json.dumps(after)}")
+        return forbidden, allowed
+
+    def restore(self, recorded: Mapping[str, Any], file: str) -> ml_collections.ConfigDict:
+        """Returns the config of a nested dict as JSON has it; what is `derived` in it is left out.
+
+        Args:
+          recorded: the dict.
+          file: where it was, for messages.
+
+        Raises:
+          UserError: it has keys or types that this version does not know.
+        """
+        config = self.default_config()
+        try:
+            values = {key: value for key, value in flatten(recorded).items() if not key.startswith("derived.")}
+            config.update_from_flattened_dict(
+                {key: tuple(value) if self.fields[key].type_name == "tuple" else value for key, value in values.items()}
+            )
+            return config
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file} was written by another version of this program: {error}") from error
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The directory of the shipped presets: installed with the package, or next to it in a checkout."""
+        package = pathlib.Path(__file__).resolve().parent.parent
+        installed = package / "configs"
+        return (installed if installed.is_dir() else package.parent / "configs") / self.folder
+
+    def names(self) -> list[str]:
+        """Returns the presets that `--config=` takes besides file names."""
+        return sorted(path.stem for path in self.directory.glob("*.py") if not path.stem.startswith("_"))
+
+    def path(self, name: str) -> str:
+        """Returns the config file that `--config=name` means: a preset's, or the file `name` itself.
+
+        Raises:
+          UserError: neither a preset nor a file.
+        """
+        names = self.names()
+        if name in names:
+            return str(self.directory / f"{name}.py")
+        if pathlib.Path(name).is_dir():
+            raise UserError(f"--config={name} is a directory: give a config file, or a preset ({', '.join(names)})")
+        if not pathlib.Path(name).is_file():
+            raise UserError(
+                f"--config={name}: no such file and no preset of that name; presets: {', '.join(names)}"
+                f"{did_you_mean(name, names)}"
+            )
+        return name
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {'section.key': value} of a nested config or dict."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if hasattr(value, "items"):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def require(config: Any, key: str, is_valid: bool, remedy: str) -> None:
+    """Raises a `UserError` that names key, value and remedy, unless the key's value in `config` is valid."""
+    if not is_valid:
+        raise UserError(f"config.{key}={flatten(config)[key]!r}: {remedy}")

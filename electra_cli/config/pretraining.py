@@ -1,0 +1,353 @@
+"""Every setting of a pre-training run, declared once. TensorFlow is not imported here.
+
+The files in `configs/` override some; `--config.section.key=value` overrides both.
+"""
+
+import ml_collections
+
+from electra_cli.config.fields import (
+    FRACTION,
+    FROM_0_TO_1,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_OR_UNSET,
+    Field,
+    Rule,
+    Schema,
+)
+
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
+JIT_CHOICES = ("auto", "true", "false")
+# Held-out metrics of which one is better than another: of every objective, and those that only electra has.
+_MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
+_RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
+BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_LM_METRICS}
+
+_SHARE_OF_DISCRIMINATOR = Rule(
+    lambda value: 0 < value <= 1, "must be a fraction of the discriminator's, greater than 0 and at most 1"
+)
+# Descriptions that keys share.
+_GENERATOR_NUMBERS = (
+    "Generator by numbers, each overriding the size that the two fractions give; unset: the fractions decide."
+)
+_LOSS_WEIGHTS = (
+    "Weights of the two losses: total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD "
+    "(paper, section 2)."
+)
+_PHASE_VALUES = (
+    "One value per phase, in place of config.data.dir, config.data.max_seq_length, config.train.global_batch_size, "
+    "config.train.gradient_accumulation_steps and config.optimizer.learning_rate. Empty: that key's value in all "
+    "phases. There is one schedule over the whole run; a phase's learning rate is the peak that it scales."
+)
+
+_FIELDS = {
+    "data.dir": Field(
+        "",
+        "Directory written by electra-prepare, or one of TFRecords from google-research/electra or tf-models-official.",
+        changeable=True,
+    ),
+    "data.max_seq_length": Field(
+        128,
+        "Tokens of one example, padding included; must equal that of the data.",
+        Rule(lambda value: value >= 8, "must be at least 8 tokens"),
+    ),
+    "data.mask_prob": Field(
+        0.15,
+        "Fraction of an example's real tokens that is masked.",
+        Rule(lambda value: 0 < value < 1, "must be a fraction, greater than 0 and less than 1"),
+    ),
+    "data.mask_token_prob": Field(
+        0.85, "Fraction of the masked slots that shows [MASK] (the original's 0.85; BERT's 0.8).", FROM_0_TO_1
+    ),
+    "data.random_token_prob": Field(
+        0.0,
+        "Fraction of the masked slots that shows a random token (BERT's 0.1); the remaining slots keep their token.",
+        FROM_0_TO_1,
+    ),
+    "data.mask_unit": Field(
+        "token",
+        'What is masked as a unit: token, or word (found by WordPiece\'s "##", or by the segmentation that the data '
+        "was prepared with).",
+        choices=("token", "word"),
+    ),
+    "data.max_ngram": Field(
+        1,
+        "Longest span, in units, that is masked together; a length n is drawn in proportion to 1/n (ALBERT, section "
+        "4.1).",
+        POSITIVE,
+    ),
+    "model.vocab_size": Field(
+        None,
+        "Entries of the vocabulary; unset: the data's. If set, it must equal the data's.",
+        Rule(lambda value: value > 5, "must be greater than the 5 special tokens"),
+        value_type=int,
+    ),
+    "model.embedding_size": Field(128, "Width of the word, position and type embeddings.", POSITIVE),
+    "model.embedding_sharing": Field(
+        "all",
+        "What the networks share: all (word, position and type embeddings and their LayerNorm, as in the original), "
+        "word (the word embeddings), none, or gradient_disentangled (the discriminator adds its own to the "
+        "generator's, which its gradient does not change: DeBERTaV3, section 3.3).",
+        choices=("all", "word", "none", "gradient_disentangled"),
+    ),
+    "model.num_layers": Field(12, "Layers of the discriminator.", POSITIVE),
+    "model.hidden_size": Field(256, "Width of the discriminator.", POSITIVE),
+    "model.num_attention_heads": Field(4, "Attention heads of the discriminator.", POSITIVE),
+    "model.intermediate_size": Field(1024, "Width of the discriminator's feed-forward layers.", POSITIVE),
+    "model.generator_size": Field(
+        0.25,
+        "Generator: its width as a fraction of the discriminator's; with attention heads of width 64 and a "
+        "feed-forward width of 4 times its own.",
+        _SHARE_OF_DISCRIMINATOR,
+    ),
+    "model.generator_layers": Field(
+        1.0, "Generator: its number of layers as a fraction of the discriminator's.", _SHARE_OF_DISCRIMINATOR
+    ),
+    "model.generator_num_layers": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
+    "model.generator_hidden_size": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
+    "model.generator_num_attention_heads": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
+    "model.generator_intermediate_size": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
+    "model.max_position_embeddings": Field(512, "Longest sequence, in tokens, that the position table covers."),
+    "model.type_vocab_size": Field(
+        2,
+        "Number of segment types in the type table.",
+        Rule(lambda value: value >= 2, "must be at least 2: examples have two segments"),
+    ),
+    "model.hidden_dropout": Field(
+        0.1, "Dropout rate of embeddings, attention output and feed-forward output (fraction).", FRACTION
+    ),
+    "model.attention_dropout": Field(0.1, "Dropout rate of attention probabilities (fraction).", FRACTION),
+    "model.initializer_range": Field(
+        0.02, "Standard deviation of the truncated normal distribution that weights start from.", POSITIVE
+    ),
+    "model.remat": Field(
+        False,
+        "Recompute the larger and cheaper part of each Transformer block (query, key, value, attention probabilities, "
+        "GELU) for its gradients instead of keeping it: less memory for some 20 % more time, and the same numbers.",
+        changeable=True,
+    ),
+    "objective.name": Field(
+        "electra",
+        "electra, or mlm: masked language modeling alone (BERT without next-sentence prediction), which trains one "
+        "network of the discriminator's size and reads no other key of this section.",
+        choices=("electra", "mlm"),
+    ),
+    "objective.generator_loss_weight": Field(1.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
+    "objective.discriminator_loss_weight": Field(50.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
+    "objective.sampling_temperature": Field(
+        1.0, "Temperature of the softmax that replacements are sampled from (the original's `temperature`).", POSITIVE
+    ),
+    "objective.disallow_correct": Field(False, "Never sample the original token (the original's `disallow_correct`)."),
+    "objective.uniform_generator": Field(
+        False,
+        "Draw replacements uniformly from the vocabulary, without a generator (the original's `uniform_generator`).",
+    ),
+    "objective.tied_generator": Field(
+        False,
+        "One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).",
+    ),
+    "init.checkpoint": Field(
+        "",
+        "Checkpoint whose weights a new run starts from, at step 0: its path, or a directory (a workdir, or the "
+        "output of electra-import) whose newest checkpoint is used. --checkpoint overrides it. Empty: random weights.",
+        changeable=True,
+    ),
+    "init.optimizer": Field(
+        "fresh",
+        "fresh, or restored: take over the optimizer's moments too. The schedule starts at step 0 in either case.",
+        choices=("fresh", "restored"),
+    ),
+    "init.vocab_file": Field(
+        "",
+        "Vocabulary of that checkpoint, which the data's may extend: each token after its last starts as the mean of "
+        "its pieces. Empty: the one in the checkpoint's workdir, or in the data of the run there.",
+        changeable=True,
+    ),
+    "init.positions": Field(
+        "copy",
+        "If model.max_position_embeddings differs: copy the rows of the position table, starting over from the first "
+        "where they run out, or interpolate between them.",
+        choices=("copy", "interpolate"),
+    ),
+    "optimizer.name": Field(
+        "adam_weight_decay",
+        "adam_weight_decay (the original's: no bias correction), adamw (with bias correction), or lamb.",
+        choices=("adam_weight_decay", "adamw", "lamb"),
+    ),
+    "optimizer.learning_rate": Field(5e-4, "Learning rate at the end of warm-up, before decay.", POSITIVE),
+    "optimizer.schedule": Field(
+        "linear",
+        "linear (the original's product of warm-up and decay), cosine, or warmup_stable_decay.",
+        choices=("linear", "cosine", "warmup_stable_decay"),
+    ),
+    "optimizer.warmup_steps": Field(10_000, "Steps of linear warm-up.", NOT_NEGATIVE),
+    "optimizer.decay_fraction": Field(
+        0.1,
+        "For warmup_stable_decay: fraction of the run, at its end, over which the rate falls to 0.",
+        Rule(lambda value: 0 < value <= 1, "must be a fraction of the run, greater than 0 and at most 1"),
+    ),
+    "optimizer.weight_decay_rate": Field(
+        0.01, "Decoupled weight decay of all weights except biases and LayerNorm.", NOT_NEGATIVE
+    ),
+    "optimizer.beta_1": Field(0.9, "Decay of Adam's first moment, the mean of gradients.", FRACTION),
+    "optimizer.beta_2": Field(0.999, "Decay of Adam's second moment, the mean of squared gradients.", FRACTION),
+    "optimizer.epsilon": Field(1e-6, "Constant added to the square root of Adam's second moment.", POSITIVE),
+    "optimizer.clip_norm": Field(1.0, "Global norm that gradients are clipped to.", POSITIVE),
+    "optimizer.ema_decay": Field(
+        0.0,
+        "Decay of the exponential moving average of the weights, which evaluation uses; 0: no average is kept.",
+        FRACTION,
+    ),
+    "train.num_steps": Field(
+        1_000_000, "Optimizer updates in the whole run; the learning rate reaches 0 there.", POSITIVE
+    ),
+    "train.global_batch_size": Field(128, "Examples of one step over all replicas.", POSITIVE),
+    "train.gradient_accumulation_steps": Field(
+        1,
+        "Number of parts in which a replica processes its share of a step's examples, one after the other, to save "
+        "memory.",
+        POSITIVE,
+    ),
+    "train.seed": Field(
+        0,
+        "Everything random follows from this number and the step.",
+        Rule(lambda value: 0 <= value < 2**31, "must be at least 0 and less than 2**31"),
+    ),
+    "train.steps_per_loop": Field(20, "Steps per host call; must divide every *_interval.", POSITIVE, changeable=True),
+    "train.log_interval": Field(100, "Steps between two lines of metrics.", POSITIVE, changeable=True),
+    "train.checkpoint_interval": Field(
+        2000, "Steps between two checkpoints; one more is written at the end.", POSITIVE, changeable=True
+    ),
+    "train.keep_checkpoints": Field(
+        3,
+        "Number of newest checkpoints that are kept, of those at every checkpoint_interval; one that a stop or the "
+        "end wrote in between is kept until the next.",
+        POSITIVE,
+        changeable=True,
+    ),
+    "train.keep_every_steps": Field(
+        0,
+        "Steps between two checkpoints that are never deleted, in addition to the newest; 0: none.",
+        NOT_NEGATIVE,
+        changeable=True,
+    ),
+    "train.best_metric": Field(
+        "",
+        "Held-out metric by which the best checkpoint is kept, in addition to the others: the lowest for a loss, the "
+        "highest for any other; empty: none.",
+        choices=BEST_METRICS["electra"],
+        changeable=True,
+    ),
+    "train.async_checkpoints": Field(
+        False,
+        "Write checkpoints in the background while training continues; takes memory for a copy of what is written.",
+        changeable=True,
+    ),
+    "train.histograms": Field(
+        False, "Write histograms of all weights for TensorBoard every checkpoint_interval steps.", changeable=True
+    ),
+    "phases.num_steps": Field(
+        (),
+        "Phases of the run, one after the other: the number of steps of each, which add up to config.train.num_steps. "
+        "Empty: one phase.",
+    ),
+    "phases.data_dir": Field((), _PHASE_VALUES, changeable=True),
+    "phases.max_seq_length": Field((), _PHASE_VALUES),
+    "phases.global_batch_size": Field((), _PHASE_VALUES),
+    "phases.gradient_accumulation_steps": Field((), _PHASE_VALUES),
+    "phases.learning_rate": Field((), _PHASE_VALUES),
+    "watch.max_nonfinite_steps": Field(
+        0,
+        "Number of steps in the run whose loss or gradients may be infinite or NaN: their update is skipped. One more "
+        "stops the run. Steps that dynamic loss scaling causes (mixed_float16) are not counted.",
+        NOT_NEGATIVE,
+        changeable=True,
+    ),
+    "watch.spike_factor": Field(
+        0.0,
+        "A mean loss between two lines of metrics, after warm-up, that is this many times the median of the last ten "
+        "rolls the run back to the previous checkpoint, from where it continues with other examples; 0: never.",
+        Rule(lambda value: value == 0 or value > 1, "is a multiple of the usual loss: greater than 1, or 0"),
+        changeable=True,
+    ),
+    "watch.max_rollbacks": Field(
+        3, "Number of times that a run may be rolled back; one more spike stops it.", NOT_NEGATIVE, changeable=True
+    ),
+    "eval.interval": Field(10_000, "Steps between two evaluations; 0: only at the end.", NOT_NEGATIVE, changeable=True),
+    "eval.num_examples": Field(
+        10_000,
+        "Held-out examples per evaluation, always the same ones with the same masks; 0: all.",
+        NOT_NEGATIVE,
+        changeable=True,
+    ),
+    "eval.num_samples": Field(
+        3,
+        "How many of these each evaluation shows in TensorBoard as text, corrupted and judged, from the first on; 0: "
+        "none.",
+        NOT_NEGATIVE,
+        changeable=True,
+    ),
+    "eval.probes": Field(
+        (),
+        "Labelled files on which a linear model of the frozen encoder is scored, beside the same with random weights: "
+        "tables with the usual column names, or FILE:text=COLUMN,label=COLUMN. Empty: none.",
+        changeable=True,
+    ),
+    "eval.probe_interval": Field(
+        0, "Steps between two probes; 0: with every evaluation.", NOT_NEGATIVE, changeable=True
+    ),
+    "eval.probe_examples": Field(
+        2000,
+        "Examples per file that are probed, chosen at random once; all of a smaller file.",
+        Rule(lambda value: value >= 20, "are too few to tell anything: 20 at least"),
+        changeable=True,
+    ),
+    "runtime.strategy": Field(
+        "auto",
+        "auto (TPUs if there are any; several workers where TF_CONFIG, Slurm or runtime.worker_addresses name them; "
+        "all local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), multi_worker_mirrored, "
+        "or tpu.",
+        choices=STRATEGIES,
+        changeable=True,
+    ),
+    "runtime.worker_addresses": Field(
+        "",
+        "For several workers (processes, each with all GPUs of its machine): host:port of each, comma-separated, the "
+        "same everywhere. Not needed under Slurm (srun) or with TF_CONFIG.",
+        changeable=True,
+    ),
+    "runtime.worker_index": Field(
+        -1, "Position of this process in runtime.worker_addresses, from 0; -1: none.", changeable=True
+    ),
+    "runtime.tpu": Field(
+        "",
+        "The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.",
+        changeable=True,
+    ),
+    "runtime.precision": Field(
+        "float32",
+        "float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): the precision of matrix products. "
+        "Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.",
+        choices=PRECISIONS,
+    ),
+    "runtime.jit_compile": Field(
+        "auto",
+        "Compile steps with XLA: auto (GPU: true; CPU: only the operations between matrix products), true or false.",
+        choices=JIT_CHOICES,
+        changeable=True,
+    ),
+    "runtime.logical_cpus": Field(
+        0,
+        "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.",
+        NOT_NEGATIVE,
+        changeable=True,
+    ),
+}
+
+PRETRAINING = Schema(_FIELDS, "electra_cli.config.default_config")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns all keys with their defaults: ELECTRA-Small of the paper (Clark et al., ICLR 2020, Table 6)."""
+    return PRETRAINING.default_config()
