@@ -141,9 +141,9 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
     elif values.mode == "replay":
         replay.replay_step(run, values.workdir, logger)
     else:
-        from electra_cli.planning import run_size  # noqa: PLC0415
+        from electra_cli.planning import sizes  # noqa: PLC0415
 
-        shortage = run_size.describe_shortage(values.workdir, run_size.checkpoint_size(run.resolved))
+        shortage = sizes.describe_shortage(values.workdir, sizes.checkpoint_size(run.resolved))
         if shortage is not None:
             logger.warning(f"Warning: {shortage}.")
         loop.train(

@@ -4,24 +4,27 @@ what the whole would take is told. Nothing is left behind."""
 import dataclasses
 import math
 import os
+import shutil
 import statistics
+import tempfile
 import time
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from electra_cli import files
 from electra_cli.config.checks import notices
 from electra_cli.data.input_pipeline import training_batches
 from electra_cli.data.source import OpenedRun, Phase, fingerprint
+from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
 from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.objectives.flops import matmul_flops
 from electra_cli.planning.measuring import peak_memory
-from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.workdir_room import check_place
+from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage
 from electra_cli.probes.prober import read_probes
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, check_validation
@@ -31,11 +34,12 @@ from electra_cli.training.run import build_model, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
-from electra_cli.workdir.workdir import check_config
+from electra_cli.workdir.workdir import Workdir, check_config
 
 # Steps behind the first: one, and more of them, up to so many, while they take less than so many seconds.
-_MOST_STEPS, _SECONDS_OF_STEPS = 20, 2.0
+_MAX_STEPS, _SECONDS_OF_STEPS = 20, 2.0
 _NUM_EVALUATED_BATCHES = 4
+_LOCK_FILE = ".lock"  # that a `Workdir` makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +138,7 @@ def dry_run(
         logger = Logger()
     check_config(workdir, resolved, fingerprint(phases), runtime.devices)
     size = checkpoint_size(resolved)
-    free_bytes = check_place(workdir, size) if runtime.is_chief else None
+    free_bytes = check_room(workdir, size) if runtime.is_chief else None
     for notice in notices(resolved, with_evaluation):
         logger.warning(f"Note: {notice}")
     logger.notice(f"Devices: {runtime.description}")
@@ -189,7 +193,7 @@ def _try_phase(
     seconds: list[float] = []
     totals: list[dict[str, np.ndarray]] = []
     with logger.status(f"Building and making steps of phase {phase.number + 1}"):
-        while len(seconds) < 2 or (len(seconds) <= _MOST_STEPS and sum(seconds[1:]) < _SECONDS_OF_STEPS):
+        while len(seconds) < 2 or (len(seconds) <= _MAX_STEPS and sum(seconds[1:]) < _SECONDS_OF_STEPS):
             start = time.perf_counter()
             sums = train_steps(batches, tf.constant(begin + len(seconds), tf.int64), tf.constant(1, tf.int64))
             totals.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
@@ -303,3 +307,53 @@ def _row(name: str, text: str) -> str:
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / GIB:.2f} GiB"
+
+
+def check_room(workdir: str, size: CheckpointSize) -> int | None:
+    """Checks that a workdir can be written, that no other process trains there, and that its disk has room.
+
+    Args:
+      workdir: the directory, which need not exist; it is left as it was.
+      size: what checkpoints of the run will take.
+
+    Returns:
+      The free bytes of its disk; None where that is not known, as of remote directories.
+
+    Raises:
+      UserError: it cannot be written, is in use, or has too little room.
+    """
+    if files.is_remote(workdir):
+        _check_remote(workdir)
+        return None
+    directory = os.path.abspath(workdir)
+    if os.path.isdir(directory):
+        had_lock = os.path.exists(os.path.join(directory, _LOCK_FILE))
+        with Workdir(workdir):  # which reports whether another process trains there
+            pass
+        if not had_lock:
+            os.remove(os.path.join(directory, _LOCK_FILE))
+    while not os.path.exists(directory):
+        directory = os.path.dirname(directory)
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.strerror or error}): choose another") from error
+    shortage = describe_shortage(workdir, size)
+    if shortage is not None:
+        raise UserError(shortage)
+    return shutil.disk_usage(directory).free
+
+
+def _check_remote(workdir: str) -> None:
+    existed = tf.io.gfile.isdir(workdir)
+    file = tf.io.gfile.join(workdir, f".dry_run-{os.getpid()}")
+    try:
+        tf.io.gfile.makedirs(workdir)
+        with tf.io.gfile.GFile(file, "w") as stream:
+            stream.write("")
+        tf.io.gfile.remove(file)
+        if not existed and tf.io.gfile.isdir(workdir):
+            tf.io.gfile.rmtree(workdir)
+    except tf.errors.OpError as error:
+        raise UserError(f"--workdir={workdir} cannot be written ({error.message}): choose another") from error

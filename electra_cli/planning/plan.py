@@ -8,10 +8,15 @@ import ml_collections
 
 from electra_cli.data.source import DataSize, read_run
 from electra_cli.objectives import flops
-from electra_cli.planning.memory import ReplicaMemory, replica_memory
-from electra_cli.planning.parameters import Parameters, count_parameters
-from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
 from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
+from electra_cli.planning.sizes import (
+    CheckpointSize,
+    Parameters,
+    ReplicaMemory,
+    checkpoint_size,
+    count_parameters,
+    replica_memory,
+)
 
 NUMBERS_OF_DEVICES = (1, 8, 256)
 # Precisions that memory is told for, as `config.runtime.precision` names them.

@@ -7,7 +7,6 @@ from typing import Any
 from electra_cli.data.source import describe_epochs, describe_repetition
 from electra_cli.planning import scale
 from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
-from electra_cli.planning.run_size import describe_bytes
 from electra_cli.planning.scale import (
     ACCELERATORS,
     GIB,
@@ -18,6 +17,7 @@ from electra_cli.planning.scale import (
     largest_part,
     place,
 )
+from electra_cli.planning.sizes import describe_bytes
 from electra_cli.report.settings import describe_model
 
 # One device of each size of memory.

@@ -12,8 +12,7 @@ from typing import Any
 import ml_collections
 
 from electra_cli.objectives import flops
-from electra_cli.planning.memory import FLOAT, ReplicaMemory, kept_of_example, replica_memory
-from electra_cli.planning.parameters import count_parameters
+from electra_cli.planning.sizes import FLOAT, ReplicaMemory, count_parameters, kept_of_example, replica_memory
 
 # Prices differ by provider and fall; yours is what counts.
 PRICES_OF = "January 2025"

@@ -12,10 +12,9 @@ from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import JsonLines, Lines
 from electra_cli.planning import dry_run
-from electra_cli.planning.dry_run import PhaseTrial, Trial, describe
-from electra_cli.planning.run_size import CheckpointSize, checkpoint_size
+from electra_cli.planning.dry_run import PhaseTrial, Trial, check_room, describe
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.workdir_room import check_place
+from electra_cli.planning.sizes import CheckpointSize, checkpoint_size
 from electra_cli.workdir.workdir import Workdir
 from tests.training.loop_test import train
 
@@ -39,20 +38,20 @@ def free(monkeypatch):
 
 def test_room(tmp_path, free):
     free(2 * GIB)
-    assert check_place(str(tmp_path / "deep" / "run"), SIZE) == 2 * GIB
+    assert check_room(str(tmp_path / "deep" / "run"), SIZE) == 2 * GIB
     free(2 * GIB - 1)
     with pytest.raises(
         UserError,
         match=r"will take 2\.00 GiB \(3 that are kept, and one being written\) but 2\.00 GiB "
         r"are free there: make room, lower config\.train\.keep_checkpoints$",
     ):
-        check_place(str(tmp_path / "run"), SIZE)
+        check_room(str(tmp_path / "run"), SIZE)
     assert everything_in(tmp_path) == {}
     # What checkpoints of the run take already is theirs.
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "ckpt-2.index").write_bytes(b"x")
     before = everything_in(tmp_path)
-    assert check_place(str(tmp_path / "run"), SIZE) == 2 * GIB - 1
+    assert check_room(str(tmp_path / "run"), SIZE) == 2 * GIB - 1
     assert everything_in(tmp_path) == before
 
 
@@ -60,9 +59,9 @@ def test_places_that_will_not_do(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in ("file", "file/run"):
         with pytest.raises(UserError, match="cannot be written"):
-            check_place(str(tmp_path / path), SIZE)
+            check_room(str(tmp_path / path), SIZE)
     with Workdir(str(tmp_path / "held")), pytest.raises(UserError, match="another process trains here"):
-        check_place(str(tmp_path / "held"), SIZE)
+        check_room(str(tmp_path / "held"), SIZE)
 
 
 def trial_of(**changes):

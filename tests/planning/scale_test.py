@@ -8,8 +8,6 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.objectives import flops
 from electra_cli.planning import scale
-from electra_cli.planning.memory import kept_of_example
-from electra_cli.planning.parameters import count_parameters
 from electra_cli.planning.scale import (
     ACCELERATORS,
     GIB,
@@ -21,6 +19,7 @@ from electra_cli.planning.scale import (
     step_time,
     this_cpu,
 )
+from electra_cli.planning.sizes import count_parameters, kept_of_example
 from tests.config.resolution_test import preset
 from tests.planning.common import load_script
 

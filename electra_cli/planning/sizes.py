@@ -1,0 +1,329 @@
+"""How large a run is: parameters by part of the model, a replica's memory by part, and checkpoints on the disk.
+
+Arithmetic on a config; TensorFlow is not imported here.
+
+What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
+execution order things differently: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with
+compiled parts between them (CPUs). A step peaks at one of three moments: at the end of the forward pass, with the
+gradients that come before activations go, all of them by experience; when the generator's logits are sampled from; or
+at the update.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from electra_cli import files
+from electra_cli.objectives import flops
+from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
+
+FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
+# Of the optimizers of `training/optimization.py`, all of which are kinds of Adam.
+_MOMENTS = 2
+# Sums of an unfinished interval of metrics, float64 (`training/metrics.py`): two histograms of logits and some numbers.
+_ELECTRA_SUMS = 8 * (2 * 16_384 + 13)
+_MASKED_LM_SUMS = 8 * 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """Parameters of a resolved config.
+
+    Attributes:
+      groups: those that training builds, by part; each is counted in one part only. `shared_embeddings` are what
+        generator and discriminator both look up.
+      generator: the generator network without its head, embeddings included; 0 when there is none.
+      discriminator: the same of the discriminator, the network that is kept; of the objective mlm, its one network.
+    """
+
+    groups: dict[str, int]
+    generator: int
+    discriminator: int
+
+    @property
+    def trained(self) -> int:
+        """All that training builds, heads included, what is shared once."""
+        return sum(self.groups.values())
+
+    @property
+    def networks(self) -> int:
+        """Both networks without heads, what is shared once."""
+        return sum(number for name, number in self.groups.items() if not name.endswith("_head"))
+
+
+def count_parameters(config: Any) -> Parameters:
+    """Counts the parameters of a resolved config."""
+    generator, discriminator = flops.network_sizes(config)
+    embeddings = _embeddings(config)
+    large = _encoder(discriminator)
+    kept = sum(embeddings.values()) + large
+    rtd_head = {"rtd_head": discriminator.hidden_size * (discriminator.hidden_size + 2) + 1}
+    if config.objective.name == "mlm":
+        own = {"discriminator_embeddings": sum(embeddings.values()), "discriminator_encoder": large}
+        return Parameters({**own, "masked_lm_head": _masked_lm_head(discriminator)}, 0, kept)
+    if generator is None:
+        own = {"discriminator_embeddings": sum(embeddings.values()), "discriminator_encoder": large}
+        return Parameters({**own, **rtd_head}, 0, kept)
+    heads = {"masked_lm_head": _masked_lm_head(generator), **rtd_head}
+    if config.objective.tied_generator:
+        return Parameters({"shared_embeddings": sum(embeddings.values()), "shared_encoder": large, **heads}, kept, kept)
+    small = _encoder(generator)
+    groups = {
+        **_divide_embeddings(embeddings, config.model.embedding_sharing),
+        "generator_encoder": small,
+        "discriminator_encoder": large,
+        **heads,
+    }
+    return Parameters(groups, sum(embeddings.values()) + small, kept)
+
+
+def _embeddings(config: Any) -> dict[str, int]:
+    width = config.model.embedding_size
+    return {
+        "word": config.derived.vocab_size * width,
+        "position": config.model.max_position_embeddings * width,
+        "type": config.model.type_vocab_size * width,
+        "layer_norm": 2 * width,
+    }
+
+
+def _divide_embeddings(embeddings: dict[str, int], sharing: str) -> dict[str, int]:
+    """Returns what both networks look up, and what one alone does."""
+    total, word = sum(embeddings.values()), embeddings["word"]
+    if sharing == "all":
+        return {"shared_embeddings": total}
+    if sharing == "word":
+        own = total - word
+        return {"shared_embeddings": word, "generator_embeddings": own, "discriminator_embeddings": own}
+    if sharing == "gradient_disentangled":
+        # The discriminator adds tables of its own to the generator's; LayerNorm is each one's.
+        norm = embeddings["layer_norm"]
+        return {"shared_embeddings": total - norm, "generator_embeddings": norm, "discriminator_embeddings": total}
+    return {"generator_embeddings": total, "discriminator_embeddings": total}
+
+
+def _encoder(size: flops.NetworkSize) -> int:
+    h, i, e = size.hidden_size, size.intermediate_size, size.embedding_size
+    attention = 3 * h * (h + 1) + h * (h + 1)
+    feed_forward = i * (h + 1) + h * (i + 1)
+    layer_norms = 2 * 2 * h
+    projection = h * (e + 1) if e != h else 0
+    return size.num_layers * (attention + feed_forward + layer_norms) + projection
+
+
+def _masked_lm_head(size: flops.NetworkSize) -> int:
+    """Dense layer to the embeddings' width, LayerNorm, and a bias an entry; the table is the embeddings'."""
+    e = size.embedding_size
+    return e * (size.hidden_size + 1) + 2 * e + size.vocab_size
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplicaMemory:
+    """Bytes of one replica.
+
+    Attributes:
+      weights: float32, and their copies in the compute dtype while a step runs.
+      optimizer: moments and moving averages.
+      gradients: of all weights at the end of a step, with those of earlier parts and other replicas.
+      activations: kept of the forward pass of one part of a batch.
+      working: what is alive beside them while gradients of a block are taken.
+      logits: of the masked-LM head, with their copies.
+      peak: the most that is there at one time: activations go as gradients come.
+    """
+
+    weights: float
+    optimizer: float
+    gradients: float
+    activations: float
+    working: float
+    logits: float
+    peak: float
+
+
+def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: bool, num_replicas: int) -> ReplicaMemory:
+    """Returns the memory that a replica needs.
+
+    Args:
+      config: a resolved config; of one phase, when there are several.
+      num_examples: examples of a part: of the global batch, what one replica computes at one time.
+      remat: whether blocks are computed again for their gradients.
+      compiled: whether XLA compiles the step as a whole.
+      num_replicas: replicas that sum up their gradients.
+    """
+    trained = FLOAT * count_parameters(config).trained
+    width = compute_bytes(config)
+    execution = _Execution(config, compiled)
+    weights = trained * (1.0 if width == FLOAT else 1.0 + width / FLOAT)
+    optimizer = trained * num_copies(config)
+    has_parts = config.train.gradient_accumulation_steps > 1
+    gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
+    generator, discriminator = flops.network_sizes(config)
+    sizes = [size for size in (generator, discriminator) if size is not None]
+    kept = [num_examples * size for size in execution.networks(sizes, remat)]
+    activations = execution.at_once(kept)
+    working = num_examples * max(execution.working(size, remat) for size in sizes)
+    a_copy = FLOAT * num_examples * discriminator.num_predictions * discriminator.vocab_size
+    logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
+    moments = (
+        activations + working + a_copy * execution.logits_kept + trained * execution.gradients_kept,
+        kept[0] + logits,
+        gradients - trained * has_parts,
+    )
+    peak = weights + optimizer + trained * has_parts + max(moments)
+    return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
+
+
+def kept_of_example(config: Any, *, compiled: bool) -> float:
+    """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
+    execution = _Execution(config, compiled)
+    generator, discriminator = flops.network_sizes(config)
+    sizes = [size for size in (generator, discriminator) if size is not None]
+    has_logits = not config.objective.uniform_generator
+    logits = FLOAT * discriminator.num_predictions * discriminator.vocab_size * execution.logits_alive * has_logits
+    return sum(execution.networks(sizes, remat=False)) + logits
+
+
+def num_copies(config: Any) -> int:
+    """Returns how many numbers the optimizer keeps for each weight: moments, and a moving average if one is asked."""
+    return _MOMENTS + (1 if config.optimizer.ema_decay > 0 else 0)
+
+
+def compute_bytes(config: Any) -> int:
+    """Returns the bytes of a number in the precision that matrix products are computed in."""
+    return FLOAT if config.runtime.precision == "float32" else 2
+
+
+class _Execution:
+    """Bytes that an example needs, depending on how the step is executed.
+
+    Compiled: XLA compiles the step as a whole, as its buffer assignments show (scripts/benchmark_memory.py). It takes
+    the generator's gradients before the discriminator runs, so that one network's activations exist at a time; keeps
+    GELU's input once more than it must; and copies kernels for products. Else: TensorFlow's products, and what is
+    between them compiled by itself (`fused.py`), as on CPUs.
+
+    Attributes:
+      gelu_tensors: kept about GELU.
+      gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
+      gradients_kept: of them, those that exist at the end of the forward pass.
+      logits_alive, logits_kept: copies of the masked-LM head's logits while they are sampled from, and after that;
+        without compilation with a copy to sample from and their gradient, which nothing delays.
+    """
+
+    def __init__(self, config: Any, compiled: bool):
+        self.width = compute_bytes(config)
+        self.compiled = compiled
+        self.has_hidden_dropout = config.model.hidden_dropout > 0
+        self.has_attention_dropout = config.model.attention_dropout > 0
+        self.gelu_tensors = 3.0 if compiled else 2.0
+        self.gradient_copies = 1.0 if compiled else 2.0
+        self.gradients_kept = 2.0 if compiled else 1.0
+        self.logits_alive = 3.0
+        self.logits_kept = 0.0 if compiled else 3.0
+
+    def networks(self, sizes: Sequence[flops.NetworkSize], remat: bool) -> list[float]:
+        """What is kept of each network, embeddings and the discriminator's head included."""
+        kept = []
+        for size in sizes:
+            again = self.recomputed(size) if remat else 0.0
+            kept.append(self.embeddings(size) + size.num_layers * (self.block(size) - again))
+        return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
+
+    def at_once(self, kept: Sequence[float]) -> float:
+        """What is kept of the networks at one time."""
+        return max(kept) if self.compiled else sum(kept)
+
+    def _scores(self, size: flops.NetworkSize) -> float:
+        """Bytes a token of attention probabilities, before and after dropout."""
+        return self.width * size.num_attention_heads * size.seq_length * (2.0 if self.has_attention_dropout else 1.0)
+
+    def recomputed(self, size: flops.NetworkSize) -> float:
+        """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
+        wide = self.width * (3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size)
+        return size.seq_length * (wide + self._scores(size))
+
+    def embeddings(self, size: flops.NetworkSize) -> float:
+        """LayerNorm's input and output, and dropout's output; compiled, both sides of both."""
+        tensors = 4.0 if self.compiled else 3.0 if self.has_hidden_dropout else 2.0
+        return size.seq_length * size.embedding_size * self.width * tensors
+
+    def block(self, size: flops.NetworkSize) -> float:
+        """Query, key, value, context; both sides of two LayerNorms; the tensors about GELU; probabilities."""
+        wide = self.width * (8.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size)
+        return size.seq_length * (wide + self._scores(size))
+
+    def head(self, size: flops.NetworkSize) -> float:
+        """Of the discriminator's head.
+
+        Compiled: what its products read, and the gradient of the last block's widest tensor. Else: both sides of GELU,
+        and the latter in float32.
+        """
+        if self.compiled:
+            return size.seq_length * self.width * (2.0 * size.hidden_size + size.intermediate_size)
+        return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
+
+    def working(self, size: flops.NetworkSize, remat: bool) -> float:
+        """What is alive while gradients of a block are taken: what is recomputed of it and, without compilation,
+        gradients of its feed-forward layer and probabilities."""
+        recomputed = self.recomputed(size) if remat else 0.0
+        if self.compiled:
+            return recomputed
+        return size.seq_length * (2.0 * self.width * size.intermediate_size + self._scores(size)) + recomputed
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSize:
+    """What checkpoints take of the disk.
+
+    Attributes:
+      one: bytes of one.
+      num_kept: those that lie in the workdir at the end.
+      num_for_good: of them, those that are never deleted.
+      kept: bytes of them together, and of one more while it is written.
+    """
+
+    one: int
+    num_kept: int
+    num_for_good: int
+    kept: int
+
+
+def describe_shortage(workdir: str, size: CheckpointSize) -> str | None:
+    """Returns what to do where checkpoints do not fit on the disk of a workdir; None where they do, or it is remote."""
+    if files.is_remote(workdir):
+        return None
+    directory = os.path.join(workdir, CHECKPOINT_DIRECTORY)
+    place = os.path.abspath(workdir)
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    free = shutil.disk_usage(place).free
+    if os.path.isdir(directory):  # those that are there will be replaced
+        free += sum(files.size(os.path.join(directory, name)) or 0 for name in os.listdir(directory))
+    if free >= size.kept:
+        return None
+    fewer = " or raise config.train.keep_every_steps" if size.num_for_good else ""
+    return (
+        f"--workdir={workdir}: checkpoints will take {describe_bytes(size.kept)} ({size.num_kept} that are kept, and "
+        f"one being written) but {describe_bytes(free)} are free there: make room, lower "
+        f"config.train.keep_checkpoints{fewer}"
+    )
+
+
+def describe_bytes(number: float) -> str:
+    """Returns a size in GiB, or in MiB where it is less than one."""
+    return f"{number / 2**30:.2f} GiB" if number >= 2**30 else f"{number / 2**20:.1f} MiB"
+
+
+def checkpoint_size(config: Any) -> CheckpointSize:
+    """Returns what the checkpoints of a run with a resolved config take."""
+    sums = _MASKED_LM_SUMS if config.objective.name == "mlm" else _ELECTRA_SUMS
+    one = FLOAT * count_parameters(config).trained * (1 + num_copies(config)) + sums
+    train = config.train
+    last = train.num_steps // train.checkpoint_interval
+    first = max(1, last - train.keep_checkpoints + 1)
+    newest = {*(train.checkpoint_interval * number for number in range(first, last + 1)), train.num_steps}
+    every = train.keep_every_steps
+    for_good = train.num_steps // every if every else 0
+    num_kept = for_good + sum(not every or step % every != 0 for step in newest) + bool(train.best_metric)
+    return CheckpointSize(one, num_kept, for_good, one * (num_kept + 1))
