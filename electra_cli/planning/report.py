@@ -18,7 +18,7 @@ from electra_cli.planning.scale import (
     place,
 )
 from electra_cli.planning.sizes import describe_bytes
-from electra_cli.report.settings import describe_model
+from electra_cli.report.content import describe_model
 
 # One device of each size of memory.
 _MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])

@@ -12,22 +12,22 @@ from markupsafe import Markup
 
 from electra_cli import __version__
 from electra_cli.loggers.sample_texts import MEANINGS, SIGNS
-from electra_cli.report import plots, settings
-from electra_cli.report.curves import GROUPS, Metric, baseline_of, coinciding, other_metrics, spread
-from electra_cli.report.plots import Drawing
-from electra_cli.report.records import (
+from electra_cli.report import content, plots
+from electra_cli.report.content import (
+    GROUPS,
     KINDS,
-    NO_METRICS,
-    PROBE_SPLIT,
-    RunRecord,
-    RunSamples,
+    Metric,
+    baseline_of,
+    coinciding,
     history_of,
     marks_of,
-    probe_names,
+    other_metrics,
 )
+from electra_cli.report.plots import Drawing, spread
+from electra_cli.report.records import NO_METRICS, PROBE_SPLIT, RunRecord, RunSamples, probe_names
 
 # Rows of a table of numbers, and of a history; those between are left out.
-_MAX_ROWS, _MAX_HAPPENINGS = 40, 60
+_MAX_ROWS, _MAX_EVENTS = 40, 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ def to_html(runs: Sequence[RunRecord], samples: Sequence[RunSamples]) -> str:
         both_networks=plots.draw_both_networks(runs, "both-networks"),
         evaluation=_evaluation_rows(runs),
         probes=_probe_rows(runs),
-        between=settings.between_runs(runs),
+        between=content.between_runs(runs),
         mark_kinds=_used_marks(runs),
         signs=SIGNS,
         meanings=MEANINGS,
@@ -94,13 +94,13 @@ def to_html(runs: Sequence[RunRecord], samples: Sequence[RunSamples]) -> str:
 
 
 def _run_context(index: int, run: RunRecord, taken: RunSamples) -> dict[str, Any]:
-    preset, differences = settings.closest_preset(run.config) if run.config else ("", [])
+    preset, differences = content.closest_preset(run.config) if run.config else ("", [])
     history = history_of(run)
     tokens = run.tokens_at(np.array([run.last_step])) if run.lines["train"] else None
     return {
         "index": index,
         "record": run,
-        "model": settings.describe_model(run.config) if run.config else "",
+        "model": content.describe_model(run.config) if run.config else "",
         "key": plots.draw_key(index, is_held_out=True, key=f"card-{index}"),
         "key_train": plots.draw_key(index, is_held_out=False, key=f"train-{index}"),
         "key_held_out": plots.draw_key(index, is_held_out=True, key=f"held-out-{index}"),
@@ -112,9 +112,9 @@ def _run_context(index: int, run: RunRecord, taken: RunSamples) -> dict[str, Any
         "speed": _last_of(run.series("train", "tokens_per_second")[1]),
         "preset": preset,
         "differences": differences,
-        "settings": settings.all_settings(run.config) if run.config else [],
-        "history": history[-_MAX_HAPPENINGS:],
-        "num_happenings": len(history),
+        "settings": content.all_settings(run.config) if run.config else [],
+        "history": history[-_MAX_EVENTS:],
+        "num_events": len(history),
         "tables": _tables(run),
         "taken": taken,
     }
@@ -200,7 +200,7 @@ def _tables(run: RunRecord) -> list[NumberTable]:
     for split, title in titles.items():
         lines = run.lines.get(split, [])
         if lines:
-            rows = [lines[place] for place in spread(len(lines), _MAX_ROWS)]
+            rows = [lines[index] for index in spread(len(lines), _MAX_ROWS)]
             shown = f", {len(rows)} of {len(lines):,} lines" if len(rows) < len(lines) else f", {len(lines)} lines"
             names = list(dict.fromkeys(name for line in rows for name in line if name not in NO_METRICS))
             tables.append(NumberTable(f"{title}{shown}", ["step", *names], rows))

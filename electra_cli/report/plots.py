@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogFormatter, MaxNLocator
 
-from electra_cli.report.curves import Metric, baseline_of, spread, thin
-from electra_cli.report.records import KINDS, PROBE_SPLIT, RunRecord, marks_of
+from electra_cli.report.content import KINDS, Metric, baseline_of, marks_of
+from electra_cli.report.records import PROBE_SPLIT, RunRecord
 
 # Colours that stand for the page's CSS variables: matplotlib takes none.
 NUM_COLOURS = 6
@@ -35,12 +35,7 @@ _FONT_SIZE = 9.0
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A drawing.
-
-    Attributes:
-      svg: an `svg` element.
-      description: what is to be seen, in a sentence, for those who do not see it.
-    """
+    """An `svg` element, and what it shows, in a sentence, for those who do not see it."""
 
     svg: str
     description: str
@@ -59,30 +54,32 @@ def draw_metric(runs: Sequence[RunRecord], metric: Metric, *, over_tokens: bool,
       The drawing; None where no run has it.
     """
     figure, axes = _new_axes()
-    told: list[str] = []
+    descriptions: list[str] = []
     drawn: list[np.ndarray] = []
     for index, run in enumerate(runs):
-        found = {split: run.series(split, metric.name) for split in ("train", "validation")}
-        if not any(len(values) for _, values in found.values()) or (over_tokens and run.tokens_at(np.zeros(1)) is None):
+        series = {split: run.series(split, metric.name) for split in ("train", "validation")}
+        if not any(len(values) for _, values in series.values()) or (
+            over_tokens and run.tokens_at(np.zeros(1)) is None
+        ):
             continue
-        for split, (steps, values) in found.items():
+        for split, (steps, values) in series.items():
             _draw_line(axes, run, steps, values, index, is_held_out=split == "validation", over_tokens=over_tokens)
             drawn.append(values)
         _draw_baseline(axes, run, metric, over_tokens)
         _draw_marks(axes, run, over_tokens, index if len(runs) > 1 else None)
-        told.append(_told(run, found))
-    if not told:
+        descriptions.append(_describe(run, series))
+    if not descriptions:
         return None
     _scale(axes, metric, np.concatenate(drawn))
     axes.set_ylabel(metric.unit or "fraction")
     _label_abscissa(axes, runs, over_tokens)
-    return Drawing(_to_svg(figure, key), f"{metric.title}. {' '.join(told)}")
+    return Drawing(_to_svg(figure, key), f"{metric.title}. {' '.join(descriptions)}")
 
 
 def draw_both_networks(runs: Sequence[RunRecord], key: str) -> Drawing | None:
     """Draws the discriminator's held-out AUC over the generator's held-out loss, a point an evaluation."""
     figure, axes = _new_axes()
-    told = []
+    descriptions = []
     for index, run in enumerate(runs):
         pairs = [
             (line["masked_lm_loss"], line["rtd_auc"], line["step"])
@@ -96,23 +93,23 @@ def draw_both_networks(runs: Sequence[RunRecord], key: str) -> Drawing | None:
         style = _style(index)
         axes.plot(losses[kept], areas[kept], lw=1.0, ms=3.5, **style)
         axes.plot(losses[-1:], areas[-1:], **{**style, "ms": 8, "ls": "none"})
-        told.append(
+        descriptions.append(
             f"{run.name}: from loss {losses[0]:.4g}, AUC {areas[0]:.4g} at step {steps[0]:,} to loss {losses[-1]:.4g}, "
             f"AUC {areas[-1]:.4g} at step {steps[-1]:,}."
         )
-    if not told:
+    if not descriptions:
         return None
     axes.invert_xaxis()
     axes.margins(0.12)
     axes.set_xlabel("generator: masked LM loss, nats (better to the right)")
     axes.set_ylabel("discriminator: AUC")
-    return Drawing(_to_svg(figure, key), f"Discriminator over generator, held out. {' '.join(told)}")
+    return Drawing(_to_svg(figure, key), f"Discriminator over generator, held out. {' '.join(descriptions)}")
 
 
 def draw_probe(runs: Sequence[RunRecord], name: str, *, over_tokens: bool, key: str) -> Drawing | None:
     """Draws the scores of a probe (`FILE/SCORE`), and dotted those of the same probe on random weights."""
     figure, axes = _new_axes()
-    told = []
+    descriptions = []
     for index, run in enumerate(runs):
         steps, values = run.series(PROBE_SPLIT, name)
         if not len(values) or (over_tokens and run.tokens_at(steps) is None):
@@ -123,12 +120,12 @@ def draw_probe(runs: Sequence[RunRecord], name: str, *, over_tokens: bool, key: 
             where = _abscissa(run, random_steps, over_tokens)
             axes.plot(where, random_values, lw=1.2, ls=":", marker=".", color=_MUTED)
         _draw_marks(axes, run, over_tokens, index if len(runs) > 1 else None)
-        told.append(f"{run.name}: {values[-1]:.4g} at step {steps[-1]:,}.")
-    if not told:
+        descriptions.append(f"{run.name}: {values[-1]:.4g} at step {steps[-1]:,}.")
+    if not descriptions:
         return None
     axes.set_ylabel(name.rpartition("/")[2])
     _label_abscissa(axes, runs, over_tokens)
-    return Drawing(_to_svg(figure, key), f"Probe {name}. {' '.join(told)}")
+    return Drawing(_to_svg(figure, key), f"Probe {name}. {' '.join(descriptions)}")
 
 
 def draw_key(index: int, *, is_held_out: bool, key: str) -> str:
@@ -160,8 +157,8 @@ def _new_axes() -> tuple[Figure, Axes]:
 
 
 def _style(index: int) -> dict:
-    place = index % NUM_COLOURS
-    return {"color": _RUN_COLOURS[place], "ls": _DASHES[place], "marker": _SHAPES[place]}
+    index %= NUM_COLOURS
+    return {"color": _RUN_COLOURS[index], "ls": _DASHES[index], "marker": _SHAPES[index]}
 
 
 def _abscissa(run: RunRecord, steps: np.ndarray, over_tokens: bool) -> np.ndarray:
@@ -221,10 +218,10 @@ def _scale(axes: Axes, metric: Metric, values: np.ndarray) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
 
 
-def _told(run: RunRecord, found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
+def _describe(run: RunRecord, series: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     parts = []
     for split, name in (("train", "training"), ("validation", "held out")):
-        steps, values = found[split]
+        steps, values = series[split]
         if len(values):
             begin = f"{values[0]:.4g} at step {steps[0]:,} to " if len(values) > 1 else ""
             parts.append(f"{name} {begin}{values[-1]:.4g} at step {steps[-1]:,}")
@@ -254,3 +251,19 @@ def _to_svg(figure: Figure, key: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg.replace("xlink:href", "href"))
     svg = re.sub("|".join(_VARIABLES), lambda found: f"var(--{_VARIABLES[found[0]]})", svg)
     return re.sub(r"\s*\n\s*", "\n", svg).strip()
+
+
+def thin(values: np.ndarray, limit: int) -> np.ndarray:
+    """Returns the indices, ascending, of at most `limit` (4 or more) of some values, so that a curve through them looks
+    the same: the first, the last, and the lowest and highest of each of equal parts."""
+    if len(values) <= limit:
+        return np.arange(len(values))
+    kept = {0, len(values) - 1}
+    for part in np.array_split(np.arange(len(values)), (limit - 2) // 2):
+        kept |= {int(part[np.argmin(values[part])]), int(part[np.argmax(values[part])])}
+    return np.array(sorted(kept))
+
+
+def spread(number: int, limit: int) -> list[int]:
+    """Returns at most `limit` indices below `number`, the first and the last among them, at even distances."""
+    return sorted({round(index) for index in np.linspace(0, number - 1, min(number, limit))}) if number else []

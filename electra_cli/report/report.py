@@ -1,13 +1,16 @@
 """Workdirs in; a page, or text, out. TensorFlow is imported for samples alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from electra_cli import files
+from electra_cli.data.source import phase_at, read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
+from electra_cli.loggers.sample_texts import Sample
 from electra_cli.report.records import RunRecord, RunSamples, read_runs
 from electra_cli.workdir import run_files
+from electra_cli.workdir.checkpoint_files import step_of
 
 FORMATS = ("html", "text")
 
@@ -72,7 +75,7 @@ def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
     if num_samples == 0:
         return RunSamples()
     with logger.status("Starting TensorFlow"):
-        from electra_cli.report.samples import take_samples  # noqa: PLC0415  (imports it, which takes seconds)
+        import tensorflow  # noqa: F401, PLC0415  (takes seconds)
 
     try:
         with logger.status(f"Taking samples of {run.path}"):
@@ -81,3 +84,36 @@ def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
         logger.notice(f"{run.path}: no samples: {error}")
         return RunSamples(note=str(error))
     return RunSamples(step, tuple(samples))
+
+
+def take_samples(
+    workdir: str, num_samples: int, say: Callable[[str], None] = lambda _: None
+) -> tuple[int, list[Sample]]:
+    """Takes held-out examples through masking, generator, sampling and discriminator, as evaluations do.
+
+    Args:
+      workdir: its newest checkpoint is restored, in float32; of moving averages where the run keeps some.
+      num_samples: examples; fewer where the split has fewer.
+      say: prints a line about a damaged checkpoint.
+
+    Returns:
+      The step of the checkpoint, and the examples.
+
+    Raises:
+      UserError: config, checkpoint, data or vocabulary are missing or damaged, or the data has no validation split.
+    """
+    from electra_cli.data.input_pipeline import reading  # noqa: PLC0415  (these import TensorFlow, which takes seconds)
+    from electra_cli.training.evaluation import Sampler  # noqa: PLC0415
+    from electra_cli.training.initialization import restore_model  # noqa: PLC0415
+
+    config = run_files.read_config(run_files.read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
+    # Before the checkpoint, which takes longer to read.
+    phases = read_run(config).phases
+    model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), say)
+    step = step_of(path)
+    phase = phase_at(phases, step)
+    if phase.source.validation is None:
+        raise UserError(f"{phase.source.data_dir} has no validation examples")
+    sampler = Sampler(model, phase.config, phase.source, phase.masking, num_samples)
+    with reading(phase.source.data_dir, "for samples", phase.source.validation):
+        return step, sampler.take()

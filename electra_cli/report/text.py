@@ -4,19 +4,20 @@ import io
 import shutil
 from collections.abc import Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from electra_cli.loggers.sample_texts import MEANINGS, SIGNS, Sample
-from electra_cli.report import settings
-from electra_cli.report.curves import GROUPS, baseline_of, other_metrics, spark
-from electra_cli.report.records import PROBE_SPLIT, RunRecord, RunSamples, history_of, probe_names
+from electra_cli.report import content
+from electra_cli.report.content import GROUPS, baseline_of, history_of, other_metrics
+from electra_cli.report.records import PROBE_SPLIT, RunRecord, RunSamples, probe_names
 
 _WIDTH = 100
 _SPARK_WIDTH, _OTHER_COLUMNS = 32, 62
-_NUM_HAPPENINGS, _NUM_DIFFERENCES, _NUM_SAMPLES = 6, 10, 1
+_NUM_EVENTS, _NUM_DIFFERENCES, _NUM_SAMPLES = 6, 10, 1
 # Of several runs, what is shown of each.
 _KEY_METRICS = ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "rtd_accuracy", "tokens_per_second")
 
@@ -67,7 +68,7 @@ def _print_heading(console: Console, run: RunRecord) -> None:
     of = f" of {run.num_steps:,}" if run.num_steps else ""
     console.print(Text(f"{run.name}: {run.status}, step {run.last_step:,}{of}", style="bold"))
     if run.config:
-        console.print(Text(f"  {settings.describe_model(run.config)}", style="dim"))
+        console.print(Text(f"  {content.describe_model(run.config)}", style="dim"))
 
 
 def _metrics_table(runs: Sequence[RunRecord], spark_width: int) -> Table:
@@ -110,17 +111,17 @@ def _last(values) -> str:
 def _print_history(console: Console, run: RunRecord, title: str) -> None:
     rows = history_of(run)
     if rows:
-        left_out = f" (the last {_NUM_HAPPENINGS} of {len(rows):,})" if len(rows) > _NUM_HAPPENINGS else ""
+        left_out = f" (the last {_NUM_EVENTS} of {len(rows):,})" if len(rows) > _NUM_EVENTS else ""
         console.print(Text(f"\n{title}what happened{left_out}", style="bold"))
     table = Table.grid(padding=(0, 2))
-    for row in rows[-_NUM_HAPPENINGS:]:
+    for row in rows[-_NUM_EVENTS:]:
         table.add_row(f"  {row.time}", f"step {row.step:,}", row.sign, Text(row.text))
     console.print(table)
 
 
 def _print_config(console: Console, run: RunRecord, title: str) -> None:
     assert run.config is not None
-    preset, rows = settings.closest_preset(run.config)
+    preset, rows = content.closest_preset(run.config)
     if not rows:
         console.print(Text(f"\n{title}config: the preset {preset}", style="bold"))
         return
@@ -130,7 +131,7 @@ def _print_config(console: Console, run: RunRecord, title: str) -> None:
 
 
 def _print_between(console: Console, runs: Sequence[RunRecord]) -> None:
-    rows = settings.between_runs(runs)
+    rows = content.between_runs(runs)
     table = Table("key", *(run.name for run in runs), box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows[: 2 * _NUM_DIFFERENCES]:
         table.add_row(row.key, *row.values)
@@ -151,3 +152,15 @@ def _sample_text(sample: Sample) -> Text:
             text.append(token.text)
         text.append(SIGNS.get(token.verdict or "", ""))
     return text
+
+
+def spark(values: Sequence[float] | np.ndarray, width: int) -> str:
+    """Returns a curve of at most `width` block characters, each the mean of a part; '' without values."""
+    if not len(values):
+        return ""
+    parts = [float(np.mean(part)) for part in np.array_split(np.asarray(values), min(width, len(values)))]
+    low, high = min(parts), max(parts)
+    blocks = "▁▂▃▄▅▆▇█"
+    if high == low:
+        return blocks[3] * len(parts)
+    return "".join(blocks[round((part - low) / (high - low) * (len(blocks) - 1))] for part in parts)
