@@ -10,7 +10,6 @@ from electra_cli.loggers.logger import Logger
 from electra_cli.loggers.sample_texts import Sample
 from electra_cli.report.records import RunRecord, RunSamples, read_runs
 from electra_cli.workdir import run_files
-from electra_cli.workdir.checkpoint_files import step_of
 
 FORMATS = ("html", "text")
 
@@ -105,6 +104,7 @@ def take_samples(
     from electra_cli.data.input_pipeline import reading  # noqa: PLC0415  (these import TensorFlow, which takes seconds)
     from electra_cli.training.evaluation import Sampler  # noqa: PLC0415
     from electra_cli.training.initialization import restore_model  # noqa: PLC0415
+    from electra_cli.workdir.checkpoint_files import step_of  # noqa: PLC0415
 
     config = run_files.read_config(run_files.read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
     # Before the checkpoint, which takes longer to read.
