@@ -114,6 +114,6 @@ def take_samples(
     phase = phase_at(phases, step)
     if phase.source.validation is None:
         raise UserError(f"{phase.source.data_dir} has no validation examples")
-    sampler = Sampler(model, phase.config, phase.source, phase.masking, num_samples)
+    sampler = Sampler(model, phase, num_samples)
     with reading(phase.source.data_dir, "for samples", phase.source.validation):
         return step, sampler.take()

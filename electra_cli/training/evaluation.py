@@ -1,14 +1,11 @@
-"""Held-out evaluation, and the baselines that give its numbers a scale."""
+"""Held-out evaluation: metrics next to their baselines, and samples of what the networks predict."""
 
-import functools
 from collections.abc import Callable
 
-import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.data.input_pipeline import evaluation_dataset, reading
-from electra_cli.data.masking import MaskingSettings
+from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, reading
 from electra_cli.data.source import DataSource, Phase
 from electra_cli.data.vocabulary import WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
@@ -39,45 +36,29 @@ class Evaluator:
       model: the pretrainer.
       optimizer: its optimizer, which holds the average.
       runtime: strategy and compilation.
-      phase: the data, which must have passed `check_validation`, and how it is masked.
+      phase: whose data is evaluated; it must have passed `check_validation`.
 
     Attributes:
       phase: see there.
       num_examples: how many are evaluated.
     """
 
-    def __init__(
-        self,
-        model: Pretrainer,
-        optimizer: Optimizer,
-        runtime: Runtime,
-        phase: Phase,
-    ):
-        source, masking, config = phase.source, phase.masking, phase.config
+    def __init__(self, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, phase: Phase):
+        source, config = phase.source, phase.config
         assert source.validation is not None
         self.phase = phase
         self._data_dir, self._split = source.data_dir, source.validation
         self._model, self._optimizer, self._objective = model, optimizer, objective_of(config)
-        baseline = (
-            None if source.token_counts is None else unigram_log_probs(source.token_counts, masking.special_token_ids)
-        )
+        counts, special = source.token_counts, phase.masking.special_token_ids
+        baseline = None if counts is None else unigram_log_probs(counts, special)
         self._step = build_eval_step(model, runtime, config, baseline)
-        self.num_examples = min(
-            source.validation.num_examples, config.eval.num_examples or source.validation.num_examples
-        )
-        make_dataset = functools.partial(
-            evaluation_dataset,
-            source.validation,
-            masking,
-            pad_id=source.vocabulary.pad_id,
-            max_seq_length=config.data.max_seq_length,
-            global_batch_size=config.train.global_batch_size,
-            num_examples=self.num_examples,
-        )
-        self._dataset = runtime.distribute(lambda part: make_dataset(part=part))
+        num_there = source.validation.num_examples
+        self.num_examples = min(num_there, config.eval.num_examples or num_there)
+        batch_size = config.train.global_batch_size
+        self._dataset = runtime.distribute(lambda part: _dataset(phase, batch_size, self.num_examples, part))
         self._sampler: Sampler | None = None
         if config.eval.num_samples:
-            self._sampler = Sampler(model, config, source, masking, config.eval.num_samples, runtime.strategy)
+            self._sampler = Sampler(model, phase, config.eval.num_samples, runtime.strategy)
 
     def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Evaluates.
@@ -107,6 +88,19 @@ class Evaluator:
             return self._sampler.take()
 
 
+def _dataset(phase: Phase, batch_size: int, num_examples: int, part: Part = WHOLE) -> tf.data.Dataset:
+    assert phase.source.validation is not None
+    return evaluation_dataset(
+        phase.source.validation,
+        phase.masking,
+        pad_id=phase.source.vocabulary.pad_id,
+        max_seq_length=phase.config.data.max_seq_length,
+        global_batch_size=batch_size,
+        num_examples=num_examples,
+        part=part,
+    )
+
+
 def format_table(objective: Objective, result: dict[str, float], step: int) -> str:
     """Returns a table of held-out metrics next to their baselines, for people."""
     baselines = objective.baselines(result)
@@ -125,9 +119,7 @@ class Sampler:
 
     Args:
       model: the pretrainer, made in the strategy's scope.
-      config: the resolved config of the phase.
-      source: its data, with a validation split.
-      masking: how it is masked.
+      phase: whose data is read; it must have passed `check_validation`.
       num_samples: examples; fewer where the split has fewer.
       strategy: the strategy; None: the default one.
     """
@@ -135,26 +127,17 @@ class Sampler:
     def __init__(
         self,
         model: Pretrainer,
-        config: ml_collections.FrozenConfigDict,
-        source: DataSource,
-        masking: MaskingSettings,
+        phase: Phase,
         num_samples: int,
         strategy: tf.distribute.Strategy | None = None,
     ):
-        assert source.validation is not None
-        self._vocabulary = source.vocabulary
-        self._num_samples = min(num_samples, source.validation.num_examples)
-        self._dataset = evaluation_dataset(
-            source.validation,
-            masking,
-            pad_id=source.vocabulary.pad_id,
-            max_seq_length=config.data.max_seq_length,
-            global_batch_size=self._num_samples,
-            # As in evaluation, since masks are drawn for groups of examples.
-            num_examples=config.eval.num_examples,
-        )
+        assert phase.source.validation is not None
+        self._vocabulary = phase.source.vocabulary
+        self._num_samples = min(num_samples, phase.source.validation.num_examples)
+        # As many examples as in evaluation, since masks are drawn for groups of them.
+        self._dataset = _dataset(phase, self._num_samples, phase.config.eval.num_examples)
         strategy = strategy or tf.distribute.get_strategy()
-        objective = objective_of(config)
+        objective = objective_of(phase.config)
 
         def compute(inputs: Tensors) -> Tensors:
             return _sample_outputs(objective, inputs, model(inputs, training=False))
@@ -166,7 +149,7 @@ class Sampler:
         """Returns the examples. Every worker must call it at once.
 
         Raises:
-          tf.errors.DataLossError, tf.errors.FailedPreconditionError: a shard is damaged; see `source.reading`.
+          tf.errors.DataLossError, tf.errors.FailedPreconditionError: a shard is damaged; see `input_pipeline.reading`.
         """
         batch = next(iter(self._dataset))
         # Each replica computes all of them.

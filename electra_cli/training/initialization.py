@@ -13,7 +13,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
-from electra_cli.training.optimization import Optimizer, averaged_weights, build_optimizer, start_averages
+from electra_cli.training.optimization import Optimizer, build_optimizer, evaluated_values, start_averages
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
 from electra_cli.workdir.run_files import CONFIG_FILE
@@ -21,11 +21,11 @@ from electra_cli.workdir.run_files import CONFIG_FILE
 
 @dataclasses.dataclass(frozen=True)
 class Changes:
-    """What a run has otherwise than the checkpoint that it begins with.
+    """How a run differs from the checkpoint that it begins with.
 
     Attributes:
       vocabulary: the run's vocabulary: that of the checkpoint, or it with tokens behind its last.
-      old_vocab_file: the checkpoint's; '' where it is to be looked for beside the checkpoint.
+      old_vocab_file: the checkpoint's; '' where it is to be looked for next to the checkpoint.
       positions: 'copy' or 'interpolate': what the position table becomes when it is longer or shorter.
       restore_optimizer: whether the moments of the optimizer are taken over. The step is not.
     """
@@ -37,7 +37,7 @@ class Changes:
 
     @classmethod
     def of(cls, config: ml_collections.FrozenConfigDict, vocabulary: Vocabulary) -> "Changes":
-        """Returns those that the section `init` of a config asks for."""
+        """Returns what the section `init` of a config asks for."""
         init = config.init
         return cls(vocabulary, init.vocab_file, init.positions, init.optimizer == "restored")
 
@@ -142,11 +142,11 @@ def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
         return table[np.arange(rows) % old_rows]
     if how == "zeros":
         return np.pad(table[:rows], [(0, max(0, rows - old_rows)), (0, 0)])
-    places = np.linspace(0.0, old_rows - 1.0, rows)
-    low = np.floor(places).astype(int)
+    positions = np.linspace(0.0, old_rows - 1.0, rows)
+    low = np.floor(positions).astype(int)
     high = np.minimum(low + 1, old_rows - 1)
-    part = (places - low)[:, np.newaxis].astype(table.dtype)
-    return table[low] * (1 - part) + table[high] * part
+    share = (positions - low)[:, np.newaxis].astype(table.dtype)
+    return table[low] * (1 - share) + table[high] * share
 
 
 def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabulary | None:
@@ -266,8 +266,7 @@ def restore_model(
     optimizer = build_optimizer(config)
     optimizer.build(model.trainable_variables)
     restore(tf.train.Checkpoint(model=model, optimizer=optimizer), path, ("model", "optimizer"))
-    with averaged_weights(optimizer, model.trainable_variables):
-        averages = [variable.numpy() for variable in model.trainable_variables]
+    averages = evaluated_values(optimizer, model.trainable_variables)
     for variable, average in zip(model.trainable_variables, averages, strict=True):
         variable.assign(average)
     return model, path
