@@ -13,7 +13,13 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
-from electra_cli.training.optimization import Optimizer, build_optimizer, evaluated_values, start_averages
+from electra_cli.training.optimization import (
+    Optimizer,
+    build_optimizer,
+    evaluated_values,
+    inner_optimizer,
+    start_averages,
+)
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
 from electra_cli.workdir.run_files import CONFIG_FILE
@@ -110,13 +116,13 @@ def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
 
 def _moments(optimizer: Optimizer) -> list[list[tf.Variable]]:
     """Returns the lists of variables that an optimizer keeps for each weight."""
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     names = ("_m", "_v", "_momentums", "_velocities", "_model_variables_moving_average")
     return [list(getattr(inner, name)) for name in names if getattr(inner, name, None)]
 
 
 def _moving_averages(optimizer: Optimizer) -> set:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    inner = inner_optimizer(optimizer)
     return {variable.ref() for variable in getattr(inner, "_model_variables_moving_average", None) or ()}
 
 
@@ -153,8 +159,8 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
     """Returns the vocabulary of a checkpoint, None when it is not known and need not be.
 
     Raises:
-      UserError: it is not known but must be, is of another size than the checkpoint's tables, or the run's does not
-        begin with it.
+      UserError: it is needed but unknown, has another size than the checkpoint's tables, or the run's does not begin
+        with it.
     """
     new = changes.vocabulary
     file = changes.old_vocab_file or _find_vocab_file(path)

@@ -1,4 +1,4 @@
-"""Optimizers that Keras lacks: the original's Adam, and LAMB."""
+"""Optimizers and learning rates of a run, with those that Keras lacks: the original's Adam, and LAMB."""
 
 import contextlib
 import inspect
@@ -96,16 +96,7 @@ _NOT_ADAPTED = "_difference"
 
 
 class _WithMoments(tf_keras.optimizers.Optimizer):
-    """An optimizer with two moments of each gradient, m and v.
-
-    Args:
-      learning_rate: rate or schedule.
-      beta_1: decay of the first moment.
-      beta_2: decay of the second moment.
-      epsilon: added to the root of the second moment.
-      weight_decay: decay of all weights but biases and LayerNorm.
-      **kwargs: name and moving average, of `tf_keras.optimizers.Optimizer`.
-    """
+    """An optimizer with two moments of each gradient, m and v; biases and LayerNorm are not decayed."""
 
     def __init__(self, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, **kwargs):
         # The step that calls it is compiled as a whole.
@@ -125,12 +116,9 @@ class _WithMoments(tf_keras.optimizers.Optimizer):
         self._m = [self.add_variable_from_reference(variable, "m") for variable in var_list]
         self._v = [self.add_variable_from_reference(variable, "v") for variable in var_list]
 
-    def _update_moments(self, gradient: tf.Tensor, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
+    def _moments_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
         index = self._index_dict[self._var_key(variable)]
-        m, v = self._m[index], self._v[index]
-        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
-        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
-        return m, v
+        return self._m[index], self._v[index]
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -158,8 +146,7 @@ class AdamWeightDecay(_WithMoments):
 
     def update_step(self, gradient, variable):
         """Updates one weight, with its decay."""
-        index = self._index_dict[self._var_key(variable)]
-        m, v = self._m[index], self._v[index]
+        m, v = self._moments_of(variable)
         has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
         # What is small is not worth a compilation.
         update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
@@ -196,7 +183,7 @@ class Lamb(_WithMoments):
 
     tf-models-official's LAMB computes the same, but is an optimizer of Keras' legacy kind, which neither averages
     weights nor scales losses as the others do. Weights are those of this model: query, key and value are one. An update
-    that loss scaling leaves out counts in the bias correction.
+    that loss scaling skips counts in the bias correction.
     """
 
     def __init__(self, learning_rate, weight_decay=0.01, name="lamb", **kwargs):
@@ -206,7 +193,9 @@ class Lamb(_WithMoments):
 
     def update_step(self, gradient, variable):
         """Updates one weight."""
-        m, v = self._update_moments(gradient, variable)
+        m, v = self._moments_of(variable)
+        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
+        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
         num_updates = tf.cast(self.iterations + 1, variable.dtype)
         corrected_m = m / (1.0 - tf.pow(tf.cast(self.beta_1, variable.dtype), num_updates))
         corrected_v = v / (1.0 - tf.pow(tf.cast(self.beta_2, variable.dtype), num_updates))
@@ -233,8 +222,8 @@ Optimizer: TypeAlias = tf_keras.optimizers.Optimizer
 def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
     """Builds the optimizer of a resolved config. Clipping is the training step's work.
 
-    With `runtime.precision=mixed_float16` it scales losses dynamically and leaves out updates that are not finite;
-    they count as steps, of the schedule and of bias corrections.
+    With `runtime.precision=mixed_float16` it scales losses dynamically and skips updates that are not finite; they
+    count as steps, of the schedule and of bias corrections.
     """
     settings = config.optimizer
     first, *later = divide(config)
@@ -269,15 +258,15 @@ def uses_loss_scaling(optimizer: Optimizer) -> bool:
     return isinstance(optimizer, tf_keras.mixed_precision.LossScaleOptimizer)
 
 
+def inner_optimizer(optimizer: Optimizer) -> Optimizer:
+    """Returns the optimizer that one which scales losses wraps; others as they are."""
+    return optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+
+
 @contextlib.contextmanager
 def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> Iterator[None]:
-    """Within it, the trained weights are their moving averages, when the optimizer keeps them.
-
-    Args:
-      optimizer: an optimizer of `build_optimizer`, built on `variables`.
-      variables: the trained weights.
-    """
-    inner = optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+    """Within it, the trained weights are their moving averages, when the optimizer, built on them, keeps any."""
+    inner = inner_optimizer(optimizer)
     if not inner.use_ema:
         yield
         return
@@ -291,24 +280,14 @@ def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> 
 
 
 def evaluated_values(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> Sequence[tf.Variable]:
-    """Returns what evaluation takes for the trained weights: their moving averages, or where none are kept they.
-
-    Args:
-      optimizer: an optimizer of `build_optimizer`, built on `variables`.
-      variables: the trained weights.
-    """
-    inner = optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+    """Returns what is evaluated for the trained weights: their moving averages; themselves where none are kept."""
+    inner = inner_optimizer(optimizer)
     return inner._model_variables_moving_average if inner.use_ema else variables
 
 
 def start_averages(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> None:
-    """Makes the moving averages, when the optimizer keeps them, start from the weights as they are now.
-
-    Args:
-      optimizer: an optimizer of `build_optimizer`, built on `variables`.
-      variables: the trained weights.
-    """
-    inner = optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+    """Makes the moving averages, when the optimizer keeps any, start from the weights as they are now."""
+    inner = inner_optimizer(optimizer)
     if inner.use_ema:
         for average, variable in zip(inner._model_variables_moving_average, variables, strict=True):
             average.assign(variable)

@@ -30,15 +30,12 @@ _NUM_RECENT = 10
 def open_run(
     config: ml_collections.ConfigDict | OpenedRun, logger: Logger, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
-    """Finds the devices and opens the data.
+    """Finds the devices and loads the data; returns them with the resolved config.
 
     Args:
       config: with overrides, or what `source.read_run` made of it.
       logger: receives progress reports.
       alone: as of `build_runtime`.
-
-    Returns:
-      The devices, the resolved config and its phases.
 
     Raises:
       UserError: as `build_runtime`, `read_run` and `DataSource.load`.
@@ -101,15 +98,10 @@ class LossMonitor(tf.Module):
 
 
 class Run:
-    """A run as it was opened (`open_run`), with its model.
+    """A run as `open_run` opened it, with its model.
 
-    Args:
-      runtime: devices.
-      config: the resolved config of the whole run.
-      phases: its phases.
-      logger: receives progress reports.
-
-    Attributes (besides those):
+    Attributes:
+      runtime, config, phases, logger: see there.
       model, optimizer: with all their variables.
       objective: what is learned.
       step: updates that were made.
@@ -131,12 +123,9 @@ class Run:
 class TrainingRun(Run):
     """A run in training, between two updates; what the loop and its hooks share.
 
-    Args:
-      runtime, config, phases, logger: as of `Run`.
+    Attributes (besides those of `Run`):
       workdir: entered.
-      stop: asks for a stop.
-
-    Attributes (besides those):
+      stop: requests to stop.
       interval_sums: the sums of all updates since the last line of metrics.
       monitor: its losses and mishaps.
       checkpoints: of the workdir, once `open_checkpoints` was called.
@@ -181,7 +170,7 @@ class TrainingRun(Run):
         """Restores the newest checkpoint, or begins with the weights of `checkpoint`, and writes the config.
 
         Returns:
-          The lines of metrics up to the step, and the last step that was computed, but not saved; 0: none.
+          The lines of metrics up to the step, and the last step that was computed but not saved; 0: none.
         """
         with self.logger.status("Looking for a checkpoint, and restoring it"):
             self.checkpoints.recover()

@@ -1,7 +1,7 @@
-"""Google Cloud's notice that a machine is about to be taken away, as a request to stop.
+"""Requests to stop: signals, and Google Cloud's notice that a machine is about to be taken away.
 
-A spot or preemptible machine, TPU VMs among them, says so some 30 seconds before it goes, in its metadata. Several
-workers agree on the step to stop behind as they do for a signal, so it is enough that one of them gets the notice.
+A spot or preemptible machine, TPU VMs among them, has the notice in its metadata some 30 seconds before. Several
+workers agree on the step to stop behind, so it is enough that one of them gets a signal or the notice.
 """
 
 import contextlib
@@ -17,9 +17,13 @@ from tensorflow.python.distribute.failure_handling import failure_handling_util
 
 
 class StopRequest:
-    """Remembers that a stop was asked for, while used as a context manager.
+    """Remembers that a stop was requested, while used as a context manager.
 
     A second signal of the same kind acts as it would without us, for those who cannot wait.
+
+    Attributes:
+      requested: whether it was.
+      name: the signal, or what else requested it.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,7 +42,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def request(self, name: str) -> None:
-        """Asks for a stop, in the name of what stands behind it."""
+        """Requests a stop."""
         self.name, self.requested = name, True
 
     def _remember(self, number: int, _: FrameType | None) -> None:
@@ -53,7 +57,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def is_google_cloud() -> bool:
-    """Returns whether this is a machine of Google Cloud; asks no network."""
+    """Returns whether this is a machine of Google Cloud, without using the network."""
     if os.environ.get(_SERVER_VARIABLE):
         return True
     try:
@@ -65,7 +69,7 @@ def is_google_cloud() -> bool:
 
 @contextlib.contextmanager
 def watching_for_notice(stop: StopRequest) -> Iterator[None]:
-    """Within it, the notice asks for a stop; elsewhere than on Google Cloud nothing is done.
+    """Requests a stop when the notice comes within it; does nothing elsewhere than on Google Cloud.
 
     `tf.distribute.experimental.PreemptionCheckpointHandler` watches for the same, but does nothing on TPUs and CPUs of
     Google Cloud, and saves by a manager of its own; what of it asks the metadata server is used here.

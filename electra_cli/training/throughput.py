@@ -17,10 +17,9 @@ _NUM_PRODUCTS, _NUM_RUNS = 4, 10
 
 
 def measure_flops_per_second(runtime: Runtime) -> float:
-    """Measures the rate of square matrix products in the compute dtype, on all devices at once.
+    """Returns the operations a second of square matrix products in the compute dtype, of all devices together.
 
-    Returns:
-      Operations a second, of all devices together: the best of some runs.
+    It is the best of some runs.
     """
     width = _CPU_WIDTH if "CPU" in runtime.devices else _ACCELERATOR_WIDTH
     dtype = tf_keras.mixed_precision.global_policy().compute_dtype
@@ -51,7 +50,7 @@ _SECONDS_AT_ONCE = 10.0
 # Seconds over which the time of a step is smoothed.
 _SECONDS_SMOOTHED = 30.0
 # Metrics of the progress line and their digits.
-_SHOWN = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+_IN_LINE = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
 class Throughput:
@@ -62,7 +61,7 @@ class Throughput:
       num_steps: the last.
       utilization_at_one_step_a_second: the fraction of the devices' rate of matrix products that a step of one second
         uses.
-      clock: seconds, ever growing.
+      clock: seconds, monotonic.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Throughput:
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Begins a new interval at `step`."""
+        """Starts a new interval at `step`."""
         self._tokens = self._input_wait = 0.0
         self._start, self._start_step = self._clock(), step
 
@@ -88,10 +87,10 @@ class Throughput:
         self._input_wait += input_wait
 
     def rates(self, step: int) -> dict[str, float]:
-        """Returns metrics of the interval from its begin to `step`.
+        """Returns metrics of the interval up to `step`.
 
-        They are `tokens_per_second` (real tokens), `model_flops_utilization` (matrix products of the model, as a
-        fraction of what the devices make) and `input_wait_fraction` (of the time).
+        `tokens_per_second` is of real tokens, `model_flops_utilization` the model's matrix products as a fraction of
+        what the devices make, and `input_wait_fraction` is of the time.
         """
         seconds = max(self._clock() - self._start, 1e-9)
         steps_per_second = (step - self._start_step) / seconds
@@ -102,13 +101,13 @@ class Throughput:
         }
 
     def line(self, step: int, values: dict[str, float]) -> str:
-        """Returns the progress line of `step` and begins a new interval there."""
+        """Returns the progress line of `step` and starts a new interval there."""
         seconds_per_step = (self._clock() - self._start) / max(step - self._start_step, 1)
         left = format_duration(seconds_per_step * (self._num_steps - step))
         self.restart(step)
-        shown = [f"{name} {values[name]:.{digits}f}" for name, digits in _SHOWN.items() if name in values]
+        metrics = [f"{name} {values[name]:.{digits}f}" for name, digits in _IN_LINE.items() if name in values]
         rate = f"{values['tokens_per_second']:,.0f} tokens/s"
-        return "  ".join([f"step {step:,}/{self._num_steps:,}", *shown, rate, f"{left} left"])
+        return "  ".join([f"step {step:,}/{self._num_steps:,}", *metrics, rate, f"{left} left"])
 
 
 class StepsPerCall:

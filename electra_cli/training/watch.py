@@ -21,11 +21,7 @@ class NonFiniteSteps(Hook):
         return {"watch": run.monitor}
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Looks at the last step that was made.
-
-        Raises:
-          UserError: it is one more than `watch.max_nonfinite_steps`.
-        """
+        """Looks at the last step; raises a `UserError` if it is one more than `watch.max_nonfinite_steps`."""
         nonfinite_replicas = update.sums["nonfinite_replicas"].numpy()
         if not nonfinite_replicas.any():
             return
@@ -64,7 +60,7 @@ class LossSpikes(Hook):
 
         Raises:
           RolledBack: it was a spike.
-          UserError: it was one more than `watch.max_rollbacks`, or there is no checkpoint before it.
+          UserError: it was one spike more than `watch.max_rollbacks`, or there is no checkpoint before it.
         """
         factor = run.config.watch.spike_factor
         if not factor or not update.metrics or "total_loss" not in update.metrics:
