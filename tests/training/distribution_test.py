@@ -4,8 +4,7 @@ import pytest
 
 from electra_cli.config import default_config
 from electra_cli.errors import UserError
-from electra_cli.training.cluster import Cluster, find_cluster
-from electra_cli.training.distribution import _choose
+from electra_cli.training.distribution import Cluster, _choose, find_cluster
 
 
 def settings(**values):
