@@ -6,7 +6,7 @@ import ml_collections
 
 from electra_cli.probes.probe_files import ProbeExamples
 from electra_cli.probes.prober import SPLIT, Prober, describe, read_probes
-from electra_cli.training.hooks import Hook, Lines, Update
+from electra_cli.training.hooks import Hook, MetricsLines, Update
 from electra_cli.training.run import Run, TrainingRun
 
 
@@ -21,7 +21,7 @@ class Probe(Hook):
         self._probes = probes
         self._prober: Prober | None = None
 
-    def resume(self, run: TrainingRun, lines: Lines) -> None:
+    def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
         """Probes where a stop came before it."""
         if self._prober_of(run).is_due(run.step, run.is_evaluation_due(), lines):
             self._probe(run)

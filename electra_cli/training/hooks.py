@@ -11,7 +11,7 @@ from electra_cli.training.run import Run, TrainingRun
 from electra_cli.training.updates import Sums
 
 # Lines of metrics.jsonl, as dictionaries.
-Lines = Sequence[Mapping[str, Any]]
+MetricsLines = Sequence[Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Hook:
         """Returns by name what is to be saved in the checkpoint."""
         return {}
 
-    def resume(self, run: TrainingRun, lines: Lines) -> None:
+    def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
         """Is called when a checkpoint was restored, to do what a stop left undone at its step.
 
         Args:
@@ -112,7 +112,7 @@ class Evaluate(Hook):
         self._evaluator: Evaluator | None = None
         self._result: dict[str, float] = {}
 
-    def resume(self, run: TrainingRun, lines: Lines) -> None:
+    def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
         """Evaluates where a stop came between saving and evaluating."""
         evaluated = [
             line
