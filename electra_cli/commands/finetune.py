@@ -10,7 +10,7 @@ from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.finetuning import FINETUNING, FORMATS, check, check_start
 from electra_cli.config.labeled_files import parse_file
 from electra_cli.errors import UserError
-from electra_cli.finetuning.prediction_input import open_prediction
+from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
 from electra_cli.loggers.logger import Logger
@@ -123,13 +123,13 @@ def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Logger], None]:
     columns = Columns(**named, flag=PREDICT_FLAG) if named else None
 
     def work(logger: Logger) -> None:
-        asked = open_prediction(
+        request = open_prediction(
             values.workdir, path, values.output, values.seed, logger, columns=columns, file_format=file_format
         )
         with logger.status("Starting TensorFlow"):
-            from electra_cli.finetuning.predicting import predict_asked  # noqa: PLC0415  (takes seconds)
+            import tensorflow  # noqa: F401, PLC0415  (takes seconds)
 
-        predict_asked(asked, logger)
+        run_prediction(request, logger)
 
     return work
 

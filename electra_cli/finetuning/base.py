@@ -14,6 +14,9 @@ from electra_cli.finetuning.examples import Example, LabelMap, abbreviate
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
 
+# Lengths that examples are padded to are multiples of it, so that hardware divides them well.
+_LENGTH_STEP = 8
+
 
 class TextEncoder(Protocol):
     """`data.tokenization.Tokenizer` or `data.sentencepiece_model.SentencePieceTokenizer`."""
@@ -133,6 +136,11 @@ class Task(abc.ABC):
     def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens that each would take uncut, special ones included."""
 
+    def padded_length(self, lengths: np.ndarray, limit: int) -> int:
+        """Returns the tokens, at most `limit`, that examples of `lengths` tokens are padded to."""
+        longest = max(self.min_length, int(lengths.max()))
+        return min(limit, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
+
     @abc.abstractmethod
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns a prediction an example: a label, a number, a tag a word, or the text of an answer ('': none).
@@ -154,6 +162,21 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores: ...
+
+
+def prediction_lines(examples: Sequence[Example], predictions: Sequence[Any]) -> list[dict[str, Any]]:
+    """Returns what is written of predictions: `id`, `prediction`, and the label where there is one."""
+    lines = []
+    for example, prediction in zip(examples, predictions, strict=True):
+        line = {"id": example.id, "prediction": list(prediction) if isinstance(prediction, tuple) else prediction}
+        if example.label is not None:
+            line["label"] = example.label
+        elif example.tags is not None:
+            line["label"] = list(example.tags)
+        elif example.answers or example.is_impossible:
+            line["label"] = [answer.text for answer in example.answers]
+        lines.append(line)
+    return lines
 
 
 def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:

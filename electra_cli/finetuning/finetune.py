@@ -10,25 +10,21 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.config import default_config as default_pretraining_config
 from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Encoded, Task
 from electra_cli.finetuning.examples import Example, most_frequent
 from electra_cli.finetuning.model import OpenEncoder, StartingPoint
-from electra_cli.finetuning.seed_run import SeedRun, Split
+from electra_cli.finetuning.seed_run import EncodedSplit, SeedRun
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
-from electra_cli.finetuning.trainer import Trainer
+from electra_cli.finetuning.trainer import Trainer, build_finetuning_runtime
 from electra_cli.finetuning.workdir import SCORES_FILE, Record, seed_directory, write_record
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.run_files import write_json
 from electra_cli.workdir.workdir import Workdir
 
-# Lengths that examples are padded to are multiples of it, so that hardware divides them well.
-_LENGTH_STEP = 8
 # Steps that are worth a warning if there are fewer.
 _FEW_STEPS = 10
 
@@ -97,21 +93,21 @@ def finetune(
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
         _check_steps(trainer.num_steps, filled, len(encoded["train"].example_indices), logger)
         logger.notice(_describe(task, filled, splits, length, trainer.num_steps))
-        predicted = [Split.of(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
-        found, seeds = {}, filled.train.seeds
-        for index, seed in enumerate(seeds):
-            place = (index, len(seeds))
-            run = SeedRun(trainer, task, predicted, filled.train.num_epochs, workdir, seed, place, stop, logger)
-            found[seed] = run.run()
-        summary = _summarize(task, splits.train, predicted, found, start.source)
+        predicted = [EncodedSplit(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
+        seeds = filled.train.seeds
+        scores = {
+            seed: SeedRun(trainer, task, predicted, workdir, seeds, index, stop, logger).run()
+            for index, seed in enumerate(seeds)
+        }
+        summary = _summarize(task, splits.train, predicted, scores, start.source)
         write_json(tf.io.gfile.join(workdir, SCORES_FILE), summary)
     logger.result("scores", summary, format_scores(summary))
-    _tell_what_is_next(workdir, seeds, logger)
+    _report_next_steps(workdir, seeds, logger)
     return summary
 
 
-def _tell_what_is_next(workdir: str, seeds: Sequence[int], logger: Logger) -> None:
-    """Tells where models and predictions are, and how to predict and to export."""
+def _report_next_steps(workdir: str, seeds: Sequence[int], logger: Logger) -> None:
+    """Reports where models and predictions are, and how to predict and to export."""
     where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
     flag = shlex.quote(f"--workdir={workdir}")
     logger.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
@@ -121,20 +117,6 @@ def _tell_what_is_next(workdir: str, seeds: Sequence[int], logger: Logger) -> No
     )
 
 
-def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
-    """Picks the devices of a fine-tuning; must run before TensorFlow computes anything.
-
-    Raises:
-      UserError: devices are missing, there are several workers, or the replicas do not divide the batch.
-    """
-    settings = default_pretraining_config().runtime
-    settings.update(config.runtime)
-    runtime = build_runtime(settings, [(config.train.global_batch_size, 1)])
-    if runtime.num_workers > 1:
-        raise UserError(f"electra-finetune runs in one process, not in {runtime.num_workers}: start it once")
-    return runtime
-
-
 def _encode(
     task: Task,
     config: ml_collections.FrozenConfigDict,
@@ -142,44 +124,29 @@ def _encode(
     start: StartingPoint,
     logger: Logger,
 ) -> tuple[dict[str, Encoded], int]:
-    """Returns the splits as arrays, and the tokens that training examples are padded to.
-
-    Raises:
-      UserError: the encoder, or what is asked for, has no room for text.
-    """
+    """Returns the splits as arrays, and the tokens that training examples are padded to."""
     encoder = start.tokenizer.build()
     asked, positions = config.data.max_seq_length, start.network.sizes.max_position_embeddings
-    most = min(asked, positions)
-    if most < task.min_length:
+    limit = min(asked, positions)
+    if limit < task.min_length:
         raise UserError(
             f"config.data.max_seq_length={asked}, of {positions} that the encoder has: too few for any text; "
             f"{task.kind.replace('_', ' ')} takes {task.min_length} at least"
         )
-    if most < asked:
-        logger.notice(f"config.data.max_seq_length={asked}, but the encoder has {most} positions: as many.")
+    if limit < asked:
+        logger.notice(f"config.data.max_seq_length={asked}, but the encoder has {limit} positions: as many.")
     # What training sees does not depend on files that are only predicted, which may be others later.
     learned = [example for name in ("train", "validation") for example in splits.get(name, ())]
-    length = padded_length(task, task.lengths(learned, encoder), most)
+    length = task.padded_length(task.lengths(learned, encoder), limit)
     encoded = {}
     for name, examples in splits.items():
-        is_learned = name in ("train", "validation")
-        own = length if is_learned else padded_length(task, task.lengths(examples, encoder), most)
-        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own)
+        own_length = length
+        if name not in ("train", "validation"):
+            own_length = task.padded_length(task.lengths(examples, encoder), limit)
+        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own_length)
         for notice in encoded[name].notices:
             logger.notice(f"{name}: {notice}")
     return encoded, length
-
-
-def padded_length(task: Task, lengths: np.ndarray, most: int) -> int:
-    """Returns the tokens that examples are padded to: as few as the longest needs.
-
-    Args:
-      task: their task.
-      lengths: tokens that each example would take uncut.
-      most: tokens at most; enough for the task.
-    """
-    longest = max(task.min_length, int(lengths.max()))
-    return min(most, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
 
 def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, logger: Logger) -> None:
@@ -215,7 +182,7 @@ def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Split
 
 
 def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Task) -> str:
-    """Returns a hash of all that weights follow from, the config left out."""
+    """Returns a hash of all that weights follow from, except the config."""
     digest = hashlib.sha256(json.dumps([start.is_random, task.labels.labels]).encode())
     for name, array in sorted(start.network.weights.items()):
         digest.update(name.encode() + str(array.shape).encode())
@@ -232,19 +199,19 @@ def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Tas
 def _summarize(
     task: Task,
     train: Sequence[Example],
-    splits: Sequence[Split],
-    found: Mapping[int, Mapping[str, Mapping[str, float]]],
+    splits: Sequence[EncodedSplit],
+    scores_of_seeds: Mapping[int, Mapping[str, Mapping[str, float]]],
     source: str,
 ) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "task": task.kind,
         "init": source,
         "primary_score": task.primary_score,
-        "seeds": list(found),
+        "seeds": list(scores_of_seeds),
         "splits": {},
     }
     for split in splits:
-        by_seed = {seed: scores[split.name] for seed, scores in found.items() if split.name in scores}
+        by_seed = {seed: scores[split.name] for seed, scores in scores_of_seeds.items() if split.name in scores}
         if not by_seed:
             continue
         names = list(next(iter(by_seed.values())))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import ml_collections
 import tensorflow as tf
 import tf_keras
 
@@ -40,13 +41,8 @@ class StartingPoint:
 OpenEncoder = Callable[[str, Logger], StartingPoint]
 
 
-def weight(kind: str, targets: tf.Tensor) -> tf.Tensor:
-    """Returns what the loss is divided by, a float32 scalar: rows, or of tagging words.
-
-    Args:
-      kind: the kind of task.
-      targets: see `loss_sum`.
-    """
+def loss_weight(kind: str, targets: tf.Tensor) -> tf.Tensor:
+    """Returns what the loss is divided by, a float32 scalar: rows, or of tagging words."""
     if kind == "tagging":
         return tf.reduce_sum(tf.cast(targets >= 0, tf.float32))
     return tf.cast(tf.shape(targets)[0], tf.float32)
@@ -62,8 +58,7 @@ def loss_sum(kind: str, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     Args:
       kind: the kind of task.
       logits: float32 [rows, outputs]; tagging and question answering [rows, length, outputs].
-      targets: classification int32 [rows]; regression float32 [rows], scaled (`LabelMap.scaled`); tagging int32
-        [rows, length], -1 where there is no word; question answering int32 [rows, 2].
+      targets: as of `Encoded`.
     """
     if kind == "regression":
         return tf.reduce_sum(tf.square(logits[:, 0] - targets))
@@ -80,38 +75,6 @@ SENTENCE_KINDS = ("classification", "regression")
 _HEAD_SEED = 1 << 16
 
 
-def build_encoder(
-    sizes: EncoderSizes, *, hidden_dropout: float, attention_dropout: float, initializer_range: float
-) -> ElectraEncoder:
-    """Builds an encoder of given sizes with embeddings of its own, with all weights created.
-
-    Args:
-      sizes: its sizes.
-      hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
-      attention_dropout: dropout rate of attention probabilities.
-      initializer_range: standard deviation of the initial weights.
-    """
-    embeddings = ElectraEmbeddings(
-        vocab_size=sizes.vocab_size,
-        embedding_size=sizes.embedding_size,
-        max_position_embeddings=sizes.max_position_embeddings,
-        type_vocab_size=sizes.type_vocab_size,
-        initializer_range=initializer_range,
-        name="embeddings",
-    )
-    return ElectraEncoder(
-        embeddings,
-        sizes.hidden_size,
-        sizes.num_layers,
-        sizes.num_attention_heads,
-        sizes.intermediate_size,
-        hidden_dropout=hidden_dropout,
-        attention_dropout=attention_dropout,
-        initializer_range=initializer_range,
-        name="encoder",
-    )
-
-
 class TaskModel(tf_keras.Model):
     """An encoder with a head.
 
@@ -119,12 +82,7 @@ class TaskModel(tf_keras.Model):
     the output at [CLS], as `ElectraForSequenceClassification` of transformers has it, so that it can be exported; of
     tokens and answers dropout and a linear layer on each. (The original has the linear layer alone for both.)
 
-    Args:
-      encoder: the encoder.
-      kind: 'classification', 'regression', 'tagging' or 'question_answering'.
-      num_outputs: outputs of the head.
-      dropout_rate: dropout rate of the head (fraction).
-      initializer_range: standard deviation of the head's initial weights.
+    `dropout_rate` (fraction) and `initializer_range` (standard deviation) are the head's.
     """
 
     def __init__(
@@ -151,7 +109,7 @@ class TaskModel(tf_keras.Model):
         """Computes logits.
 
         Args:
-          inputs: int32 [batch, seq_length] of `features.UNMASKED`; others are left out.
+          inputs: int32 [batch, seq_length] of `features.UNMASKED`; others are ignored.
           training: whether to drop out.
           seed: int32 [2] that dropout follows from; must be given in training.
 
@@ -179,16 +137,43 @@ class TaskModel(tf_keras.Model):
 
 
 def build_model(
-    encoder: ElectraEncoder,
+    sizes: EncoderSizes,
     kind: str,
     num_outputs: int,
-    *,
-    dropout_rate: float,
+    dropout_rates: ml_collections.ConfigDict,
     initializer_range: float,
     length: int,
 ) -> TaskModel:
-    """Builds a model with all its weights created; `length`, in tokens, is that of the batches it will see."""
-    model = TaskModel(encoder, kind, num_outputs, dropout_rate, initializer_range)
+    """Builds a model, whose encoder has embeddings of its own, with all weights created.
+
+    Args:
+      sizes: the encoder's sizes.
+      kind: the kind of task.
+      num_outputs: outputs of the head.
+      dropout_rates: the section `model` of a config.
+      initializer_range: standard deviation of initial weights.
+      length: tokens of the batches that it will see.
+    """
+    embeddings = ElectraEmbeddings(
+        vocab_size=sizes.vocab_size,
+        embedding_size=sizes.embedding_size,
+        max_position_embeddings=sizes.max_position_embeddings,
+        type_vocab_size=sizes.type_vocab_size,
+        initializer_range=initializer_range,
+        name="embeddings",
+    )
+    encoder = ElectraEncoder(
+        embeddings,
+        sizes.hidden_size,
+        sizes.num_layers,
+        sizes.num_attention_heads,
+        sizes.intermediate_size,
+        hidden_dropout=dropout_rates.hidden_dropout,
+        attention_dropout=dropout_rates.attention_dropout,
+        initializer_range=initializer_range,
+        name="encoder",
+    )
+    model = TaskModel(encoder, kind, num_outputs, dropout_rates.head_dropout, initializer_range)
     tokens = tf.zeros([1, length], tf.int32)
     model({"input_word_ids": tokens, "input_mask": tokens + 1, "input_type_ids": tokens}, training=False)
     return model

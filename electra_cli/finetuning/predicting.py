@@ -1,81 +1,130 @@
-"""Predictions of a fine-tuned model for a file."""
+"""Predictions of a fine-tuned model for a file, which is read and checked before TensorFlow is imported."""
 
+import dataclasses
+import os
+
+import ml_collections
 import numpy as np
-import tensorflow as tf
 
-from electra_cli.finetuning.examples import are_labelled
-from electra_cli.finetuning.finetune import build_finetuning_runtime, padded_length
-from electra_cli.finetuning.prediction_input import AskedPrediction, open_prediction
+from electra_cli import files
+from electra_cli.config.finetuning import FINETUNING
+from electra_cli.errors import UserError
+from electra_cli.finetuning.base import prediction_lines
+from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap, are_labelled
 from electra_cli.finetuning.scores import Scores
-from electra_cli.finetuning.seed_run import prediction_lines
 from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.trained import load_fine_tuned
-from electra_cli.finetuning.trainer import compute_logits
-from electra_cli.loggers.lines import Lines
+from electra_cli.finetuning.tasks import build_task, load_file
+from electra_cli.finetuning.workdir import choose_seed, read_record, require_seed
 from electra_cli.loggers.logger import Logger
 from electra_cli.workdir.run_files import write_json_lines
 
 
-def predict(
+@dataclasses.dataclass(frozen=True)
+class PredictionRequest:
+    """What is to be predicted.
+
+    Attributes:
+      workdir: of electra-finetune.
+      seed: of the fine-tuning whose model predicts.
+      config: its config.
+      examples: of the file, one at least; of texts and labels that the model knows.
+      output: file for the predictions.
+    """
+
+    workdir: str
+    seed: int
+    config: ml_collections.ConfigDict
+    examples: tuple[Example, ...]
+    output: str
+
+
+def open_prediction(
     workdir: str,
     path: str,
     output: str,
-    seed: int | None = None,
-    logger: Logger | None = None,
+    seed: int | None,
+    logger: Logger,
     *,
     columns: Columns | None = None,
     file_format: str = "",
-) -> None:
-    """Predicts for the examples of a file, and scores them if they are labelled.
+) -> PredictionRequest:
+    """Reads and checks a file to predict for, and that there is a model and a place for its predictions.
 
     Args:
       workdir: of electra-finetune.
       path: the file; labels may be missing.
-      output: file for the predictions, JSON lines of `id`, `prediction`, the label where there is one and, of classes,
-        `probability`, that of the predicted one.
+      output: file for the predictions.
       seed: which fine-tuning; None: the best.
-      logger: receives progress reports; None: prints lines.
+      logger: receives progress reports.
       columns, file_format: of the file; see `tasks.load_file`.
 
     Raises:
       UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
     """
-    logger = logger or Lines()
-    asked = open_prediction(workdir, path, output, seed, logger, columns=columns, file_format=file_format)
-    predict_asked(asked, logger)
+    files.check_output("--output", output)
+    if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
+        raise UserError(f"--output={output} is the file to predict for: give another")
+    record = read_record(workdir)
+    config = FINETUNING.restore(record.config, workdir)
+    seed = choose_seed(workdir, logger.notice) if seed is None else seed
+    require_seed(workdir, seed)
+    task = build_task(config)
+    task.labels = LabelMap.load(files.join(workdir, LABELS_FILE))
+    with logger.status(f"Reading {path}"):
+        contents = load_file(path, config, task, columns, file_format)
+    has_pairs = contents.examples[0].second_text is not None
+    if has_pairs != record.has_pairs:
+        here, there = ("pairs", "one text an example") if has_pairs else ("one text an example", "pairs")
+        names = "text=COLUMN" if has_pairs else "text=COLUMN,second_text=COLUMN"
+        raise UserError(
+            f"{path} was read as {here}, and {workdir} was trained on {there}: name what to read, "
+            f"--predict={path}:{names}"
+        )
+    if contents.columns:
+        logger.notice(f"{path}: {contents.columns}")
+    for notice in contents.notices:
+        logger.notice(notice)
+    return PredictionRequest(workdir, seed, config, contents.examples, output)
 
 
-def predict_asked(asked: AskedPrediction, logger: Logger) -> None:
-    """Predicts for examples that `open_prediction` read, and scores them if they are labelled.
+def run_prediction(request: PredictionRequest, logger: Logger) -> None:
+    """Writes predictions, and scores them if the examples are labelled.
+
+    They are JSON lines of `id`, `prediction`, the label where there is one and, of classes, `probability`, that of the
+    predicted one.
 
     Raises:
       UserError: the model is damaged, or the output cannot be written.
     """
+    # They import TensorFlow, which takes seconds.
+    from electra_cli.finetuning.trained import load_fine_tuned  # noqa: PLC0415
+    from electra_cli.finetuning.trainer import build_finetuning_runtime, compile_model, compute_logits  # noqa: PLC0415
+
     with logger.status("Opening the model"):
-        runtime = build_finetuning_runtime(asked.config)
+        runtime = build_finetuning_runtime(request.config)
         with runtime.strategy.scope():
-            trained = load_fine_tuned(asked.workdir, asked.seed, logger.notice)
-    task, examples = trained.task, asked.examples
-    encoder = trained.tokenizer.build()
-    length = padded_length(task, task.lengths(examples, encoder), trained.max_length)
-    encoded = task.encode(examples, encoder, trained.tokenizer.vocabulary, length)
+            model = load_fine_tuned(request.workdir, request.seed, logger.notice)
+    task, examples, encoder = model.task, request.examples, model.tokenizer.build()
+    length = task.padded_length(task.lengths(examples, encoder), model.max_length)
+    encoded = task.encode(examples, encoder, model.tokenizer.vocabulary, length)
     for notice in encoded.notices:
         logger.notice(notice)
-    compute = tf.function(lambda inputs: trained.model(inputs, training=False), jit_compile=runtime.jit_compile)
     with logger.status(f"Predicting {len(examples):,} examples"):
-        logits = compute_logits(compute, encoded, runtime, asked.config.train.global_batch_size)
+        compiled, batch_size = compile_model(model.model, runtime), request.config.train.global_batch_size
+        logits = compute_logits(compiled, encoded, runtime, batch_size)
     predictions = task.predict(logits, encoded, examples)
     lines = prediction_lines(examples, predictions)
     if task.kind == "classification":
         for line, probability in zip(lines, _softmax(logits).max(axis=1), strict=True):
             line["probability"] = round(float(probability), 6)
-    write_json_lines(asked.output, lines)
+    write_json_lines(request.output, lines)
     scores = task.score(predictions, examples) if are_labelled(examples) else Scores({})
     for name, reason in scores.reasons.items():
         logger.warning(f"{name} has no meaning here and counts as 0: {reason}")
-    shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-    text = f"{len(lines):,} predictions: {asked.output}" + (f"\n{shown}" if shown else "")
-    logger.result("predictions", {"num_examples": len(lines), "path": asked.output, **scores}, text)
+    text = f"{len(lines):,} predictions: {request.output}"
+    if scores:
+        text += "\n" + "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    logger.result("predictions", {"num_examples": len(lines), "path": request.output, **scores}, text)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

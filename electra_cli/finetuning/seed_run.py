@@ -2,18 +2,16 @@
 
 import contextlib
 import dataclasses
-import math
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.finetuning.base import Encoded, Task
+from electra_cli.finetuning.base import Encoded, Task, prediction_lines
 from electra_cli.finetuning.examples import Example, are_labelled, fingerprint
-from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.loggers.logger import Logger
@@ -28,27 +26,19 @@ _ITEMS = ("model", "optimizer", "interval_sums")
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-    """Examples that are predicted.
-
-    Attributes:
-      name: 'validation' or 'test', or a further one of GLUE's.
-      examples: the examples.
-      encoded: the same as arrays.
-      fingerprint: a hash of the examples.
-    """
+class EncodedSplit:
+    """Examples that are predicted, and the same as arrays, of 'validation', 'test' or a further split of GLUE's."""
 
     name: str
     examples: Sequence[Example]
     encoded: Encoded
-    fingerprint: str
 
-    @classmethod
-    def of(cls, name: str, examples: Sequence[Example], encoded: Encoded) -> "Split":
-        """Returns the split of these examples."""
-        return cls(name, examples, encoded, fingerprint(examples))
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the examples."""
+        return fingerprint(self.examples)
 
-    @property
+    @functools.cached_property
     def is_labelled(self) -> bool:
         """Whether it can be scored."""
         return are_labelled(self.examples)
@@ -61,10 +51,9 @@ class SeedRun:
       trainer: model and steps.
       task: the task.
       splits: what is predicted; the labelled ones are scored, and 'validation' is after every epoch.
-      num_epochs: epochs of it.
       workdir: the directory of all seeds, locked.
-      seed: the seed.
-      place: which of the seeds it is, from 0, and how many there are.
+      seeds: all seeds.
+      index: which of them it is.
       stop: asks for a stop.
       logger: receives progress reports.
     """
@@ -73,21 +62,18 @@ class SeedRun:
         self,
         trainer: Trainer,
         task: Task,
-        splits: Sequence[Split],
-        num_epochs: int,
+        splits: Sequence[EncodedSplit],
         workdir: str,
-        seed: int,
-        place: tuple[int, int],
+        seeds: Sequence[int],
+        index: int,
         stop: StopRequest,
         logger: Logger,
     ):
         self._trainer, self._task, self._splits = trainer, task, splits
-        self._directory, self._seed = seed_directory(workdir, seed), seed
+        self._seed, self._index, self._num_seeds = seeds[index], index, len(seeds)
+        self._directory = seed_directory(workdir, self._seed)
         self._workdir, self._records = Workdir(self._directory), Logger()
-        self._place = place
         self._stop, self._logger = stop, logger
-        # The step that each epoch ends with.
-        self._ends = [math.ceil(trainer.num_steps * epoch / num_epochs) for epoch in range(1, num_epochs + 1)]
         self._files = CheckpointFiles(tf.io.gfile.join(self._directory, "checkpoints"))
         self._checkpoint = tf.train.Checkpoint(
             model=trainer.model, optimizer=trainer.optimizer, interval_sums=trainer.sums
@@ -106,21 +92,21 @@ class SeedRun:
           ResumableError: something cannot be written.
           Interrupted: a stop was asked for; all is saved.
         """
-        found = read_seed_scores(self._directory)
-        missing = [split for split in self._splits if found is None or not found.has(split.name, split.fingerprint)]
-        if found is None or missing:
+        scores = read_seed_scores(self._directory)
+        missing = [split for split in self._splits if scores is None or not scores.has(split.name, split.fingerprint)]
+        if scores is None or missing:
             with self._workdir, self._workdir.recording() as self._records:
                 with self._logger.status(f"Opening seed {self._seed}"):
-                    step = self._restore(is_trained=found is not None)
+                    step = self._restore(is_trained=scores is not None)
                 if not self._is_trained:
                     self._train(step)
-                found = self._finish(missing, found or SeedScores({}))
+                scores = self._finish(missing, scores or SeedScores({}))
         else:
             self._logger.notice(f"seed {self._seed}: done before")
-        return {split.name: found.scores(split.name) for split in self._splits if split.is_labelled}
+        return {split.name: scores.scores(split.name) for split in self._splits if split.is_labelled}
 
     def _restore(self, is_trained: bool) -> int:
-        """Begins, or goes on from the newest checkpoint; returns its step."""
+        """Starts, or resumes from the newest checkpoint; returns its step."""
         self._files.recover()
         self._trainer.restart(self._seed)
         path = self._files.newest(self._logger.warning, f"remove {self._directory} to start this seed again")
@@ -138,39 +124,44 @@ class SeedRun:
         return step
 
     def _train(self, step: int) -> None:
-        self._go_on_with_metrics(step)
+        self._resume_metrics(step)
         batches, pace = self._trainer.batches(self._seed, step), StepsPerCall()
         build: contextlib.AbstractContextManager[None] = self._logger.status(
             f"Building step {step + 1:,}; the first takes longer than the others"
         )
-        self._tell_progress(step, pace)
+        self._report_progress(step, pace)
         while step < self._trainer.num_steps:
-            target = min(next(end for end in self._ends if end > step), step + pace.steps)
+            target = min(next(end for end in self._trainer.epoch_ends if end > step), step + pace.steps)
             start, num_steps = time.monotonic(), tf.constant(target - step, tf.int64)
             with build:
                 sums = self._trainer.train_steps(batches, tf.constant(step, tf.int64), num_steps)
-                num_made = round(float(sums["num_steps"]))  # waits for the result
+                num_done = round(float(sums["num_steps"]))  # waits for the result
             build = contextlib.nullcontext()
-            pace.measure(num_made, time.monotonic() - start)
-            step += num_made
-            self._check_finite(step, sums["nonfinite_replicas"].numpy())
-            self._tell_progress(step, pace)
-            if step in self._ends:
+            pace.measure(num_done, time.monotonic() - start)
+            step += num_done
+            if sums["nonfinite_replicas"].numpy().any():
+                raise UserError(
+                    f"seed {self._seed}, step {step:,}: the loss or gradient is infinite or NaN; give a lower "
+                    f"config.optimizer.learning_rate, and another --workdir"
+                )
+            self._report_progress(step, pace)
+            if step in self._trainer.epoch_ends:
                 self._end_epoch(step)
                 self._save(step)
             self._end_if_asked(step)
 
-    def _tell_progress(self, step: int, pace: StepsPerCall) -> None:
-        """Tells how far all seeds are, of which those before are done."""
-        index, num_seeds = self._place
-        made, in_all = index * self._trainer.num_steps + step, num_seeds * self._trainer.num_steps
-        which = f"seed {self._seed}, {index + 1} of {num_seeds}" if num_seeds > 1 else f"seed {self._seed}"
-        self._logger.progress(made, in_all, pace.seconds_per_step * (in_all - made), which)
+    def _report_progress(self, step: int, pace: StepsPerCall) -> None:
+        """Reports how far all seeds are, of which those before are done."""
+        num_steps, which = self._trainer.num_steps, f"seed {self._seed}"
+        done, total = self._index * num_steps + step, self._num_seeds * num_steps
+        if self._num_seeds > 1:
+            which += f", {self._index + 1} of {self._num_seeds}"
+        self._logger.progress(done, total, pace.seconds_per_step * (total - done), which)
 
-    def _go_on_with_metrics(self, step: int) -> None:
+    def _resume_metrics(self, step: int) -> None:
         """Drops metrics that will be written again; ends an epoch that was stopped within its evaluation."""
         lines = self._workdir.drop_metrics_after(step)
-        if step not in self._ends:
+        if step not in self._trainer.epoch_ends:
             return
         # The line of training is the last of an epoch.
         if any(line["split"] == "train" and line["step"] == step for line in lines):
@@ -196,44 +187,31 @@ class SeedRun:
             f"there"
         )
 
-    def _check_finite(self, step: int, nonfinite_replicas: np.ndarray) -> None:
-        if nonfinite_replicas.any():
-            raise UserError(
-                f"seed {self._seed}, step {step:,}: the loss or gradient is infinite or NaN; give a lower "
-                f"config.optimizer.learning_rate, and another --workdir"
-            )
-
     def _end_epoch(self, step: int) -> None:
         """Evaluates and logs an epoch."""
-        epoch, epochs = self._ends.index(step) + 1, len(self._ends)
-        scores = {
-            split.name: self._score(split, step)
-            for split in self._splits
-            if split.name == "validation" and split.is_labelled
-        }
+        epoch, num_epochs = self._trainer.epoch_ends.index(step) + 1, len(self._trainer.epoch_ends)
+        scored, columns = {}, []
+        for split in self._splits:
+            if split.name == "validation" and split.is_labelled:
+                scores = self._task.score(self._predict(split, step), split.examples)
+                self._records.metrics("validation", step, scores, line="")
+                scored = {f"validation_{name}": value for name, value in scores.items()}
+                columns = [f"{name} {scores[name]:.4f}" for name in self._task.score_names[:3]]
         sums = self._trainer.sums.take()
         loss = float(sums["loss"] / max(1.0, sums["weight"]))
         norm = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         rate = float(self._trainer.optimizer.learning_rate.numpy())
-        shown = []
-        for name, found in scores.items():
-            self._records.metrics(name, step, found, line="")
-            shown = [f"{score} {found[score]:.4f}" for score in self._task.score_names[:3]]
         values = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
         self._records.metrics("train", step, values, line="")
-        line = "  ".join([f"seed {self._seed}  epoch {epoch}/{epochs}  loss {loss:.4f}", *shown])
-        scored = {f"{name}_{score}": value for name, found in scores.items() for score, value in found.items()}
+        line = "  ".join([f"seed {self._seed}  epoch {epoch}/{num_epochs}  loss {loss:.4f}", *columns])
         self._logger.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)
 
-    def _score(self, split: Split, step: int) -> Scores:
-        return self._task.score(self._predict(split, step), split.examples)
-
-    def _predict(self, split: Split, step: int) -> list[Any]:
+    def _predict(self, split: EncodedSplit, step: int) -> list[Any]:
         with self._logger.status(f"Predicting {len(split.examples):,} {split.name} examples"):
             logits = self._trainer.logits(split.encoded, before_batch=lambda: self._end_if_asked(step))
         return self._task.predict(logits, split.encoded, split.examples)
 
-    def _finish(self, splits: Sequence[Split], found: SeedScores) -> SeedScores:
+    def _finish(self, splits: Sequence[EncodedSplit], done: SeedScores) -> SeedScores:
         """Writes predictions and scores of splits, and then the model alone in place of the checkpoint."""
         step = self._trainer.num_steps
         for split in splits:
@@ -247,24 +225,9 @@ class SeedRun:
                     self._logger.warning(
                         f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}"
                     )
-            found = found.with_split(split.name, split.fingerprint, len(split.examples), scores)
-        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), found.splits)
+            done = done.with_split(split.name, split.fingerprint, len(split.examples), scores)
+        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), done.splits)
         if not self._is_trained:
             self._files.write(step, tf.train.Checkpoint(model=self._trainer.model).write)
             self._files.keep_only([step])
-        return found
-
-
-def prediction_lines(examples: Sequence[Example], predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """Returns what is written of predictions: `id`, `prediction`, and the label where there is one."""
-    lines = []
-    for example, prediction in zip(examples, predictions, strict=True):
-        line = {"id": example.id, "prediction": list(prediction) if isinstance(prediction, tuple) else prediction}
-        if example.label is not None:
-            line["label"] = example.label
-        elif example.tags is not None:
-            line["label"] = list(example.tags)
-        elif example.answers or example.is_impossible:
-            line["label"] = [answer.text for answer in example.answers]
-        lines.append(line)
-    return lines
+        return done

@@ -1,26 +1,44 @@
-"""Trains one model after the other on the same examples: encoder and arrays in, weights and logits out. No files."""
+"""Trains one model after the other on the same examples: encoder and arrays in, weights and logits out. No files.
 
-from collections.abc import Callable, Iterator, Mapping
+The optimizer is the original's Adam with a learning rate that falls from the head to the embeddings.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config import default_config as default_pretraining_config
 from electra_cli.data.input_pipeline import Part, pipeline_options
-from electra_cli.finetuning import model
+from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Encoded
-from electra_cli.finetuning.model import StartingPoint, TaskModel, build_encoder, build_model
-from electra_cli.finetuning.optimization import build_optimizer, reset
+from electra_cli.finetuning.model import TARGETS, StartingPoint, TaskModel, build_model, loss_sum, loss_weight
 from electra_cli.modeling import features
 from electra_cli.objectives.weights import assign_encoder
-from electra_cli.training.distribution import Runtime
-from electra_cli.training.optimization import uses_loss_scaling
+from electra_cli.training.distribution import Runtime, build_runtime
+from electra_cli.training.optimization import AdamWeightDecay, Optimizer, WarmupDecay, uses_loss_scaling
 from electra_cli.training.steps import replica_dropout_seed
 from electra_cli.training.updates import IntervalSums, Updates, with_counts
 
 # What the steps add up: losses, and what they are divided by.
 SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}
+
+
+def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
+    """Picks the devices of a fine-tuning; must run before TensorFlow computes anything.
+
+    Raises:
+      UserError: devices are missing, there are several workers, or the replicas do not divide the batch.
+    """
+    settings = default_pretraining_config().runtime
+    settings.update(config.runtime)
+    runtime = build_runtime(settings, [(config.train.global_batch_size, 1)])
+    if runtime.num_workers > 1:
+        raise UserError(f"electra-finetune runs in one process, not in {runtime.num_workers}: start it once")
+    return runtime
 
 
 class Trainer:
@@ -38,6 +56,7 @@ class Trainer:
       model: the model.
       optimizer: its optimizer; its `iterations` are the step.
       num_steps: updates of one fine-tuning.
+      epoch_ends: the step that each epoch ends with.
       sums: those of the steps since they were last taken: `SUM_SHAPES`, with `updates.with_counts`.
       train_steps: makes steps, and adds their sums to `sums`; see `updates.Updates`.
     """
@@ -54,10 +73,12 @@ class Trainer:
         assert train.targets is not None
         self._config, self._kind, self._num_outputs = config, kind, num_outputs
         self._start, self._runtime = start, runtime
-        self._arrays = {**train.features, model.TARGETS: train.targets}
+        self._arrays = {**train.features, TARGETS: train.targets}
         self._num_rows, self._length = train.features[features.INPUT_WORD_IDS].shape
         batch_size = config.train.global_batch_size
-        self.num_steps = max(1, self._num_rows * config.train.num_epochs // batch_size)
+        num_epochs = config.train.num_epochs
+        self.num_steps = max(1, self._num_rows * num_epochs // batch_size)
+        self.epoch_ends = [math.ceil(self.num_steps * epoch / num_epochs) for epoch in range(1, num_epochs + 1)]
         with runtime.strategy.scope():
             self.model = self._new_model()
             self.optimizer = build_optimizer(
@@ -68,7 +89,7 @@ class Trainer:
         self.sums = IntervalSums(with_counts(SUM_SHAPES))
         self.train_steps = Updates(
             self._compute_gradients,
-            lambda inputs: [model.weight(kind, inputs[model.TARGETS])],
+            lambda inputs: [loss_weight(kind, inputs[TARGETS])],
             ("loss",),
             SUM_SHAPES,
             self.model.trainable_variables,
@@ -77,23 +98,12 @@ class Trainer:
             config.optimizer.clip_norm,
             self.sums,
         )
-        self._predict = tf.function(lambda inputs: self.model(inputs, training=False), jit_compile=runtime.jit_compile)
+        self._predict = compile_model(self.model, runtime)
 
     def _new_model(self) -> TaskModel:
-        settings, encoder_range = self._config.model, self._start.initializer_range
-        encoder = build_encoder(
-            self._start.network.sizes,
-            hidden_dropout=settings.hidden_dropout,
-            attention_dropout=settings.attention_dropout,
-            initializer_range=encoder_range,
-        )
+        sizes, initializer_range = self._start.network.sizes, self._start.initializer_range
         return build_model(
-            encoder,
-            self._kind,
-            self._num_outputs,
-            dropout_rate=settings.head_dropout,
-            initializer_range=encoder_range,
-            length=self._length,
+            sizes, self._kind, self._num_outputs, self._config.model, initializer_range, length=self._length
         )
 
     def restart(self, seed: int) -> None:
@@ -114,10 +124,6 @@ class Trainer:
 
         Every epoch has an order of its own, which follows from (seed, epoch); where one ends within a batch, the next
         one fills it.
-
-        Args:
-          seed: the seed of the fine-tuning.
-          step: steps made before.
         """
         num_replicas, batch_size = self._runtime.num_replicas, self._config.train.global_batch_size
         rows = shuffled_rows(self._num_rows, self.num_steps * batch_size, seed)
@@ -129,16 +135,21 @@ class Trainer:
         seed = replica_dropout_seed(self._seed, step, replica)
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True, seed=seed)
-            total = model.loss_sum(self._kind, logits, inputs[model.TARGETS])
+            total = loss_sum(self._kind, logits, inputs[TARGETS])
             loss = total / tf.maximum(global_weights[0], 1.0)
             if uses_loss_scaling(self.optimizer):
                 loss = self.optimizer.get_scaled_loss(loss)
         gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        return gradients, {"loss": total, "weight": model.weight(self._kind, inputs[model.TARGETS])}
+        return gradients, {"loss": total, "weight": loss_weight(self._kind, inputs[TARGETS])}
 
     def logits(self, encoded: Encoded, before_batch: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns the logits of all rows, float32 [rows, ...]; `before_batch` may raise to end it."""
         return compute_logits(self._predict, encoded, self._runtime, self._config.train.global_batch_size, before_batch)
+
+
+def compile_model(model: TaskModel, runtime: Runtime) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
+    """Returns a compiled function from features to logits, without dropout."""
+    return tf.function(lambda inputs: model(inputs, training=False), jit_compile=runtime.jit_compile)
 
 
 def compute_logits(
@@ -153,24 +164,18 @@ def compute_logits(
     num_batches = -(-num_rows // batch_size)
     rows = np.minimum(np.arange(num_batches * batch_size), num_rows - 1)
     rows = rows.reshape(num_batches, runtime.num_replicas, batch_size // runtime.num_replicas)
-    found = []
+    logits = []
     for batch in _distribute(runtime, encoded.features, rows):
         before_batch()
         per_replica = runtime.strategy.run(lambda inputs: predict(inputs), args=(batch,))
-        found += [part.numpy() for part in runtime.strategy.experimental_local_results(per_replica)]
-    return np.concatenate(found)[:num_rows]
+        logits += [replica.numpy() for replica in runtime.strategy.experimental_local_results(per_replica)]
+    return np.concatenate(logits)[:num_rows]
 
 
 def _distribute(
     runtime: Runtime, arrays: Mapping[str, np.ndarray], rows: np.ndarray
 ) -> tf.distribute.DistributedDataset:
-    """Returns distributed batches of arrays.
-
-    Args:
-      runtime: devices.
-      arrays: by name, [examples, ...].
-      rows: the examples of each batch and replica, int64 [batches, replicas, examples].
-    """
+    """Returns distributed batches of arrays [examples, ...]: those of `rows`, int64 [batches, replicas, examples]."""
     constants = {name: tf.constant(array) for name, array in arrays.items()}
 
     def make(part: Part) -> tf.data.Dataset:
@@ -192,3 +197,65 @@ def shuffled_rows(num_rows: int, num_wanted: int, seed: int) -> np.ndarray:
         np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_rows) for epoch in range(num_epochs)
     ]
     return np.concatenate(orders)[:num_wanted]
+
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class LayerwiseAdam(AdamWeightDecay):
+    """`AdamWeightDecay` with a factor for the learning rate of each weight that it is built on, in their order."""
+
+    def __init__(self, learning_rate, factors: Sequence[float], name="layerwise_adam", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+        self.factors = list(factors)
+
+    def build(self, var_list):
+        """Creates the moments."""
+        if len(var_list) != len(self.factors):
+            raise ValueError(f"{len(var_list)} weights, {len(self.factors)} factors")
+        super().build(var_list)
+
+    def rate_of(self, variable):
+        """Returns the learning rate of a weight."""
+        return super().rate_of(variable) * self.factors[self._index_dict[self._var_key(variable)]]
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "factors": self.factors}
+
+
+def layer_factors(depths: Sequence[int], decay: float) -> list[float]:
+    """Returns decay ** (greatest depth - depth) for each weight; the greatest is the head's."""
+    return [decay ** (max(depths) - depth) for depth in depths]
+
+
+def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: int) -> Optimizer:
+    """Builds the optimizer of a fine-tuning.
+
+    Args:
+      settings: the section `optimizer` of a resolved config.
+      precision: `config.runtime.precision`; with mixed_float16 losses are scaled.
+      depths: of each weight, `TaskModel.depths`.
+      num_steps: updates of the whole run.
+    """
+    schedule = WarmupDecay(
+        settings.learning_rate, num_steps, int(settings.warmup_fraction * num_steps), settings.schedule
+    )
+    optimizer = LayerwiseAdam(
+        schedule,
+        layer_factors(depths, settings.layerwise_lr_decay),
+        beta_1=settings.beta_1,
+        beta_2=settings.beta_2,
+        epsilon=settings.epsilon,
+        weight_decay=settings.weight_decay_rate,
+    )
+    if precision == "mixed_float16":
+        return tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def reset(optimizer: Optimizer) -> None:
+    """Makes an optimizer as it was before its first update."""
+    for variable in optimizer.variables:  # of one that scales losses these are the inner one's
+        variable.assign(tf.zeros_like(variable))
+    if uses_loss_scaling(optimizer):
+        optimizer.dynamic_counter.assign(0)
+        optimizer._loss_scale.current_loss_scale.assign(optimizer.initial_scale)  # Keras shows its value only

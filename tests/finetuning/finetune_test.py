@@ -16,7 +16,7 @@ import tensorflow as tf
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning import finetune as finetune_module
 from electra_cli.finetuning import seed_run
-from electra_cli.finetuning.finetune import finetune, padded_length
+from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification
 from electra_cli.loggers.lines import JsonLines, Lines, Quiet
@@ -340,11 +340,11 @@ def test_a_loss_that_is_not_finite_ends_the_fine_tuning(tmp_path, short):
 
 def test_lengths_are_padded_to_what_hardware_divides_well():
     task = Classification()
-    assert padded_length(task, np.array([3, 17]), 128) == 24
-    assert padded_length(task, np.array([3, 16]), 128) == 16
-    assert padded_length(task, np.array([500]), 100) == 100
+    assert task.padded_length(np.array([3, 17]), 128) == 24
+    assert task.padded_length(np.array([3, 16]), 128) == 16
+    assert task.padded_length(np.array([500]), 100) == 100
     answers = QuestionAnswering(doc_stride=4, max_answer_length=4, num_best=1)
-    assert padded_length(answers, np.array([7]), 128) == 16  # a question and a context of a word each
+    assert answers.padded_length(np.array([7]), 128) == 16  # a question and a context of a word each
 
 
 def test_lengths_without_room_for_text(tmp_path, encoder):

@@ -9,7 +9,6 @@ import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
-from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
 from electra_cli.finetuning.trained import load_fine_tuned
@@ -17,6 +16,7 @@ from electra_cli.finetuning.workdir import choose_seed
 from electra_cli.loggers.lines import Lines, Quiet
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
+from tests.finetuning.synthetic import predict
 
 
 def silent(_):

@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 from electra_cli.config.finetuning import default_config
 from electra_cli.finetuning.model import OpenEncoder
+from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.interop.starting_points import open_starting_point
+from electra_cli.loggers.lines import Lines
+from electra_cli.loggers.logger import Logger
 from tests.interop.common import make_workdir
 
 WORDS = "the quick brown fox jump over lazy dog president for two minute it was but enough is city of people".split()
@@ -139,3 +142,9 @@ def config_for(kind: str, files: dict[str, str], **overrides):
         }
     )
     return config
+
+
+def predict(workdir: str, path: str, output: str, seed: int | None = None, logger: Logger | None = None, **options):
+    """Predicts for the examples of a file, as `electra-finetune --predict` does."""
+    logger = logger or Lines()
+    run_prediction(open_prediction(workdir, path, output, seed, logger, **options), logger)

@@ -1,12 +1,20 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tf_keras
 
-from electra_cli.config.finetuning import fill_in
+from electra_cli.config.finetuning import default_config, fill_in
 from electra_cli.finetuning import model as losses
 from electra_cli.finetuning.base import Encoded
-from electra_cli.finetuning.model import build_encoder
-from electra_cli.finetuning.trainer import Trainer, compute_logits, shuffled_rows
+from electra_cli.finetuning.trainer import (
+    LayerwiseAdam,
+    Trainer,
+    build_optimizer,
+    compute_logits,
+    layer_factors,
+    reset,
+    shuffled_rows,
+)
 from electra_cli.interop.starting_points import StartingPoint
 from electra_cli.modeling import features
 from electra_cli.modeling.sizes import EncoderSizes
@@ -48,10 +56,8 @@ def examples(kind, num_rows=12, length=8):
 
 
 def starting_point(is_random=False):
-    encoder = build_encoder(SIZES, hidden_dropout=0.0, attention_dropout=0.0, initializer_range=0.1)
-    zeros = tf.zeros([1, 8], tf.int32)
-    encoder({"input_word_ids": zeros, "input_mask": zeros + 1, "input_type_ids": zeros})
-    return StartingPoint("a test", Network("discriminator", read_encoder(encoder), 2), is_random, 0.1, None)
+    model = losses.build_model(SIZES, "classification", 2, default_config().model, 0.1, length=8)
+    return StartingPoint("a test", Network("discriminator", read_encoder(model.encoder), 2), is_random, 0.1, None)
 
 
 def trainer(kind, jit_compile=False, is_random=False, **overrides):
@@ -129,7 +135,74 @@ def test_whole_steps_compile_with_xla(kind):
     zero, one = tf.constant(0, tf.int64), tf.constant(1, tf.int64)
     sums = made_trainer.train_steps(made_trainer.batches(0, 0), zero, one)
     assert float(sums["loss"]) == pytest.approx(float(expected), rel=1e-5)
-    assert float(sums["weight"]) == float(losses.weight(kind, tf.constant(encoded.targets[rows])))
+    assert float(sums["weight"]) == float(losses.loss_weight(kind, tf.constant(encoded.targets[rows])))
     assert np.any(model.head_output.kernel.numpy() != before)
     logits = made_trainer.logits(encoded)
     np.testing.assert_allclose(logits, model(encoded.features, training=False), atol=1e-5)
+
+
+def test_one_update_by_hand():
+    """No bias correction; m = 0.1 g, v = 0.001 g^2, update m / (sqrt(v) + epsilon), decay 0.5 of what is no bias."""
+    kernel, bias = tf.Variable([2.0, -1.0], name="kernel"), tf.Variable([3.0], name="bias")
+    optimizer = LayerwiseAdam(0.01, [1.0, 0.25], epsilon=1e-6, weight_decay=0.5)
+    optimizer.build([kernel, bias])
+    optimizer.apply_gradients([(tf.constant([0.5, -2.0]), kernel), (tf.constant([4.0]), bias)])
+    step = 0.1 / np.sqrt(0.001)  # 3.1623 for any gradient, but for epsilon
+    np.testing.assert_allclose(kernel, [2.0 - 0.01 * (step + 0.5 * 2.0), -1.0 - 0.01 * (-step + 0.5 * -1.0)], rtol=1e-5)
+    np.testing.assert_allclose(bias, [3.0 - 0.01 * 0.25 * step], rtol=1e-5)
+
+
+def test_factors_fall_from_the_head_to_the_embeddings():
+    """google-research/electra, model/optimization.py: rate x decay ** (layers + 2 - depth)."""
+    num_layers, decay = 12, 0.8
+    depths = [0, 0, *range(1, num_layers + 1), num_layers + 2]
+    assert layer_factors(depths, decay) == pytest.approx(
+        [decay**14, decay**14, *(decay ** (num_layers + 2 - depth) for depth in range(1, 13)), 1.0]
+    )
+    assert layer_factors(depths, 1.0) == [1.0] * len(depths)
+
+
+def test_a_factor_for_each_weight():
+    with pytest.raises(ValueError, match="1 weights, 2 factors"):
+        LayerwiseAdam(0.01, [1.0, 0.5]).build([tf.Variable([1.0])])
+    optimizer = LayerwiseAdam(0.01, [1.0, 0.5])
+    assert LayerwiseAdam.from_config(optimizer.get_config()).factors == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
+def test_reset_makes_an_optimizer_as_new(precision):
+    settings = default_config().optimizer
+    settings.learning_rate, settings.layerwise_lr_decay = 0.01, 0.8
+    variable = tf.Variable([1.0, 2.0])
+
+    def build():
+        optimizer = build_optimizer(settings, precision, [3], num_steps=10)
+        optimizer.build([variable])
+        return optimizer
+
+    def state(optimizer):
+        found = [value.numpy() for value in optimizer.variables]
+        if precision == "mixed_float16":
+            found += [optimizer.loss_scale.numpy(), optimizer.dynamic_counter.numpy()]
+        return found
+
+    used, new = build(), state(build())
+    used.apply_gradients([(tf.constant([1.0, 1.0]), variable)])
+    if precision == "mixed_float16":
+        assert isinstance(used, tf_keras.mixed_precision.LossScaleOptimizer)
+        used.apply_gradients([(tf.constant([np.inf, 1.0]), variable)])  # halves the scale
+        assert used.loss_scale.numpy() == used.initial_scale / 2
+    assert any(np.any(one != two) for one, two in zip(state(used), new, strict=True))
+    reset(used)
+    for one, two in zip(state(used), new, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_rate_rises_and_falls_to_nothing():
+    settings = default_config().optimizer
+    settings.learning_rate, settings.layerwise_lr_decay = 1.0, 0.5
+    optimizer = build_optimizer(settings, "float32", [0, 2], num_steps=100)
+    assert optimizer.factors == [0.25, 1.0]
+    # The original's product of warm-up (the first tenth) and decay, after 1, 5, 10, 55 and 100 updates.
+    rates = [float(optimizer._learning_rate(tf.constant(step - 1))) for step in (1, 5, 10, 55, 100)]
+    assert rates == pytest.approx([0.1 * 0.99, 0.5 * 0.95, 0.9, 0.45, 0.0], abs=1e-6)

@@ -13,11 +13,11 @@ from electra_cli import api
 from electra_cli.commands import export_checkpoint
 from electra_cli.errors import UserError
 from electra_cli.finetuning import finetune
-from electra_cli.finetuning.predicting import predict
 from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.interop import exporting, huggingface_export, saved_model
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
+from tests.finetuning.synthetic import predict
 from tests.interop.commands_test import run, tree
 
 KINDS = (*synthetic.MAKERS, "pairs")
