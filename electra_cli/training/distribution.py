@@ -74,11 +74,7 @@ class Runtime:
         return self.worker_index == 0
 
     def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
-        """Returns distributed batches.
-
-        Args:
-          make_dataset: makes the batches of a part, one for each of its replicas after the other.
-        """
+        """Returns the batches that `make_dataset` makes of a part, one for each of its replicas after the other."""
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             num_parts = context.num_input_pipelines

@@ -61,14 +61,9 @@ class Evaluator:
             self._sampler = Sampler(model, phase, config.eval.num_samples, runtime.strategy)
 
     def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
-        """Evaluates.
+        """Returns the metrics of `Objective.summarize`, of baselines when token counts are known, and `num_examples`.
 
-        Args:
-          before_batch: called before every batch; may raise to end the evaluation.
-
-        Returns:
-          The metrics of `Objective.summarize`, with those of `baseline_sums` when token counts are known, and
-          `num_examples`.
+        `before_batch` is called before every batch; it may raise to end the evaluation.
         """
         totals: dict[str, np.ndarray] = {}
         averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
@@ -146,11 +141,7 @@ class Sampler:
         self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)))
 
     def take(self) -> list[Sample]:
-        """Returns the examples. Every worker must call it at once.
-
-        Raises:
-          tf.errors.DataLossError, tf.errors.FailedPreconditionError: a shard is damaged; see `input_pipeline.reading`.
-        """
+        """Returns the examples, within `input_pipeline.reading`. Every worker must call it at once."""
         batch = next(iter(self._dataset))
         # Each replica computes all of them.
         outputs = {

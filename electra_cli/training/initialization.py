@@ -57,7 +57,7 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
     Args:
       path: what `checkpoint_files.find_checkpoint` takes.
       model: the model.
-      optimizer: its optimizer, built; its step stays 0.
+      optimizer: built on it; its step stays 0.
       changes: how the run differs from the checkpoint.
       logger: receives progress reports.
 
@@ -156,12 +156,7 @@ def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
 
 
 def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabulary | None:
-    """Returns the vocabulary of a checkpoint, None when it is not known and need not be.
-
-    Raises:
-      UserError: it is needed but unknown, has another size than the checkpoint's tables, or the run's does not begin
-        with it.
-    """
+    """Returns the vocabulary of a checkpoint, which the run's must begin with; None when it is not known or needed."""
     new = changes.vocabulary
     file = changes.old_vocab_file or _find_vocab_file(path)
     (size,) = old_sizes or {new.size}
@@ -250,16 +245,13 @@ def split_token(token: str, ids: dict[str, int]) -> list[int]:
 def restore_model(
     config: ml_collections.FrozenConfigDict, path: str, say: Callable[[str], None], *, averaged: bool = True
 ) -> tuple[Pretrainer, str]:
-    """Builds the model of a resolved config with the weights of a checkpoint, in float32.
+    """Returns the model of a resolved config with the weights of a checkpoint, float32, and the checkpoint's path.
 
     Args:
       config: the config that it was trained with.
       path: what `checkpoint_files.find_checkpoint` takes.
       say: prints a line.
       averaged: whether the moving averages are taken for the weights, where the run keeps some.
-
-    Returns:
-      The model, and the path of the checkpoint.
 
     Raises:
       UserError: there is none, it is damaged, or of another model.

@@ -38,7 +38,7 @@ class Record:
 
     Attributes:
       step: its number, from 1.
-      data_step: the steps before it, plus the steps of examples that were passed over.
+      data_step: the steps before it, plus the steps of examples that were skipped.
       phase: its phase, from 1.
       num_replicas: replicas that its batch was divided over.
       nonfinite_replicas: those of them, from 0, whose loss or gradient was not finite.
@@ -91,17 +91,9 @@ def find_record(workdir: str) -> tuple[str, Record]:
 
 
 def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, logger: Logger | None = None) -> bool:
-    """Computes the last step of a workdir that was not finite again, one replica after the other on one device.
+    """Computes the last step that was not finite again, one replica after the other on one device.
 
-    Reports what in it is not finite.
-
-    Args:
-      config: the config of the run.
-      workdir: its directory; nothing is changed there.
-      logger: receives progress reports; None: prints lines.
-
-    Returns:
-      Whether something is not finite again.
+    Reports what in it is not finite, and returns whether something is. Nothing in the workdir is changed.
 
     Raises:
       UserError: no such step was kept, or config, data and workdir do not fit.

@@ -1,7 +1,4 @@
-"""The compiled train and eval steps of pre-training: model, optimizer and strategy in, sums of losses and metrics out.
-
-The losses are means over the masked slots and real tokens of the global batch, however it is divided (`updates.py`).
-"""
+"""Compiled train and eval steps of pre-training: model, optimizer and devices in, sums of losses and metrics out."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +11,7 @@ from electra_cli.modeling import randomness
 from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.updates import IntervalSums, Sums, Updates, add_up
+from electra_cli.training.updates import ComputeGradients, IntervalSums, Sums, Updates, add_up
 
 
 def build_train_steps(
@@ -24,15 +21,7 @@ def build_train_steps(
     config: ml_collections.FrozenConfigDict,
     interval_sums: IntervalSums | None = None,
 ) -> Updates:
-    """Returns what trains.
-
-    Args:
-      model: the pretrainer, made in the strategy's scope.
-      optimizer: its optimizer, built in the strategy's scope.
-      runtime: strategy and compilation.
-      config: a resolved config.
-      interval_sums: as of `Updates`.
-    """
+    """Returns what makes updates of a model and its optimizer, which the strategy's scope has built."""
     objective = objective_of(config)
     return Updates(
         build_gradients(model, optimizer, config),
@@ -49,18 +38,10 @@ def build_train_steps(
 
 def build_gradients(
     model: Pretrainer, optimizer: Optimizer, config: ml_collections.FrozenConfigDict
-) -> Callable[..., tuple[list[tf.Tensor], Sums]]:
-    """Builds the function that computes what one replica contributes to a step.
+) -> ComputeGradients:
+    """Returns the function that computes what one replica contributes to a step (`updates.ComputeGradients`).
 
-    Args:
-      model: the pretrainer.
-      optimizer: its optimizer, which may scale losses.
-      config: a resolved config.
-
-    Returns:
-      A function of (inputs, global_weights, step, replica): the replica's share of a batch, the `batch_weights` of the
-      whole batch, the steps made before (int64) and the replica's number. It returns the gradients of all trainable
-      variables, float32, scaled if the optimizer scales losses, and the objective's sums.
+    It takes the replica's share of a batch in `train.gradient_accumulation_steps` parts, one after the other.
     """
     objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
@@ -112,16 +93,9 @@ def build_eval_step(
     config: ml_collections.FrozenConfigDict,
     token_log_probs: np.ndarray | None,
 ) -> Callable[[dict[str, tf.Tensor]], Sums]:
-    """Builds the function that evaluates one distributed batch.
+    """Returns the function that evaluates one distributed batch: the objective's sums over all replicas.
 
-    Args:
-      model: the pretrainer.
-      runtime: strategy and compilation.
-      config: a resolved config.
-      token_log_probs: float32 [vocab_size], `unigram_log_probs`; None: no baseline.
-
-    Returns:
-      A function of a batch that returns the objective's sums and, if asked, its `baseline_sums`.
+    With `token_log_probs`, float32 [vocab_size] (`unigram_log_probs`), its `baseline_sums` are among them.
     """
     objective = objective_of(config)
 

@@ -16,8 +16,8 @@ from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 _MIN_LOSS_SCALE = 1.0
 Sums = dict[str, tf.Tensor]
 Inputs = dict[str, tf.Tensor]
-# A replica's inputs, the weights of the global batch, the steps made before and the replica's number in; gradients of
-# all variables and sums out.
+# What one replica contributes. In: its inputs, the weights of the global batch, the steps made before (int64) and the
+# replica's number. Out: gradients of all variables, float32, scaled if the optimizer scales losses; sums, float32.
 ComputeGradients = Callable[..., tuple[list[tf.Tensor], Sums]]
 
 
@@ -58,8 +58,7 @@ class Updates:
     that loss scaling makes infinite are no such case: their update is skipped and the scale halved, down to 1.
 
     Args:
-      compute_gradients: what one replica contributes: gradients of `variables`, float32, scaled if the optimizer scales
-        losses, and sums, float32.
+      compute_gradients: computes what one replica contributes.
       batch_weights: the weights that a replica's inputs have in the means of the global batch, float32 scalars.
       loss_names: names among the sums that must be finite.
       sum_shapes: names and shapes of the sums.
