@@ -159,7 +159,7 @@ class Ours:
 
         local = self._runtime.strategy.experimental_local_results
         batch = {name: local(value)[0] for name, value in self._batch.items()}
-        config, model, compile_it = self._config, self._model, self._runtime.jit_compile
+        config, model = self._config, self._model
         seed = randomness.stream_seed(0, randomness.Stream.DROPOUT, 0)
         compute = build_gradients(model, self._optimizer, config)
         slots = (batch[features.MASKED_LM_IDS], batch[features.MASKED_LM_WEIGHTS])
@@ -188,7 +188,7 @@ class Ours:
             return sample_tokens(logits, batch[features.SAMPLING_UNIFORM])
 
         def timed(function):
-            compiled = tf.function(function, jit_compile=compile_it)
+            compiled = self._runtime.function(function)
             return lambda: compiled().numpy()
 
         return {

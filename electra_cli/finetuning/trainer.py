@@ -149,7 +149,7 @@ class Trainer:
 
 def compile_model(model: TaskModel, runtime: Runtime) -> Callable[[dict[str, tf.Tensor]], tf.Tensor]:
     """Returns a compiled function from features to logits, without dropout."""
-    return tf.function(lambda inputs: model(inputs, training=False), jit_compile=runtime.jit_compile)
+    return runtime.function(lambda inputs: model(inputs, training=False))
 
 
 def compute_logits(

@@ -2,16 +2,66 @@
 
 All compute in float32 at least and return their input's dtype. What a gradient can compute again from what is kept for
 other reasons is not kept: no random bits, no normalized input. They can be differentiated once.
+
+On a CPU oneDNN's matrix products outrun XLA's, while XLA makes one pass over memory of what lies between them, where
+TensorFlow's operations make one each. So there the products stay TensorFlow's, and what lies between is made of
+regions that XLA compiles one by one (`jit_region`), where whoever traces a step asks for it (`with_jit_regions`).
 """
 
+import contextvars
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
-from electra_cli.modeling import compilation
 from electra_cli.modeling.randomness import hash_bits
 
 LAYER_NORM_EPSILON = 1e-12
+_jit_regions_enabled = contextvars.ContextVar("jit_regions_enabled", default=False)
+
+
+def with_jit_regions(function: Callable[..., Any], enabled: bool = True) -> Callable[..., Any]:
+    """Returns `function` such that, while it is traced in this thread, regions within it are compiled by XLA or not."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with _JitRegions(enabled):
+            return function(*arguments, **keywords)
+
+    return call
+
+
+class _JitRegions:
+    """A context manager that is no generator, which AutoGraph could not convert."""
+
+    def __init__(self, enabled: bool):
+        self._enabled = enabled
+
+    def __enter__(self) -> None:
+        self._token = _jit_regions_enabled.set(self._enabled)
+
+    def __exit__(self, *_: object) -> None:
+        _jit_regions_enabled.reset(self._token)
+
+
+def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a pure function of tensors as a region that may be compiled by itself.
+
+    Tensors are given by position, Python numbers by keyword; no gradient flows through it, so that nothing is kept for
+    one: it is to be called within a `tf.custom_gradient`, or where none is taken.
+    """
+    compiled = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*tensors: tf.Tensor, **constants: Any) -> Any:
+        tensors = tuple(tf.stop_gradient(tensor) for tensor in tensors)
+        # Eagerly a region is computed once, to create weights or in a test: not worth a compilation.
+        is_compiled = _jit_regions_enabled.get() and not tf.executing_eagerly()
+        return (compiled if is_compiled else function)(*tensors, **constants)
+
+    return call
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
@@ -141,7 +191,7 @@ def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 def column_sums(x: tf.Tensor) -> tf.Tensor:
     """Sums `x` [..., width] over all axes but the last: float32 [width]."""
     rows = tf.reshape(x, [-1, x.shape[-1]])
-    if not compilation.compiles_parts():
+    if not _jit_regions_enabled.get():
         return tf.reduce_sum(tf.cast(rows, tf.float32), axis=0)
     # As a product, which oneDNN sums up in float32, several times as fast as TensorFlow or XLA on a CPU.
     return tf.cast(tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0], tf.float32)
@@ -151,13 +201,13 @@ def _wide(x: tf.Tensor) -> tf.Tensor:
     return x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
 
 
-@compilation.part
+@jit_region
 def _gelu(x):
     wide = _wide(x)
     return tf.cast(0.5 * wide * (1.0 + tf.math.erf(wide * math.sqrt(0.5))), x.dtype)
 
 
-@compilation.part
+@jit_region
 def _gelu_gradient(x, gradient):
     wide = _wide(x)
     cumulative = 0.5 * (1.0 + tf.math.erf(wide * math.sqrt(0.5)))
@@ -170,7 +220,7 @@ def _drop(wide, seed, rate):
     return tf.where(is_kept, wide * (1.0 / (1.0 - rate)), 0.0)
 
 
-@compilation.part
+@jit_region
 def _dropout(x, seed, *, rate):
     return tf.cast(_drop(_wide(x), seed, rate), x.dtype)
 
@@ -191,49 +241,49 @@ def _standardize_gradient(wide, gradient, gamma):
     return inner, gradient * standard
 
 
-@compilation.part
+@jit_region
 def _layer_norm(x, gamma, beta):
     return tf.cast(_standardize(_wide(x))[0] * gamma + beta, x.dtype)
 
 
-@compilation.part
+@jit_region
 def _layer_norm_gradient(x, gradient, gamma):
     inner, scaled = _standardize_gradient(_wide(x), _wide(gradient), gamma)
     return tf.cast(inner, x.dtype), tf.cast(scaled, x.dtype)
 
 
-@compilation.part
+@jit_region
 def _add_and_norm(x, residual, gamma, beta, seed, *, rate):
     total = tf.cast(_wide(residual) + _drop(_wide(x), seed, rate), x.dtype)
     return tf.cast(_standardize(_wide(total))[0] * gamma + beta, x.dtype), total
 
 
-@compilation.part
+@jit_region
 def _add_and_norm_gradient(total, gradient, gamma, seed, *, rate):
     inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma)
     return tf.cast(inner, total.dtype), tf.cast(_drop(inner, seed, rate), total.dtype), tf.cast(scaled, total.dtype)
 
 
-@compilation.part
+@jit_region
 def _softmax(scores, padding_scores, *, scale):
     # In float32: bfloat16 has too few digits for sums over hundreds of keys.
     return tf.cast(tf.nn.softmax(_wide(scores) * scale + padding_scores), scores.dtype)
 
 
-@compilation.part
+@jit_region
 def _softmax_gradient(probabilities, gradient, *, scale):
     wide, inner = _wide(probabilities), _wide(gradient)
     inner = wide * (inner - tf.reduce_sum(wide * inner, axis=-1, keepdims=True)) * scale
     return tf.cast(inner, probabilities.dtype)
 
 
-@compilation.part
+@jit_region
 def _softmax_and_dropout(scores, padding_scores, seed, *, scale, rate):
     probabilities = tf.nn.softmax(_wide(scores) * scale + padding_scores)
     return tf.cast(probabilities, scores.dtype), tf.cast(_drop(probabilities, seed, rate), scores.dtype)
 
 
-@compilation.part
+@jit_region
 def _softmax_and_dropout_gradient(probabilities, dropped, gradient, *, scale, rate):
     wide = _wide(probabilities)
     # A probability that underflowed to 0 looks as if dropped; its gradient is 0 all the same.

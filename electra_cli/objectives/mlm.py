@@ -7,8 +7,9 @@ import tensorflow as tf
 import tf_keras
 from official.nlp.modeling.layers.masked_lm import MaskedLM
 
-from electra_cli.modeling import compilation, features
+from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, encode
+from electra_cli.modeling.fused import jit_region
 from electra_cli.modeling.layers import gelu, truncated_normal
 from electra_cli.objectives.base import Objective, Pretrainer, Tensors, ratio
 
@@ -194,12 +195,12 @@ def _cross_entropy(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     return apply(logits, ids)
 
 
-@compilation.part
+@jit_region
 def _sum_of_exp(logits, largest):
     return tf.reduce_sum(tf.exp(logits - largest[..., tf.newaxis]), axis=-1)
 
 
-@compilation.part
+@jit_region
 def _logits_gradient(logits, largest, total, ids, gradient):
     probabilities = tf.exp(logits - largest[..., tf.newaxis]) / total[..., tf.newaxis]
     is_original = tf.equal(tf.range(logits.shape[-1]), ids[..., tf.newaxis])

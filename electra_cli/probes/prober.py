@@ -126,7 +126,7 @@ class Prober:
         num_layers = self._config.model.num_layers
         layers = sorted({max(num_layers // 2, 1) - 1, num_layers - 1})
 
-        @tf.function(jit_compile=self._runtime.jit_compile)
+        @self._runtime.function
         def pool(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
             """Returns means over real tokens, float32 [batch, layers * hidden_size]."""
             outputs = encoder(inputs, training=False)["encoder_outputs"]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -15,7 +16,7 @@ from official.common import distribute_utils
 
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.modeling import compilation
+from electra_cli.modeling.fused import with_jit_regions
 
 # Where the driver shows chips of a TPU machine.
 _TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
@@ -54,6 +55,7 @@ class Runtime:
       devices: what is computed on, as '4 GPUs'.
       num_workers: processes that train together.
       worker_index: which of them this is; 0, the chief, alone writes to the workdir.
+      jit_regions: whether XLA compiles what lies between matrix products alone; see `modeling/fused.py`.
     """
 
     strategy: tf.distribute.Strategy
@@ -62,6 +64,7 @@ class Runtime:
     devices: str = "CPU"
     num_workers: int = 1
     worker_index: int = 0
+    jit_regions: bool = False
 
     @property
     def num_replicas(self) -> int:
@@ -72,6 +75,14 @@ class Runtime:
     def is_chief(self) -> bool:
         """Whether this process writes to the workdir."""
         return self.worker_index == 0
+
+    def with_jit_regions(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function of tensors whose regions are compiled as the config asks, to be traced in one thread."""
+        return with_jit_regions(function, self.jit_regions)
+
+    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns the `tf.function` of what one replica computes, of which XLA compiles all, regions, or nothing."""
+        return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile)
 
     def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
         """Returns the batches that `make_dataset` makes of a part, one for each of its replicas after the other."""
@@ -126,7 +137,7 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
 def build_runtime(
     settings: ml_collections.FrozenConfigDict, batches: Iterable[tuple[int, int]], *, alone: bool = False
 ) -> Runtime:
-    """Picks devices, and sets the global precision policy and which functions are compiled by themselves.
+    """Picks devices, and sets the global precision policy.
 
     Must run before TensorFlow computes anything.
 
@@ -151,11 +162,10 @@ def build_runtime(
     # On a CPU, oneDNN's matrix products outrun those of XLA: see ARCHITECTURE.md for the ratio.
     jit_compile = num_gpus > 0 if settings.jit_compile == "auto" else settings.jit_compile == "true"
     jit_compile = jit_compile and name != "tpu"
-    compiles_parts = settings.jit_compile == "auto" and not num_gpus and name != "tpu"
-    compilation.set_compiles_parts(compiles_parts)
-    if compiles_parts or jit_compile:
-        compilation.silence_first_notice()
-    xla = "on" if jit_compile else "between matrix products" if compiles_parts else "off"
+    jit_regions = settings.jit_compile == "auto" and not num_gpus and name != "tpu"
+    if jit_regions or jit_compile:
+        silence_first_notice()
+    xla = "on" if jit_compile else "between matrix products" if jit_regions else "off"
     devices = _describe_devices(name, settings, num_gpus, strategy)
     how = f"{devices}, strategy {name} ({reason}), {settings.precision}"
     runtime = Runtime(
@@ -165,10 +175,27 @@ def build_runtime(
         devices,
         num_workers=len(cluster.addresses) if name == "multi_worker_mirrored" and cluster else 1,
         worker_index=cluster.index if name == "multi_worker_mirrored" and cluster else 0,
+        jit_regions=jit_regions,
     )
     for global_batch_size, num_parts in batches:
         _check_batch(global_batch_size, num_parts, runtime.num_replicas)
     return runtime
+
+
+def silence_first_notice() -> None:
+    """Compiles something small while standard error is closed.
+
+    XLA reports once in a process that it compiled something, whatever TF_CPP_MIN_LOG_LEVEL says.
+    """
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+    finally:
+        os.dup2(stderr, 2)
+        os.close(null)
+        os.close(stderr)
 
 
 def _choose(settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int) -> tuple[str, str]:

@@ -58,7 +58,7 @@ class Evaluator:
         self._dataset = runtime.distribute(lambda part: _dataset(phase, batch_size, self.num_examples, part))
         self._sampler: Sampler | None = None
         if config.eval.num_samples:
-            self._sampler = Sampler(model, phase, config.eval.num_samples, runtime.strategy)
+            self._sampler = Sampler(model, phase, config.eval.num_samples, runtime)
 
     def run(self, before_batch: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Returns the metrics of `Objective.summarize`, of baselines when token counts are known, and `num_examples`.
@@ -116,7 +116,7 @@ class Sampler:
       model: the pretrainer, made in the strategy's scope.
       phase: whose data is read; it must have passed `check_validation`.
       num_samples: examples; fewer where the split has fewer.
-      strategy: the strategy; None: the default one.
+      runtime: devices; None: the default strategy, without XLA.
     """
 
     def __init__(
@@ -124,20 +124,21 @@ class Sampler:
         model: Pretrainer,
         phase: Phase,
         num_samples: int,
-        strategy: tf.distribute.Strategy | None = None,
+        runtime: Runtime | None = None,
     ):
         assert phase.source.validation is not None
         self._vocabulary = phase.source.vocabulary
         self._num_samples = min(num_samples, phase.source.validation.num_examples)
         # As many examples as in evaluation, since masks are drawn for groups of them.
         self._dataset = _dataset(phase, self._num_samples, phase.config.eval.num_examples)
-        strategy = strategy or tf.distribute.get_strategy()
+        runtime = runtime or Runtime(tf.distribute.get_strategy(), jit_compile=False, description="")
+        self._strategy = strategy = runtime.strategy
         objective = objective_of(phase.config)
 
+        @runtime.with_jit_regions
         def compute(inputs: Tensors) -> Tensors:
             return _sample_outputs(objective, inputs, model(inputs, training=False))
 
-        self._strategy = strategy
         self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)))
 
     def take(self) -> list[Sample]:

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.config.resolution import divide
-from electra_cli.modeling import compilation
+from electra_cli.modeling.fused import jit_region
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
@@ -170,7 +170,7 @@ class AdamWeightDecay(_WithMoments):
         """Keras' separate decay, which is part of the update here."""
 
 
-@compilation.part
+@jit_region
 def _adam_update(gradient, weight, m, v, rate, *, beta_1, beta_2, epsilon, weight_decay):
     m = beta_1 * m + (1.0 - beta_1) * gradient
     v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)

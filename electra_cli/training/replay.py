@@ -125,9 +125,9 @@ def _replay(record: Record, run: Run) -> bool:
         f"{record.num_replicas} replica(s); not finite: replica {', '.join(map(str, record.nonfinite_replicas))}."
     )
     is_bad = _look_at_weights(run.model, say)
-    is_bad |= _look_at_examples(record, phase, run.model, batch, say)
+    is_bad |= _look_at_examples(record, phase, run, batch, say)
     if not uses_loss_scaling(run.optimizer):
-        is_bad |= _look_at_gradients(record, phase.config, run.model, run.optimizer, batch, say)
+        is_bad |= _look_at_gradients(record, phase.config, run, batch, say)
     if is_bad:
         say(
             "Not finite again. Weights that are not finite, or very large, tell of too large updates before: lower "
@@ -153,10 +153,14 @@ def _look_at_weights(model: Pretrainer, say: Say) -> bool:
     return bool(bad)
 
 
-def _look_at_examples(record, phase, model, batch, say) -> bool:
+def _look_at_examples(record, phase, run, batch, say) -> bool:
     """Says which examples have losses that are not finite, else which have the largest."""
     config, objective = phase.config, objective_of(phase.config)
-    compute = tf.function(lambda part, seed: _example_losses(objective, model(part, training=True, seed=seed), part))
+
+    def compute_losses(part, seed):
+        return _example_losses(objective, run.model(part, training=True, seed=seed), part)
+
+    compute = tf.function(run.runtime.with_jit_regions(compute_losses))
     losses = [
         {name: value.numpy() for name, value in compute(part, seed).items()}
         for part, seed in _parts(record, config, batch)
@@ -189,13 +193,13 @@ def _example_losses(objective: Objective, outputs: Inputs, inputs: Inputs) -> In
     return tf.map_fn(of_row, (inputs, outputs), fn_output_signature=signature)
 
 
-def _look_at_gradients(record, config, model, optimizer, batch, say) -> bool:
-    compute = tf.function(build_gradients(model, optimizer, config))
+def _look_at_gradients(record, config, run, batch, say) -> bool:
+    compute = tf.function(run.runtime.with_jit_regions(build_gradients(run.model, run.optimizer, config)))
     global_weights = objective_of(config).batch_weights(batch)
     is_bad = False
     for replica, share in enumerate(_shares(batch, record.num_replicas)):
         gradients, _ = compute(share, global_weights, tf.constant(record.step - 1, tf.int64), replica)
-        pairs = zip(model.trainable_variables, gradients, strict=True)
+        pairs = zip(run.model.trainable_variables, gradients, strict=True)
         bad = [variable.name for variable, gradient in pairs if not np.isfinite(gradient.numpy()).all()]
         if bad:
             names = ", ".join(bad[:_NUM_LISTED])

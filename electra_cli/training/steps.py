@@ -99,7 +99,7 @@ def build_eval_step(
     """
     objective = objective_of(config)
 
-    @tf.function(jit_compile=runtime.jit_compile)
+    @runtime.function
     def evaluate(inputs):
         outputs = model(inputs, training=False)
         _, sums = objective.loss_and_sums(inputs, outputs, objective.batch_weights(inputs))

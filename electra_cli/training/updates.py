@@ -89,11 +89,12 @@ class Updates:
         self._interval_sums = interval_sums
         self._scales_losses = uses_loss_scaling(optimizer)
         if self._num_replicas == 1:
-            self._compiled_step = tf.function(self._step_of_one, jit_compile=runtime.jit_compile)
+            self._compiled_step = runtime.function(self._step_of_one)
         else:
             # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
-            self._compute_gradients = tf.function(compute_gradients, jit_compile=runtime.jit_compile)
-        self._compiled_steps = tf.function(self._steps)
+            self._compute_gradients = runtime.function(compute_gradients)
+        # The optimizer updates the weights of all replicas in the thread that traces this.
+        self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps))
 
     def __call__(self, batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor) -> Sums:
         """Makes steps, up to the first that is not finite.

@@ -3,8 +3,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.modeling import compilation
 from electra_cli.modeling.encoders import ElectraEncoder
+from electra_cli.modeling.fused import with_jit_regions
 from electra_cli.modeling.layers import ElectraEmbeddings
 from tests.modeling.common import LENGTH, VOCAB_SIZE, make_inputs
 
@@ -17,24 +17,20 @@ def build_encoder(remat):
     return encoder
 
 
-def output_and_gradients(encoder, jit_compile):
-    @tf.function(jit_compile=jit_compile)
+def output_and_gradients(encoder, how):
     def run(inputs, seed):
         with tf.GradientTape() as tape:
             output = encoder(inputs, training=True, seed=seed)["sequence_output"]
             loss = tf.reduce_sum(output * tf.random.stateless_normal(tf.shape(output), [5, 6]))
         return output, [tf.convert_to_tensor(x) for x in tape.gradient(loss, encoder.trainable_variables)]
 
-    return run(make_inputs(), tf.constant([1, 2]))
+    compiled = tf.function(with_jit_regions(run, how == "regions"), jit_compile=how == "xla")
+    return compiled(make_inputs(), tf.constant([1, 2]))
 
 
-@pytest.mark.parametrize("how", ["plain", "parts", "xla"])
+@pytest.mark.parametrize("how", ["plain", "regions", "xla"])
 def test_recomputed_blocks_give_the_same_output_and_gradients(how):
-    compilation.set_compiles_parts(how == "parts")
-    try:
-        kept, recomputed = (output_and_gradients(build_encoder(remat), how == "xla") for remat in (False, True))
-    finally:
-        compilation.set_compiles_parts(False)
+    kept, recomputed = (output_and_gradients(build_encoder(remat), how) for remat in (False, True))
     np.testing.assert_array_equal(recomputed[0], kept[0])
     assert len(kept[1]) == 4 + 2 + 1 + 3 * 12
     for gradient, expected in zip(recomputed[1], kept[1], strict=True):

@@ -3,25 +3,23 @@ import pytest
 import tensorflow as tf
 from scipy import special
 
-from electra_cli.modeling import compilation, fused
+from electra_cli.modeling import fused
 from electra_cli.modeling.randomness import fold_in, hash_bits
 
 SEED = np.array([1, 2], np.int32)
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "compiled"])
-def _compiles_parts(request):
-    before = compilation.compiles_parts()
-    compilation.set_compiles_parts(request.param)
-    yield
-    compilation.set_compiles_parts(before)
+def trace(request):
+    """A `tf.function` whose regions are compiled by themselves, or not."""
+    return lambda function: tf.function(fused.with_jit_regions(function, request.param))
 
 
 def normal(*shape, seed=0):
     return tf.constant(np.random.default_rng(seed).normal(size=shape), tf.float32)
 
 
-def check(function, reference, *inputs, atol=2e-6):
+def check(trace, function, reference, *inputs, atol=2e-6):
     """Output and gradients of `function` are those of `reference`, which TensorFlow differentiates."""
     weights = normal(*reference(*inputs).shape, seed=9)
 
@@ -33,12 +31,12 @@ def check(function, reference, *inputs, atol=2e-6):
         return output, tape.gradient(loss, inputs)
 
     expected, expected_gradients = run(reference, inputs)
-    output, gradients = tf.function(lambda *inputs: run(function, inputs))(*inputs)
+    output, gradients = trace(lambda *inputs: run(function, inputs))(*inputs)
     np.testing.assert_allclose(output, expected, atol=atol)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=10 * atol, rtol=1e-5)
     narrow = [tf.cast(x, tf.bfloat16) if x.shape.rank > 1 else x for x in inputs]
-    output, gradients = tf.function(lambda *inputs: run(function, inputs))(*narrow)
+    output, gradients = trace(lambda *inputs: run(function, inputs))(*narrow)
     assert output.dtype == tf.bfloat16
     for gradient, wanted, x in zip(
         [output, *gradients], [expected, *expected_gradients], [output, *narrow], strict=True
@@ -58,24 +56,22 @@ def reference_norm(x, gamma, beta):
     return (x - mean) / tf.sqrt(variance + 1e-12) * gamma + beta
 
 
-@pytest.mark.usefixtures("_compiles_parts")
-def test_gelu():
+def test_gelu(trace):
     x = np.linspace(-4, 4, 41)
-    gelu = tf.function(fused.gelu)
+    gelu = trace(fused.gelu)
     np.testing.assert_allclose(gelu(tf.constant(x)), x * 0.5 * (1 + special.erf(x / np.sqrt(2))), rtol=1e-6, atol=1e-7)
-    check(fused.gelu, lambda x: tf.nn.gelu(x, approximate=False), normal(5, 7))
+    check(trace, fused.gelu, lambda x: tf.nn.gelu(x, approximate=False), normal(5, 7))
 
 
-@pytest.mark.usefixtures("_compiles_parts")
-def test_layer_norm():
-    check(fused.layer_norm, reference_norm, normal(3, 5, 8), normal(8, seed=1), normal(8, seed=2))
+def test_layer_norm(trace):
+    check(trace, fused.layer_norm, reference_norm, normal(3, 5, 8), normal(8, seed=1), normal(8, seed=2))
 
 
-@pytest.mark.usefixtures("_compiles_parts")
 @pytest.mark.parametrize(("rate", "seed"), [(0.3, SEED), (0.3, None), (0.0, SEED)])
-def test_add_and_norm(rate, seed):
+def test_add_and_norm(trace, rate, seed):
     mask = kept([3, 5, 8], rate) if seed is not None else 1.0
     check(
+        trace,
         lambda *inputs: fused.add_and_norm(*inputs, rate, seed),
         lambda x, residual, gamma, beta: reference_norm(residual + x * mask, gamma, beta),
         normal(3, 5, 8),
@@ -85,39 +81,37 @@ def test_add_and_norm(rate, seed):
     )
 
 
-@pytest.mark.usefixtures("_compiles_parts")
 @pytest.mark.parametrize(("rate", "seed"), [(0.3, SEED), (0.3, None), (0.0, SEED)])
-def test_attention_probabilities(rate, seed):
+def test_attention_probabilities(trace, rate, seed):
     padding_scores = tf.constant([[0.0, 0.0, -10_000.0], [0.0, 0.0, 0.0]])[:, tf.newaxis, tf.newaxis, :]
     mask = kept([2, 2, 4, 3], rate) if seed is not None else 1.0
     check(
+        trace,
         lambda scores: fused.attention_probabilities(scores, padding_scores, 0.5, rate, seed),
         lambda scores: tf.nn.softmax(0.5 * scores + padding_scores) * mask,
         normal(2, 2, 4, 3),
     )
 
 
-@pytest.mark.usefixtures("_compiles_parts")
-def test_affine():
+def test_affine(trace):
     def in_one_type(x, kernel, bias):
         return fused.affine(x, kernel, tf.cast(bias, x.dtype))
 
     inputs = normal(2, 3, 5), normal(5, 4, seed=1), normal(4, seed=2)
-    check(in_one_type, lambda x, kernel, bias: tf.tensordot(x, kernel, 1) + bias, *inputs)
+    check(trace, in_one_type, lambda x, kernel, bias: tf.tensordot(x, kernel, 1) + bias, *inputs)
 
 
-@pytest.mark.usefixtures("_compiles_parts")
-def test_dropout_at_rates_0_and_quarter_and_without_a_seed():
+def test_dropout_at_rates_0_and_quarter_and_without_a_seed(trace):
     x = tf.ones([100, 100])
     assert fused.dropout(x, 0.5, None) is x
     assert fused.dropout(x, 0.0, SEED) is x
-    dropout = tf.function(lambda seed: fused.dropout(x, 0.25, seed))
+    dropout = trace(lambda seed: fused.dropout(x, 0.25, seed))
     dropped = dropout(SEED).numpy()
     np.testing.assert_allclose(np.unique(dropped), [0, 4 / 3])
     assert abs((dropped == 0).mean() - 0.25) < 0.02
     np.testing.assert_array_equal(dropped, dropout(SEED))
     assert (dropped != dropout(fold_in(SEED, 1)).numpy()).any()
-    check(lambda x: fused.dropout(x, 0.3, SEED), lambda x: x * kept([5, 6], 0.3), normal(5, 6))
+    check(trace, lambda x: fused.dropout(x, 0.3, SEED), lambda x: x * kept([5, 6], 0.3), normal(5, 6))
 
 
 def test_affine_takes_sizes_that_are_known_when_it_runs_only():
@@ -127,3 +121,17 @@ def test_affine_takes_sizes_that_are_known_when_it_runs_only():
         fused.affine, input_signature=[tf.TensorSpec([None, None, 3]), *map(tf.TensorSpec, ((3, 4), (4,)))]
     )
     np.testing.assert_allclose(unknown(x, kernel, bias), x @ kernel + bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_regions_are_compiled_where_who_traces_asks_for_it(enabled):
+    def run(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output = fused.gelu(x)
+        return tape.gradient(output, x)
+
+    graph = tf.function(fused.with_jit_regions(run, enabled)).get_concrete_function(normal(5, 7)).graph
+    compiled = [function for function in graph.as_graph_def().library.function if function.attr["_XlaMustCompile"].b]
+    assert len(compiled) == (2 if enabled else 0)  # forward and backward
+    assert not tf.function(run).get_concrete_function(normal(5, 7)).graph.as_graph_def().library.function

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from electra_cli.modeling import compilation
+from electra_cli.modeling.fused import with_jit_regions
 from electra_cli.objectives.mlm import masked_lm_loss
 
 
-@pytest.mark.parametrize("compiles_parts", [False, True])
-def test_masked_lm_loss_and_gradient_equal_those_of_tensorflow(compiles_parts):
+@pytest.mark.parametrize("jit_regions", [False, True])
+def test_masked_lm_loss_and_gradient_equal_those_of_tensorflow(jit_regions):
     rng = np.random.default_rng(0)
     # Far from 0, where an exponential without its largest subtracted would overflow.
     logits = tf.constant(rng.normal(size=(2, 3, 50)) * 5 + [[[0.0], [200.0], [-200.0]]], tf.float32)
@@ -22,11 +22,8 @@ def test_masked_lm_loss_and_gradient_equal_those_of_tensorflow(compiles_parts):
             loss = function(logits)
         return loss, tape.gradient(loss, logits)
 
-    compilation.set_compiles_parts(compiles_parts)
-    try:
-        loss, gradient = tf.function(lambda x: run(lambda x: masked_lm_loss(x, ids, weights)[0], x))(logits)
-    finally:
-        compilation.set_compiles_parts(False)
+    compute = with_jit_regions(lambda x: run(lambda x: masked_lm_loss(x, ids, weights)[0], x), jit_regions)
+    loss, gradient = tf.function(compute)(logits)
     expected, expected_gradient = run(expected_loss, logits)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient, expected_gradient, atol=1e-6)

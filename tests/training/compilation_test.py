@@ -4,8 +4,8 @@ from tests import forking
 
 PROGRAM = """
 import tensorflow as tf
-from electra_cli.modeling import compilation
-compilation.silence_first_notice()
+from electra_cli.training.distribution import silence_first_notice
+silence_first_notice()
 print(float(tf.function(lambda x: x * 2.0, jit_compile=True)(tf.constant(3.0))))
 import sys
 
