@@ -85,8 +85,7 @@ def _main(values: flags.FlagValues) -> None:
         run = source.read_run(settings, needs_data=False)
         app.print_page(text.show(run, values.print_config, CONFIG.command(os.path.basename(sys.argv[0]))))
         return
-    if not values.workdir:
-        raise UserError("--workdir is missing: give the directory of the run")
+    app.require_flags(values, workdir="give the directory of the run")
     if values.checkpoint and values.mode == "replay":
         raise UserError("--checkpoint is not read by --mode=replay: leave it out")
     if values.dry_run and values.mode in ("eval", "replay"):

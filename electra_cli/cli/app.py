@@ -8,13 +8,14 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from absl import app, flags, logging
 
 from electra_cli.cli.completion import completion_script
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.cli.help_text import COMMON_FLAGS, describe, describe_keys, help_text
+from electra_cli.config.fields import Rule
 from electra_cli.config.suggestions import did_you_mean
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.logger import Logger
@@ -131,6 +132,28 @@ def _describe_bad_value(argv: Sequence[str], flag_values: flags.FlagValues) -> s
             kind, example = ("a whole number", 4000) if flag.flag_type() == "int" else ("a number", 0.5)
             return f"--{name}={value}: must be {kind}, such as {example if flag.default is None else flag.default}"
     return None
+
+
+def require_flags(values: flags.FlagValues, **remedies: str) -> None:
+    """Raises a `UserError` for the first of some flags, by name, that has no value, with what to give."""
+    for name, remedy in remedies.items():
+        if not values[name].value:
+            raise UserError(f"--{name} is missing: {remedy}")
+
+
+def refuse_flags(values: flags.FlagValues, names: Iterable[str], reason: str) -> None:
+    """Raises a `UserError` for the first of some flags that was given."""
+    for name in names:
+        if values[name].present:
+            raise UserError(f"--{name} {reason}")
+
+
+def check_flags(values: flags.FlagValues, rules: Mapping[str, Rule]) -> None:
+    """Raises a `UserError` for the first flag whose value does not fulfil its rule; None fulfils all."""
+    for name, rule in rules.items():
+        value = values[name].value
+        if value is not None and not rule.holds(value):
+            raise UserError(f"--{name}={value}: {rule.remedy}")
 
 
 def define_output_flags(flag_values: flags.FlagValues) -> None:

@@ -5,10 +5,10 @@ TensorFlow is not imported here.
 
 import ast
 import importlib.machinery
-import importlib.util
 import pathlib
 import re
 import shlex
+import types
 
 import ml_collections
 from absl import flags
@@ -130,7 +130,7 @@ class ConfigFlag:
         presets = ", ".join(self.schema.names())
         try:
             loader = importlib.machinery.SourceFileLoader("config_file", file)
-            module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+            module = types.ModuleType(loader.name)
             loader.exec_module(module)
             config = module.get_config()
             if not isinstance(config, ml_collections.ConfigDict):

@@ -63,13 +63,12 @@ _PRETRAINED_ONLY = ("network", "checkpoint", "averaged", "vocab_file", "lower_ca
 
 
 def _main(values: flags.FlagValues) -> None:
-    for name, what in (
-        ("workdir", "give the directory of a run"),
-        ("format", f"give one of {', '.join(FORMATS)}"),
-        ("output_dir", "give the directory to create"),
-    ):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing: {what}")
+    app.require_flags(
+        values,
+        workdir="give the directory of a run",
+        format=f"give one of {', '.join(FORMATS)}",
+        output_dir="give the directory to create",
+    )
     files.check_directory("--workdir", values.workdir, "give the directory of a run or of a fine-tuning")
 
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
@@ -86,9 +85,7 @@ def _main(values: flags.FlagValues) -> None:
 
 
 def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
-    for name in _PRETRAINED_ONLY:
-        if values[name].present:
-            raise UserError(f"--{name} does not apply to a fine-tuned model: leave it out")
+    app.refuse_flags(values, _PRETRAINED_ONLY, "does not apply to a fine-tuned model: leave it out")
     from electra_cli.finetuning import trained, workdir  # noqa: PLC0415  (imports TensorFlow: seconds)
     from electra_cli.interop import delivery, exporting  # noqa: PLC0415
 

@@ -9,7 +9,6 @@ from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.finetuning import FINETUNING, FORMATS, check, check_start
 from electra_cli.config.labeled_files import parse_file
-from electra_cli.errors import UserError
 from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
@@ -72,8 +71,7 @@ GROUPS = {
 
 
 def _main(values: flags.FlagValues) -> None:
-    if not values.workdir:
-        raise UserError("--workdir is missing: give the directory of the fine-tuning")
+    app.require_flags(values, workdir="give the directory of the fine-tuning")
     work = _prepare_to_predict(values) if values.predict else _prepare_to_finetune(values)
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
@@ -84,9 +82,9 @@ def _main(values: flags.FlagValues) -> None:
 
 
 def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
-    for name in ("output", "seed"):
-        if values[name].value is not None:
-            raise UserError(f"--{name} is read with --predict only: leave it out, or give the file to predict")
+    app.refuse_flags(
+        values, ("output", "seed"), "is read with --predict only: leave it out, or give the file to predict"
+    )
     settings = CONFIG.config
     check(settings)
     check_start(values.init, values.like)
@@ -111,13 +109,10 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
 
 
 def _prepare_to_predict(values: flags.FlagValues) -> Callable[[Logger], None]:
-    if not values.output:
-        raise UserError("--output is missing: give the file for the predictions")
-    for name in ("init", "like", "vocab_file", "lower_case"):
-        if values[name].value is not None:
-            raise UserError(f"--{name} is not read with --predict: leave it out")
-    if values["config"].value is not None:
-        raise UserError("--config is not read with --predict, which takes that of the workdir: leave it out")
+    app.require_flags(values, output="give the file for the predictions")
+    unread = ("init", "like", "vocab_file", "lower_case")
+    app.refuse_flags(values, unread, "is not read with --predict: leave it out")
+    app.refuse_flags(values, ("config",), "is not read with --predict, which takes that of the workdir: leave it out")
     named = parse_file(values.predict, _PREDICTED, "--predict")
     path, file_format = named.pop("path"), named.pop("format", "")
     columns = Columns(**named, flag=PREDICT_FLAG) if named else None

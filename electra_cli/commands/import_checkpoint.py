@@ -4,6 +4,7 @@ from absl import flags
 
 from electra_cli import files
 from electra_cli.cli import app
+from electra_cli.config.fields import Rule
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 
@@ -131,21 +132,19 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
 
 
 def _check(values: flags.FlagValues) -> None:
-    for name, what in (
-        ("format", f"give one of {', '.join(FORMATS)}"),
-        ("source", "give the checkpoint or folder to import"),
-        ("output_dir", "give the directory to create"),
-    ):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing: {what}")
+    app.require_flags(
+        values,
+        format=f"give one of {', '.join(FORMATS)}",
+        source="give the checkpoint or folder to import",
+        output_dir="give the directory to create",
+    )
     for name, format_name in _ONLY_WITH.items():
         if values[name].present and values.format != format_name:
             raise UserError(f"--{name} belongs to --format={format_name}")
-    for name in ("num_attention_heads", "generator_num_attention_heads"):
-        if values[name].value is not None and values[name].value < 1:
-            raise UserError(f"--{name}={values[name].value}: must be at least 1")
-    if not 0 < values.generator_size <= 1:
-        raise UserError(f"--generator_size={values.generator_size}: must be a fraction greater than 0, at most 1")
+    at_least_1 = Rule(lambda value: value >= 1, "must be at least 1")
+    share = Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0, at most 1")
+    rules = {"num_attention_heads": at_least_1, "generator_num_attention_heads": at_least_1, "generator_size": share}
+    app.check_flags(values, rules)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from absl import flags
 
 from electra_cli import files
 from electra_cli.cli import app
+from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Rule
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.lines import StageProgress, lines_logger
 
@@ -142,6 +143,19 @@ GROUPS = {
     "Messages": ("quiet", "log_format"),
 }
 
+_RULES = {
+    "learn_vocab": Rule(lambda value: value >= 100, "must be at least 100 tokens"),
+    "vocab_min_frequency": Rule(lambda value: value >= 1, "must be at least 1"),
+    "vocab_character_coverage": Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0"),
+    "vocab_reserved": NOT_NEGATIVE,
+    "vocab_sample_mb": POSITIVE,
+    "max_seq_length": Rule(lambda value: 8 <= value <= 8192, "must be from 8 to 8192"),
+    "validation_fraction": FRACTION,
+    "min_words": NOT_NEGATIVE,
+    "num_workers": Rule(lambda value: value >= 1, "must be at least 1"),
+    "shard_size_mb": POSITIVE,
+}
+
 
 def _main(values: flags.FlagValues) -> None:
     if values.inspect:
@@ -260,14 +274,11 @@ def _weights(values: flags.FlagValues) -> tuple[float, ...]:
 
 
 def _check(values: flags.FlagValues) -> None:
-    def require(name: str, is_valid: bool, remedy: str) -> None:
-        if not is_valid:
-            raise UserError(f"--{name}={values[name].value}: {remedy}")
-
-    if not values.input:
-        raise UserError("--input is missing: give text files or directories, or builtin:python-docs")
-    if not values.output_dir:
-        raise UserError("--output_dir is missing: give the directory to create")
+    app.require_flags(
+        values,
+        input="give text files or directories, or builtin:python-docs",
+        output_dir="give the directory to create",
+    )
     if "://" in values.output_dir and values.runner == "local":
         raise UserError(
             f"--output_dir={values.output_dir}: give a local directory, and copy it when it is done (or --runner=beam)"
@@ -276,25 +287,12 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(f"--beam_options={values.beam_options} needs --runner=beam")
     if (values.vocab_file is None) == (values.learn_vocab is None):
         raise UserError("give either --vocab_file=FILE or --learn_vocab=SIZE")
-    if values.learn_vocab is not None:
-        require("learn_vocab", values.learn_vocab >= 100, "must be at least 100 tokens")
-    else:
-        unread = [name for name in _LEARNING_FLAGS if values[name].present]
-        if unread:
-            raise UserError(f"--{unread[0]} says how to learn a vocabulary: it does not go with --vocab_file")
-    require("vocab_min_frequency", values.vocab_min_frequency >= 1, "must be at least 1")
-    require("vocab_character_coverage", 0 < values.vocab_character_coverage <= 1, "must be a fraction greater than 0")
-    require("vocab_reserved", values.vocab_reserved >= 0, "must not be negative")
-    require("vocab_sample_mb", values.vocab_sample_mb > 0, "must be greater than 0")
-    if (values.vocab_file or "").endswith(".model"):
-        require("lower_case", not values["lower_case"].present, "a SentencePiece model treats case in its own way")
-    require("max_seq_length", 8 <= values.max_seq_length <= 8192, "must be from 8 to 8192")
-    require(
-        "validation_fraction", 0 <= values.validation_fraction < 1, "must be a fraction, at least 0 and less than 1"
-    )
-    require("min_words", values.min_words >= 0, "must not be negative")
-    require("num_workers", values.num_workers >= 1, "must be at least 1")
-    require("shard_size_mb", values.shard_size_mb > 0, "must be greater than 0")
+    if values.vocab_file is not None:
+        reason = "says how to learn a vocabulary: it does not go with --vocab_file"
+        app.refuse_flags(values, _LEARNING_FLAGS, reason)
+        if values.vocab_file.endswith(".model") and values["lower_case"].present:
+            raise UserError(f"--lower_case={values.lower_case}: a SentencePiece model treats case in its own way")
+    app.check_flags(values, _RULES)
 
 
 def _handle_signals(handler: Callable[[int, object], None]) -> None:

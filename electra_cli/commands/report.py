@@ -5,6 +5,7 @@ import signal
 from absl import flags
 
 from electra_cli.cli import app
+from electra_cli.config.fields import NOT_NEGATIVE
 from electra_cli.errors import UserError
 from electra_cli.report import report
 
@@ -44,8 +45,7 @@ _workdirs: list[str] = []
 def _main(values: flags.FlagValues) -> None:
     if not _workdirs:
         raise UserError("no workdir is given: electra-report WORKDIR [WORKDIR ...]")
-    if values.samples < 0:
-        raise UserError(f"--samples={values.samples}: must not be negative")
+    app.check_flags(values, {"samples": NOT_NEGATIVE})
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_logger(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as logger:

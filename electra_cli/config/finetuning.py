@@ -8,7 +8,7 @@ import ml_collections
 from electra_cli import files
 from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Field, Rule, Schema, require
 from electra_cli.config.labeled_files import TABLE_FORMATS
-from electra_cli.config.pretraining import JIT_CHOICES, PRECISIONS, STRATEGIES
+from electra_cli.config.pretraining import PRECISIONS, PRETRAINING, STRATEGIES
 from electra_cli.errors import UserError
 
 KINDS = ("classification", "regression", "tagging", "question_answering")
@@ -100,10 +100,8 @@ _FIELDS = {
         "Network that is fine-tuned: discriminator, or generator; a masked language model has only one.",
         choices=("discriminator", "generator"),
     ),
-    "model.hidden_dropout": Field(
-        0.1, "Dropout rate of embeddings, attention output and feed-forward output (fraction).", FRACTION
-    ),
-    "model.attention_dropout": Field(0.1, "Dropout rate of attention probabilities (fraction).", FRACTION),
+    "model.hidden_dropout": PRETRAINING.fields["model.hidden_dropout"],
+    "model.attention_dropout": PRETRAINING.fields["model.attention_dropout"],
     "model.head_dropout": Field(0.1, "Dropout rate of the head (fraction).", FRACTION),
     "optimizer.learning_rate": Field(
         None,
@@ -129,7 +127,7 @@ _FIELDS = {
     "optimizer.beta_1": Field(0.9, _ADAM, FRACTION),
     "optimizer.beta_2": Field(0.999, _ADAM, FRACTION),
     "optimizer.epsilon": Field(1e-6, _ADAM, POSITIVE),
-    "optimizer.clip_norm": Field(1.0, "Global norm that gradients are clipped to.", POSITIVE),
+    "optimizer.clip_norm": PRETRAINING.fields["optimizer.clip_norm"],
     "train.num_epochs": Field(
         None,
         "Passes over the training examples; unset: the paper's, 3, 10 for rte and stsb, 2 for question answering.",
@@ -153,28 +151,14 @@ _FIELDS = {
         choices=tuple(name for name in STRATEGIES if name != "multi_worker_mirrored"),
         changeable=True,
     ),
-    "runtime.tpu": Field(
-        "",
-        "The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.",
-        changeable=True,
-    ),
+    "runtime.tpu": PRETRAINING.fields["runtime.tpu"],
     "runtime.precision": Field(
         "float32",
         "float32, mixed_bfloat16, or mixed_float16 (with dynamic loss scaling): the precision of matrix products.",
         choices=PRECISIONS,
     ),
-    "runtime.jit_compile": Field(
-        "auto",
-        "Compile steps with XLA: auto (GPU: true; CPU: only the operations between matrix products), true or false.",
-        choices=JIT_CHOICES,
-        changeable=True,
-    ),
-    "runtime.logical_cpus": Field(
-        0,
-        "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.",
-        NOT_NEGATIVE,
-        changeable=True,
-    ),
+    "runtime.jit_compile": PRETRAINING.fields["runtime.jit_compile"],
+    "runtime.logical_cpus": PRETRAINING.fields["runtime.logical_cpus"],
 }
 
 FINETUNING = Schema(_FIELDS, "electra_cli.finetuning.config_defaults.default_config", "finetune")

@@ -10,32 +10,32 @@ from electra_cli.errors import UserError
 
 
 def parse_file(value: str, keys: Mapping[str, Sequence[str]], flag: str) -> dict[str, str]:
-    """Reads the name of a file with what is said of it.
+    """Reads the name of a file with its settings.
 
     Args:
       value: 'FILE', or 'FILE:KEY=VALUE,KEY=VALUE'.
-      keys: what may be said, with the values that it may have; of no values any.
-      flag: what the value is of, for messages.
+      keys: the settings that may follow, with the values of each; no values: any.
+      flag: the flag or key that the value is of, for messages.
 
     Returns:
-      `path`, and what was said.
+      `path`, and the settings.
 
     Raises:
-      UserError: a value that cannot be meant.
+      UserError: the value has other settings, or names no file.
     """
     naming = re.search(r":(\w+=.*)", value, re.DOTALL)
     path = value[: naming.start()] if naming else value
     settings: dict[str, str] = {}
     for setting in naming[1].split(",") if naming else ():
-        key, _, said = setting.partition("=")
-        if key not in keys or not said or key in settings:
+        key, _, given = setting.partition("=")
+        if key not in keys or not given or key in settings:
             raise UserError(
                 f"{flag}={value!r}: {setting!r} is none of what may follow a file, each once: "
                 f"{', '.join(f'{name}=...' for name in keys)}"
             )
-        if keys[key] and said not in keys[key]:
+        if keys[key] and given not in keys[key]:
             raise UserError(f"{flag}={value!r}: {key} must be one of {', '.join(keys[key])}")
-        settings[key] = said
+        settings[key] = given
     if not path:
         raise UserError(f"{flag}={value!r}: names no file before ':'")
     if "second_text" in settings and "text" not in settings:
@@ -89,7 +89,7 @@ def parse_probes(values: Sequence[Any]) -> tuple[ProbeFile, ...]:
         may stand in a value of its own.
 
     Raises:
-      UserError: a value that cannot be meant.
+      UserError: the value has other settings, or names no file.
     """
     if any(not isinstance(value, str) for value in values):
         raise UserError(f"config.eval.probes={tuple(values)!r}: give names of files, with commas between them")

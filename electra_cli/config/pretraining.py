@@ -18,7 +18,6 @@ from electra_cli.config.fields import (
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
-JIT_CHOICES = ("auto", "true", "false")
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
@@ -334,7 +333,7 @@ _FIELDS = {
     "runtime.jit_compile": Field(
         "auto",
         "Compile steps with XLA: auto (GPU: true; CPU: only the operations between matrix products), true or false.",
-        choices=JIT_CHOICES,
+        choices=("auto", "true", "false"),
         changeable=True,
     ),
     "runtime.logical_cpus": Field(
