@@ -227,7 +227,7 @@ def test_beam_options_need_beam(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_training_ends_the_command_in_one_line(number):
     program = (
-        "import os, sys; from electra_cli import cli; sys.argv = ['bin/electra-pretrain']; cli.end_when_stopped(); "
+        "import os, sys; from electra_cli.cli import app; sys.argv = ['bin/electra-pretrain']; app.end_when_stopped(); "
         f"os.kill(os.getpid(), {int(number)})"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
@@ -242,9 +242,9 @@ def test_a_signal_before_training_ends_the_command_in_one_line(number):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
     program = (
-        "import os, sys; from electra_cli import cli; from electra_cli.commands import prepare; "
+        "import os, sys; from electra_cli.cli import app; from electra_cli.commands import prepare; "
         "assert 'numpy' not in sys.modules; sys.argv = ['bin/electra-prepare']; "
-        f"cli.run = lambda *_, **__: os.kill(os.getpid(), {int(number)}); prepare.main()"
+        f"app.run = lambda *_, **__: os.kill(os.getpid(), {int(number)}); prepare.main()"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 75
