@@ -1,4 +1,4 @@
-"""Local and remote files, opened, and written whole; TensorFlow is imported for remote ones only."""
+"""Local and remote files, opened, and written completely or not at all; TensorFlow is imported for remote ones only."""
 
 import contextlib
 import errno
@@ -68,13 +68,10 @@ def open_file(path: str, mode: str) -> IO[Any]:
     return open(path, mode)
 
 
-def reading_errors(path: str) -> tuple[type[Exception], ...]:
-    """Returns what is raised where a file cannot be opened or read."""
-    if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415
-
-        return OSError, tf.errors.OpError
-    return (OSError,)
+def errors() -> tuple[type[Exception], ...]:
+    """Returns what failed reads and writes raise: TensorFlow's own errors too, which only come where it is imported."""
+    tf = sys.modules.get("tensorflow")
+    return (OSError, tf.errors.OpError) if tf else (OSError,)
 
 
 @contextlib.contextmanager
@@ -82,18 +79,12 @@ def writing(what: str, to: str = "") -> Iterator[None]:
     """Raises a `ResumableError` where `what`, a file or something that belongs in directory `to`, is not written."""
     try:
         yield
-    except write_errors() as error:
+    except errors() as error:
         where = f" to {to}" if to else ""
         raise ResumableError(
             f"{what} could not be written{where} ({str(error).splitlines()[0]}): make room or fix the directory, then "
             f"the same command resumes"
         ) from error
-
-
-def write_errors() -> tuple[type[Exception], ...]:
-    """Returns what failed writes raise: TensorFlow's own errors too, which only come where it is imported."""
-    tf = sys.modules.get("tensorflow")
-    return (OSError, tf.errors.OpError) if tf else (OSError,)
 
 
 def is_directory(path: str) -> bool:
@@ -146,7 +137,7 @@ def check_checkpoint(name: str, path: str, remedy: str) -> None:
       remedy: what to do, for messages.
     """
     prefix = path.removesuffix(".index")
-    # A checkpoint whose index is lost is one that is damaged, which is told elsewhere.
+    # A checkpoint whose index is lost is one that is damaged, which is reported elsewhere.
     names = (f"{prefix}.index", f"{prefix}.data-00000-of-00001")
     if not is_directory(path) and all(size(name) is None for name in names):
         raise UserError(Option(name), f"={path}: no such checkpoint or directory; {remedy}")
@@ -198,7 +189,7 @@ def write_atomically(file: str, content: str | bytes) -> None:
 
 
 def write_resumable(file: str, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
       ResumableError: it cannot be written.

@@ -25,7 +25,7 @@ _PARQUET_BATCH_ROWS = 1000
 
 def reading_errors(path: str) -> tuple[type[Exception], ...]:
     """Returns what is raised where a file cannot be read, or is damaged."""
-    return (*DAMAGE, *files.reading_errors(path))
+    return (*DAMAGE, *files.errors())
 
 
 def list_files(path: str) -> list[str]:

@@ -183,7 +183,7 @@ class OutputDirectory:
                 f"no space is left on the disk of {self.path}: make room, and the same command resumes where it ended "
                 f"(or remove that directory)"
             ) from error
-        if not self._is_resumable and isinstance(error, files.write_errors()):
+        if not self._is_resumable and isinstance(error, files.errors()):
             reason = "no space is left on the disk" if _is_disk_full(error) else str(error).splitlines()[0]
             raise UserError(
                 f"--output_dir={self._target} cannot be written: {reason}; nothing is left of it"

@@ -87,7 +87,7 @@ def finetune(
         data_fingerprint=_fingerprint(start, encoded, task),
     )
     with Workdir(workdir), StopRequest() as stop:
-        write_record(workdir, record, filled, task.labels, start.tokenizer)
+        write_record(workdir, record, task.labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)

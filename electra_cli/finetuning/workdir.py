@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import ml_collections
-
 from electra_cli import files
 from electra_cli.config.finetuning import FINETUNING
 from electra_cli.data.tfrecords import VOCAB_FILE
@@ -105,13 +103,7 @@ def holds_finetuning(workdir: str) -> bool:
     return isinstance(content, dict) and "finetuning" in content
 
 
-def write_record(
-    workdir: str,
-    record: Record,
-    config: ml_collections.FrozenConfigDict,
-    labels: LabelMap,
-    tokenizer: TokenizerSettings,
-) -> None:
+def write_record(workdir: str, record: Record, labels: LabelMap, tokenizer: TokenizerSettings) -> None:
     """Records what a fine-tuning is made of, or checks that it is the one that the workdir holds.
 
     Raises:
@@ -121,7 +113,7 @@ def write_record(
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is not None:
         old = read_record(workdir)
-        changed, _ = FINETUNING.differences(old.config, config.to_dict())
+        changed, _ = FINETUNING.differences(old.config, record.config)
         if not changed and old.data_fingerprint != record.data_fingerprint:
             changed.append(f"its examples, or the weights it starts from ({old.source}), are others")
         if changed:

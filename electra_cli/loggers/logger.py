@@ -1,7 +1,7 @@
 """The interface to which a run hands its numbers, texts and events; each writer is a class of its own."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -58,7 +58,7 @@ class Logger:
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Logs held-out examples with what the model makes of them."""
 
-    def histograms(self, step: int, variables: Iterable[Any]) -> None:
+    def histograms(self, step: int, variables: Sequence[Any]) -> None:
         """Logs the distribution of the values of each `tf.Variable`."""
 
     def hparams(self, config: ml_collections.FrozenConfigDict) -> None:
@@ -83,14 +83,6 @@ class Loggers(Logger):
     def __init__(self, *loggers: Logger):
         self._loggers = loggers
 
-    def notice(self, text: str) -> None:
-        for logger in self._loggers:
-            logger.notice(text)
-
-    def warning(self, text: str) -> None:
-        for logger in self._loggers:
-            logger.warning(text)
-
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
@@ -98,42 +90,18 @@ class Loggers(Logger):
                 stack.enter_context(logger.status(text, in_lines=in_lines))
             yield
 
-    def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        for logger in self._loggers:
-            logger.progress(step, num_steps, seconds_left, phase)
 
-    def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
+def _passing_on(name: str) -> Callable[..., None]:
+    def method(self: Loggers, *arguments: Any, **more: Any) -> None:
         for logger in self._loggers:
-            logger.metrics(split, step, values, line)
+            getattr(logger, name)(*arguments, **more)
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        for logger in self._loggers:
-            logger.samples(step, samples)
+    return method
 
-    def histograms(self, step: int, variables: Iterable[Any]) -> None:
-        variables = list(variables)
-        for logger in self._loggers:
-            logger.histograms(step, variables)
 
-    def hparams(self, config: ml_collections.FrozenConfigDict) -> None:
-        for logger in self._loggers:
-            logger.hparams(config)
-
-    def event(self, event: str, step: int, **details: Any) -> None:
-        for logger in self._loggers:
-            logger.event(event, step, **details)
-
-    def checkpoint(self, step: int, path: str) -> None:
-        for logger in self._loggers:
-            logger.checkpoint(step, path)
-
-    def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        for logger in self._loggers:
-            logger.result(event, values, text)
-
-    def abandon(self, text: str) -> None:
-        for logger in self._loggers:
-            logger.abandon(text)
+# All other methods, so that none can be forgotten.
+for _name in [name for name in vars(Logger) if not name.startswith("_") and name != "status"]:
+    setattr(Loggers, _name, _passing_on(_name))
 
 
 def format_duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 import collections
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 import ml_collections
@@ -40,7 +40,7 @@ class TensorBoard(Logger):
         with self._writing(f"samples of step {step:,}", "validation", step):
             tf.summary.text("samples", [*map(to_markdown, samples), markdown_legend(samples)])
 
-    def histograms(self, step: int, variables: Iterable[tf.Variable]) -> None:
+    def histograms(self, step: int, variables: Sequence[tf.Variable]) -> None:
         """Writes a histogram of each variable under its name, with a number where others before it have the same."""
         seen: collections.Counter[str] = collections.Counter()
         with self._writing(f"histograms of step {step:,}", "weights", step):

@@ -1,5 +1,6 @@
 """Everything a run needs to resume, to and from the workdir."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -7,7 +8,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from types import TracebackType
-from typing import Any
 
 import ml_collections
 import numpy as np
@@ -21,23 +21,44 @@ from electra_cli.workdir.checkpoint_files import CheckpointFiles, find_checkpoin
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, Match, match, restore
 from electra_cli.workdir.run_files import BEST
 
-_RECORD = "best.json"
+
+@dataclasses.dataclass(frozen=True)
+class BestRecord:
+    """What `best.json` holds: the step of the best checkpoint, and what it was chosen by.
+
+    Attributes:
+      metric: its name; of losses, lower is better.
+      num_examples: held-out examples.
+      phase: the phase of the step, from 1.
+    """
+
+    step: int
+    metric: str
+    value: float
+    num_examples: int
+    phase: int = 1
+
+    def is_beaten_by(self, other: "BestRecord") -> bool:
+        """Returns whether another is better, or does not compare with this."""
+        if (self.metric, self.num_examples, self.phase) != (other.metric, other.num_examples, other.phase):
+            return True
+        return other.value < self.value if self.metric.endswith("_loss") else other.value > self.value
 
 
 class BestCheckpoint:
-    """A directory with one checkpoint and `best.json`: its `step`, `metric`, `value`, `num_examples` and `phase`.
+    """A directory with one checkpoint and `best.json`.
 
     Args:
       directory: of its own; made when the first is written.
-      metric: a name of `config.checks.BEST_METRICS`.
+      metric: what it is chosen by.
       warn: prints a line about a record or checkpoint that is damaged.
     """
 
     def __init__(self, directory: str, metric: str, warn: Callable[[str], None]):
         self._files = CheckpointFiles(directory)
-        self._file = files.join(directory, _RECORD)
+        self._file = files.join(directory, "best.json")
         self._metric, self._warn = metric, warn
-        self._record: dict[str, Any] | None = None
+        self._record: BestRecord | None = None
 
     def recover(self) -> None:
         """Finishes what a killed process began, and reads the record."""
@@ -46,52 +67,37 @@ class BestCheckpoint:
         if problem is not None:
             self._warn(f"{problem}; the best checkpoint is chosen again from here on.")
         elif self._record is not None:
-            self._files.keep_only({self._record["step"]})
+            self._files.keep_only({self._record.step})
 
-    def is_beaten_by(self, result: Mapping[str, float]) -> bool:
-        """Returns whether held-out metrics are better than the record, or none compares with them."""
-        value, record = result[self._metric], self._record
-        if math.isnan(value):
-            return False
-        if record is None or record["metric"] != self._metric:
-            return True
-        if (record["num_examples"], record["phase"]) != (result["num_examples"], result.get("phase", 1)):
-            return True
-        is_loss = self._metric.endswith("_loss")
-        return value < record["value"] if is_loss else value > record["value"]
+    def find_better(self, step: int, result: Mapping[str, float]) -> BestRecord | None:
+        """Returns the record of held-out metrics if they are better than those of the best; else None."""
+        num_examples, phase = int(result["num_examples"]), int(result.get("phase", 1))
+        record = BestRecord(step, self._metric, result[self._metric], num_examples, phase)
+        if math.isnan(record.value) or (self._record is not None and not self._record.is_beaten_by(record)):
+            return None
+        return record
 
-    def write(self, step: int, result: Mapping[str, float], write: Callable[[str], object]) -> None:
-        """Writes the checkpoint of a step with these held-out metrics, then the record, then removes the one before.
+    def write(self, record: BestRecord, write: Callable[[str], object]) -> None:
+        """Writes the checkpoint of a record with `write`, as `CheckpointFiles` does, then the record.
 
-        `write` is what `CheckpointFiles.write` takes. Where it cannot be written, the best one before is intact.
+        Only then the checkpoint before is removed: where something cannot be written, it is intact.
         """
-        self._files.write(step, write)
-        record = {
-            "step": step,
-            "metric": self._metric,
-            "value": result[self._metric],
-            "num_examples": result["num_examples"],
-            "phase": result.get("phase", 1),
-        }
-        files.write_resumable(self._file, json.dumps(record) + "\n")
+        self._files.write(record.step, write)
+        files.write_resumable(self._file, json.dumps(dataclasses.asdict(record)) + "\n")
         self._record = record
-        self._files.keep_only({step})
+        self._files.keep_only({record.step})
 
-    def _read(self) -> tuple[dict[str, Any] | None, str | None]:
+    def _read(self) -> tuple[BestRecord | None, str | None]:
         """Returns the record of a checkpoint that is there and complete, and what is wrong otherwise."""
         if files.size(self._file) is None:
             return None, None
         try:
-            record = json.loads(files.read_bytes(self._file))
-            step = int(record["step"])
-            record = {"step": step, "metric": str(record["metric"]), "value": float(record["value"]),
-                      "num_examples": int(record["num_examples"]), "phase": int(record.get("phase", 1))}  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
+            record = BestRecord(**json.loads(files.read_bytes(self._file)))
+            path = self._files.path(int(record.step))
+        except (ValueError, TypeError) as error:
             return None, f"{self._file} is damaged ({error})"
-        damage = find_damage(self._files.path(step))
-        if damage is not None:
-            return None, f"Checkpoint {self._files.path(step)} is damaged ({damage})"
-        return record, None
+        damage = find_damage(path)
+        return (record, None) if damage is None else (None, f"Checkpoint {path} is damaged ({damage})")
 
 
 class Checkpoints:
@@ -232,8 +238,9 @@ class Checkpoints:
         if self._best is None or not self._is_writer:
             return
         self.wait()  # so that the record is the newest
-        if self._best.is_beaten_by(result):
-            self._write(functools.partial(self._best.write, step, result))
+        record = self._best.find_better(step, result)
+        if record is not None:
+            self._write(functools.partial(self._best.write, record))
 
     def check(self) -> None:
         """Raises the error that ended a save in the background, if one did; once."""

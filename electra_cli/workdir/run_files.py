@@ -92,7 +92,7 @@ def read_metrics(workdir: str) -> list[dict[str, Any]]:
 
 
 def write_json(file: str, content: Any, *, sort_keys: bool = False) -> None:
-    """Writes indented JSON, whole or not at all; raises as `files.write_resumable`."""
+    """Writes indented JSON, completely or not at all; raises as `files.write_resumable`."""
     files.write_resumable(file, json.dumps(content, indent=1, sort_keys=sort_keys) + "\n")
 
 
