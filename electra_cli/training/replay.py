@@ -130,7 +130,7 @@ def _replay(record: Record, run: Run) -> bool:
         is_bad |= _look_at_gradients(record, phase.config, run, batch, say)
     if is_bad:
         say(
-            "Not finite again. Weights that are not finite, or very large, tell of too large updates before: lower "
+            "Not finite again. Weights that are not finite, or very large, point to too large updates before: lower "
             "config.optimizer.learning_rate or warm up longer. Single examples point to the data."
         )
     else:

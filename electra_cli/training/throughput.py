@@ -82,7 +82,7 @@ class Throughput:
         self._start, self._start_step = self._clock(), step
 
     def add(self, tokens: float, input_wait: float) -> None:
-        """Counts real tokens (padding left out), and seconds for which steps waited for their batches."""
+        """Counts real tokens, without padding, and seconds for which steps waited for their batches."""
         self._tokens += tokens
         self._input_wait += input_wait
 
@@ -125,7 +125,7 @@ class StepsPerCall:
         self.num_calls = 0
 
     def measure(self, num_steps: int, seconds: float) -> None:
-        """Takes note of a call. The first is left out: it compiles."""
+        """Takes note of a call. The first does not count: it compiles."""
         self.num_calls += 1
         if self.num_calls > 1 and num_steps:
             self.steps = max(1, int(_SECONDS_AT_ONCE * num_steps / max(seconds, 1e-9)))

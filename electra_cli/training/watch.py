@@ -42,7 +42,7 @@ class NonFiniteSteps(Hook):
                 f"{what}. {run.advise_restart()}, or allow some such steps by config.watch.max_nonfinite_steps, "
                 f"now {allowed}"
             )
-        run.logger.warning(f"Warning, {what}. Its update is left out ({count} of {allowed} allowed).")
+        run.logger.warning(f"Warning, {what}. Its update is skipped ({count} of {allowed} allowed).")
 
 
 class LossSpikes(Hook):
