@@ -1,6 +1,8 @@
-"""A preemption notice, from a metadata server on this machine, stops a run as a signal does."""
+"""Signals, and preemption notices from a metadata server on this machine, stop a run."""
 
 import http.server
+import os
+import signal
 import threading
 import time
 
@@ -12,6 +14,17 @@ from electra_cli.training.stopping import StopRequest, watching_for_notice
 from electra_cli.training.watch import NonFiniteSteps
 from tests.training.loop_test import assert_same_run, train
 from tests.training.survival_test import tiny_config
+
+
+def test_a_signal_is_remembered_and_a_second_one_acts():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever other tests left
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested and stop.name == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.fixture

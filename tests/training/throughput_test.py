@@ -1,10 +1,11 @@
 import math
-import os
-import signal
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
-from electra_cli.training.stopping import StopRequest
+from electra_cli.training import throughput
+from electra_cli.training.distribution import Runtime
 from electra_cli.training.throughput import StepsPerCall, Throughput
 
 
@@ -23,17 +24,6 @@ def test_rates_and_time_left():
     )
     now[0] += 1
     assert set(progress.rates(20).values()) == {0.0}
-
-
-def test_a_signal_is_remembered_and_a_second_one_acts():
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever other tests left
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested and stop.name == "SIGINT"
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_pace_is_ten_seconds_of_steps():
@@ -57,3 +47,15 @@ def test_the_time_of_a_step_is_smoothed():
     assert pace.seconds_per_step == 2.0
     pace.measure(30, 30.0)  # a step a second, for as long as is smoothed over
     assert pace.seconds_per_step == pytest.approx(2.0 / math.e + 1.0 * (1 - 1 / math.e))
+
+
+def test_the_rate_is_that_of_the_products_and_not_of_folded_constants(monkeypatch):
+    """It grows with the work until the device is busy, and stays below what any processor of today does."""
+    monkeypatch.setattr(throughput, "_CPU_WIDTH", 256)
+    seconds = iter(np.arange(20.0))
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(seconds))
+    runtime = Runtime(tf.distribute.get_strategy(), False, "", "CPU")
+    # Four products of 2 x 256^3 operations in what the clock calls a second.
+    assert throughput.measure_flops_per_second(runtime) == 4 * 2 * 256**3
+    monkeypatch.undo()
+    assert 1e9 < throughput.measure_flops_per_second(runtime) < 2e13
