@@ -31,7 +31,7 @@ class UserError(Exception):
 
 
 class ResumableError(UserError):
-    """A mistake or mishap after which the same command goes on where it ended."""
+    """A mistake or mishap after which the same command resumes where it ended."""
 
 
 class UnreadableError(UserError):

@@ -39,7 +39,7 @@ def _main(values: flags.FlagValues) -> None:
     config = CONFIG.config
     name = os.path.basename(values.config).removesuffix(".py")
     measured, notes = None, [f"note: {line}" for line in notices(config)]
-    plan = planning.make_plan(config)  # before anything slow: what is wrong with the config is told at once
+    plan = planning.make_plan(config)  # before anything slow: what is wrong with the config is reported at once
     if values.measure:
         from electra_cli.planning import measuring  # noqa: PLC0415  (imports TensorFlow, which takes seconds)
 
@@ -47,8 +47,8 @@ def _main(values: flags.FlagValues) -> None:
         plan = planning.make_plan(config, measured.device, measured.correction)
         notes += measured.describe()
     if values.json:
-        found = report.to_json(plan, name)
-        print(json.dumps({**found, "measured": measured.to_json() if measured else None}, indent=1))
+        content = report.to_json(plan, name)
+        print(json.dumps({**content, "measured": measured.to_json() if measured else None}, indent=1))
     else:
         print(report.to_text(plan, name, notes))
 

@@ -49,14 +49,14 @@ def _main(values: flags.FlagValues) -> None:
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_logger(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as logger:
-        shown = report.write_report(
+        message = report.write_report(
             _workdirs,
             values.output,
             output_format=values.format,
             num_samples=values.samples,
             logger=logger,
         )
-    print(shown, flush=True)
+    print(message, flush=True)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

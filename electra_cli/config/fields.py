@@ -4,6 +4,7 @@ TensorFlow is not imported here.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -69,6 +70,10 @@ class Field:
         if self.rule is not None and value is not None and not self.rule.holds(value):
             return self.rule.remedy
         return None
+
+
+# A key that a started run may change.
+ChangeableField = functools.partial(Field, changeable=True)
 
 
 @dataclasses.dataclass(frozen=True)

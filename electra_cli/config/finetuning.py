@@ -6,7 +6,7 @@ TensorFlow is not imported here.
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Field, Rule, Schema, require
+from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, ChangeableField, Field, Rule, Schema, require
 from electra_cli.config.labeled_files import TABLE_FORMATS
 from electra_cli.config.pretraining import PRECISIONS, PRETRAINING, STRATEGIES
 from electra_cli.errors import UserError
@@ -70,15 +70,14 @@ _FIELDS = {
         "windows). Examples are padded to what the longest of them needs.",
         Rule(lambda value: value >= 8, "is too short: 8 tokens at least"),
     ),
-    "data.dir": Field(
+    "data.dir": ChangeableField(
         "",
         "Directory that the paths below are relative to; for GLUE, the download or the task's folder. Empty: the "
         "current directory.",
-        changeable=True,
     ),
-    "data.train": Field("", _FILES, changeable=True),
-    "data.validation": Field("", _FILES, changeable=True),
-    "data.test": Field("", _FILES, changeable=True),
+    "data.train": ChangeableField("", _FILES),
+    "data.validation": ChangeableField("", _FILES),
+    "data.test": ChangeableField("", _FILES),
     "data.format": Field(
         "",
         "tsv (no quoting), csv, jsonl, conll, conllu or squad; empty: by the extension of each file name.",
@@ -137,19 +136,17 @@ _FIELDS = {
     "train.global_batch_size": Field(
         32, "Examples (for question answering: windows) of one step over all replicas.", POSITIVE
     ),
-    "train.seeds": Field(
+    "train.seeds": ChangeableField(
         (0,),
         "One fine-tuning per seed, each with a different order of examples, dropout and head: "
         "--config.train.seeds='(0,1,2,3,4)'",
         _SEEDS,
-        changeable=True,
     ),
-    "runtime.strategy": Field(
+    "runtime.strategy": ChangeableField(
         "auto",
         "auto (a TPU if there is one; all local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical "
         "CPUs) or tpu. Single process.",
         choices=tuple(name for name in STRATEGIES if name != "multi_worker_mirrored"),
-        changeable=True,
     ),
     "runtime.tpu": PRETRAINING.fields["runtime.tpu"],
     "runtime.precision": Field(

@@ -11,6 +11,7 @@ from electra_cli.config.fields import (
     NOT_NEGATIVE,
     POSITIVE,
     POSITIVE_OR_UNSET,
+    ChangeableField,
     Field,
     Rule,
     Schema,
@@ -41,10 +42,9 @@ _PHASE_VALUES = (
 )
 
 _FIELDS = {
-    "data.dir": Field(
+    "data.dir": ChangeableField(
         "",
         "Directory written by electra-prepare, or one of TFRecords from google-research/electra or tf-models-official.",
-        changeable=True,
     ),
     "data.max_seq_length": Field(
         128,
@@ -120,11 +120,10 @@ _FIELDS = {
     "model.initializer_range": Field(
         0.02, "Standard deviation of the truncated normal distribution that weights start from.", POSITIVE
     ),
-    "model.remat": Field(
+    "model.remat": ChangeableField(
         False,
         "Recompute the larger and cheaper part of each Transformer block (query, key, value, attention probabilities, "
         "GELU) for its gradients instead of keeping it: less memory for some 20 % more time, and the same numbers.",
-        changeable=True,
     ),
     "objective.name": Field(
         "electra",
@@ -146,22 +145,20 @@ _FIELDS = {
         False,
         "One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).",
     ),
-    "init.checkpoint": Field(
+    "init.checkpoint": ChangeableField(
         "",
         "Checkpoint whose weights a new run starts from, at step 0: its path, or a directory (a workdir, or the "
         "output of electra-import) whose newest checkpoint is used. --checkpoint overrides it. Empty: random weights.",
-        changeable=True,
     ),
     "init.optimizer": Field(
         "fresh",
         "fresh, or restored: take over the optimizer's moments too. The schedule starts at step 0 in either case.",
         choices=("fresh", "restored"),
     ),
-    "init.vocab_file": Field(
+    "init.vocab_file": ChangeableField(
         "",
         "Vocabulary of that checkpoint, which the data's may extend: each token after its last starts as the mean of "
         "its pieces. Empty: the one in the checkpoint's workdir, or in the data of the run there.",
-        changeable=True,
     ),
     "init.positions": Field(
         "copy",
@@ -213,116 +210,96 @@ _FIELDS = {
         "Everything random follows from this number and the step.",
         Rule(lambda value: 0 <= value < 2**31, "must be at least 0 and less than 2**31"),
     ),
-    "train.steps_per_loop": Field(20, "Steps per host call; must divide every *_interval.", POSITIVE, changeable=True),
-    "train.log_interval": Field(100, "Steps between two lines of metrics.", POSITIVE, changeable=True),
-    "train.checkpoint_interval": Field(
-        2000, "Steps between two checkpoints; one more is written at the end.", POSITIVE, changeable=True
+    "train.steps_per_loop": ChangeableField(20, "Steps per host call; must divide every *_interval.", POSITIVE),
+    "train.log_interval": ChangeableField(100, "Steps between two lines of metrics.", POSITIVE),
+    "train.checkpoint_interval": ChangeableField(
+        2000, "Steps between two checkpoints; one more is written at the end.", POSITIVE
     ),
-    "train.keep_checkpoints": Field(
+    "train.keep_checkpoints": ChangeableField(
         3,
         "Number of newest checkpoints that are kept, of those at every checkpoint_interval; one that a stop or the "
         "end wrote in between is kept until the next.",
         POSITIVE,
-        changeable=True,
     ),
-    "train.keep_every_steps": Field(
-        0,
-        "Steps between two checkpoints that are never deleted, in addition to the newest; 0: none.",
-        NOT_NEGATIVE,
-        changeable=True,
+    "train.keep_every_steps": ChangeableField(
+        0, "Steps between two checkpoints that are never deleted, in addition to the newest; 0: none.", NOT_NEGATIVE
     ),
-    "train.best_metric": Field(
+    "train.best_metric": ChangeableField(
         "",
         "Held-out metric by which the best checkpoint is kept, in addition to the others: the lowest for a loss, the "
         "highest for any other; empty: none.",
         choices=BEST_METRICS["electra"],
-        changeable=True,
     ),
-    "train.async_checkpoints": Field(
+    "train.async_checkpoints": ChangeableField(
         False,
         "Write checkpoints in the background while training continues; takes memory for a copy of what is written.",
-        changeable=True,
     ),
-    "train.histograms": Field(
-        False, "Write histograms of all weights for TensorBoard every checkpoint_interval steps.", changeable=True
+    "train.histograms": ChangeableField(
+        False, "Write histograms of all weights for TensorBoard every checkpoint_interval steps."
     ),
     "phases.num_steps": Field(
         (),
         "Phases of the run, one after the other: the number of steps of each, which add up to config.train.num_steps. "
         "Empty: one phase.",
     ),
-    "phases.data_dir": Field((), _PHASE_VALUES, changeable=True),
+    "phases.data_dir": ChangeableField((), _PHASE_VALUES),
     "phases.max_seq_length": Field((), _PHASE_VALUES),
     "phases.global_batch_size": Field((), _PHASE_VALUES),
     "phases.gradient_accumulation_steps": Field((), _PHASE_VALUES),
     "phases.learning_rate": Field((), _PHASE_VALUES),
-    "watch.max_nonfinite_steps": Field(
+    "watch.max_nonfinite_steps": ChangeableField(
         0,
         "Number of steps in the run whose loss or gradients may be infinite or NaN: their update is skipped. One more "
         "stops the run. Steps that dynamic loss scaling causes (mixed_float16) are not counted.",
         NOT_NEGATIVE,
-        changeable=True,
     ),
-    "watch.spike_factor": Field(
+    "watch.spike_factor": ChangeableField(
         0.0,
         "A mean loss between two lines of metrics, after warm-up, that is this many times the median of the last ten "
         "rolls the run back to the previous checkpoint, from where it continues with other examples; 0: never.",
         Rule(lambda value: value == 0 or value > 1, "is a multiple of the usual loss: greater than 1, or 0"),
-        changeable=True,
     ),
-    "watch.max_rollbacks": Field(
-        3, "Number of times that a run may be rolled back; one more spike stops it.", NOT_NEGATIVE, changeable=True
+    "watch.max_rollbacks": ChangeableField(
+        3, "Number of times that a run may be rolled back; one more spike stops it.", NOT_NEGATIVE
     ),
-    "eval.interval": Field(10_000, "Steps between two evaluations; 0: only at the end.", NOT_NEGATIVE, changeable=True),
-    "eval.num_examples": Field(
-        10_000,
-        "Held-out examples per evaluation, always the same ones with the same masks; 0: all.",
-        NOT_NEGATIVE,
-        changeable=True,
+    "eval.interval": ChangeableField(10_000, "Steps between two evaluations; 0: only at the end.", NOT_NEGATIVE),
+    "eval.num_examples": ChangeableField(
+        10_000, "Held-out examples per evaluation, always the same ones with the same masks; 0: all.", NOT_NEGATIVE
     ),
-    "eval.num_samples": Field(
+    "eval.num_samples": ChangeableField(
         3,
         "How many of these each evaluation shows in TensorBoard as text, corrupted and judged, from the first on; 0: "
         "none.",
         NOT_NEGATIVE,
-        changeable=True,
     ),
-    "eval.probes": Field(
+    "eval.probes": ChangeableField(
         (),
         "Labelled files on which a linear model of the frozen encoder is scored, beside the same with random weights: "
         "tables with the usual column names, or FILE:text=COLUMN,label=COLUMN. Empty: none.",
-        changeable=True,
     ),
-    "eval.probe_interval": Field(
-        0, "Steps between two probes; 0: with every evaluation.", NOT_NEGATIVE, changeable=True
-    ),
-    "eval.probe_examples": Field(
+    "eval.probe_interval": ChangeableField(0, "Steps between two probes; 0: with every evaluation.", NOT_NEGATIVE),
+    "eval.probe_examples": ChangeableField(
         2000,
         "Examples per file that are probed, chosen at random once; all of a smaller file.",
         Rule(lambda value: value >= 20, "are too few to tell anything: 20 at least"),
-        changeable=True,
     ),
-    "runtime.strategy": Field(
+    "runtime.strategy": ChangeableField(
         "auto",
         "auto (TPUs if there are any; several workers where TF_CONFIG, Slurm or runtime.worker_addresses name them; "
         "all local GPUs; or the CPU), one_device, mirrored (all local GPUs or logical CPUs), multi_worker_mirrored, "
         "or tpu.",
         choices=STRATEGIES,
-        changeable=True,
     ),
-    "runtime.worker_addresses": Field(
+    "runtime.worker_addresses": ChangeableField(
         "",
         "For several workers (processes, each with all GPUs of its machine): host:port of each, comma-separated, the "
         "same everywhere. Not needed under Slurm (srun) or with TF_CONFIG.",
-        changeable=True,
     ),
-    "runtime.worker_index": Field(
-        -1, "Position of this process in runtime.worker_addresses, from 0; -1: none.", changeable=True
+    "runtime.worker_index": ChangeableField(
+        -1, "Position of this process in runtime.worker_addresses, from 0; -1: none."
     ),
-    "runtime.tpu": Field(
-        "",
-        "The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine.",
-        changeable=True,
+    "runtime.tpu": ChangeableField(
+        "", "The TPU's name or address; '': the one that TPU_NAME names, or the one attached to this machine."
     ),
     "runtime.precision": Field(
         "float32",
@@ -330,17 +307,13 @@ _FIELDS = {
         "Weights, softmax, sampling, LayerNorm and losses are float32 in all of them.",
         choices=PRECISIONS,
     ),
-    "runtime.jit_compile": Field(
+    "runtime.jit_compile": ChangeableField(
         "auto",
         "Compile steps with XLA: auto (GPU: true; CPU: only the operations between matrix products), true or false.",
         choices=("auto", "true", "false"),
-        changeable=True,
     ),
-    "runtime.logical_cpus": Field(
-        0,
-        "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.",
-        NOT_NEGATIVE,
-        changeable=True,
+    "runtime.logical_cpus": ChangeableField(
+        0, "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.", NOT_NEGATIVE
     ),
 }
 

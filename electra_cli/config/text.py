@@ -32,7 +32,7 @@ def to_file(config: Mapping[str, Any], title: str, notes: Sequence[str] = ()) ->
     Args:
       config: a resolved config; what is not known of its section `derived` is left out.
       title: what the config is of, for the first line.
-      notes: what is to be said of it, a line each.
+      notes: lines to write above it.
     """
     values = flatten(config)
     lines = [f'"""{_inside_quotes(title)}"""', "", *(f"# Note: {note}" for note in notes), *([""] if notes else [])]
