@@ -163,7 +163,7 @@ class Electra:
         vocabulary = self.run.tokenizer.vocabulary
         if not 1 <= top_k <= vocabulary.size:
             raise UserError(f"top_k={top_k}: must be from 1 to {vocabulary.size:,}")
-        filled = []
+        filled: list[list[list[Filled]]] = []
         for ids, inputs in self._batches(texts, batch_size):
             encoded = self.run.hidden_states("generator", inputs)[-1]
             for index, row in enumerate(ids):

@@ -232,7 +232,7 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
         logits = outputs.logits.numpy()
     if task.kind == "regression":
         logits = task.labels.scaled(logits)
-    kept = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
+    kept: Any = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
     return max_abs_diff([(logits, model.model(inputs, training=False))], kept)
 
 

@@ -106,11 +106,11 @@ def config_of(external: ExternalModel, generator_size: float) -> ml_collections.
     elif generator is None:
         model.generator_size = generator_size
     else:
-        tables = [network.weights["embeddings/word_embeddings"] for network in external.networks]
+        first, second = (network.weights["embeddings/word_embeddings"] for network in external.networks)
         if weights_module.shares_embeddings(external.discriminator, generator):
             model.embedding_sharing = "all"
         else:
-            model.embedding_sharing = "word" if np.array_equal(*tables) else "none"
+            model.embedding_sharing = "word" if np.array_equal(first, second) else "none"
         for name in ("num_layers", "hidden_size", "num_attention_heads", "intermediate_size"):
             model[f"generator_{name}"] = getattr(generator.sizes, name)
     return config

@@ -71,6 +71,7 @@ class LoadedRun:
     def head_variables(self, role: str) -> list[tf.Variable]:
         """Returns the variables of the head of a role."""
         if role == "generator":
+            assert self.model.masked_lm is not None
             return self.model.masked_lm.variables
         return [*self.model.discriminator_projection.variables, *self.model.discriminator_head.variables]
 
@@ -97,6 +98,7 @@ class LoadedRun:
         if role == "discriminator":
             logits = self.model.discriminator_head(self.model.discriminator_projection(encoded))
             return tf.cast(tf.squeeze(logits, axis=-1), tf.float32)
+        assert self.model.masked_lm is not None
         if positions is None:
             batch_size, length = tf.shape(encoded)[0], tf.shape(encoded)[1]
             positions = tf.tile(tf.range(length)[tf.newaxis], [batch_size, 1])
