@@ -95,7 +95,7 @@ def load(
             averaged=averaged,
             vocab_file=vocab_file,
             lower_case=lower_case,
-            say=lambda _: None,
+            notice=lambda _: None,
         )
     except UserError as error:
         arguments = {f"--{name}": name for name in ("checkpoint", "vocab_file", "lower_case")}

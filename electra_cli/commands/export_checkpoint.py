@@ -112,13 +112,13 @@ def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
             averaged=values.averaged,
             vocab_file=values.vocab_file,
             lower_case=values.lower_case,
-            say=logger.notice,
+            notice=logger.notice,
         )
     averages = ", averaged" if run.is_averaged else ""
     logger.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
     with logger.status("Exporting, and comparing"):
         return exporting.export_run(
-            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, say=logger.notice
+            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, notice=logger.notice
         )
 
 

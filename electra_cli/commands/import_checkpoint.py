@@ -49,7 +49,7 @@ flags.DEFINE_string(
 flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
 
 USAGE = """
-Turns a released or foreign checkpoint into a starting point for electra-pretrain: a checkpoint and its config.
+Turns a checkpoint of another library into a starting point for electra-pretrain: a checkpoint and its config.
 
 Usage: {program} --format=google_tf1|huggingface|tfm|electra_pretrain --source=PATH --output_dir=DIR [--FLAG=VALUE ...]
 """
@@ -105,11 +105,11 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
                     checkpoint=values.checkpoint,
                     vocab_file=values.vocab_file,
                     lower_case=values.lower_case,
-                    say=logger.notice,
+                    notice=logger.notice,
                 )
             except UserError as error:
                 raise error.with_options({"--workdir": "--source"}) from error
-            importing.import_run(run, values.output_dir, overwrite=values.overwrite, say=logger.notice)
+            importing.import_run(run, values.output_dir, overwrite=values.overwrite, notice=logger.notice)
             return
         external = starting_points.read_source(
             values.format,
@@ -127,7 +127,7 @@ def _import(values: flags.FlagValues, logger: Logger) -> None:
             lower_case=values.lower_case,
             generator_size=values.generator_size,
             overwrite=values.overwrite,
-            say=logger.notice,
+            notice=logger.notice,
         )
 
 

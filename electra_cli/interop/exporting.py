@@ -13,8 +13,6 @@ from electra_cli.interop import google_tf1, huggingface_export, saved_model, tfm
 from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.runs import LoadedRun
 
-FORMATS = ("huggingface", "saved_model", "tfm", "google_tf1")
-NETWORKS = ("discriminator", "generator", "both")
 # Largest difference of a hidden state, logit or probability that another library's float32 may make.
 TOLERANCE = 1e-4
 _SAMPLE_TEXTS = (
@@ -47,16 +45,16 @@ def export_run(
     output_dir: str,
     *,
     overwrite: bool,
-    say: Callable[[str], None] = print,
+    notice: Callable[[str], None] = print,
 ) -> float:
     """Writes networks of a run to a new directory.
 
     Args:
       run: the run.
-      format_name: one of `FORMATS`.
-      network: one of `NETWORKS`. Of 'both', huggingface and tfm write a directory each.
+      format_name: 'huggingface', 'saved_model', 'tfm' or 'google_tf1'.
+      network: 'discriminator', 'generator' or 'both', of which huggingface and tfm write a directory each.
       output_dir, overwrite: as of `delivery.new_directory`.
-      say: receives lines to print.
+      notice: receives lines to print.
 
     Returns:
       The largest difference of hidden states and logits from the run's own on sample text.
@@ -89,7 +87,7 @@ def export_run(
                 tfm.write(run, role, below)
                 differences.append(tfm.compare(run, role, below, texts))
                 tanh = tfm.compare(run, role, below, texts, exact=False)
-                say(
+                notice(
                     f"tf-models-official computes GELU in its tanh form: before fine-tuning, the {role}'s outputs "
                     f"there differ by up to {tanh:.1e}."
                 )

@@ -20,7 +20,6 @@ from electra_cli.files import read_json
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
 from electra_cli.objectives.weights import Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 
@@ -93,19 +92,6 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
     return config
 
 
-def load_weights(model: ElectraPretrainer, checkpoint: str) -> None:
-    """Loads generator, discriminator and their heads from the prefix of a checkpoint, as 'electra_small/electra_small'.
-
-    Raises:
-      UserError: the checkpoint cannot be read, lacks a weight, or has one of another shape. The model is unchanged.
-    """
-    weights = read_weights(checkpoint)
-    try:
-        weights_module.assign(model, weights, require_all=True)
-    except UserError as error:
-        raise UserError(f"{checkpoint}: {error}") from error
-
-
 def read_weights(checkpoint: str) -> Weights:
     """Returns the weights of a checkpoint, float32 as they are there, without the optimizer's moments and the step.
 
@@ -158,9 +144,9 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
     if "electra/embeddings/word_embeddings" not in weights:
         raise UserError(f"{checkpoint} is no checkpoint of google-research/electra: it has no "
                         f"electra/embeddings/word_embeddings")  # fmt: skip
-    beside = os.path.dirname(checkpoint)
-    if hparams_file is None and tf.io.gfile.exists(tf.io.gfile.join(beside, "config.json")):
-        hparams_file = tf.io.gfile.join(beside, "config.json")
+    directory = os.path.dirname(checkpoint)
+    if hparams_file is None and tf.io.gfile.exists(tf.io.gfile.join(directory, "config.json")):
+        hparams_file = tf.io.gfile.join(directory, "config.json")
     hparams = read_json(hparams_file) if hparams_file else {}
     config = config_from_hparams(hparams)
     heads = max(1, weights["electra/encoder/layer_0/output/dense/bias"].shape[0] // 64)
@@ -177,7 +163,7 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
         external.settings = {key: settings[key] for key in given if not key.startswith("model.")}
         external.settings |= {key: settings[key] for key in _RATES}
         _check_sizes(external, config, given, hparams_file or "")
-    external.vocab_file = find_vocab_file(beside)
+    external.vocab_file = find_vocab_file(directory)
     return external
 
 
@@ -218,7 +204,7 @@ def write_run(run: LoadedRun, roles: list[str], directory: str) -> float:
       0 if the written weights are the run's to the bit, otherwise infinity.
 
     Raises:
-      UserError: the original has no hyperparameter for what the config says.
+      UserError: the original has no hyperparameter for a value of the config.
     """
     weights = weights_module.read(run.model)
     if roles == ["discriminator"]:

@@ -62,7 +62,7 @@ class GraphTokenizer(tf.Module):
 
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns int32 [batch, longest] `input_word_ids`, `input_mask` and `input_type_ids` of strings [batch]."""
-        # What stands between two [MASK] is tokenized by itself, as in `encode_texts`.
+        # Text between two [MASK] is tokenized by itself, as in `encode_texts`.
         parts = tf.strings.split(texts, _MASK)
         ids = parts.with_values(self._encode(parts.values))
         is_first = tf.equal(
@@ -134,5 +134,5 @@ class GraphTokenizer(tf.Module):
 
 
 def _first_of(rows: tf.RaggedTensor, numbers: tf.Tensor) -> tf.RaggedTensor:
-    """Returns as many of each row's first values as `numbers` [rows] says, or all."""
+    """Returns as many of each row's first values as `numbers` [rows], or all."""
     return tf.ragged.boolean_mask(rows, tf.ragged.range(rows.row_lengths()) < numbers[:, tf.newaxis])

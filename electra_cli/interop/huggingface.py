@@ -125,7 +125,7 @@ def from_hf_name(name: str) -> str | None:
         name = name.replace(theirs, ours)
     if not name.startswith(("embeddings.", "embeddings_project.", "encoder.", "predictions.")):
         return None
-    # Checkpoints of old versions say gamma and beta.
+    # Checkpoints of old versions have gamma and beta.
     is_norm = "LayerNorm." in name
     is_table = name.endswith("_embeddings.weight")
     stem, _, last = name.rpartition(".")

@@ -125,7 +125,7 @@ def import_external(
     lower_case: bool | None,
     generator_size: float,
     overwrite: bool,
-    say: Callable[[str], None] = print,
+    notice: Callable[[str], None] = print,
 ) -> None:
     """Writes the starting point of an external model.
 
@@ -133,11 +133,11 @@ def import_external(
       external: the model.
       format_name: its format, for the report.
       output_dir: the directory to create; local.
-      vocab_file: its vocabulary, in place of the one that was found with it.
+      vocab_file: its vocabulary, in place of its own.
       lower_case: whether text is lower-cased; None: as its tokenizer does, or else true.
       generator_size: width of a newly initialized generator, as a fraction of the discriminator's.
       overwrite: whether a directory that is there and not empty may be replaced.
-      say: receives lines to print.
+      notice: receives lines to print.
 
     Raises:
       UserError: the vocabulary is of another size, or the directory cannot be written. Nothing is left then.
@@ -168,12 +168,12 @@ def import_external(
         "unexpected": external.unexpected,
         "freshly_initialized": sorted(assigned.missing),
     }
-    _print_report(external, report, say)
+    _print_report(external, report, notice)
     _write(model, resolved, tokenizer, report, output_dir, overwrite)
-    _print_next_steps(output_dir, tokenizer, say)
+    _print_next_steps(output_dir, tokenizer, notice)
 
 
-def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, say: Callable[[str], None] = print) -> None:
+def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, notice: Callable[[str], None] = print) -> None:
     """Writes the starting point of a checkpoint of ours: its weights, or their averages, without the optimizer.
 
     Raises:
@@ -184,9 +184,9 @@ def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, say: Callabl
         "source": run.checkpoint, "format": "electra_pretrain", "matched": names,
         "missing": [], "unexpected": [], "freshly_initialized": [],
     }  # fmt: skip
-    say(f"Matched: all {len(names)} weights of {run.checkpoint}.")
+    notice(f"Matched: all {len(names)} weights of {run.checkpoint}.")
     _write(run.model, run.config, run.tokenizer, report, output_dir, overwrite)
-    _print_next_steps(output_dir, run.tokenizer, say)
+    _print_next_steps(output_dir, run.tokenizer, notice)
 
 
 def _missing_heads(external: ExternalModel) -> list[str]:
@@ -222,28 +222,30 @@ def _tokenizer(
     return tokenizer
 
 
-def _print_report(external: ExternalModel, report: dict[str, Any], say: Callable[[str], None]) -> None:
+def _print_report(external: ExternalModel, report: dict[str, Any], notice: Callable[[str], None]) -> None:
     for network in external.networks:
         sizes = network.sizes
         tied = ", one network with the discriminator" if external.is_tied and network is external.generator else ""
-        say(
+        notice(
             f"{network.role.capitalize()}: {sizes.num_layers} layers, width {sizes.hidden_size}, "
             f"{sizes.num_attention_heads} heads, feed-forward {sizes.intermediate_size}, embeddings "
             f"{sizes.embedding_size}, {sizes.vocab_size:,} tokens, {sizes.max_position_embeddings} positions{tied}."
         )
-    say(f"Matched: {len(report['matched'])} weights.")
+    notice(f"Matched: {len(report['matched'])} weights.")
     for title, key in (
         ("Missing", "missing"),
         ("Unexpected, left out", "unexpected"),
         ("Freshly initialized", "freshly_initialized"),
     ):
-        say(f"{title}: {_grouped(report[key])}.")
+        notice(f"{title}: {_grouped(report[key])}.")
     if external.discriminator is not None and external.generator is None:
-        say("There is no generator in the source: a new one is made, and must learn before it corrupts well.")
+        notice("There is no generator in the source: a new one is made, and must learn before it corrupts well.")
     if external.discriminator is None:
-        say("There is no discriminator in the source: the config is that of masked language modeling (objective mlm).")
-    for notice in external.notices:
-        say(notice)
+        notice(
+            "There is no discriminator in the source: the config is that of masked language modeling (objective mlm)."
+        )
+    for line in external.notices:
+        notice(line)
 
 
 def _grouped(names: list[str]) -> str:
@@ -283,7 +285,7 @@ def _write(
         files = CheckpointFiles(os.path.join(directory, "checkpoints"))
         files.write(0, tf.train.Checkpoint(model=model, **model.checkpoint_items).write)
         if tokenizer is not None:
-            written = load_run(directory, say=lambda _: None)
+            written = load_run(directory, notice=lambda _: None)
             if not weights_module.are_equal(weights_module.read(written.model), weights_module.read(model)):
                 raise UserError(f"what was written to {output_dir} is not what was read: nothing was imported")
 
@@ -297,12 +299,12 @@ def _python_config(config: ml_collections.FrozenConfigDict, format_name: str) ->
     return _PYTHON_CONFIG.format(format=format_name, overrides=overrides)
 
 
-def _print_next_steps(output_dir: str, tokenizer: TokenizerSettings | None, say: Callable[[str], None]) -> None:
+def _print_next_steps(output_dir: str, tokenizer: TokenizerSettings | None, notice: Callable[[str], None]) -> None:
     if tokenizer is None:
-        say("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
-    say(f"Starting point: {output_dir}")
+        notice("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
+    notice(f"Starting point: {output_dir}")
     name = SENTENCEPIECE_FILE if tokenizer is not None and tokenizer.sentencepiece_file else VOCAB_FILE
     vocab_file = "VOCABULARY" if tokenizer is None else os.path.join(output_dir, name)
-    say(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file} --output_dir=DATA")
+    notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file} --output_dir=DATA")
     config_file = os.path.join(output_dir, PYTHON_CONFIG)
-    say(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")
+    notice(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")

@@ -112,7 +112,7 @@ def load_run(
     averaged: bool = True,
     vocab_file: str | None = None,
     lower_case: bool | None = None,
-    say: Callable[[str], None] = print,
+    notice: Callable[[str], None] = print,
 ) -> LoadedRun:
     """Reads a workdir, or what `electra-import` wrote.
 
@@ -122,7 +122,7 @@ def load_run(
       averaged: whether moving averages are taken for the weights, where the run keeps some.
       vocab_file: the vocabulary or SentencePiece model, in place of the run's.
       lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
-      say: receives lines to print.
+      notice: receives lines to print.
 
     Raises:
       UserError: no such workdir or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
@@ -139,7 +139,7 @@ def load_run(
         )
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
-        model, path = restore_model(config, where, say, averaged=averaged)
+        model, path = restore_model(config, where, notice, averaged=averaged)
     except UserError as error:
         raise error.with_options({} if checkpoint else {"--checkpoint": "--workdir"}) from error
     step = step_of(path)

@@ -127,15 +127,15 @@ def open_starting_point(
     )
 
 
-def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Callable[[str], None]) -> LoadedRun:
+def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Callable[[str], None]) -> LoadedRun:
     path = path if files.is_remote(path) else os.path.abspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)
     if workdir is not None:
-        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, lower_case=lower_case, say=say)
+        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, lower_case=lower_case, notice=notice)
     format_name = _format_of(directory)
     if format_name is None:
-        return load_run(directory, vocab_file=vocab_file, lower_case=lower_case, say=say)
+        return load_run(directory, vocab_file=vocab_file, lower_case=lower_case, notice=notice)
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
         external = read_source(format_name, path)
@@ -147,9 +147,9 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, say: Calla
             lower_case=lower_case,
             generator_size=0.25,
             overwrite=False,
-            say=lambda _: None,
+            notice=lambda _: None,
         )
-        run = load_run(directory, say=say)
+        run = load_run(directory, notice=notice)
         if run.tokenizer.sentencepiece_file:  # which will be gone
             model_file = vocab_file or external.vocab_file
             assert model_file is not None

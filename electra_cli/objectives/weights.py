@@ -2,7 +2,7 @@
 
 An array's name is that of the variable in a checkpoint of the original: 'electra/encoder/layer_0/output/dense/kernel'.
 The discriminator is 'electra', its head 'discriminator_predictions'; the generator is 'generator', its head
-'generator_predictions'. Embeddings that both networks share stand under 'electra' alone, those of the generator's own
+'generator_predictions'. Embeddings that both networks share are under 'electra' alone, those of the generator's own
 under 'generator', as the original has them with `untied_generator_embeddings`. Where one network is both (tied, or of
 the objective mlm), it is 'electra'.
 

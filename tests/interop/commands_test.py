@@ -95,7 +95,7 @@ def test_checkpoint_best_averages_and_vocabulary_are_those_that_are_asked_for(tm
     assert "best/ckpt-7: step 7, averaged." in capsys.readouterr().out
     run(export_checkpoint, f"--workdir={workdir}", *flags, f"--output_dir={tmp_path / 'plain'}", "--noaveraged")
     averaged, plain = (google_tf1.read_weights(str(tmp_path / name / "model.ckpt-7")) for name in ("averaged", "plain"))
-    model = load_run(str(workdir), checkpoint="best", say=lambda _: None).model
+    model = load_run(str(workdir), checkpoint="best", notice=lambda _: None).model
     assert weights_module.are_equal(averaged, weights_module.read(model))
     assert all(np.any(averaged[name] != plain[name]) for name in averaged)
     (workdir / "data" / "vocab.txt").unlink()
@@ -110,13 +110,13 @@ def test_checkpoint_best_averages_and_vocabulary_are_those_that_are_asked_for(tm
 def test_ours_is_imported_with_its_averages(tmp_path):
     workdir = make_workdir(tmp_path / "run", **{"optimizer.ema_decay": 0.5, "model.embedding_sharing": "word"})
     run(import_checkpoint, "--format=electra_pretrain", f"--source={workdir}", f"--output_dir={tmp_path / 'start'}")
-    first, second = (load_run(str(path), say=lambda _: None).model for path in (workdir, tmp_path / "start"))
+    first, second = (load_run(str(path), notice=lambda _: None).model for path in (workdir, tmp_path / "start"))
     assert weights_module.are_equal(weights_module.read(first), weights_module.read(second))
     config = (tmp_path / "start" / "config.py").read_text()
     assert "config.model.embedding_sharing = 'word'" in config and "config.optimizer.ema_decay = 0.5" in config
 
 
-@pytest.mark.parametrize("format_name", exporting.FORMATS)
+@pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
 def test_a_directory_that_is_there_stays_what_it_is(tmp_path, workdir, format_name):
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "mine.txt").write_text("mine")
@@ -133,26 +133,26 @@ def test_a_directory_that_is_there_stays_what_it_is(tmp_path, workdir, format_na
         run(export_checkpoint, *flags[:2], "--output_dir=gs://bucket/there")
 
 
-@pytest.mark.parametrize("format_name", exporting.FORMATS)
+@pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
 def test_a_full_disk_leaves_nothing(tmp_path, workdir, format_name):
     needs_transformers(format_name)
-    loaded = load_run(str(workdir), say=lambda _: None)
+    loaded = load_run(str(workdir), notice=lambda _: None)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
     try:
         with pytest.raises(UserError, match=r"cannot be written: .*; nothing is left of it"):
             exporting.export_run(
-                loaded, format_name, "both", str(tmp_path / "out"), overwrite=False, say=lambda _: None
+                loaded, format_name, "both", str(tmp_path / "out"), overwrite=False, notice=lambda _: None
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert tree(tmp_path) == []
 
 
-@pytest.mark.parametrize("format_name", exporting.FORMATS)
+@pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
 def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, format_name, monkeypatch):
     needs_transformers(format_name)
-    loaded = load_run(str(workdir), say=lambda _: None)
+    loaded = load_run(str(workdir), notice=lambda _: None)
     genuine = weights_module.read
 
     def altered(model):
@@ -176,7 +176,7 @@ def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, fo
         monkeypatch.setattr(weights_module, "read", altered)
     with pytest.raises(UserError, match=r"differs from the checkpoint by .*: nothing was exported"):
         exporting.export_run(
-            loaded, format_name, "discriminator", str(tmp_path / "out"), overwrite=False, say=lambda _: None
+            loaded, format_name, "discriminator", str(tmp_path / "out"), overwrite=False, notice=lambda _: None
         )
     assert tree(tmp_path) == []
 
@@ -224,7 +224,7 @@ def test_errors_within_a_new_directory_remove_it(tmp_path):
 def test_workdirs_that_will_not_do(tmp_path, workdir):
     def refuse(message, path):
         with pytest.raises(UserError, match=message):
-            load_run(str(path), say=lambda _: None)
+            load_run(str(path), notice=lambda _: None)
 
     refuse(r"holds no config\.json", tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -249,7 +249,7 @@ def test_an_import_that_does_not_fit_its_vocabulary_is_refused_before_anything_i
     run(import_checkpoint, *flags)  # without: the model alone
     assert "vocab.txt" not in tree(tmp_path / "start") and (tmp_path / "start" / importing.REPORT_FILE).exists()
     with pytest.raises(UserError, match="give its vocabulary"):
-        load_run(str(tmp_path / "start"), say=lambda _: None)
+        load_run(str(tmp_path / "start"), notice=lambda _: None)
 
 
 @pytest.mark.slow

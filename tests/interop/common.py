@@ -82,7 +82,7 @@ def make_workdir(
 
 
 def make_run(directory: pathlib.Path, **overrides) -> LoadedRun:
-    return load_run(str(make_workdir(directory, **overrides)), say=lambda _: None)
+    return load_run(str(make_workdir(directory, **overrides)), notice=lambda _: None)
 
 
 def random_inputs(vocab_size: int, seed: int = 0, length: int = 20) -> dict:

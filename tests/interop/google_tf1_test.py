@@ -51,6 +51,10 @@ class Recorded:
         }
 
 
+def load_weights(model, checkpoint):
+    weights.assign(model, google_tf1.read_weights(checkpoint), require_all=True)
+
+
 def load(directory):
     hparams = json.loads((directory / "config.json").read_text())
     config = google_tf1.config_from_hparams(hparams)
@@ -58,7 +62,7 @@ def load(directory):
     config.data.max_seq_length = hparams["max_seq_length"]
     resolved = resolve(config, hparams["vocab_size"])
     model = build_pretrainer(resolved)
-    google_tf1.load_weights(model, str(directory / "model.ckpt-0"))
+    load_weights(model, str(directory / "model.ckpt-0"))
     return Recorded(directory, resolved, dict(np.load(directory / "run.npz")), model)
 
 
@@ -111,7 +115,7 @@ def test_ten_steps_and_the_weights_after_them(recorded):
         assert found["rtd_loss"] == pytest.approx(arrays["rtd_loss"][step], rel=1e-4)
         assert found["total_loss"] == pytest.approx(arrays["total_loss"][step], rel=1e-4)
     trained = build_pretrainer(config)
-    google_tf1.load_weights(trained, str(recorded.directory / f"model.ckpt-{num_steps}"))
+    load_weights(trained, str(recorded.directory / f"model.ckpt-{num_steps}"))
     for variable, expected in zip(recorded.model.trainable_variables, trained.trainable_variables, strict=True):
         assert largest(variable - expected) < 1e-5, variable.name
 
@@ -144,11 +148,11 @@ def test_checkpoints_of_other_sizes_are_refused():
         model = build_pretrainer(resolve(config, wrong["derived"]["vocab_size"]))
         untouched = [variable.numpy() for variable in model.trainable_variables]
         with pytest.raises(UserError, match=message):
-            google_tf1.load_weights(model, str(recorded.directory / "model.ckpt-10"))
+            load_weights(model, str(recorded.directory / "model.ckpt-10"))
         for variable, value_before in zip(model.trainable_variables, untouched, strict=True):
             np.testing.assert_array_equal(variable, value_before)
     with pytest.raises(UserError, match=r"none is no checkpoint that can be read"):
-        google_tf1.load_weights(recorded.model, str(recorded.directory / "none"))
+        load_weights(recorded.model, str(recorded.directory / "none"))
     for variable, value_before in zip(recorded.model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value_before)
 
@@ -163,7 +167,7 @@ def test_a_model_of_odd_shapes_computes_what_the_original_does(tmp_path, seed):
     config = google_tf1.config_from_hparams(original.HPARAMS)
     config.data.dir = "unused"
     model = build_pretrainer(resolve(config, 60))
-    google_tf1.load_weights(model, prefix)
+    load_weights(model, prefix)
 
     rng = np.random.default_rng(seed)
     ids = rng.integers(5, 60, (5, 16))
@@ -197,13 +201,13 @@ def write_checkpoint(directory, values, name="model.ckpt-3"):
     return str(directory / name)
 
 
-def import_from(source, output, say=lambda _: None, **changes):
+def import_from(source, output, notice=lambda _: None, **changes):
     external = starting_points.read_source("google_tf1", str(source), **changes)
     importing.import_external(
         external, "google_tf1", str(output), vocab_file=None, lower_case=None, generator_size=0.25, overwrite=False,
-        say=say,
+        notice=notice,
     )  # fmt: skip
-    return load_run(str(output), say=lambda _: None)
+    return load_run(str(output), notice=lambda _: None)
 
 
 @needs_runs
@@ -213,7 +217,7 @@ def test_recorded_checkpoints_go_in_and_out_bit_for_bit(tmp_path, step):
         lines = []
         run = import_from(directory / f"model.ckpt-{step}", tmp_path / "start", lines.append)
         recorded = load(directory)
-        google_tf1.load_weights(recorded.model, str(directory / f"model.ckpt-{step}"))
+        load_weights(recorded.model, str(directory / f"model.ckpt-{step}"))
         inputs = recorded.inputs(0)
         expected, found = recorded.model(inputs, training=False), run.model(inputs, training=False)
         for name in ("lm_outputs", "disc_logits"):

@@ -58,13 +58,13 @@ def make_pair(root, shape, seed=0):
     return discriminator, generator
 
 
-def import_from(source, output, say=lambda _: None, generator_source=None, **changes):
+def import_from(source, output, notice=lambda _: None, generator_source=None, **changes):
     external = starting_points.read_source(
         "huggingface", str(source), generator_source=generator_source and str(generator_source)
     )
     arguments = {"vocab_file": None, "lower_case": None, "generator_size": 0.25, "overwrite": False, **changes}
-    importing.import_external(external, "huggingface", str(output), say=say, **arguments)
-    return load_run(str(output), say=lambda _: None)
+    importing.import_external(external, "huggingface", str(output), notice=notice, **arguments)
+    return load_run(str(output), notice=lambda _: None)
 
 
 def compute(model, inputs):
@@ -319,7 +319,7 @@ def test_what_was_trained_is_exported_with_card_and_tokenizer(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| weights (moving averages of them) | after 7 of 1,000,000 steps |" in card
     assert "| held-out, step 5 | |" in card and "| rtd_auc | 0.6250 |" in card
-    plain = load_run(str(tmp_path / "run"), averaged=False, say=lambda _: None)
+    plain = load_run(str(tmp_path / "run"), averaged=False, notice=lambda _: None)
     exporting.export_run(plain, "huggingface", "discriminator", str(tmp_path / "plain"), overwrite=False)
     assert not same_tensors(tmp_path / "out", tmp_path / "plain")
     model = transformers.AutoModel.from_pretrained(tmp_path / "out")

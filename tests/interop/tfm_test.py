@@ -34,13 +34,13 @@ def make_encoder(kind, *, exact=True, hidden_size=16, seed=0, **arguments):
     return encoder
 
 
-def import_from(directory, path, say=lambda _: None):
+def import_from(directory, path, notice=lambda _: None):
     external = starting_points.read_source("tfm", str(path))
     importing.import_external(
         external, "tfm", str(directory / "ours"), vocab_file=str(write_vocabulary(directory)), lower_case=False,
-        generator_size=0.5, overwrite=True, say=say,
+        generator_size=0.5, overwrite=True, notice=notice,
     )  # fmt: skip
-    return load_run(str(directory / "ours"), say=lambda _: None)
+    return load_run(str(directory / "ours"), notice=lambda _: None)
 
 
 def largest(first, second, inputs):
@@ -110,7 +110,7 @@ def exported(tmp_path_factory):
     root = tmp_path_factory.mktemp("tfm")
     run = make_run(root / "run")
     lines = []
-    difference = exporting.export_run(run, "tfm", "both", str(root / "out"), overwrite=False, say=lines.append)
+    difference = exporting.export_run(run, "tfm", "both", str(root / "out"), overwrite=False, notice=lines.append)
     assert difference < 1e-5
     assert all("computes GELU in its tanh form" in line for line in lines) and len(lines) == 2
     return root / "out", run
