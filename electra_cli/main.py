@@ -125,7 +125,7 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
         checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
         if checkpoint:
             run_files.check_checkpoint_flag(checkpoint)
-        from electra_cli.probes.hook import probe_hooks  # noqa: PLC0415
+        from electra_cli.probes.prober import probe_hooks  # noqa: PLC0415
         from electra_cli.training import loop, replay  # noqa: PLC0415
 
     with_evaluation = values.mode == "train_and_eval"

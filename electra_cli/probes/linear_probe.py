@@ -1,22 +1,111 @@
-"""Features of examples and their labels in, how well a linear model tells the labels out. No TensorFlow.
+"""Labelled files in; how well a linear model predicts their labels from features of their texts out. No TensorFlow.
 
 Scores are those of predictions for the fifth of the examples that the model was not fitted on, for each fifth in turn.
 """
 
+import collections
+import dataclasses
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
+from electra_cli.config.labeled_files import FLAG, TABLE_FORMATS, ProbeFile
+from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.examples import sort_labels
+from electra_cli.finetuning.examples import Example, abbreviate, sort_labels, to_number
+from electra_cli.finetuning.labeled_files import format_by_name, read_examples
+from electra_cli.finetuning.sentences import MAX_NUMERIC_CLASSES
+from electra_cli.finetuning.tables import Columns, check_file
 
-NUM_FOLDS = 5
+# Sets the choice of examples apart from other draws.
+_KEY = 0x9808E
+_NUM_FOLDS = 5
 # Inverse strength of the penalty of logistic regression, on standardized features: strong, since they are hundreds to
 # thousands and examples not many more. A fixed one makes scores comparable from step to step.
 _INVERSE_PENALTY = 0.01
-_MOST_ITERATIONS = 500
+_MAX_ITERATIONS = 500
 # Penalties that ridge regression chooses from, by leaving one out of what it is fitted on.
 _RIDGE_PENALTIES = np.logspace(1, 5, 9)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeExamples:
+    """The examples of a probe.
+
+    Attributes:
+      name: of the file, which its scores begin with.
+      texts: the texts, a tuple an example: one, or the two of a pair; as many of each.
+      targets: the classes (str), or the numbers (float64), [examples].
+      is_classification: which of them.
+    """
+
+    name: str
+    texts: tuple[tuple[str, ...], ...]
+    targets: np.ndarray
+    is_classification: bool
+
+
+def read_probe_file(file: ProbeFile, limit: int) -> ProbeExamples:
+    """Reads and checks a file; of more than `limit` examples, so many are chosen at random, always the same.
+
+    Labels are numbers, and probed as such, if all are and more than `MAX_NUMERIC_CLASSES` different ones occur, some
+    with a fraction; else they are classes. `ProbeFile.task` decides otherwise.
+
+    Raises:
+      UserError: it cannot be read, is broken somewhere, or its labels cannot be learned and tested.
+    """
+    check_file(file.path)  # before its name is searched for a format
+    file_format = file.format or format_by_name(file.path)
+    if file_format not in TABLE_FORMATS:
+        raise UserError(
+            f"{file.path}: a probe needs a table, with a name in .tsv, .csv or .jsonl: name its format, "
+            f"{FLAG}format={'|'.join(TABLE_FORMATS)}"
+        )
+    columns = Columns(file.text, file.second_text, file.label, flag=FLAG)
+    kind = file.task or "classification"
+    examples = read_examples(file.path, kind, columns, file_format, label_needed=True).examples
+    is_classification = file.task == "classification" or (not file.task and not _are_numbers(examples))
+    if len(examples) > limit:
+        rows = np.random.Generator(np.random.Philox(key=[_KEY, 0])).permutation(len(examples))[:limit]
+        examples = tuple(examples[row] for row in np.sort(rows))
+    labels = [example.label for example in examples]
+    texts = tuple(
+        (example.text,) if example.second_text is None else (example.text, example.second_text) for example in examples
+    )
+    if is_classification:
+        _check_classes(file.path, [str(label) for label in labels])
+        return ProbeExamples(file.name, texts, np.array([str(label) for label in labels]), True)
+    numbers: np.ndarray = np.array(labels, np.float64)
+    _check_numbers(file.path, numbers.tolist())
+    return ProbeExamples(file.name, texts, numbers, False)
+
+
+def _are_numbers(examples: Sequence[Example]) -> bool:
+    numbers = {to_number(str(example.label)) for example in examples}
+    if None in numbers or len(numbers) <= MAX_NUMERIC_CLASSES:
+        return False
+    return any(number % 1 for number in numbers if number is not None)
+
+
+def _check_classes(path: str, labels: Sequence[str]) -> None:
+    """Raises a `UserError` unless two classes are left, whichever fifth of the examples is taken away."""
+    counts = collections.Counter(labels)
+    if sum(count >= _NUM_FOLDS for count in counts.values()) < 2:
+        raise UserError(
+            f"{path}: two labels at least must have {_NUM_FOLDS} examples each, and of {len(labels):,} examples the "
+            f"most frequent labels are "
+            f"{abbreviate([f'{label} ({count:,})' for label, count in counts.most_common(3)])}: is {FLAG}label=COLUMN "
+            f"another, or are they numbers ({FLAG}task=regression)?"
+        )
+
+
+def _check_numbers(path: str, numbers: Sequence[float]) -> None:
+    if len(numbers) < 2 * _NUM_FOLDS or len(set(numbers)) < 2:
+        raise UserError(
+            f"{path}: {len(numbers):,} examples with {len(set(numbers)):,} different numbers are too few for a probe: "
+            f"{2 * _NUM_FOLDS} examples and 2 numbers are needed"
+        )
 
 
 def score_linear_model(features: np.ndarray, targets: np.ndarray, *, is_classification: bool) -> scores.Scores:
@@ -24,7 +113,7 @@ def score_linear_model(features: np.ndarray, targets: np.ndarray, *, is_classifi
 
     Args:
       features: float [examples, width].
-      targets: classes (str) or numbers, [examples]; `probe_files.read_probe_file` says what must be among them.
+      targets: classes (str) or numbers, [examples], as of `read_probe_file`.
       is_classification: whether they are classes.
 
     Returns:
@@ -38,13 +127,13 @@ def score_linear_model(features: np.ndarray, targets: np.ndarray, *, is_classifi
     from threadpoolctl import threadpool_limits  # noqa: PLC0415
 
     if is_classification:
-        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MOST_ITERATIONS)
-        folds = StratifiedKFold(NUM_FOLDS, shuffle=True, random_state=0)
+        model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_MAX_ITERATIONS)
+        folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=0)
     else:
-        model, folds = RidgeCV(_RIDGE_PENALTIES), KFold(NUM_FOLDS, shuffle=True, random_state=0)
+        model, folds = RidgeCV(_RIDGE_PENALTIES), KFold(_NUM_FOLDS, shuffle=True, random_state=0)
     # One thread: TensorFlow may be preparing batches meanwhile, and the order of sums stays the same.
     with warnings.catch_warnings(), threadpool_limits(limits=1):
-        warnings.simplefilter("ignore")  # of classes with few examples, and of fits cut off at the most iterations
+        warnings.simplefilter("ignore")  # of classes with few examples, and of fits cut off at the last iteration
         pipeline = make_pipeline(StandardScaler(), model)
         predictions = cross_val_predict(pipeline, features.astype(np.float64), targets, cv=folds)
     if is_classification:

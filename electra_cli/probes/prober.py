@@ -1,12 +1,11 @@
-"""Probes: how well a linear model tells labels by what the encoder makes of text, while it is pre-trained.
+"""Probes: how well a linear model predicts labels from what the encoder makes of text, while it is pre-trained.
 
-The encoder is frozen: the weights of the run, or their moving averages, are copied to a network beside it, and nothing
+The encoder is frozen: the weights of the run, or their moving averages, are copied to a second network, and nothing
 of the run is written to. The linear model is fitted on means over tokens of a middle and of the last layer. The same
 with random weights is the baseline.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -19,24 +18,21 @@ from electra_cli.finetuning.base import cut_pair, to_features
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
-from electra_cli.probes.linear_probe import score_linear_model
-from electra_cli.probes.probe_files import ProbeExamples, read_probe_file
+from electra_cli.probes.linear_probe import ProbeExamples, read_probe_file, score_linear_model
 from electra_cli.training.distribution import Runtime
+from electra_cli.training.hooks import Hook, MetricsLines, Update
 from electra_cli.training.optimization import Optimizer, evaluated_values
+from electra_cli.training.run import Run, TrainingRun
 
 # Of lines of metrics.
 SPLIT = "probe"
 _RANDOM = "_random"
 # Texts of a batch, and tokens that the shorter ones are padded to; the next length is twice as much.
-_BATCH_SIZE, _LEAST_LENGTH = 64, 16
+_BATCH_SIZE, _MIN_LENGTH = 64, 16
 
 
 def read_probes(config: ml_collections.FrozenConfigDict) -> tuple[ProbeExamples, ...]:
-    """Reads and checks the files of `config.eval.probes`.
-
-    Raises:
-      UserError: as `probe_files.read_probe_file`.
-    """
+    """Reads and checks the files of `config.eval.probes`; raises as `read_probe_file`."""
     return tuple(read_probe_file(file, config.eval.probe_examples) for file in parse_probes(config.eval.probes))
 
 
@@ -93,31 +89,15 @@ class Prober:
             values = evaluated_values(self._optimizer, self._model.trainable_variables)
             for variable, value in zip(self._copy.trainable_variables, values, strict=True):
                 variable.assign(tf.convert_to_tensor(value))
-            found = self._score(is_stopped)
+            scores_of_files = self._score(is_stopped)
         except _StoppedError:
             return None
         return {
             f"{probe.name}/{score}{ending}": value
-            for probe, scores, baseline in zip(self._probes, found, self._baseline, strict=True)
+            for probe, scores, baseline in zip(self._probes, scores_of_files, self._baseline, strict=True)
             for score in scores
             for ending, value in (("", scores[score]), (_RANDOM, baseline[score]))
         }
-
-    def is_due(self, step: int, is_evaluated: bool, lines: Iterable[Mapping[str, Any]] = ()) -> bool:
-        """Whether to probe at a step.
-
-        Args:
-          step: the step.
-          is_evaluated: whether there is an evaluation at it.
-          lines: lines of metrics; where they have the scores of all files at that step, it is not probed again.
-        """
-        interval = self._config.eval.probe_interval
-        is_last = step == self._config.train.num_steps
-        if not (is_last or step % interval == 0 if interval else is_evaluated):
-            return False
-        found = [line for line in lines if (line["split"], line["step"]) == (SPLIT, step)]
-        names = {name.rpartition("/")[0] for line in found for name in line}
-        return not names >= {probe.name for probe in self._probes}
 
     def _build(self) -> None:
         tf_keras.utils.set_random_seed(self._config.train.seed)  # as `run.build_model` does
@@ -138,7 +118,7 @@ class Prober:
 
     def _score(self, is_stopped: Callable[[], bool]) -> list[Scores]:
         """Returns the scores of each file with the weights that the copy has."""
-        found = []
+        scores = []
         for probe, ids in zip(self._probes, self._ids, strict=True):
             means = self._encode(ids, is_stopped)
             means = means.reshape(len(probe.texts), -1, means.shape[-1])
@@ -148,14 +128,14 @@ class Prober:
             else:
                 means = means[:, 0]
             _end_if(is_stopped)
-            found.append(score_linear_model(means, probe.targets, is_classification=probe.is_classification))
-        return found
+            scores.append(score_linear_model(means, probe.targets, is_classification=probe.is_classification))
+        return scores
 
     def _encode(self, ids: Sequence[Sequence[int]], is_stopped: Callable[[], bool]) -> np.ndarray:
         """Returns what `pool` makes of each text, float32 [texts, width]; batches have one of a few shapes."""
         assert self._pool is not None
         lengths = [self._padded(len(row) + 2) for row in ids]
-        found: list[np.ndarray] = [np.empty(0)] * len(ids)
+        means: list[np.ndarray] = [np.empty(0)] * len(ids)
         for length in sorted(set(lengths)):
             rows = [row for row, padded in enumerate(lengths) if padded == length]
             for begin in range(0, len(rows), _BATCH_SIZE):
@@ -165,24 +145,24 @@ class Prober:
                 inputs = to_features([(ids[row], None) for row in filled], self._vocabulary, length)
                 outputs = self._pool({name: tf.constant(value) for name, value in inputs.items()}).numpy()
                 for row, output in zip(batch, outputs, strict=False):
-                    found[row] = output
-        return np.stack(found)
+                    means[row] = output
+        return np.stack(means)
 
     def _padded(self, length: int) -> int:
-        padded = _LEAST_LENGTH
+        padded = _MIN_LENGTH
         while padded < length:
             padded *= 2
         return min(padded, self._length)
 
 
 def describe(step: int, values: Mapping[str, float]) -> str:
-    """Returns the line that tells a user the first score of each file, beside that of random weights."""
-    shown = {}
+    """Returns the line for a user: the first score of each file, next to that of random weights."""
+    first_scores: dict[str, str] = {}
     for name, value in values.items():
         file, _, score = name.rpartition("/")
-        if file not in shown:
-            shown[file] = f"{file} {score} {value:.3f} (random weights {values[name + _RANDOM]:.3f})"
-    return "  ".join([f"step {step:,} probes", *shown.values()])
+        if file not in first_scores:
+            first_scores[file] = f"{file} {score} {value:.3f} (random weights {values[name + _RANDOM]:.3f})"
+    return "  ".join([f"step {step:,} probes", *first_scores.values()])
 
 
 class _StoppedError(Exception):
@@ -192,3 +172,57 @@ class _StoppedError(Exception):
 def _end_if(is_stopped: Callable[[], bool]) -> None:
     if is_stopped():
         raise _StoppedError
+
+
+class Probe(Hook):
+    """Probes the encoder every `eval.probe_interval` steps or with each evaluation, and at the last step."""
+
+    def __init__(self, probes: Sequence[ProbeExamples]):
+        self._probes = probes
+        self._prober: Prober | None = None
+
+    def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
+        """Probes where a stop came before it: where `lines` lack the scores of a file."""
+        at_step = [line for line in lines if (line["split"], line["step"]) == (SPLIT, run.step)]
+        names = {name.rpartition("/")[0] for line in at_step for name in line}
+        if self._is_due(run) and not names >= {probe.name for probe in self._probes}:
+            self._probe(run)
+
+    def after_update(self, run: TrainingRun, update: Update) -> None:
+        """Probes if it is time to."""
+        if self._is_due(run):
+            self._probe(run)
+            run.throughput.restart(run.step)
+
+    def _is_due(self, run: TrainingRun) -> bool:
+        interval = run.config.eval.probe_interval
+        if not interval:
+            return run.is_evaluation_due()
+        return run.step == run.config.train.num_steps or run.step % interval == 0
+
+    def evaluate(self, run: Run) -> dict[str, float]:
+        """Probes."""
+        with run.logger.status(f"Probing {len(self._probes)} labelled files"):
+            scores = self._prober_of(run).run()
+        assert scores is not None  # nothing stops it
+        run.logger.result("probes", {"step": run.step, **scores}, describe(run.step, scores))
+        return scores
+
+    def _probe(self, run: TrainingRun) -> None:
+        """Probes in the chief; other workers wait for it."""
+        with run.logger.status(f"Probing the encoder of step {run.step:,}"):
+            scores = self._prober_of(run).run(lambda: run.stop.requested) if run.runtime.is_chief else None
+        if scores is not None:
+            run.logger.metrics(SPLIT, run.step, scores, describe(run.step, scores))
+        run.end_if_asked(f"while probing step {run.step:,}")
+
+    def _prober_of(self, run: Run) -> Prober:
+        if self._prober is None:
+            self._prober = Prober(run.config, run.phases, self._probes, run.model, run.optimizer, run.runtime)
+        return self._prober
+
+
+def probe_hooks(config: ml_collections.FrozenConfigDict) -> list[Hook]:
+    """Returns the hook that `eval.probes` asks for, none where it names no file; raises as `read_probes`."""
+    probes = read_probes(config)
+    return [Probe(probes)] if probes else []

@@ -69,7 +69,7 @@ def train(
       logger: receives progress reports; None: prints lines.
       checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
       wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
-      hooks: are called after the others, as that of `eval.probes`, `probes.hook.probe_hooks`.
+      hooks: are called after the others, as that of `eval.probes`, `probes.prober.probe_hooks`.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or more steps than

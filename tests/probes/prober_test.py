@@ -17,7 +17,7 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.scores import score_numbers
 from electra_cli.loggers.lines import Lines
 from electra_cli.probes import prober as probes
-from electra_cli.probes.hook import probe_hooks
+from electra_cli.probes.prober import probe_hooks
 from electra_cli.training import loop, run
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator
