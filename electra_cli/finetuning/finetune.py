@@ -18,7 +18,7 @@ from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import EncodedSplit, SeedRun
 from electra_cli.finetuning.tasks import Splits, TaskData, read_task
 from electra_cli.finetuning.trainer import Trainer, build_finetuning_runtime
-from electra_cli.finetuning.workdir import SCORES_FILE, Record, seed_directory, write_record
+from electra_cli.finetuning.workdir import SCORES_FILE, FineTuningRecord, seed_directory, write_record
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.training.stopping import StopRequest
@@ -40,11 +40,11 @@ def finetune(
     """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
 
     Args:
-      config: a config (`config_defaults.default_config`) with overrides.
-      workdir: where all is written; made when missing.
+      config: a config (`config.finetuning.default_config`) with overrides.
+      workdir: where all is written; created when missing.
       open_encoder: opens the encoder, as `interop.starting_points.open_starting_point` does.
       logger: receives progress reports; None: prints lines.
-      data: what `tasks.read_task` read of the config; None: it is read here.
+      data: what `tasks.read_task` returned for the config; None: it is read here.
 
     Returns:
       What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
@@ -75,7 +75,7 @@ def finetune(
         encoded, length = _encode(task, filled, by_name, start, logger)
     if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
         raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
-    record = Record(
+    record = FineTuningRecord(
         config=filled.to_dict(),
         kind=task.kind,
         source=start.source,

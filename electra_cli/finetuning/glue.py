@@ -20,7 +20,7 @@ class GlueTask:
       validation, test: names of the files without '.tsv'.
       more: further splits by name, of the same columns: the mismatched ones of MNLI.
       has_broken_lines: whether the download is known to have lines of too few columns and some without a text (of
-        QQP two), which are left out.
+        QQP two), which are skipped.
     """
 
     folder: str
@@ -56,12 +56,7 @@ TASKS = {
 
 
 def columns_of_file(path: str, name: str, flag: str) -> Columns:
-    """Returns the columns of a file of a task: with labels where it has those of its training files.
-
-    Args:
-      path: a file of the task, in the layout of GLUE's training, validation or test files.
-      name: the task.
-      flag: see `Columns`.
+    """Returns the columns of a task's training, validation or test file: with labels where it has those of training.
 
     Raises:
       UserError: it cannot be read.
@@ -77,11 +72,7 @@ def columns_of_file(path: str, name: str, flag: str) -> Columns:
 
 
 def find_folder(directory: str, name: str) -> str:
-    """Returns the folder of a task, which is `directory` itself or lies in it.
-
-    Raises:
-      UserError: there is no train.tsv in either.
-    """
+    """Returns the folder of a task, which is `directory` or in it; raises a `UserError` where neither has train.tsv."""
     task = TASKS[name]
     for folder in (files.join(directory, task.folder), directory):
         if files.size(files.join(folder, "train.tsv")) is not None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from electra_cli.config.finetuning import FORMATS
@@ -39,59 +40,64 @@ class Contents:
     """
 
     examples: tuple[Example, ...]
-    notices: tuple[str, ...] = ()
+    notices: Sequence[str] = ()
     columns: str = ""
 
 
-def read_examples(
-    path: str,
-    kind: str,
-    columns: Columns,
-    file_format: str = "",
-    *,
-    label_needed: bool,
-    skip_broken: bool = False,
-) -> Contents:
-    """Reads a file.
+@dataclasses.dataclass(frozen=True)
+class LabeledFile:
+    """A file and how it is read.
 
-    Args:
+    Attributes:
       path: the file, local or remote, plain or compressed.
-      kind: one of `config.finetuning.KINDS`.
       columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
-      file_format: one of `FORMATS`; '': by the name's ending.
+      format: one of `FORMATS`; '': by the name's ending.
       label_needed: whether it is an error that the file has no labels.
-      skip_broken: skip lines of tables with another number of columns than the header or with an empty text, with a
-        notice.
-
-    Raises:
-      UserError: the file cannot be read or is broken somewhere; file and line are named.
+      skip_broken: whether to skip lines of tables with another number of columns than the header or with an empty text,
+        with a notice.
     """
-    check_file(path)  # before its name is searched for a format
-    file_format = find_format(path, kind, file_format, columns.flag)
-    notices: list[str] = []
-    usual_columns = ""
-    if file_format == "squad":
-        examples = read_squad(path)
-    elif file_format in ("conll", "conllu"):
-        examples = read_conll(path, columns.text, columns.label, is_conllu=file_format == "conllu")
-    else:
-        table = read_table(path, file_format, columns, tagging=kind == "tagging", skip_broken=skip_broken)
-        indices = find_columns(table, columns, tagging=kind == "tagging", label_needed=label_needed)
-        if skip_broken:
+
+    path: str
+    columns: Columns
+    format: str = ""
+    label_needed: bool = True
+    skip_broken: bool = False
+
+    def read(self, kind: str) -> Contents:
+        """Returns the content of the file for a kind of task, one of `config.finetuning.KINDS`.
+
+        Raises:
+          UserError: the file cannot be read or is broken somewhere; file and line are named.
+        """
+        check_file(self.path)  # before its name is searched for a format
+        file_format = find_format(self.path, kind, self.format, self.columns.flag)
+        if file_format == "squad":
+            contents = Contents(tuple(read_squad(self.path)))
+        elif file_format in ("conll", "conllu"):
+            columns, is_conllu = self.columns, file_format == "conllu"
+            contents = Contents(tuple(read_conll(self.path, columns.text, columns.label, is_conllu=is_conllu)))
+        else:
+            contents = self._read_table(file_format, kind)
+        unlabelled = [example for example in contents.examples if not example.is_labelled]
+        if unlabelled and len(unlabelled) < len(contents.examples):
+            raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
+        if unlabelled and self.label_needed:
+            raise UserError(f"{self.path}: no example is labelled, and labels are needed")
+        return contents
+
+    def _read_table(self, file_format: str, kind: str) -> Contents:
+        tagging = kind == "tagging"
+        table = read_table(self.path, file_format, self.columns, tagging=tagging, skip_broken=self.skip_broken)
+        indices = find_columns(table, self.columns, tagging=tagging, label_needed=self.label_needed)
+        if self.skip_broken:
             table = without_empty_texts(table, indices)
         examples = _from_table(table, kind, indices)
-        notices = _table_notices(table, kind, examples)
-        usual_columns = "" if columns.text else indices.description
-    unlabelled = [example for example in examples if not example.is_labelled]
-    if unlabelled and len(unlabelled) < len(examples):
-        raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
-    if unlabelled and label_needed:
-        raise UserError(f"{path}: no example is labelled, and labels are needed")
-    return Contents(tuple(examples), tuple(notices), usual_columns)
+        columns = "" if self.columns.text else indices.description
+        return Contents(tuple(examples), _table_notices(table, kind, examples), columns)
 
 
 def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:
-    """Returns the format of a file, of `FORMATS`, by its name if `file_format` is ''; `flag` as of `Columns`.
+    """Returns the format of a file, by its name if `file_format` is ''; `flag` as of `Columns`.
 
     Raises:
       UserError: the name does not show it, or the format is not one of that kind of task.

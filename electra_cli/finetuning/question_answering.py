@@ -48,7 +48,7 @@ class QuestionAnswering(Task):
 
     Args:
       primary_score: 'f1' or 'exact_match'; '': f1.
-      doc_stride: tokens between the beginnings of two windows; at most those that fit beside the question count.
+      doc_stride: tokens between the beginnings of two windows; at most those that fit after the question count.
       max_answer_length: longest answer that is predicted, tokens.
       num_best: candidates that a prediction keeps at most.
     """

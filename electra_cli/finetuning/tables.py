@@ -267,13 +267,7 @@ def _clean(value: Any) -> Any:
 
 
 def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> ColumnIndices:
-    """Returns which column is what.
-
-    Args:
-      table: the table.
-      columns: what is asked for.
-      tagging: whether the usual names are those of words and tags.
-      label_needed: whether a missing column of labels is an error.
+    """Returns which column is what; the usual names are those of words and tags in `tagging`.
 
     Raises:
       UserError: a column is missing, is there twice, or serves as two; a header where there should be none.
@@ -311,11 +305,7 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
 
 
 def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
-    """Returns a table without its rows that lack a text, which count as skipped.
-
-    Raises:
-      UserError: no row has its texts.
-    """
+    """Returns a table without its rows that lack a text, which count as skipped; one must be left."""
     rows = [row for row in table.rows if not any(_is_empty(row.fields[index]) for index in indices.texts)]
     if not rows:
         raise UserError(f"{table.path}: the text is empty in each of its lines: {indices.description}")

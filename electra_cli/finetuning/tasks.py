@@ -13,7 +13,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Example, LabelMap, abbreviate, are_labelled
-from electra_cli.finetuning.labeled_files import Contents, read_examples
+from electra_cli.finetuning.labeled_files import Contents, LabeledFile
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression
 from electra_cli.finetuning.tables import Columns
@@ -153,42 +153,21 @@ def load_file(
         columns = Columns(data.text, data.second_text, data.label, flag=PREDICT_FLAG)
         if config.task in glue.TASKS:
             columns = glue.columns_of_file(path, config.task, PREDICT_FLAG)
-    contents = _Source(path, columns, file_format or data.format, label_needed=False).read(task.kind)
+    contents = LabeledFile(path, columns, file_format or data.format, label_needed=False).read(task.kind)
     task.check(contents.examples)
     return contents
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """A file and how it is read; see `read_examples`."""
-
-    path: str
-    columns: Columns
-    file_format: str = ""
-    label_needed: bool = True
-    skip_broken: bool = False
-
-    def read(self, kind: str) -> Contents:
-        return read_examples(
-            self.path,
-            kind,
-            self.columns,
-            self.file_format,
-            label_needed=self.label_needed,
-            skip_broken=self.skip_broken,
-        )
-
-
-def _file_sources(data: ml_collections.ConfigDict) -> dict[str, _Source]:
+def _file_sources(data: ml_collections.ConfigDict) -> dict[str, LabeledFile]:
     columns = Columns(data.text, data.second_text, data.label)
     return {
-        name: _Source(_path(data, data[name]), columns, data.format, label_needed=name != "test")
+        name: LabeledFile(_path(data, data[name]), columns, data.format, label_needed=name != "test")
         for name in ("train", "validation", "test")
         if data[name]
     }
 
 
-def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, _Source]:
+def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, LabeledFile]:
     task = glue.TASKS[name]
     folder = glue.find_folder(data.dir, name)
     names = {"train": "train", "validation": task.validation, "test": task.test, **dict(task.more)}
@@ -199,7 +178,7 @@ def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, _Sour
         path = _path(data, given) if given else files.join(folder, f"{file}.tsv")
         is_test = split.startswith("test")
         if given or split in ("train", "validation") or files.size(path) is not None:
-            sources[split] = _Source(
+            sources[split] = LabeledFile(
                 path,
                 task.test_columns if is_test and not given else task.columns,
                 "tsv",

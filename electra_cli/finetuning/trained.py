@@ -13,7 +13,7 @@ from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
 from electra_cli.finetuning.model import TaskModel, build_model
 from electra_cli.finetuning.tasks import build_task
 from electra_cli.finetuning.workdir import (
-    Record,
+    FineTuningRecord,
     SeedScores,
     choose_seed,
     read_record,
@@ -37,7 +37,7 @@ class FineTunedModel:
 
     workdir: str
     seed: int
-    record: Record
+    record: FineTuningRecord
     config: ml_collections.ConfigDict
     task: Task
     tokenizer: TokenizerSettings

@@ -45,16 +45,15 @@ class Trainer:
     """Model, optimizer and compiled steps, which all seeds share.
 
     Args:
-      config: a config of `config.fill_in`.
+      config: a config of `config.finetuning.fill_in`.
       kind: the kind of task.
       num_outputs: outputs of the head.
       start: the encoder.
       train: the training examples.
-      runtime: devices.
+      runtime: the devices.
 
     Attributes:
-      model: the model.
-      optimizer: its optimizer; its `iterations` are the step.
+      model, optimizer: shared by all seeds; the optimizer's `iterations` are the step.
       num_steps: updates of one fine-tuning.
       epoch_ends: the step that each epoch ends with.
       sums: those of the steps since they were last taken: `SUM_SHAPES`, with `updates.with_counts`.

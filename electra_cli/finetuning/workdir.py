@@ -25,7 +25,7 @@ _SEED_PREFIX = "seed-"
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class FineTuningRecord:
     """What `config.json` of a fine-tuning holds.
 
     Attributes:
@@ -76,7 +76,7 @@ class SeedScores:
         return SeedScores({**self.splits, name: entry})
 
 
-def read_record(workdir: str) -> Record:
+def read_record(workdir: str) -> FineTuningRecord:
     """Reads `config.json` of a fine-tuning."""
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is None:
@@ -86,7 +86,7 @@ def read_record(workdir: str) -> Record:
         if "finetuning" not in content:
             raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
         config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
-        return Record(config=config, sizes=sizes, **content)
+        return FineTuningRecord(config=config, sizes=sizes, **content)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error
 
@@ -103,7 +103,7 @@ def holds_finetuning(workdir: str) -> bool:
     return isinstance(content, dict) and "finetuning" in content
 
 
-def write_record(workdir: str, record: Record, labels: LabelMap, tokenizer: TokenizerSettings) -> None:
+def write_record(workdir: str, record: FineTuningRecord, labels: LabelMap, tokenizer: TokenizerSettings) -> None:
     """Records what a fine-tuning is made of, or checks that it is the one that the workdir holds.
 
     Raises:
@@ -128,7 +128,7 @@ def write_record(workdir: str, record: Record, labels: LabelMap, tokenizer: Toke
     write_json(file, {"finetuning": content.pop("config"), **content}, sort_keys=True)
 
 
-def read_tokenizer(workdir: str, record: Record) -> TokenizerSettings:
+def read_tokenizer(workdir: str, record: FineTuningRecord) -> TokenizerSettings:
     """Returns the tokenizer of a fine-tuning."""
     tokenizer = saved_tokenizer(workdir, record.lower_case)
     if tokenizer is None:

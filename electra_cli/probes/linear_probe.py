@@ -14,7 +14,7 @@ from electra_cli.config.labeled_files import FLAG, TABLE_FORMATS, ProbeFile
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
 from electra_cli.finetuning.examples import Example, abbreviate, sort_labels, to_number
-from electra_cli.finetuning.labeled_files import format_by_name, read_examples
+from electra_cli.finetuning.labeled_files import LabeledFile, format_by_name
 from electra_cli.finetuning.sentences import MAX_NUMERIC_CLASSES
 from electra_cli.finetuning.tables import Columns, check_file
 
@@ -64,7 +64,7 @@ def read_probe_file(file: ProbeFile, limit: int) -> ProbeExamples:
         )
     columns = Columns(file.text, file.second_text, file.label, flag=FLAG)
     kind = file.task or "classification"
-    examples = read_examples(file.path, kind, columns, file_format, label_needed=True).examples
+    examples = LabeledFile(file.path, columns, file_format).read(kind).examples
     is_classification = file.task == "classification" or (not file.task and not _are_numbers(examples))
     if len(examples) > limit:
         rows = np.random.Generator(np.random.Philox(key=[_KEY, 0])).permutation(len(examples))[:limit]

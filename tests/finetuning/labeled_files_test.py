@@ -6,7 +6,7 @@ import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Answer
-from electra_cli.finetuning.labeled_files import find_format, read_examples, read_squad
+from electra_cli.finetuning.labeled_files import LabeledFile, find_format, read_squad
 from electra_cli.finetuning.tables import Columns
 
 
@@ -17,7 +17,7 @@ def write(tmp_path, content, name="data.tsv"):
 
 
 def read(path, kind="classification", columns=None, file_format="", label_needed=True, **options):
-    return read_examples(path, kind, columns or Columns(), file_format, label_needed=label_needed, **options)
+    return LabeledFile(path, columns or Columns(), file_format, label_needed, **options).read(kind)
 
 
 @pytest.mark.parametrize(
