@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
-from electra_cli.finetuning.base import Encoded, Task
+from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Example, most_frequent
 from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import EncodedSplit, SeedRun
@@ -21,6 +21,7 @@ from electra_cli.finetuning.trainer import Trainer, build_finetuning_runtime
 from electra_cli.finetuning.workdir import SCORES_FILE, FineTuningRecord, seed_directory, write_record
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
+from electra_cli.modeling import features
 from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.run_files import write_json
 from electra_cli.workdir.workdir import Workdir
@@ -69,31 +70,18 @@ def finetune(
     start = open_encoder(config.model.network, logger)
     sizes = start.network.sizes
     filled = fill_in(config, task.kind, sizes.hidden_size)
-    by_name = {"train": splits.train, "validation": splits.validation, "test": splits.test, **splits.more}
-    by_name = {name: examples for name, examples in by_name.items() if examples}
     with logger.status("Tokenizing"):
-        encoded, length = _encode(task, filled, by_name, start, logger)
-    if sizes.type_vocab_size < 2 and any(arrays.features["input_type_ids"].any() for arrays in encoded.values()):
-        raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
-    record = FineTuningRecord(
-        config=filled.to_dict(),
-        kind=task.kind,
-        source=start.source,
-        sizes=sizes,
-        initializer_range=start.initializer_range,
-        length=length,
-        has_pairs=splits.train[0].second_text is not None,
-        lower_case=start.tokenizer.lower_case,
-        data_fingerprint=_fingerprint(start, encoded, task),
-    )
+        encoded = _encode(task, filled, splits.by_name, start, logger)
+    train = encoded["train"].encoded
+    record = _record(task, filled, encoded, start)
     with Workdir(workdir), StopRequest() as stop:
         write_record(workdir, record, task.labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):
-            trainer = Trainer(filled, task.kind, task.num_outputs, start, encoded["train"], runtime)
-        _check_steps(trainer.num_steps, filled, len(encoded["train"].example_indices), logger)
-        logger.notice(_describe(task, filled, splits, length, trainer.num_steps))
-        predicted = [EncodedSplit(name, by_name[name], encoded[name]) for name in by_name if name != "train"]
+            trainer = Trainer(filled, task.kind, task.num_outputs, start, train, runtime)
+        _check_steps(trainer.num_steps, filled, len(train.example_indices), logger)
+        logger.notice(_describe(task, filled, splits, record.length, trainer.num_steps))
+        predicted = [split for split in encoded.values() if split.name != "train"]
         seeds = filled.train.seeds
         scores = {
             seed: SeedRun(trainer, task, predicted, workdir, seeds, index, stop, logger).run()
@@ -123,8 +111,8 @@ def _encode(
     splits: Mapping[str, Sequence[Example]],
     start: StartingPoint,
     logger: Logger,
-) -> tuple[dict[str, Encoded], int]:
-    """Returns the splits as arrays, and the tokens that training examples are padded to."""
+) -> dict[str, EncodedSplit]:
+    """Returns the splits as arrays."""
     encoder = start.tokenizer.build()
     asked, positions = config.data.max_seq_length, start.network.sizes.max_position_embeddings
     limit = min(asked, positions)
@@ -143,10 +131,31 @@ def _encode(
         own_length = length
         if name not in ("train", "validation"):
             own_length = task.padded_length(task.lengths(examples, encoder), limit)
-        encoded[name] = task.encode(examples, encoder, start.tokenizer.vocabulary, own_length)
-        for notice in encoded[name].notices:
+        arrays = task.encode(examples, encoder, start.tokenizer.vocabulary, own_length)
+        encoded[name] = EncodedSplit(name, examples, arrays)
+        for notice in arrays.notices:
             logger.notice(f"{name}: {notice}")
-    return encoded, length
+    has_pairs = any(split.encoded.features[features.INPUT_TYPE_IDS].any() for split in encoded.values())
+    if start.network.sizes.type_vocab_size < 2 and has_pairs:
+        raise UserError(f"{start.source} has one segment type only: pairs need an encoder with two")
+    return encoded
+
+
+def _record(
+    task: Task, config: ml_collections.FrozenConfigDict, splits: Mapping[str, EncodedSplit], start: StartingPoint
+) -> FineTuningRecord:
+    train = splits["train"]
+    return FineTuningRecord(
+        config=config.to_dict(),
+        kind=task.kind,
+        source=start.source,
+        sizes=start.network.sizes,
+        initializer_range=start.initializer_range,
+        length=train.encoded.features[features.INPUT_WORD_IDS].shape[1],
+        has_pairs=train.examples[0].second_text is not None,
+        lower_case=start.tokenizer.lower_case,
+        data_fingerprint=_fingerprint(start, splits, task),
+    )
 
 
 def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, logger: Logger) -> None:
@@ -181,15 +190,15 @@ def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Split
     )
 
 
-def _fingerprint(start: StartingPoint, encoded: Mapping[str, Encoded], task: Task) -> str:
+def _fingerprint(start: StartingPoint, splits: Mapping[str, EncodedSplit], task: Task) -> str:
     """Returns a hash of all that weights follow from, except the config."""
     digest = hashlib.sha256(json.dumps([start.is_random, task.labels.labels]).encode())
     for name, array in sorted(start.network.weights.items()):
         digest.update(name.encode() + str(array.shape).encode())
         digest.update(b"" if start.is_random else np.ascontiguousarray(array).tobytes())
     for split in ("train", "validation"):
-        if split in encoded:
-            arrays, targets = encoded[split].features, encoded[split].targets
+        if split in splits:
+            arrays, targets = splits[split].encoded.features, splits[split].encoded.targets
             assert targets is not None
             for name, array in (*sorted(arrays.items()), ("targets", targets)):
                 digest.update(name.encode() + np.ascontiguousarray(array).tobytes())

@@ -96,7 +96,9 @@ def run_prediction(request: PredictionRequest, logger: Logger) -> None:
     Raises:
       UserError: the model is damaged, or the output cannot be written.
     """
-    # They import TensorFlow, which takes seconds.
+    # Import time: seconds.
+    from scipy.special import softmax  # noqa: PLC0415
+
     from electra_cli.finetuning.trained import load_fine_tuned  # noqa: PLC0415
     from electra_cli.finetuning.trainer import build_finetuning_runtime, compile_model, compute_logits  # noqa: PLC0415
 
@@ -115,7 +117,8 @@ def run_prediction(request: PredictionRequest, logger: Logger) -> None:
     predictions = task.predict(logits, encoded, examples)
     lines = prediction_lines(examples, predictions)
     if task.kind == "classification":
-        for line, probability in zip(lines, _softmax(logits).max(axis=1), strict=True):
+        probabilities = softmax(logits.astype(np.float64), axis=1)
+        for line, probability in zip(lines, probabilities.max(axis=1), strict=True):
             line["probability"] = round(float(probability), 6)
     write_json_lines(request.output, lines)
     scores = task.score(predictions, examples) if are_labelled(examples) else Scores({})
@@ -125,8 +128,3 @@ def run_prediction(request: PredictionRequest, logger: Logger) -> None:
     if scores:
         text += "\n" + "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
     logger.result("predictions", {"num_examples": len(lines), "path": request.output, **scores}, text)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)

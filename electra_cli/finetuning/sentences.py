@@ -71,11 +71,6 @@ class Classification(_SentenceTask):
     kind = "classification"
     score_names = ("accuracy", "f1", "mcc")
 
-    @property
-    def num_outputs(self) -> int:
-        """Number of classes."""
-        return len(self.labels.labels)
-
     def find_labels(self, examples: Sequence[Example]) -> LabelMap:
         """Returns the classes. Raises a `UserError` when there is one only, or when they look like numbers or ids."""
         labels = sort_labels(str(example.label) for example in examples)

@@ -27,11 +27,6 @@ class Tagging(Task):
     min_length = 3
 
     @property
-    def num_outputs(self) -> int:
-        """Number of tags."""
-        return len(self.labels.labels)
-
-    @property
     def score_names(self) -> tuple[str, ...]:
         """All, or `accuracy` alone once it is known that the tags mark no entities."""
         if self._labels is not None and not scores.mark_entities(self._labels.labels):

@@ -45,6 +45,12 @@ class Splits:
     notices: tuple[str, ...]
     more: dict[str, tuple[Example, ...]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def by_name(self) -> dict[str, tuple[Example, ...]]:
+        """The splits that have examples."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test, **self.more}
+        return {name: examples for name, examples in splits.items() if examples}
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskData:
