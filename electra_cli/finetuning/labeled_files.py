@@ -110,7 +110,7 @@ def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag
             file_format = "conll"
         elif not file_format:
             raise UserError(
-                f"{path}: the name does not tell the format: give {flag}format=FORMAT, one of {', '.join(FORMATS)}"
+                f"{path}: the name does not show the format: give {flag}format=FORMAT, one of {', '.join(FORMATS)}"
             )
     if (file_format == "squad") != (kind == "question_answering"):
         remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"
@@ -143,7 +143,7 @@ def _from_table(table: Table, kind: str, indices: ColumnIndices) -> list[Example
 def _table_notices(table: Table, kind: str, examples: list[Example]) -> list[str]:
     notices = []
     if table.num_skipped:
-        notices.append(f"{table.path}: broken lines left out: {table.num_skipped:,}")
+        notices.append(f"{table.path}: broken lines skipped: {table.num_skipped:,}")
     if kind != "tagging" and len(examples) > 1 and all(_is_quoted(example.text) for example in examples):
         notices.append(
             f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "

@@ -43,7 +43,7 @@ class QuestionAnswering(Task):
     """SQuAD 1.1, or 2.0 where the training data has questions that their context does not answer.
 
     Contexts that are longer than a row are read in windows; an answer is taken from the window that shows the most
-    context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it stands in the file;
+    context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it is in the file;
     scores are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
 
     Args:

@@ -194,7 +194,7 @@ class SeedRun:
         for split in self._splits:
             if split.name == "validation" and split.is_labelled:
                 scores = self._task.score(self._predict(split, step), split.examples)
-                self._records.metrics("validation", step, scores, line="")
+                self._records.metrics("validation", step, scores, "")
                 scored = {f"validation_{name}": value for name, value in scores.items()}
                 columns = [f"{name} {scores[name]:.4f}" for name in self._task.score_names[:3]]
         sums = self._trainer.sums.take()
@@ -202,7 +202,7 @@ class SeedRun:
         norm = float(sums["gradient_norm"] / max(1.0, sums["num_updates"]))
         rate = float(self._trainer.optimizer.learning_rate.numpy())
         values = {"loss": loss, "gradient_norm": norm, "learning_rate": rate}
-        self._records.metrics("train", step, values, line="")
+        self._records.metrics("train", step, values, "")
         line = "  ".join([f"seed {self._seed}  epoch {epoch}/{num_epochs}  loss {loss:.4f}", *columns])
         self._logger.metrics("epoch", step, {"seed": self._seed, "epoch": epoch, **values, **scored}, line)
 

@@ -157,7 +157,7 @@ def seed_directory(workdir: str, seed: int) -> str:
     return files.join(workdir, f"{_SEED_PREFIX}{seed}")
 
 
-def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
+def choose_seed(workdir: str, notice: Callable[[str], None]) -> int:
     """Returns the seed with the best validation score, or test score where there is no validation; else the first."""
     file = files.join(workdir, SCORES_FILE)
     if files.size(file) is None:
@@ -169,7 +169,7 @@ def choose_seed(workdir: str, say: Callable[[str], None]) -> int:
         best = max(of_seed, key=lambda seed: of_seed[seed][primary]) if of_seed else summary["seeds"][0]
         if len(of_seed) > 1:
             name = "validation" if "validation" in splits else "test"
-            say(f"Seed {best}, the best of {len(of_seed)} by {name} {primary}.")
+            notice(f"Seed {best}, the best of {len(of_seed)} by {name} {primary}.")
         return int(best)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{file} is damaged ({error}): remove it and run the fine-tuning's command again") from error

@@ -42,7 +42,7 @@ def test_formats_are_told_by_names(name, kind, expected):
 @pytest.mark.parametrize(
     ("name", "kind", "given", "message"),
     [
-        ("a.txt", "classification", "", r"a\.txt: the name does not tell the format: give --config\.data\.format"),
+        ("a.txt", "classification", "", r"a\.txt: the name does not show the format: give --config\.data\.format"),
         ("a.tsv", "question_answering", "", "--config.task=question_answering needs SQuAD's JSON"),
         ("a.json", "classification", "squad", "--config.task=classification cannot read SQuAD's JSON"),
         ("a.conll", "regression", "", "columns of CoNLL are read with --config.task=tagging, not regression"),
@@ -169,7 +169,7 @@ def test_empty_texts_can_be_left_out(tmp_path):
         ("a", "b", "1"),
         ("f", "g", "0"),
     ]
-    assert [notice.partition(": ")[2] for notice in contents.notices] == ["broken lines left out: 3"]
+    assert [notice.partition(": ")[2] for notice in contents.notices] == ["broken lines skipped: 3"]
     with pytest.raises(UserError, match=r"data\.tsv: the text is empty in each of its lines: text in column sentence"):
         read(write(tmp_path, "sentence\tlabel\n\t1\n"), skip_broken=True)
 
@@ -178,7 +178,7 @@ def test_broken_lines_and_quoted_texts_are_told(tmp_path):
     contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_broken=True)
     assert len(contents.examples) == 2
     assert [notice.partition(": ")[2] for notice in contents.notices] == [
-        "broken lines left out: 1",
+        "broken lines skipped: 1",
         "every text begins and ends with a quote, which is taken for text: if the file has quotes as CSV has, write it "
         "without",
     ]
