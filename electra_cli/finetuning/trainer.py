@@ -21,7 +21,7 @@ from electra_cli.objectives.weights import assign_encoder
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.optimization import AdamWeightDecay, Optimizer, WarmupDecay, uses_loss_scaling
 from electra_cli.training.steps import replica_dropout_seed
-from electra_cli.training.updates import IntervalSums, Updates, with_counts
+from electra_cli.training.updates import IntervalSums, Updates, gradients_of, with_counts
 
 # What the steps add up: losses, and what they are divided by.
 SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}
@@ -130,16 +130,15 @@ class Trainer:
         return iter(_distribute(self._runtime, self._arrays, rows))
 
     def _compute_gradients(self, inputs, global_weights, step, replica):
-        variables = self.model.trainable_variables
         seed = replica_dropout_seed(self._seed, step, replica)
-        with tf.GradientTape() as tape:
+
+        def compute_loss():
             logits = self.model(inputs, training=True, seed=seed)
             total = loss_sum(self._kind, logits, inputs[TARGETS])
-            loss = total / tf.maximum(global_weights[0], 1.0)
-            if uses_loss_scaling(self.optimizer):
-                loss = self.optimizer.get_scaled_loss(loss)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-        return gradients, {"loss": total, "weight": loss_weight(self._kind, inputs[TARGETS])}
+            sums = {"loss": total, "weight": loss_weight(self._kind, inputs[TARGETS])}
+            return total / tf.maximum(global_weights[0], 1.0), sums
+
+        return gradients_of(compute_loss, self.model.trainable_variables, self.optimizer)
 
     def logits(self, encoded: Encoded, before_batch: Callable[[], None] = lambda: None) -> np.ndarray:
         """Returns the logits of all rows, float32 [rows, ...]; `before_batch` may raise to end it."""

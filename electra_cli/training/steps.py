@@ -10,8 +10,8 @@ import tensorflow as tf
 from electra_cli.modeling import randomness
 from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.optimization import Optimizer, uses_loss_scaling
-from electra_cli.training.updates import ComputeGradients, IntervalSums, Sums, Updates, add_up
+from electra_cli.training.optimization import Optimizer
+from electra_cli.training.updates import ComputeGradients, IntervalSums, Sums, Updates, add_up, gradients_of
 
 
 def build_train_steps(
@@ -47,13 +47,11 @@ def build_gradients(
     num_parts = config.train.gradient_accumulation_steps
 
     def compute_part(inputs, global_weights, dropout_seed):
-        with tf.GradientTape() as tape:
+        def compute_loss():
             outputs = model(inputs, training=True, seed=dropout_seed)
-            loss, sums = objective.loss_and_sums(inputs, outputs, global_weights)
-            if uses_loss_scaling(optimizer):
-                loss = optimizer.get_scaled_loss(loss)
-        # The word table is used densely by the masked-LM head, so its gradient is dense anyhow.
-        return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
+            return objective.loss_and_sums(inputs, outputs, global_weights)
+
+        return gradients_of(compute_loss, variables, optimizer)
 
     def compute_gradients(inputs, global_weights, step, replica):
         dropout_seed = replica_dropout_seed(config.train.seed, step, replica)

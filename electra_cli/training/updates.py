@@ -21,6 +21,18 @@ Inputs = dict[str, tf.Tensor]
 ComputeGradients = Callable[..., tuple[list[tf.Tensor], Sums]]
 
 
+def gradients_of(
+    compute_loss: Callable[[], tuple[tf.Tensor, Sums]], variables: Sequence[tf.Variable], optimizer: Optimizer
+) -> tuple[list[tf.Tensor], Sums]:
+    """Returns the gradients of the loss that `compute_loss` computes, scaled if the optimizer does, and its sums."""
+    with tf.GradientTape() as tape:
+        loss, sums = compute_loss()
+        if uses_loss_scaling(optimizer):
+            loss = optimizer.get_scaled_loss(loss)
+    # Word tables are used densely too, so their gradients are dense anyhow.
+    return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
+
+
 def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
     """Returns the shapes of sums and of what `Updates` adds to them, all float32.
 
