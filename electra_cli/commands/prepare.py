@@ -216,7 +216,7 @@ def _main(values: flags.FlagValues) -> None:
                 raise _beam_stops[0] from error
             raise
         progress.end()
-        preparation_report.tell(manifest, values.output_dir, logger)
+        preparation_report.report_preparation(manifest, values.output_dir, logger)
 
 
 def _runner(values: flags.FlagValues) -> Callable[..., Any]:

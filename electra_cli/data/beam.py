@@ -57,16 +57,9 @@ def prepare(
 ) -> Manifest:
     """Prepares a corpus as `prepare.prepare` does, whose arguments these are; this process learns the vocabulary.
 
-    Args:
-      inputs: files, directories and patterns that workers can read, and `builtin:python-docs`.
-      output_dir: directory to create, local or of a file system that Beam knows; workers must be able to write it.
-      settings: see there.
-      vocab_file: see there.
-      learning: see there.
-      num_workers: processes of this machine: of the vocabulary, and of the pipeline when no runner is given.
-      overwrite: see there.
-      report: see there.
-      beam_options: Beam's options as on a command line, `--runner=FlinkRunner --flink_master=HOST:8081`.
+    Workers must be able to read `inputs` and to write `output_dir`, which may be of any file system that Beam knows;
+    `num_workers` are processes of this machine. `beam_options` are Beam's as on a command line, `--runner=FlinkRunner
+    --flink_master=HOST:8081`.
 
     Raises:
       UserError: input, vocabulary, output directory or options will not do, or the runner fails. What `output_dir`

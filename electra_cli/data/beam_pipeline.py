@@ -40,15 +40,8 @@ ChunkId = tuple[int, int]  # group of files, and number in it; in this order chu
 
 @dataclasses.dataclass
 class Counts:
-    """What was read and packed.
-
-    Attributes:
-      totals: of the packed examples; their one bucket is 0.
-      text_bytes: bytes of text.
-      num_cut: cuts in documents that were too long.
-      num_copies: documents dropped as copies.
-      error: the first chunk with a mistake of the user's, and the message.
-    """
+    """What was read and packed, in one bucket; `error` is the first chunk with a mistake of the user's, and the
+    message."""
 
     totals: Totals = dataclasses.field(default_factory=Totals)
     text_bytes: int = 0
@@ -95,17 +88,8 @@ def run_pipeline(
 ) -> tuple[Counts, Written]:
     """Runs the pipeline and waits for its end.
 
-    Args:
-      options: of Beam.
-      corpus: the text; workers read its files.
-      vocabulary: the tokens.
-      settings: how to pack.
-      sentencepiece: the SentencePiece model to tokenize with; empty with a WordPiece vocabulary.
-      scratch: directory for shards and the result, of any file system.
-      held_out_below: documents whose hash in [0, 1) is lower are held out.
-
-    Returns:
-      What was packed, and the shards in `scratch`.
+    Documents whose hash in [0, 1) is lower than `held_out_below` are held out; `scratch` receives shards and the
+    result.
 
     Raises:
       UserError: a file cannot be read, the runner failed, or nothing came back.

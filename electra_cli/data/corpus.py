@@ -13,7 +13,7 @@ from electra_cli import files
 from electra_cli.data import inputs as text_inputs
 from electra_cli.errors import UnreadableError, UserError
 
-# Both decide where blocks end and so, through `Document.place`, what is random about a document.
+# Both decide where blocks end and so, through `Document.position`, what is random about a document.
 _READ_BYTES = 2**20
 _LONGEST_DOCUMENT_BYTES = 2**24  # what a process holds of one takes some thirty times as much
 # Files of a group lie one after another in one process; several groups can be read side by side.
@@ -41,12 +41,12 @@ class Document:
     """A document.
 
     Attributes:
-      place: where it stands: file, block and number. Everything random about it follows from that.
+      position: 'file/block/number'; everything random about the document follows from it.
       lines: its lines, stripped, none empty.
-      weight: how often it is to be taken.
+      weight: how often it is to be used.
     """
 
-    place: str
+    position: str
     lines: tuple[str, ...]
     weight: float = 1.0
 
@@ -56,11 +56,9 @@ class Block:
     """A part of a file that ends where a document ends.
 
     Attributes:
-      path: the file.
-      file_index: its number among the input files.
+      path, file_index: the file, and its number among the input files.
       number: the block's number in the file.
-      first_line: lines of the file before it.
-      offset: bytes of text (of Parquet: rows) before it.
+      first_line, offset: lines, and bytes of text (of Parquet: rows), of the file before it.
       content: encoded text; of Parquet the texts of its rows.
       weight: of its documents.
     """
@@ -85,12 +83,12 @@ class Corpus:
     Args:
       inputs: files, directories and patterns (`inputs.list_files`). Compressed files are unpacked while being read.
       text_format: how to read them.
-      weights: how often documents of each input are to be taken; none: once.
+      weights: how often documents of each input are to be used; none: once.
 
     Attributes:
-      files: the input files.
+      files, sizes: the input files, and their bytes on disk.
       text_bytes: bytes of text read so far.
-      num_cut: places so far where a document was so long that it was cut.
+      num_cut: cuts so far in documents that were too long.
 
     Raises:
       UnreadableError: an input is missing or holds no file.
@@ -100,33 +98,28 @@ class Corpus:
         self.files: list[str] = []
         self._weights: list[float] = []
         for path, weight in zip(inputs, weights or [1.0] * len(inputs), strict=True):
-            found = text_inputs.list_files(path)
-            self.files += found
-            self._weights += [weight] * len(found)
+            paths = text_inputs.list_files(path)
+            self.files += paths
+            self._weights += [weight] * len(paths)
         self._format = text_format
-        self._sizes = [files.size(path) or 0 for path in self.files]
-        self._bytes_read = 0  # of files as they lie on disk
+        self.sizes = [files.size(path) or 0 for path in self.files]
+        self._bytes_read = 0  # of files on disk
         self.text_bytes = 0
         self.num_cut = 0
 
     @property
-    def sizes(self) -> list[int]:
-        """Bytes of each file as it lies on disk."""
-        return self._sizes
-
-    @property
     def fraction_read(self) -> float:
         """Fraction of all files that was read so far."""
-        return min(1.0, self._bytes_read / max(1, sum(self._sizes)))
+        return min(1.0, self._bytes_read / max(1, sum(self.sizes)))
 
     def estimate_bytes(self) -> int:
         """Returns about how many bytes of text there are: sizes of files, of packed ones four times as much."""
-        return sum(size * _unpacking(path) for path, size in zip(self.files, self._sizes, strict=True))
+        return sum(size * _unpacking(path) for path, size in zip(self.files, self.sizes, strict=True))
 
     def groups(self) -> list[range]:
         """Returns all files, by number, in groups of consecutive ones, which chunks do not reach over."""
         groups, begin, total = [], 0, 0
-        for index, (path, size) in enumerate(zip(self.files, self._sizes, strict=True)):
+        for index, (path, size) in enumerate(zip(self.files, self.sizes, strict=True)):
             total += size * _unpacking(path)
             if total >= _GROUP_BYTES or index + 1 == len(self.files):
                 groups.append(range(begin, index + 1))
@@ -139,11 +132,10 @@ class Corpus:
             yield from self.chunks_of(group)
 
     def chunks_of(self, group: range) -> Iterator[list[Block]]:
-        """Yields the text of a group of files in chunks: consecutive blocks of a megabyte or more in all.
+        """Yields the text of a group of files in chunks, consecutive blocks of a megabyte or more together.
 
         Raises:
-          UnreadableError: a file cannot be read now.
-          UserError: it is damaged.
+          UserError: a file is damaged, or (UnreadableError) cannot be read now.
         """
         chunk: list[Block] = []
         for file_index in group:
@@ -172,7 +164,7 @@ class Corpus:
                 yield Block(path, file_index, number, first_line, offset, content, weight)
                 first_line += content.count(b"\n")
                 offset += len(content)
-        self._bytes_read = before + self._sizes[file_index]
+        self._bytes_read = before + self.sizes[file_index]
 
     def _read(self, path: str) -> Iterator[bytes]:
         before, offset = self._bytes_read, 0
@@ -197,7 +189,7 @@ class Corpus:
 
 def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError:
     """Returns what a failure means: that the file is damaged, or only that it cannot be read now."""
-    # bz2, zstd and Parquet tell damage by an OSError without a number; those of file systems have one.
+    # bz2, zstd and Parquet report damage by an OSError without a number; those of file systems have one.
     if isinstance(error, text_inputs.DAMAGE) or (type(error) is OSError and error.errno is None):
         return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file anew")
     reason = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)  # of TensorFlow
@@ -210,15 +202,11 @@ def _unpacking(path: str) -> int:
 
 
 def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[bytes, bool]]:
-    """Joins and cuts pieces of a file where documents end.
-
-    Args:
-      pieces: consecutive parts of the file.
-      separator: as in `TextFormat`.
+    """Joins and cuts consecutive pieces of a file where documents end, as `TextFormat.separator` says.
 
     Yields:
-      (content, is_cut): blocks that hold whole documents; `is_cut` when the last one goes on in the next block, because
-      there is no end of a document in 16 MiB. Then it is cut at the end of a line or of a word.
+      (content, is_cut): blocks of complete documents; `is_cut` when the last one continues in the next block, because
+      16 MiB hold no end of a document. Then it is cut at the end of a line or of a word.
     """
     buffer = bytearray()
     searched = 0  # where an end of a document may still begin
@@ -241,13 +229,13 @@ def _last_end(buffer: bytearray, begin: int, separator: str) -> int:
     if separator == "file":
         return 0
     ends = (b"\n",) if separator == "line" else (b"\n\n", b"\n\r\n")
-    return max(place + len(end) if (place := buffer.rfind(end, begin)) >= 0 else 0 for end in ends)
+    return max(index + len(end) if (index := buffer.rfind(end, begin)) >= 0 else 0 for end in ends)
 
 
 def _last_line_or_word(buffer: bytearray) -> int:
-    place = max(buffer.rfind(b"\n"), buffer.rfind(b" "))
-    if place >= 0:
-        return place + 1
+    index = max(buffer.rfind(b"\n"), buffer.rfind(b" "))
+    if index >= 0:
+        return index + 1
     end = len(buffer) - 1
     while end > 1 and buffer[end] & 0xC0 == 0x80:  # within a character
         end -= 1
@@ -255,15 +243,11 @@ def _last_line_or_word(buffer: bytearray) -> int:
 
 
 def read_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[Document]:
-    """Yields the documents of a block.
-
-    Args:
-      block: the block.
-      text_format: how to read it.
-      replaced: by file, characters that were put in place of bytes that are not UTF-8; added to.
+    """Yields the documents of a block, and counts in `replaced`, by file, characters put in place of bytes that are not
+    UTF-8.
 
     Raises:
-      UserError: it is binary, or not UTF-8, or no JSON with such a field.
+      UserError: it is binary, not UTF-8, or no JSON with such a field.
     """
     for index, lines in enumerate(_lines_of_documents(block, text_format, replaced)):
         yield Document(f"{block.file_index}/{block.number}/{index}", lines, block.weight)
@@ -314,7 +298,7 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
         raise UserError(f"{block.path} is UTF-16: make UTF-8 of it first, iconv -f UTF-16 -t UTF-8 {block.path} > FILE")
     if is_strict and b"\0" in content:
         raise UserError(
-            f"{block.path} is no text file: it holds a zero byte ({_place(block, content, content.index(0))}); leave "
+            f"{block.path} is no text file: it holds a zero byte ({_locate(block, content, content.index(0))}); leave "
             f"it out, or go on with --encoding_errors=replace"
         )
     try:
@@ -322,7 +306,7 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
     except UnicodeDecodeError as error:
         if is_strict:
             raise UserError(
-                f"{block.path}, {_place(block, content, error.start)}: 0x{content[error.start]:02x} is not UTF-8; "
+                f"{block.path}, {_locate(block, content, error.start)}: 0x{content[error.start]:02x} is not UTF-8; "
                 f"convert the file, or go on with --encoding_errors=replace"
             ) from error
     text = content.decode(errors="replace")
@@ -330,6 +314,6 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
     return text
 
 
-def _place(block: Block, content: bytes, offset: int) -> str:
+def _locate(block: Block, content: bytes, offset: int) -> str:
     line = block.first_line + content.count(b"\n", 0, offset) + 1
     return f"line {line:,}, byte {block.offset + offset:,}"

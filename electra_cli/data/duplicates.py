@@ -1,10 +1,10 @@
 """Which documents of a corpus are copies of an earlier one, exactly or nearly, with bounded memory.
 
-Near copies are found by MinHash (Broder, 1997) and banding: the signatures of two documents agree in each place with
+Near copies are found by MinHash (Broder, 1997) and banding: the signatures of two documents agree at each position with
 the probability that is the Jaccard similarity of their sets of word 5-grams. Signatures are divided into bands; of the
 documents that share a band with an earlier one, those are copies whose whole signature agrees with that of the first
-such document in `NEAR_THRESHOLD` of the places or more. Whether a document is a copy depends on no order but that of
-the corpus, so that processes can share the work.
+such document at `NEAR_THRESHOLD` of the positions or more. Whether a document is a copy depends on the order of the
+corpus only, so that processes can share the work.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def exact_signature(document: Document) -> bytes:
 
 
 def near_signature(document: Document) -> bytes:
-    """Returns a document's MinHash signature: uint32 [128], as bytes. Case and what stands between words count not."""
+    """Returns a document's MinHash signature: uint32 [128], as bytes, regardless of case and white space."""
     from datasketch import MinHash  # noqa: PLC0415  (import time)
 
     words = " ".join(document.lines).lower().split()
@@ -47,11 +47,7 @@ def _hash32(shingle: bytes) -> int:
 
 
 class CopyIndex:
-    """The signatures seen so far and the copies found, in a database on disk that outlives a kill.
-
-    Args:
-      path: the database's file.
-      is_near: whether signatures are of `near_signature`.
+    """The signatures seen so far, near or exact, and the copies among them, in a database on disk that outlives a kill.
 
     Attributes:
       num_chunks: chunks added so far.
@@ -95,7 +91,7 @@ class CopyIndex:
 
     @property
     def num_copies(self) -> int:
-        """Copies found."""
+        """The number of copies."""
         return self._database.execute("SELECT count(*) FROM copies").fetchone()[0]
 
     def _is_exact_copy(self, signature: bytes) -> bool:

@@ -261,11 +261,11 @@ def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
     batches = records.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
     records = batches.take(1).get_single_element()
-    found = tf.size(records, tf.int64)
+    count = tf.size(records, tf.int64)
     with tf.control_dependencies(
-        [tf.debugging.Assert(tf.equal(found, expected), [file, "holds", found, "whole records, not", expected])]
+        [tf.debugging.Assert(tf.equal(count, expected), [file, "holds", count, "whole records, not", expected])]
     ):
-        order = _example_order(found, seed, epoch, shard)
+        order = _example_order(count, seed, epoch, shard)
     return tf.gather(records, order)
 
 

@@ -29,11 +29,8 @@ def reading_errors(path: str) -> tuple[type[Exception], ...]:
 
 
 def list_files(path: str) -> list[str]:
-    """Returns the files that an `--input` names.
-
-    Args:
-      path: a file, a directory (all files below it that are not hidden, sorted), or a pattern with *, ? or [...];
-        local or remote (`gs://`).
+    """Returns the files that an `--input` names: a file, a directory (all files below it that are not hidden, sorted),
+    or a pattern with *, ? or [...]; local or remote (`gs://`).
 
     Raises:
       UnreadableError: there is no such file.
@@ -49,13 +46,13 @@ def list_files(path: str) -> list[str]:
                 return matches
             raise UnreadableError(f"--input={path}: the pattern matches no file")
         raise UnreadableError(f"--input={path}: no such file or directory")
-    found = []
+    paths = []
     for directory, subdirectories, names in os.walk(path):
         subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        found += [os.path.join(directory, name) for name in sorted(names) if not name.startswith(".")]
-    if not found:
+        paths += [os.path.join(directory, name) for name in sorted(names) if not name.startswith(".")]
+    if not paths:
         raise UnreadableError(f"--input={path}: the directory holds no files")
-    return found
+    return paths
 
 
 def _list_remote(path: str) -> list[str]:
@@ -63,19 +60,19 @@ def _list_remote(path: str) -> list[str]:
 
     try:
         if tf.io.gfile.isdir(path):
-            found = [
+            paths = [
                 files.join(directory, name)
                 for directory, _, names in tf.io.gfile.walk(path)
                 for name in names
                 if not name.startswith(".")
             ]
         else:
-            found = tf.io.gfile.glob(path)
+            paths = tf.io.gfile.glob(path)
     except tf.errors.OpError as error:
         raise UnreadableError(f"--input={path} cannot be listed: {error.message}") from error
-    if not found:
+    if not paths:
         raise UnreadableError(f"--input={path}: no such file or directory")
-    return sorted(found)
+    return sorted(paths)
 
 
 def uncompressed_name(path: str) -> str:
@@ -114,13 +111,7 @@ def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
 
 
 def read_json_text(line: str, field: str, path: str, number: int) -> str:
-    """Returns the text of a line of JSON lines.
-
-    Args:
-      line: '{"text": "...", ...}'.
-      field: the name of the text.
-      path: the file, for errors.
-      number: the line, from 1, for errors.
+    """Returns the text of a line of JSON lines, '{"text": "...", ...}'; path and number, from 1, are for errors.
 
     Raises:
       UserError: it is no JSON object, or has no such text.
@@ -140,16 +131,16 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _text_of(record: Any, field: str, place: str) -> str:
+def _text_of(record: Any, field: str, where: str) -> str:
     if not isinstance(record, dict) or field not in record:
         names = f"it has {', '.join(sorted(record)[:10])}" if isinstance(record, dict) else "it is no object"
-        raise UserError(f"{place}: no field {field!r} ({names}); name the text's field with --text_field")
+        raise UserError(f"{where}: no field {field!r} ({names}); name the text's field with --text_field")
     text = record[field]
     if text is None:
         return ""
     if not isinstance(text, str):
         raise UserError(
-            f"{place}: field {field!r} is no text but {type(text).__name__}; name another with --text_field"
+            f"{where}: field {field!r} is no text but {type(text).__name__}; name another with --text_field"
         )
     return text
 
@@ -183,39 +174,34 @@ _TABLE_SUFFIXES = (".tsv", ".csv")
 
 
 def describe_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns what is read, in a line, and warnings of tables, which are read as text too.
+    """Returns what is read, in a line (empty without files), and warnings of tables, which are read as text too.
 
-    Args:
-      inputs: files, directories and patterns, and `builtin:python-docs`, which is no file.
-
-    Returns:
-      'reading 2 files: a.txt, b.txt', empty without files; and a warning for each directory or pattern that gave
-      tables. A table that was named itself is meant.
+    A table that was named itself is meant; one that a directory or pattern gave is warned of.
 
     Raises:
       UserError: an input is missing or holds no file.
     """
-    shown: list[str] = []
+    all_names: list[str] = []
     warnings: list[str] = []
     for path in inputs:
         if path == python_docs.NAME:
             continue
-        found = list_files(path)
-        names = [_name_within(path, file) for file in found]
-        shown += names
+        paths = list_files(path)
+        names = [_name_within(path, file) for file in paths]
+        all_names += names
         tables = [name for name in names if uncompressed_name(name).lower().endswith(_TABLE_SUFFIXES)]
-        if tables and found != [path]:
+        if tables and paths != [path]:
             verb, them = ("is", "it") if len(tables) == 1 else ("are", "them")
             warnings.append(
                 f"--input={path}: {_enumerate(tables)} {verb} read as plain text, labels and all; to leave {them} "
                 f"out, name the files to read or give a pattern, such as DIR/*.txt"
             )
-    number = f"{len(shown):,} file{'' if len(shown) == 1 else 's'}"
-    return (f"reading {number}: {_enumerate(shown)}" if shown else ""), warnings
+    number = f"{len(all_names):,} file{'' if len(all_names) == 1 else 's'}"
+    return (f"reading {number}: {_enumerate(all_names)}" if all_names else ""), warnings
 
 
 def _name_within(path: str, file: str) -> str:
-    """Returns the name of a file as it lies in the directory that was given, or its last part."""
+    """Returns the name of a file within the directory that was given, or its last part."""
     folder = path.rstrip("/") + "/"
     return file.removeprefix(folder) if file.startswith(folder) else os.path.basename(file)
 

@@ -1,4 +1,4 @@
-"""A look into prepared data: checks every byte and tells what is there."""
+"""A look into prepared data: checks every byte and describes what is there."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -29,11 +29,7 @@ _NUM_SHOWN = 3
 
 
 def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
-    """Checks a directory of electra-prepare against its manifest and describes it.
-
-    Args:
-      data_dir: the directory; local.
-      say: prints a line.
+    """Checks a local directory of electra-prepare against its manifest and describes it, a line at a time, with `say`.
 
     Raises:
       UserError: something is missing, damaged, or not what the manifest says.

@@ -160,11 +160,10 @@ def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, dra
 
 
 def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Takes whole units in a random order, each that still fits into the budget.
+    """Takes complete units in a random order, each that still fits into the budget.
 
     Args:
-      starts: bool [batch, seq_length], first tokens of units.
-      is_candidate: bool [batch, seq_length], tokens of units.
+      starts, is_candidate: bool [batch, seq_length], first tokens, and all tokens, of units.
       budget: int32 [batch], tokens to take at most.
       draws: float32 [batch, seq_length] in [0, 1).
 

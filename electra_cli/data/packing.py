@@ -60,14 +60,8 @@ class PrepareSettings:
 
 @dataclasses.dataclass
 class ChunkReader:
-    """Reads the documents of a chunk.
-
-    Attributes:
-      settings: how.
-      num_documents: documents read so far.
-      num_short: those left out because they have fewer words than `min_words`.
-      replaced: by file, characters that were put in place of bytes that are not UTF-8.
-    """
+    """Reads the documents of a chunk, and counts them, short ones, and by file the characters put in position of bad
+    bytes."""
 
     settings: PrepareSettings
     num_documents: int = 0
@@ -75,7 +69,7 @@ class ChunkReader:
     replaced: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def read(self, blocks: Iterable[Block], dropped: Collection[int] = ()) -> Iterator[tuple[int, Document]]:
-        """Yields number (in the chunk) and document, those left out that are short or whose number is dropped."""
+        """Yields number (in the chunk) and document, without those that are short or whose number is dropped."""
         number = 0
         min_words = self.settings.min_words
         for block in blocks:
@@ -89,23 +83,13 @@ class ChunkReader:
 
 
 def sign_documents(blocks: Iterable[Block], settings: PrepareSettings) -> list[tuple[int, bytes]]:
-    """Returns number (in the chunk) and signature, by which `settings.deduplicate` finds copies, of each document.
-
-    Raises:
-      UserError: the text cannot be read.
-    """
+    """Returns number (in the chunk) and signature, by which `settings.deduplicate` finds copies, of each document."""
     sign = duplicates.near_signature if settings.deduplicate == "near" else duplicates.exact_signature
     return [(number, sign(document)) for number, document in ChunkReader(settings).read(blocks)]
 
 
 class Packer:
-    """Tokenizes documents and packs them.
-
-    Args:
-      vocabulary: the vocabulary.
-      settings: how.
-      sentencepiece_file: a SentencePiece model to tokenize with, or None.
-    """
+    """Tokenizes documents, with a SentencePiece model if there is a file of one, and packs them."""
 
     def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece_file: str | None = None):
         self._settings = settings
@@ -119,13 +103,10 @@ class Packer:
     def pack(
         self, blocks: Sequence[Block], dropped: Collection[int], held_out_below: float, num_buckets: int
     ) -> PackedChunk:
-        """Packs a chunk.
+        """Packs a chunk of text for a spool of so many buckets.
 
-        Args:
-          blocks: its text.
-          dropped: numbers of documents that are copies.
-          held_out_below: documents whose place in [0, 1) lies below are held out.
-          num_buckets: buckets of the spool.
+        Documents whose number is dropped are skipped; those whose hash in [0, 1) is lower than `held_out_below` are
+        held out.
 
         Raises:
           UserError: the text cannot be read.
@@ -137,8 +118,8 @@ class Packer:
             sentences = self._tokenizer.encode_lines(document.lines)
             if not any(sentences):
                 continue
-            place = f"{self._settings.seed}/{document.place}"
-            num_copies = _num_copies(document.weight, place)
+            position = f"{self._settings.seed}/{document.position}"
+            num_copies = _num_copies(document.weight, position)
             if not num_copies:
                 continue
             # By its text: copies of a document land on the same side.
@@ -146,12 +127,12 @@ class Packer:
             packed.totals.least_hash = min(packed.totals.least_hash, held_out_hash)
             split = "validation" if held_out_hash < held_out_below else "train"
             for copy in range(1 if split == "validation" else num_copies):
-                copy_place = f"{place}/copy {copy}" if copy else place
+                copy_position = f"{position}/copy {copy}" if copy else position
                 if self._settings.packing == "full":
                     ids = array("I", b"".join(sentence.tobytes() for sentence in sentences))
-                    gathered.setdefault((split, copy), []).append((copy_place, ids))
+                    gathered.setdefault((split, copy), []).append((copy_position, ids))
                 else:
-                    for example in self._pack_document(sentences, copy_place):
+                    for example in self._pack_document(sentences, copy_position):
                         packed.add(split, example)
         for (split, _), documents in gathered.items():
             for example in self._pack_full(documents):
@@ -164,22 +145,22 @@ class Packer:
         )
         return packed
 
-    def _pack_document(self, sentences: list[array], place: str) -> Iterator[PackedExample]:
+    def _pack_document(self, sentences: list[array], position: str) -> Iterator[PackedExample]:
         settings = self._settings
         segments_of_document = pack_document(
             sentences,
             settings.max_seq_length,
-            random.Random(_hash(place)),
+            random.Random(_hash(position)),
             single_segment_prob=_SINGLE_SEGMENT_PROB[settings.packing],
         )
         for number, segments in enumerate(segments_of_document):
             ids, first_segment_length = add_special_tokens(segments, self._cls_id, self._sep_id)
             yield PackedExample(
-                _digest(f"{place}/{number}"), array("I", [first_segment_length]).tobytes(), ids.tobytes()
+                _digest(f"{position}/{number}"), array("I", [first_segment_length]).tobytes(), ids.tobytes()
             )
 
     def _pack_full(self, documents: list[tuple[str, array]]) -> Iterator[PackedExample]:
-        first_place = documents[0][0]
+        first_position = documents[0][0]
         examples = pack_full((ids for _, ids in documents), self._settings.max_seq_length)
         for number, pieces in enumerate(examples):
             ids = array("I")
@@ -188,15 +169,11 @@ class Packer:
                 ids += piece
                 ids.append(self._sep_id)
             lengths = array("I", [len(piece) + 2 for piece in pieces])
-            yield PackedExample(_digest(f"{first_place}/full {number}"), lengths.tobytes(), ids.tobytes())
+            yield PackedExample(_digest(f"{first_position}/full {number}"), lengths.tobytes(), ids.tobytes())
 
 
 def check_documents(num_documents: int, num_short: int, names: Sequence[str], settings: PrepareSettings) -> None:
-    """Checks that documents were read from the files of these names and that not all of them were short.
-
-    Raises:
-      UserError: there are none.
-    """
+    """Raises a `UserError` unless documents were read from the files of these names and not all of them were short."""
     if not num_documents:
         raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
     if num_short == num_documents:
@@ -210,7 +187,7 @@ def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings
     """Checks what was packed of the files of these names.
 
     Returns:
-      None; or, where chance held out no document but some are to be, the place in [0, 1) below which to hold out
+      None; or, where chance held out no document but some are to be, the hash in [0, 1) below which to hold out
       instead.
 
     Raises:
@@ -230,12 +207,12 @@ def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings
     return None
 
 
-def _num_copies(weight: float, place: str) -> int:
+def _num_copies(weight: float, position: str) -> int:
     """Returns how often a document is taken for training: its weight, rounded up or down by chance."""
     if weight == 1.0:
         return 1
     whole = int(weight)
-    return whole + (_hash(f"{place}/weight") / 2**128 < weight - whole)
+    return whole + (_hash(f"{position}/weight") / 2**128 < weight - whole)
 
 
 def _hash(text: str) -> int:
@@ -247,7 +224,7 @@ def _digest(text: str) -> bytes:
 
 
 # Of `pack_full`: a document is not cut for the sake of less room than this part of an example.
-_LEAST_PART = 8
+_MIN_FRACTION = 8
 
 
 class Segments(NamedTuple):
@@ -272,7 +249,7 @@ def pack_document(
     first segment while it fits into half of the target, and one that does not fit goes there too half of the time.
 
     Two departures. The original throws away what exceeds an example, of a long line all but its beginning; here it
-    begins the next example, so that every token of a document stands in exactly one. And it carries the target length
+    begins the next example, so that every token of a document is in exactly one. And it carries the target length
     from one document to the next; here each document draws its own, so that documents can be packed in any order.
 
     Args:
@@ -335,24 +312,21 @@ def _divide(
 
 
 def pack_full(documents: Iterable[array], max_seq_length: int) -> Iterator[list[array]]:
-    """Packs consecutive documents into full examples, for corpora of short documents.
+    """Packs consecutive documents, token ids as arrays of 'I' without special tokens, into full examples.
 
-    Each document of an example becomes a sequence of its own, with a [CLS] and a [SEP], so that attention can be kept
-    within it. What exceeds an example begins the next; every token stands in exactly one.
-
-    Args:
-      documents: token ids, arrays of 'I', of each, without special tokens.
-      max_seq_length: tokens of an example, special tokens included; at least 8.
+    For corpora of short documents. Each document of an example becomes a sequence of its own, with a [CLS] and a [SEP],
+    so that attention can be kept within it. What exceeds an example begins the next; every token is in exactly one.
 
     Yields:
-      The pieces of documents, arrays of 'I', that make an example; they fit with a [CLS] and a [SEP] each.
+      The pieces of documents, arrays of 'I', that make an example; they fit with a [CLS] and a [SEP] each into
+      `max_seq_length` (8 or more).
     """
     pieces: list[array] = []
     room = max_seq_length - 2  # for tokens of one more piece
     for ids in documents:
         begin = 0
         while begin < len(ids):
-            if pieces and room < min(len(ids) - begin, max_seq_length // _LEAST_PART):
+            if pieces and room < min(len(ids) - begin, max_seq_length // _MIN_FRACTION):
                 yield pieces
                 pieces, room = [], max_seq_length - 2
             pieces.append(ids[begin : begin + room])

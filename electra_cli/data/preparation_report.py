@@ -1,4 +1,4 @@
-"""A manifest in; what was prepared, and what of the text the user should look at, told. No TensorFlow here."""
+"""A manifest in; what was prepared, and what of the text the user should look at, reported. No TensorFlow here."""
 
 import runpy
 import shlex
@@ -15,10 +15,6 @@ def training_command(data_dir: str, manifest: Manifest) -> str:
 
     The preset's length of examples is overridden where the data has another. Where nothing is held out, nothing is
     evaluated.
-
-    Args:
-      data_dir: where the data lies.
-      manifest: what it is.
     """
     config = runpy.run_path(PRETRAINING.path(_PRESET))["get_config"]()
     arguments = [f"--config={_PRESET}", f"--config.data.dir={data_dir}"]
@@ -35,31 +31,25 @@ def training_command(data_dir: str, manifest: Manifest) -> str:
 
 _NUM_FILES_SHOWN = 10
 # Held out of the text, and as a multiple of what was asked for, from which the user is warned.
-_LEAST_SHARE_TOLD, _TIMES_AS_ASKED = 0.05, 3
+_MIN_SHARE_WARNED, _TIMES_AS_ASKED = 0.05, 3
 
 
-def tell(manifest: Manifest, output_dir: str, logger: Logger) -> None:
-    """Tells what was prepared, and what comes next.
-
-    Args:
-      manifest: of the data.
-      output_dir: where it lies.
-      logger: is told.
-    """
-    _tell_splits(manifest, output_dir, logger)
-    found = manifest.statistics
-    short, copies = found["short_documents_dropped"], found["copies_dropped"]
+def report_preparation(manifest: Manifest, output_dir: str, logger: Logger) -> None:
+    """Reports what was prepared, and what comes next."""
+    _report_splits(manifest, output_dir, logger)
+    statistics = manifest.statistics
+    short, copies = statistics["short_documents_dropped"], statistics["copies_dropped"]
     if short or copies:
         logger.notice(f"Left out: {short:,} short documents, {copies:,} copies.")
     for warning in _warnings(manifest):
         logger.warning(warning)
     logger.notice(
-        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {found['documents']:,} documents: {output_dir}"
+        f"Vocabulary of {manifest.vocab_size:,} tokens and data of {statistics['documents']:,} documents: {output_dir}"
     )
     logger.notice(f"Next: {training_command(output_dir, manifest)}")
 
 
-def _tell_splits(manifest: Manifest, output_dir: str, logger: Logger) -> None:
+def _report_splits(manifest: Manifest, output_dir: str, logger: Logger) -> None:
     lines, splits = [], {}
     for split, shards in manifest.splits.items():
         examples, tokens = manifest.num_examples(split), manifest.real_tokens(split)
@@ -75,15 +65,15 @@ def _tell_splits(manifest: Manifest, output_dir: str, logger: Logger) -> None:
 
 
 def _warnings(manifest: Manifest) -> list[str]:
-    settings, found, warnings = manifest.settings, manifest.statistics, []
+    settings, statistics, warnings = manifest.settings, manifest.statistics, []
     train, held_out = (manifest.real_tokens(split) for split in ("train", "validation"))
     share, asked = held_out / max(1, train + held_out), settings["validation_fraction"]
-    if asked and share > max(_LEAST_SHARE_TOLD, _TIMES_AS_ASKED * asked):
+    if asked and share > max(_MIN_SHARE_WARNED, _TIMES_AS_ASKED * asked):
         warnings.append(
             f"Warning: {share:.0%} of the text is held out, not --validation_fraction={asked:g}, since documents are "
             f"held out whole: separate documents by blank lines (or see --document_separator), or take more text."
         )
-    replaced = found["replaced_characters"]
+    replaced = statistics["replaced_characters"]
     if replaced:
         worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
         lines = [f"Bytes that are not UTF-8 became U+FFFD in {len(replaced):,} file(s):"]
@@ -91,14 +81,14 @@ def _warnings(manifest: Manifest) -> list[str]:
         if len(worst) > _NUM_FILES_SHOWN:
             lines.append("  ... (all of them: statistics.replaced_characters in manifest.json)")
         warnings.append("\n".join(lines))
-    if found["long_documents_cut"]:
+    if statistics["long_documents_cut"]:
         warnings.append(
-            f"Documents of more than 16 MiB were cut, in {found['long_documents_cut']:,} places: is "
+            f"Documents of more than 16 MiB were cut, in {statistics['long_documents_cut']:,} places: is "
             f"--document_separator={settings['document_separator']} right?"
         )
-    if found.get("rare_words_forgotten"):
+    if statistics.get("rare_words_forgotten"):
         warnings.append(
-            f"While words were counted, {found['rare_words_forgotten']:,} occurrences of rare ones were forgotten to "
-            f"bound memory."
+            f"While words were counted, {statistics['rare_words_forgotten']:,} occurrences of rare ones were forgotten "
+            f"to bound memory."
         )
     return warnings

@@ -368,13 +368,8 @@ def build_manifest(
     """Returns the manifest of shards.
 
     Args:
-      settings: how they were made.
-      inputs: of what, as the user gave it.
-      vocabulary: their tokens.
+      inputs: as the user gave them.
       sentencepiece: the SentencePiece model; empty with a WordPiece vocabulary.
-      totals: what was packed.
-      splits: the shards.
-      learned: how the vocabulary was learned.
       corpus: `files`, `text_bytes` and `long_documents_cut`.
       num_copies: documents dropped as copies.
     """

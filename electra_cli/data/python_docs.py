@@ -2,7 +2,7 @@
 
 It is taken from the documentation strings and texts of the Python installation and of the packages that this program
 needs, so that a first model can be trained without a download. What is no prose (code, tables, signatures) is left out
-by the rules below, and a paragraph that stands in several places is taken once.
+by the rules below, and a paragraph that occurs several times is taken once.
 """
 
 import ast
@@ -66,39 +66,39 @@ def _unseen(paragraphs: Iterable[str], seen: set[bytes]) -> Iterator[str]:
 
 def _stdlib_files() -> list[str]:
     root = sysconfig.get_paths()["stdlib"]
-    found = []
+    paths = []
     for directory, subdirectories, names in os.walk(root):
         subdirectories[:] = sorted(set(subdirectories) - _SKIPPED_DIRECTORIES)
-        found += [os.path.join(directory, name) for name in sorted(names) if name.endswith((".py", *_TEXT_SUFFIXES))]
-    return found
+        paths += [os.path.join(directory, name) for name in sorted(names) if name.endswith((".py", *_TEXT_SUFFIXES))]
+    return paths
 
 
 def _package_files() -> list[str]:
-    found = []
+    paths = []
     for distribution in _distributions():
         for path in sorted(distribution.files or [], key=str):
             is_text = path.suffix in (".py", *_TEXT_SUFFIXES) or path.name == "METADATA"
             if is_text and not _SKIPPED_DIRECTORIES & set(path.parts[:-1]) and not path.name.endswith("_test.py"):
-                found.append(str(distribution.locate_file(path)))
-    return found
+                paths.append(str(distribution.locate_file(path)))
+    return paths
 
 
 def _distributions() -> list[importlib.metadata.Distribution]:
     """The installed ones among the requirements of the roots, and their requirements, sorted by name."""
-    found: dict[str, importlib.metadata.Distribution] = {}
+    installed: dict[str, importlib.metadata.Distribution] = {}
     names = list(_ROOTS)
     while names:
         name = re.sub(r"[-_.]+", "-", names.pop()).lower()
-        if name in found:
+        if name in installed:
             continue
         try:
-            found[name] = importlib.metadata.distribution(name)
+            installed[name] = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue  # a requirement of another platform or Python
-        for requirement in found[name].requires or []:
+        for requirement in installed[name].requires or []:
             if "extra ==" not in requirement:
                 names.append(re.match(r"[\w.-]+", requirement)[0])  # type: ignore[index]
-    return [found[name] for name in sorted(found)]
+    return [installed[name] for name in sorted(installed)]
 
 
 def extract_prose(files: list[str]) -> list[list[str]]:

@@ -52,10 +52,8 @@ class DataSplit:
     """The shards of one split.
 
     Attributes:
-      files: their paths.
-      examples: examples of each.
+      files, examples: paths of the shards, and the examples of each.
       compression: '' or 'GZIP'.
-      record_format: the program that wrote them.
       has_words: whether they say where words are continued.
       has_documents: whether an example holds several documents.
     """
@@ -96,11 +94,9 @@ class DataSource:
     """A directory of electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
 
     Attributes:
-      data_dir: the directory.
       max_seq_length: tokens of an example that the run is configured for.
       tokenizer: how its text became tokens.
       manifest: what it holds; None in a directory of another program.
-      size: how much it holds.
     """
 
     data_dir: str
@@ -283,12 +279,7 @@ def count_records(file: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Phase(PhaseConfig):
-    """A phase of a run with its data.
-
-    Attributes:
-      config: the resolved config, with the phase's own values.
-      data: its data; None where the config names none.
-    """
+    """A phase of a run with its data; `data` is None where the config names none."""
 
     data: DataSource | None = None
 
@@ -314,15 +305,13 @@ class OpenedRun(RunConfig):
 
 
 def read_run(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> OpenedRun:
-    """Checks and resolves a config and finds its data.
+    """Checks and resolves a config with overrides, and finds its data.
 
-    Args:
-      config: a config with overrides.
-      needs_data: whether a phase without a directory of data is an error.
+    A phase without a directory of data is an error unless `needs_data` is False.
 
     Raises:
-      UserError: the config cannot be trained with, or data is missing, damaged, does not fit, or has another
-        vocabulary than that of the first phase.
+      UserError: the config cannot be trained with, or data is missing, damaged, does not fit, or has another vocabulary
+        than that of the first phase.
     """
     phases = check(config, needs_data=needs_data)
     settings = [phase.config.data for phase in phases]

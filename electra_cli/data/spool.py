@@ -1,10 +1,10 @@
 """One shuffle of all examples with bounded memory: by key to buckets on disk, which are sorted one by one.
 
 Every example has a key, and the order of keys is the order of examples. Workers sort what they pack into buckets, the
-parent appends to one file, and then each shard is made from the buckets that its part of the order lies in. So memory
-holds one bucket a process, and the result depends neither on the number of workers nor of buckets. A bucket lies in
-pieces, each of which says where the one before it lies, so that only the last ones are remembered, however many there
-are. After a kill a second file tells these, and what of the first is whole.
+parent appends to one file, and then each shard is made from the buckets that its part of the order covers. So memory
+holds one bucket a process, and the result depends neither on the number of workers nor of buckets. A bucket consists of
+pieces, each with the position of the one before it, so that only the last ones are remembered, however many there are.
+A second file keeps these, and how much of the first is complete, for after a kill.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class PackedExample(NamedTuple):
     """A packed example.
 
     Attributes:
-      key: 16 bytes that its place in the order follows from.
+      key: 16 bytes that its position in the order follows from.
       lengths: uint32 lengths of its sequences as bytes: of pairs, of the first segment; else, of all documents.
       ids: uint32 token ids as bytes; may carry `CONTINUES_WORD`.
     """
@@ -54,14 +54,13 @@ class PackedExample(NamedTuple):
 
 @dataclasses.dataclass
 class Totals:
-    """What a spool holds.
+    """Counts of what was packed.
 
     Attributes:
-      num_documents: documents seen.
-      num_short: documents left out because they are short.
+      num_short: documents dropped because they are short.
       num_records: examples by bucket.
       num_bytes: bytes of ids by split.
-      least_hash: the least place in [0, 1) of a document that has examples; 2 when there is none.
+      least_hash: the lowest hash in [0, 1) of a document that has examples; 2 when there is none.
       replaced: by file, characters that were put in place of bytes that are not UTF-8.
     """
 
@@ -77,9 +76,9 @@ class Totals:
         return sum(number for (name, _), number in self.num_records.items() if name == split)
 
     def num_shards(self, split: str, shard_size_mb: float) -> int:
-        """Returns the shards of at most about so many megabytes that the examples of a split fill.
+        """Returns how many shards of at most about so many megabytes the examples of a split fill.
 
-        Their number is 1, 2, 4 or a multiple of 8, whatever the number of workers, which so share them evenly.
+        It is 1, 2, 4 or a multiple of 8, whatever the number of workers, so that they share shards evenly.
         """
         # A record takes about half of what its ids take as uint32; never more shards than examples.
         fewest = max(1, math.ceil(self.num_bytes[split] / 2 / (shard_size_mb * 1e6)))
@@ -97,34 +96,19 @@ class Totals:
 
     def to_json(self) -> dict:
         """Returns what `from_json` reads."""
-        return {
-            **vars(self),
-            "num_records": [[*bucket, number] for bucket, number in sorted(self.num_records.items())],
-        }
+        records = [[*bucket, number] for bucket, number in sorted(self.num_records.items())]
+        return {**vars(self), "num_records": records}
 
     @classmethod
     def from_json(cls, record: dict) -> "Totals":
         """Reads what `to_json` returned."""
-        return cls(
-            num_documents=record["num_documents"],
-            num_short=record["num_short"],
-            num_records=Counter({(split, bucket): number for split, bucket, number in record["num_records"]}),
-            num_bytes=Counter(record["num_bytes"]),
-            least_hash=record["least_hash"],
-            replaced=Counter(record["replaced"]),
-        )
+        records = Counter({(split, bucket): number for split, bucket, number in record["num_records"]})
+        counts = {name: Counter(record[name]) for name in ("num_bytes", "replaced")}
+        return cls(**{**record, **counts, "num_records": records})
 
 
 class PackedChunk:
-    """The examples of some documents, sorted into buckets.
-
-    Args:
-      num_buckets: buckets of the spool.
-
-    Attributes:
-      records: by bucket, serialized examples one after the other.
-      totals: counts.
-    """
+    """The examples of some documents, sorted into buckets: by bucket, serialized examples one after the other."""
 
     def __init__(self, num_buckets: int):
         self._num_buckets = num_buckets
@@ -142,11 +126,11 @@ class PackedChunk:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A part of the order of one split: what one shard holds.
+    """A part of the order of one split, which one shard holds.
 
     Attributes:
-      file: where the buckets lie.
-      buckets: (offset, length) of the last piece of each bucket that it lies in, in order.
+      file: the spool's file.
+      buckets: (offset, length) of the last piece of each bucket that it covers, in order.
       begin, end: examples of the sorted content of these buckets.
     """
 
@@ -157,7 +141,7 @@ class Slice:
 
     def read(self) -> Iterator[list[PackedExample]]:
         """Yields its examples in order, those of one bucket at a time."""
-        place = 0
+        position = 0
         with open(self.file, "rb") as stream:
             for offset, length in self.buckets:
                 examples: list[PackedExample] = []
@@ -167,34 +151,33 @@ class Slice:
                     examples += split_records(piece, _LINK.size)
                     offset, length = _LINK.unpack_from(piece)
                 examples.sort()
-                yield examples[max(0, self.begin - place) : max(0, self.end - place)]
-                place += len(examples)
+                yield examples[max(0, self.begin - position) : max(0, self.end - position)]
+                position += len(examples)
 
 
 def split_records(content: bytes, begin: int = 0) -> list[PackedExample]:
     """Returns the examples that a `PackedChunk` serialized, from byte `begin` on."""
     examples = []
-    place = begin
-    while place < len(content):
-        key, num_lengths, num_ids = _HEADER.unpack_from(content, place)
-        lengths = place + _HEADER.size
+    position = begin
+    while position < len(content):
+        key, num_lengths, num_ids = _HEADER.unpack_from(content, position)
+        lengths = position + _HEADER.size
         ids = lengths + num_lengths
-        place = ids + num_ids
-        examples.append(PackedExample(key, content[lengths:ids], content[ids:place]))
+        position = ids + num_ids
+        examples.append(PackedExample(key, content[lengths:ids], content[ids:position]))
     return examples
 
 
 class Spool:
     """Examples on disk, in buckets by key, until their order is known.
 
-    Goes on with what an earlier, killed process has spooled in the directory.
+    Resumes from what an earlier, killed process spooled in the directory.
 
     Args:
       directory: where to write.
       text_bytes: about how much text will come; decides the number of buckets.
 
     Attributes:
-      num_buckets: how many there are.
       num_chunks: chunks added so far.
       is_complete: whether all chunks were added.
       totals: the counts of all that was added.

@@ -1,7 +1,7 @@
 """Prepared data on disk: TFRecord shards, and the manifest that describes them.
 
 A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
-often it stands in the training examples), `manifest.json`, and `sentencepiece.model` when one was given. A record is a
+often it occurs in the training examples), `manifest.json`, and `sentencepiece.model` when one was given. A record is a
 `tf.train.Example` with the int64 features `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and
 `first_segment_length`, the tokens up to the first [SEP]. Data of `--packing=full` holds `[CLS] a [SEP] [CLS] b [SEP]
 ...` and instead of the latter `document_lengths`, the tokens of each document with its [CLS] and [SEP]. Data whose
@@ -123,16 +123,11 @@ class Manifest:
     """What a directory of prepared data holds.
 
     Attributes:
-      max_seq_length: tokens of an example, padding included.
-      vocab_size: entries of the vocabulary.
       lower_case: whether text was lower-cased and accents stripped before WordPiece.
-      vocab_sha256: the vocabulary's checksum.
-      settings: how the data was prepared.
-      statistics: what was seen meanwhile.
+      settings, statistics: how the data was prepared, and what was seen meanwhile.
       splits: shards by split, 'train' and 'validation'.
       sentencepiece_sha256: the checksum of the SentencePiece model; '' with a WordPiece vocabulary.
       compression: of the shards, as TFRecord readers name it.
-      format_version: of the directory.
     """
 
     max_seq_length: int
@@ -215,7 +210,7 @@ def check_length(data_dir: str, found: int, configured: int) -> None:
 
 
 def read_token_counts(data_dir: str) -> np.ndarray:
-    """Returns int64 [vocab_size], how often each token stands in the training examples.
+    """Returns int64 [vocab_size], how often each token occurs in the training examples.
 
     Raises:
       UserError: the file is missing or damaged.
@@ -240,17 +235,17 @@ def token_counts_to_bytes(counts: np.ndarray) -> bytes:
 def write_shard(
     path: str, parts: Iterable[Sequence[PackedExample]], *, lengths_name: str, has_words: bool, vocab_size: int
 ) -> tuple[Shard, np.ndarray]:
-    """Writes a new TFRecord file.
+    """Writes a new TFRecord file of the examples in `parts`.
 
     Args:
       path: the file; local.
-      parts: its examples.
+      parts: sequences of examples.
       lengths_name: the feature that their lengths become, `FIRST_SEGMENT_LENGTH` or `DOCUMENT_LENGTHS`.
       has_words: whether to write where words are continued.
       vocab_size: entries of the vocabulary.
 
     Returns:
-      Its description, and int64 [vocab_size], how often each token stands in it.
+      Its description, and int64 [vocab_size], how often each token occurs in it.
     """
     num_examples = real_tokens = 0
     counts: np.ndarray = np.zeros(vocab_size, np.int64)

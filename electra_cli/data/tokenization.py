@@ -1,6 +1,6 @@
 """BERT's WordPiece tokenization: text in, ids out, exactly those of the `tokenizers` package, several times as fast.
 
-BERT's tokenizer treats what stands between two spaces by itself, whatever stands around it, and so does this one: it
+BERT's tokenizer treats what is between two spaces by itself, whatever is around it, and so does this one: it
 asks `tokenizers` once for each different piece of text and remembers the answer. English prose needs some 20 answers
 for a thousand words.
 """
@@ -34,7 +34,7 @@ class Tokenizer:
       vocabulary: the pieces.
       lower_case: whether to lower-case ('uncased').
       strip_accents: whether to strip accents; None: as `lower_case` says, which is BERT's choice.
-      keeps_words: whether all but the first token of what stands between two spaces carry `CONTINUES_WORD`.
+      keeps_words: whether all but the first token of what is between two spaces carry `CONTINUES_WORD`.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Tokenizer:
         return [self.encode(line) for line in lines]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """Returns the ids of a text and where its tokens stand, some ten times as slowly as `encode`.
+        """Returns the ids of a text and where its tokens are, some ten times as slowly as `encode`.
 
         Returns:
           The ids that `encode` gives, but never with `CONTINUES_WORD`; and int32 [tokens, 2], the first character of
-          `text` that each token is made of, and the one behind its last.
+          `text` that each token is made of, and the one after its last.
         """
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return array("I", encoding.ids), np.array(encoding.offsets, np.int32).reshape(-1, 2)
@@ -118,15 +118,12 @@ SUFFIX = ".model"
 class SentencePieceTokenizer:
     """Tokenizes with a SentencePiece model, which cleans and splits text in its own way.
 
-    Args:
-      path: the model's file.
-
     Attributes:
       vocabulary: its pieces, by id; '<unk>' and '<pad>' under BERT's names. Those of BERT's special tokens that it
-        lacks come behind its last piece.
+        lacks follow its last piece.
 
     Raises:
-      UserError: it cannot be read, or is no SentencePiece model.
+      UserError: the file cannot be read, or is no SentencePiece model.
     """
 
     def __init__(self, path: str):
@@ -152,27 +149,19 @@ class SentencePieceTokenizer:
         return [array("I", ids) for ids in self._processor.encode(list(lines), out_type=int)]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """Returns the ids of a text, as `encode_lines` does, and where its tokens stand.
-
-        Returns:
-          The ids; and int32 [tokens, 2], the first character of `text` that each token is made of, and the one behind
-          its last. The space before a word is not a part of its token here.
-        """
+        """Returns the ids of a text and where its tokens are, as `Tokenizer` does; the space before a word is no part
+        of it here."""
         encoding = self._processor.encode(text, return_type="offset_mapping")
         offsets: np.ndarray = np.array(encoding["offsets"], np.int32).reshape(-1, 2)
-        for place, (begin, end) in enumerate(encoding["offsets"]):
-            offsets[place, 0] = end - len(text[begin:end].lstrip())
+        for index, (begin, end) in enumerate(encoding["offsets"]):
+            offsets[index, 0] = end - len(text[begin:end].lstrip())
         return array("I", encoding["ids"]), offsets
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How a run's text became tokens.
-
-    Attributes:
-      vocabulary: the tokens.
-      lower_case: whether text is lower-cased and its accents are stripped.
-      sentencepiece_file: a SentencePiece model that takes the place of WordPiece; None: there is none.
+    """How text becomes tokens: the vocabulary, whether text is lower-cased and its accents stripped, and a
+    SentencePiece model that replaces WordPiece; None: there is none.
     """
 
     vocabulary: Vocabulary
@@ -212,11 +201,9 @@ class TokenizerSettings:
 
 
 def read_tokenizer(vocab_file: str, lower_case: bool | None = None) -> TokenizerSettings:
-    """Returns the tokenizer of a vocabulary file, or of a SentencePiece model.
+    """Returns the tokenizer of a vocabulary file, or of a SentencePiece model, whose name ends in `.model`.
 
-    Args:
-      vocab_file: the file; a model ends in `.model`.
-      lower_case: whether text is lower-cased; None: it is. A model does that, or not, by itself.
+    Text is lower-cased unless `lower_case` is False; a model does that, or not, by itself.
 
     Raises:
       UserError: it cannot be read.
@@ -227,28 +214,21 @@ def read_tokenizer(vocab_file: str, lower_case: bool | None = None) -> Tokenizer
 
 
 def saved_tokenizer(directory: str, lower_case: bool | None = None) -> TokenizerSettings | None:
-    """Returns what `TokenizerSettings.save` wrote to a directory; None: nothing is there.
-
-    Args:
-      directory: the directory.
-      lower_case: see `read_tokenizer`.
-    """
+    """Returns what `TokenizerSettings.save` wrote to a directory; None: nothing is there."""
     file = find_vocab_file(directory)
     return None if file is None else read_tokenizer(file, lower_case)
 
 
 def find_vocab_file(directory: str) -> str | None:
     """Returns the SentencePiece model of a directory, or else its vocabulary; None: it has neither."""
-    found = (files.join(directory, name) for name in (SENTENCEPIECE_FILE, VOCAB_FILE))
-    return next((file for file in found if files.size(file) is not None), None)
+    paths = (files.join(directory, name) for name in (SENTENCEPIECE_FILE, VOCAB_FILE))
+    return next((file for file in paths if files.size(file) is not None), None)
 
 
 def tokenizer_of_data(data_dir: str, lower_case: bool | None = None) -> TokenizerSettings:
-    """Returns how the text of a data directory became tokens.
+    """Returns how the text of a directory with `vocab.txt`, of electra-prepare or not, became tokens.
 
-    Args:
-      data_dir: a directory with `vocab.txt`, of electra-prepare or not.
-      lower_case: whether text is lower-cased; None: as the manifest says, and where there is none, it is.
+    `lower_case` overrides the manifest; without either, text is lower-cased.
 
     Raises:
       UserError: vocabulary or manifest are missing or damaged.

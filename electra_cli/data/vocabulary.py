@@ -20,11 +20,8 @@ _MAX_REMEMBERED = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary; a token's id is its place.
-
-    Attributes:
-      tokens: all tokens. Of WordPiece those that continue a word begin with '##', of SentencePiece those that begin one
-        with '\u2581'.
+    """A vocabulary; a token's id is its index. Of WordPiece those that continue a word begin with '##', of
+    SentencePiece those that begin one with '\u2581'.
     """
 
     tokens: tuple[str, ...]
@@ -115,7 +112,7 @@ class Vocabulary:
 
     @classmethod
     def from_tokens(cls, tokens: tuple[str, ...], path: str) -> "Vocabulary":
-        """Checks tokens that stand in the file `path`.
+        """Checks the tokens of the file `path`.
 
         Raises:
           UserError: they lack a special token, or name a token twice or not at all.
@@ -144,7 +141,7 @@ class LearningSettings:
     Attributes:
       size: tokens, special ones included.
       type: 'wordpiece'; or 'character', for vocabularies of single characters, as for Chinese.
-      min_frequency: how often a character, or a pair of pieces that is joined, must stand in the text.
+      min_frequency: how often a character, or a pair of pieces that is joined, must occur in the text.
       character_coverage: fraction of the text's characters that must be in the vocabulary; the rarest others are left
         out, with the words that have them.
       num_reserved: tokens [unused0], [unused1], ... for later use.
@@ -162,10 +159,8 @@ class LearningSettings:
 
 
 class WordSplitter:
-    """Splits text into words as BERT's tokenizer does: cleaned, lower-cased when asked, split at punctuation.
-
-    Args:
-      lower_case: whether to lower-case and strip accents.
+    """Splits text into words as BERT's tokenizer does: cleaned, lower-cased (and accents stripped) if asked, split at
+    punctuation.
     """
 
     def __init__(self, *, lower_case: bool):
@@ -181,8 +176,8 @@ class WordSplitter:
         return tuple(word for word, _ in self._pre_tokenizer.pre_tokenize_str(normalized))
 
     def count(self, lines: Iterable[str]) -> Counter[str]:
-        """Returns how often each word stands in the lines."""
-        # What stands between spaces is split by itself, and most of it has been seen before.
+        """Returns how often each word occurs in the lines."""
+        # What is between spaces is split by itself, and most of it has been seen before.
         texts: Counter[str] = Counter()
         for line in lines:
             texts.update(line.split(" "))
@@ -199,12 +194,7 @@ class WordSplitter:
 
 
 class WordCounts:
-    """Counts of words with bounded memory.
-
-    Attributes:
-      counts: how often each word was seen. When there are too many different ones, the rarest are forgotten.
-      num_forgotten: occurrences of words that were forgotten.
-    """
+    """Counts of words with bounded memory; of too many different ones the rarest are forgotten, and counted in sum."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -222,12 +212,7 @@ class WordCounts:
 
 
 def learn_vocabulary(counts: Counter[str], settings: LearningSettings, splitter: WordSplitter) -> Vocabulary:
-    """Learns a vocabulary.
-
-    Args:
-      counts: how often each word stands in the text.
-      settings: how.
-      splitter: what split the text.
+    """Learns a vocabulary from how often each word occurs in text that `splitter` split.
 
     Returns:
       Special tokens (ids 0 to 4), reserved ones, those of the user, characters, then WordPieces in the order learned by
@@ -307,7 +292,7 @@ def _choose_alphabet(counts: Counter[str], settings: LearningSettings) -> set[st
 
 
 def _repeated(words: Iterable[tuple[str, int]]) -> Iterator[str]:
-    """Yields text in which each word stands as often as counted, in pieces of bounded size."""
+    """Yields text in which each word occurs as often as counted, in pieces of bounded size."""
     for word, count in words:
         while count > 0:
             piece = min(count, 10_000)

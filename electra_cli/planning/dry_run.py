@@ -1,5 +1,6 @@
-"""A run tried out: all that it needs is built and checked, two steps and a short evaluation of each phase are made, and
-what the whole would take is told. Nothing is left behind."""
+"""A trial of a run: all that it needs is built and checked, a few steps and a short evaluation of each phase are made,
+and what the complete run would take is reported. Nothing is left behind.
+"""
 
 import dataclasses
 import math
@@ -48,16 +49,13 @@ class PhaseTrial:
 
     Attributes:
       number: of the phase, from 1.
-      num_steps: steps of it that are left.
+      num_steps, num_evaluations: those that are left.
       first_step_seconds: of the first step, with building it.
-      num_timed: steps behind it that were made.
-      step_seconds: median of those.
-      tokens_per_second: real tokens, by the median.
-      model_flops_utilization: likewise.
+      num_timed, step_seconds: steps after it that were made, and their median.
+      tokens_per_second: real tokens, by the median; `model_flops_utilization` likewise.
       total_loss: mean of all steps.
-      num_evaluations: that are left.
-      build_seconds: that the first evaluation takes more than others; 0 without evaluations.
-      evaluation_seconds: that one will take; 0 without evaluations.
+      build_seconds: how much longer the first evaluation takes than others; 0 without evaluations.
+      evaluation_seconds: what one will take; 0 without evaluations.
     """
 
     number: int
@@ -84,11 +82,8 @@ class Trial:
     """What a run would take.
 
     Attributes:
-      step: that it goes on from.
-      num_steps: its last.
-      num_parameters: that are trained.
+      step, num_steps: the step that it resumes from, and its last.
       phases: those that are left.
-      checkpoints: bytes of its checkpoints.
       free_bytes: of the disk; None where that is not known, as of remote directories.
       peak_bytes: of memory so far: of the first GPU, or of the process.
     """
@@ -115,7 +110,7 @@ def dry_run(
     logger: Logger | None = None,
     checkpoint: str | None = None,
 ) -> Trial:
-    """Tries a run out, from where it would go on; `loop.train` with the same arguments is the run.
+    """Tries a run from where it would resume; `loop.train` with the same arguments is the run.
 
     Args:
       config: with overrides, or what `source.read_run` made of it.
@@ -256,7 +251,7 @@ def _time_evaluation(
 
 
 def describe(trial: Trial, workdir: str) -> str:
-    """Returns what a trial found, for people."""
+    """Returns the result of a trial, for people."""
     what = f"the run in {workdir}, from step {trial.step:,} on" if trial.step else f"a new run in {workdir}"
     lines = [f"Dry run of {what}; nothing was written there."]
     several = len(trial.phases) > 1 or any(phase.number > 1 for phase in trial.phases)
@@ -310,11 +305,7 @@ def _gib(num_bytes: float) -> str:
 
 
 def check_room(workdir: str, size: CheckpointSize) -> int | None:
-    """Checks that a workdir can be written, that no other process trains there, and that its disk has room.
-
-    Args:
-      workdir: the directory, which need not exist; it is left as it was.
-      size: what checkpoints of the run will take.
+    """Checks that a workdir, which need not exist, can be written, is not in use, and that its disk has room.
 
     Returns:
       The free bytes of its disk; None where that is not known, as of remote directories.

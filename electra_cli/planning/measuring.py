@@ -1,4 +1,4 @@
-"""Real steps here beside those that a plan predicts, and by how much to correct it."""
+"""Real steps here next to those that a plan predicts, and by how much to correct it."""
 
 import dataclasses
 import pathlib
@@ -36,8 +36,7 @@ class Measurement:
 
     Attributes:
       devices: what was computed on, as '4 GPUs'.
-      num_replicas: replicas that the batch was divided over.
-      num_steps: steps behind the first.
+      num_steps: steps after the first.
       first_step_seconds: of the first step, which builds.
       step_seconds: median of the others.
       flops_per_second: operations a second of large matrix products in the config's precision, of all devices together.
@@ -54,13 +53,9 @@ class Measurement:
 
 
 def measure_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> Measurement:
-    """Makes steps of one resolved phase, and times them.
+    """Times `num_steps` steps of one resolved phase's global batch, after one that builds.
 
     Must run before TensorFlow computes anything.
-
-    Args:
-      config: the resolved config of a phase; its global batch is made.
-      num_steps: steps to time, behind one that builds.
 
     Raises:
       UserError: the devices are missing or do not divide the batch.
@@ -95,12 +90,7 @@ def make_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> tuple
 
 
 def random_batch(config: ml_collections.FrozenConfigDict, size: int) -> dict[str, np.ndarray]:
-    """Returns `features.MASKED` of full examples of random tokens, all slots in use.
-
-    Args:
-      config: a resolved config.
-      size: examples.
-    """
+    """Returns `features.MASKED` of `size` full examples of random tokens, all slots in use, for a resolved config."""
     length, slots = config.data.max_seq_length, config.derived.max_predictions_per_seq
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.derived.vocab_size, [size, length], np.int32)
@@ -140,11 +130,9 @@ class Calibration:
     """Steps that were made here.
 
     Attributes:
-      device: what they were made on, a replica each.
-      num_devices: how many.
+      device, num_devices: what they were made on, a replica each.
       phase: number of the phase that was measured, the one of the most operations.
       batch: examples of a step.
-      measured: what they took.
       predicted_seconds: of a step.
       predicted_bytes: peak of a replica, without libraries.
       library_bytes: what the process took before.

@@ -1,4 +1,4 @@
-"""From a config to its plan: all that `electra-plan` tells, as one structure. TensorFlow is not imported here."""
+"""From a config to its plan: all that `electra-plan` reports, as one structure. TensorFlow is not imported here."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from electra_cli.data.source import DataSize, read_run
+from electra_cli.data.source import DataSize, Phase, read_run
 from electra_cli.objectives import flops
 from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
 from electra_cli.planning.sizes import (
@@ -19,7 +19,7 @@ from electra_cli.planning.sizes import (
 )
 
 NUMBERS_OF_DEVICES = (1, 8, 256)
-# Precisions that memory is told for, as `config.runtime.precision` names them.
+# Precisions that memory is listed for, as `config.runtime.precision` names them.
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 
@@ -35,16 +35,12 @@ class MemoryRow:
 
 @dataclasses.dataclass(frozen=True)
 class PhasePlan:
-    """What a phase costs.
+    """What a phase, numbered from 0, costs.
 
     Attributes:
-      number: from 0.
-      num_steps: its steps.
-      config: its resolved config.
       data: what its data holds; None without data.
-      paper_flops: operations of the phase, as the paper counts.
-      parameter_flops: the same as 6 x parameters x tokens.
-      matmul_flops: the same as products of matrices.
+      paper_flops, parameter_flops, matmul_flops: operations of the phase, as the paper counts, as 6 x parameters x
+        tokens, and as products of matrices.
       memory: for each precision, without recomputation and with it.
     """
 
@@ -84,13 +80,11 @@ class DeviceRow:
     """A run on some devices of a kind.
 
     Attributes:
-      device: the kind.
-      num_devices: how many.
-      placements: of each phase; or what stands against it.
+      placements: of each phase; or the reason why it does not fit.
       seconds: of the whole run; None when a phase does not fit.
       positions_per_second: tokens, padding included.
       of_peak: share of the data sheet's rate that goes into products of the model.
-      scaling: how much faster it is than the first row of the kind, of what so many more devices could be.
+      scaling: speed-up over the first row of the kind, as a share of what so many more devices could give.
       dollars: at the assumed price; None without one.
     """
 
@@ -106,16 +100,7 @@ class DeviceRow:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a config costs.
-
-    Attributes:
-      config: the resolved config.
-      parameters: of the model.
-      phases: one or several.
-      checkpoints: what they take of the disk.
-      devices: times and costs.
-      assumes_vocab_size: whether neither config nor data gave the size of the vocabulary.
-    """
+    """What a config costs; `assumes_vocab_size` when neither config nor data gave the size of the vocabulary."""
 
     config: ml_collections.FrozenConfigDict
     parameters: Parameters
@@ -131,10 +116,9 @@ class Plan:
 
 
 def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:
-    """Makes the plan of a config.
+    """Makes the plan of a config with overrides.
 
     Args:
-      config: a config with overrides.
       here: the device of this machine; None: its CPU.
       correction: what predicted times of computation on that device are multiplied by, as measured.
 
@@ -143,10 +127,7 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     """
     run = read_run(config, needs_data=False)
     parameters = count_parameters(run.resolved)
-    phases = tuple(
-        _plan_phase(phase.number, phase.end - phase.begin, phase.config, phase.data and phase.data.size, parameters)
-        for phase in run.phases
-    )
+    phases = tuple(_plan_phase(phase, parameters) for phase in run.phases)
     local = here or this_cpu()
     rows: list[DeviceRow] = []
     for device in ACCELERATORS:
@@ -162,9 +143,8 @@ def with_precision(config: Any, precision: str) -> ml_collections.FrozenConfigDi
     return ml_collections.FrozenConfigDict(changed)
 
 
-def _plan_phase(
-    number: int, num_steps: int, config: ml_collections.FrozenConfigDict, data: DataSize | None, parameters: Parameters
-) -> PhasePlan:
+def _plan_phase(phase: Phase, parameters: Parameters) -> PhasePlan:
+    config, num_steps = phase.config, phase.end - phase.begin
     positions = num_steps * config.train.global_batch_size * config.data.max_seq_length
     num_examples = config.train.global_batch_size // config.train.gradient_accumulation_steps
     rows = tuple(
@@ -178,10 +158,10 @@ def _plan_phase(
         for remat in (False, True)
     )
     return PhasePlan(
-        number,
+        phase.number,
         num_steps,
         config,
-        data,
+        phase.data.size if phase.data else None,
         paper_flops=flops.training_flops(config) * num_steps / config.train.num_steps,
         parameter_flops=6.0 * parameters.trained * positions,
         matmul_flops=flops.matmul_flops(config) * num_steps,
@@ -192,7 +172,7 @@ def _plan_phase(
 def _plan_devices(
     phases: Sequence[PhasePlan], device: Device, numbers: Sequence[int], correction: float
 ) -> list[DeviceRow]:
-    found: list[DeviceRow] = []
+    rows: list[DeviceRow] = []
     for number in numbers:
         placements = tuple(
             place(phase.config, device, number, remat=phase.config.model.remat, correction=correction)
@@ -200,12 +180,12 @@ def _plan_devices(
         )
         times = [placement.time.total for placement in placements if isinstance(placement, Placement)]
         if len(times) < len(phases):
-            found.append(DeviceRow(device, number, placements))
+            rows.append(DeviceRow(device, number, placements))
             continue
         seconds = sum(phase.num_steps * time for phase, time in zip(phases, times, strict=True))
-        device_seconds = next((row.seconds * row.num_devices for row in found if row.seconds is not None), None)
+        device_seconds = next((row.seconds * row.num_devices for row in rows if row.seconds is not None), None)
         peak = number * device.peak_rate(phases[0].config.runtime.precision)
-        found.append(
+        rows.append(
             DeviceRow(
                 device,
                 number,
@@ -217,4 +197,4 @@ def _plan_devices(
                 dollars=None if device.price is None else seconds / 3600 * number * device.price,
             )
         )
-    return found
+    return rows

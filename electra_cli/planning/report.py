@@ -123,13 +123,13 @@ def _heading(plan: Plan, name: str) -> str:
 
 
 def _parameter_lines(plan: Plan) -> list[str]:
-    found = plan.parameters
-    if not found.generator:
-        text = f"{found.discriminator:,}; training builds {found.trained:,}, with the head"
+    parameters = plan.parameters
+    if not parameters.generator:
+        text = f"{parameters.discriminator:,}; training builds {parameters.trained:,}, with the head"
     else:
         text = (
-            f"discriminator {found.discriminator:,}, generator {found.generator:,}, both {found.networks:,}; "
-            f"training builds {found.trained:,}"
+            f"discriminator {parameters.discriminator:,}, generator {parameters.generator:,}, both "
+            f"{parameters.networks:,}; training builds {parameters.trained:,}"
         )
     return [_row("parameters", text)]
 
@@ -195,7 +195,7 @@ def _memory_lines(plan: Plan) -> list[str]:
 
 
 def _unit(largest: float) -> tuple[str, int, int]:
-    """Returns the unit that sizes up to `largest` bytes are told in: its name, its bytes, and the decimals shown."""
+    """Returns the unit that sizes up to `largest` bytes are given in: its name, its bytes, and the decimals shown."""
     return ("GiB", GIB, 2) if largest >= GIB else ("MiB", 1 << 20, 1)
 
 
@@ -229,7 +229,7 @@ def _impossible_numbers(plan: Plan) -> dict[int, str]:
 
 
 def _reasons(row: DeviceRow) -> list[str]:
-    """Returns what stands against a row, each reason once; none when it fits."""
+    """Returns why a row does not fit, each reason once; none when it fits."""
     return list(dict.fromkeys(placement for placement in row.placements if isinstance(placement, str)))
 
 

@@ -17,7 +17,7 @@ from electra_cli.planning.sizes import FLOAT, ReplicaMemory, count_parameters, k
 # Prices differ by provider and fall; yours is what counts.
 PRICES_OF = "January 2025"
 GIB = 2**30
-# Of a device's memory, what is left beside the driver, the collective library's buffers and gaps.
+# Of a device's memory, what is left next to the driver, the collective library's buffers and gaps.
 USABLE_MEMORY = 0.9
 
 
@@ -169,14 +169,8 @@ class StepTime:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a phase can be trained on a number of devices.
-
-    Attributes:
-      num_devices: devices.
-      num_parts: `train.gradient_accumulation_steps` that it takes, the config's or more.
-      remat: whether blocks must be computed again.
-      memory: of a replica.
-      time: of a step.
+    """How a phase can be trained on a number of devices: `num_parts` is the `train.gradient_accumulation_steps` it
+    takes, the config's or more; `remat`, whether blocks must be recomputed.
     """
 
     num_devices: int
@@ -187,17 +181,12 @@ class Placement:
 
 
 def place(config: Any, device: Device, num_devices: int, *, remat: bool, correction: float = 1.0) -> Placement | str:
-    """Finds how a phase fits on devices with the fewest parts, and only then with recomputation.
+    """Finds how a resolved phase fits on devices with the fewest parts, and only then with recomputation.
 
-    Args:
-      config: a resolved config; of one phase, when there are several.
-      device: the kind of device.
-      num_devices: how many.
-      remat: whether the config asks for recomputation.
-      correction: what the time of computation is multiplied by.
+    `remat`: whether the config asks for it; `correction`: what the time of computation is multiplied by.
 
     Returns:
-      The placement; or what stands against it and which key to change.
+      The placement; or the reason why it does not fit and which key to change.
     """
     batch, parts = config.train.global_batch_size, config.train.gradient_accumulation_steps
     if batch % (num_devices * parts):
@@ -232,15 +221,7 @@ def largest_part(config: Any, device: Device, *, remat: bool) -> int:
 
 
 def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, remat: bool) -> StepTime:
-    """Returns the time of a step.
-
-    Args:
-      config: a resolved config; of one phase, when there are several.
-      device: the kind of device.
-      num_devices: how many the batch is divided over.
-      num_parts: parts of a replica's share.
-      remat: whether blocks are computed again.
-    """
+    """Returns the time of a step of a resolved phase, whose batch is divided over devices, and there into parts."""
     examples = config.train.global_batch_size / num_devices
     trained = FLOAT * count_parameters(config).trained
     passes = PASSES_COMPILED if device.is_compiled else PASSES_IN_PARTS

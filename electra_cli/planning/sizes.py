@@ -32,10 +32,9 @@ class Parameters:
     """Parameters of a resolved config.
 
     Attributes:
-      groups: those that training builds, by part; each is counted in one part only. `shared_embeddings` are what
-        generator and discriminator both look up.
-      generator: the generator network without its head, embeddings included; 0 when there is none.
-      discriminator: the same of the discriminator, the network that is kept; of the objective mlm, its one network.
+      groups: those that training builds, by part; `shared_embeddings` are what generator and discriminator both look
+        up. generator: the generator network without its head, embeddings included; 0 when there is none. discriminator:
+        the same of the discriminator, the network that is kept; of the objective mlm, its one network.
     """
 
     groups: dict[str, int]
@@ -147,7 +146,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 
     Args:
       config: a resolved config; of one phase, when there are several.
-      num_examples: examples of a part: of the global batch, what one replica computes at one time.
+      num_examples: examples that one replica computes at one time.
       remat: whether blocks are computed again for their gradients.
       compiled: whether XLA compiles the step as a whole.
       num_replicas: replicas that sum up their gradients.
@@ -274,13 +273,8 @@ class _Execution:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSize:
-    """What checkpoints take of the disk.
-
-    Attributes:
-      one: bytes of one.
-      num_kept: those that lie in the workdir at the end.
-      num_for_good: of them, those that are never deleted.
-      kept: bytes of them together, and of one more while it is written.
+    """Bytes of one checkpoint; how many are in the workdir at the end, and of them are never deleted; and the bytes of
+    those and of one more while it is written.
     """
 
     one: int

@@ -19,8 +19,6 @@ class Metric:
     """A metric that is drawn.
 
     Attributes:
-      name: as in metrics.jsonl.
-      title: for people.
       unit: of its values; '' for a fraction from 0 to 1.
       is_wide: whether values span orders of magnitude, so that they may be drawn on a logarithmic axis.
       baseline: what gives it a scale, in words; '' when nothing does.
@@ -140,14 +138,8 @@ def marks_of(run: RunRecord) -> list[Mark]:
 
 @dataclasses.dataclass(frozen=True)
 class HistoryRow:
-    """A row of the history.
-
-    Attributes:
-      time: 'YYYY-MM-DD HH:MM:SS', UTC; '' where it is not known.
-      step: at which step.
-      sign: of `KINDS`, or ''.
-      text: what happened.
-    """
+    """A row of the history: time as 'YYYY-MM-DD HH:MM:SS', UTC, '' where unknown; step; sign of `KINDS`, or ''; and
+    text."""
 
     time: str
     step: int
@@ -207,12 +199,8 @@ _LOCATIONS = ("data.dir", "phases.data_dir", "init.checkpoint", "init.vocab_file
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A key whose values differ.
-
-    Attributes:
-      key: 'section.key'.
-      values: as JSON; 'unset' where a config has no such key, since that came or went with another version.
-    """
+    """A key whose values differ, as JSON; 'unset' where a config has no such key, which came or went with another
+    version."""
 
     key: str
     values: tuple[str, ...]

@@ -32,14 +32,7 @@ _MAX_ROWS, _MAX_EVENTS = 40, 60
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of the page.
-
-    Attributes:
-      title: above it.
-      name: of the metric.
-      caption: below it; ''.
-      steps, tokens: the drawing over steps, and over tokens where these are known.
-    """
+    """A figure of the page: drawn over steps, and over tokens where these are known."""
 
     title: str
     name: str
@@ -50,13 +43,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class NumberTable:
-    """Lines of metrics as they are in metrics.jsonl.
-
-    Attributes:
-      title: with the number of lines that there are.
-      names: the columns: step, then metrics.
-      rows: the lines; a metric may be missing.
-    """
+    """Lines of metrics as they are in metrics.jsonl: columns are step, then metrics, of which a line may lack some."""
 
     title: str
     names: list[str]

@@ -1,4 +1,4 @@
-"""Curves in; SVG to stand in a page out, whose colours are the page's variables. No TensorFlow here."""
+"""Curves in; SVG for a page out, whose colours are the page's variables. No TensorFlow here."""
 
 import dataclasses
 import io
@@ -22,7 +22,7 @@ _GRID, _MUTED, _MARK = "#000201", "#000202", "#000203"
 _VARIABLES = {_GRID: "grid", _MUTED: "muted", _MARK: "mark"} | {
     colour: f"run-{index}" for index, colour in enumerate(_RUN_COLOURS)
 }
-# So that runs can be told apart without colour: dashes (points on, off) of lines, shapes of held-out points.
+# So that runs can be distinguished without colour: dashes (points on, off) of lines, shapes of held-out points.
 _DASHES: tuple[object, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (7, 1.5, 1.5, 1.5)), (0, (3, 3)), (0, (9, 2)))
 _SHAPES = ("o", "s", "^", "D", "v", "P")
 _MAX_POINTS, _MAX_MARKS = 400, 60  # of a curve; of a run and a kind
@@ -42,16 +42,9 @@ class Drawing:
 
 
 def draw_metric(runs: Sequence[RunRecord], metric: Metric, *, over_tokens: bool, key: str) -> Drawing | None:
-    """Draws the training and held-out curves of a metric.
+    """Draws the training and held-out curves of a metric over steps or tokens; None where no run has it.
 
-    Args:
-      runs: the runs; those without the metric are left out.
-      metric: which.
-      over_tokens: whether the abscissa is tokens, not steps.
-      key: tells the drawing from all others of the page.
-
-    Returns:
-      The drawing; None where no run has it.
+    `key` distinguishes the drawing from all others of the page.
     """
     figure, axes = _new_axes()
     descriptions: list[str] = []
@@ -129,7 +122,7 @@ def draw_probe(runs: Sequence[RunRecord], name: str, *, over_tokens: bool, key: 
 
 
 def draw_key(index: int, *, is_held_out: bool, key: str) -> str:
-    """Returns the line of a run as it is drawn, small, for a legend; `key` tells it from all others of the page."""
+    """Returns the line of a run as it is drawn, small, for a legend; `key` identifies it on the page."""
     figure = Figure(figsize=(0.5, 0.17))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.axis("off")

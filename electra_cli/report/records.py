@@ -23,11 +23,10 @@ NO_METRICS = ("step", "split", "phase", "num_examples")
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What a workdir tells of its run.
+    """What a workdir records of its run.
 
     Attributes:
       name: short, and different from that of any other run of the report.
-      path: the workdir.
       lines: the lines of metrics of each split by step; of two for one step the later one.
       events: what happened, as `run_files` describes, oldest first.
       config: the resolved config as nested dicts; None when it cannot be read.
@@ -55,7 +54,7 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """How the run stands, in a few words."""
+        """The state of the run, in a few words."""
         last = self.events[-1] if self.events else {"event": ""}
         if self.last_step == self.num_steps or last["event"] == "end":
             return "complete"
@@ -119,13 +118,8 @@ def _phase_sizes(config: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class RunSamples:
-    """Held-out examples of a run.
-
-    Attributes:
-      step: of the checkpoint that they were made with.
-      samples: the examples.
-      note: why there are none; '' where there are, or none were asked for.
-    """
+    """Held-out examples of a run, the step of the checkpoint, and why there are none; '' where there are, or none were
+    asked."""
 
     step: int = 0
     samples: tuple[Sample, ...] = ()
@@ -228,7 +222,7 @@ def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, st
 
 
 def _short_names(paths: Sequence[str]) -> list[str]:
-    """Returns the ends of paths, of as many parts as tell them apart."""
+    """Returns the ends of paths, of as many parts as distinguish them."""
     parts = [path.split("/") for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) or path for part, path in zip(parts, paths, strict=True)]

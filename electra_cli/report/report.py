@@ -70,7 +70,7 @@ def _shown_size(num_bytes: int) -> str:
 
 
 def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
-    """Takes samples; a page is worth having without them, so that what stands in their way is noted there."""
+    """Takes samples; a page is worth having without them, so that what prevents them is noted there."""
     if num_samples == 0:
         return RunSamples()
     with logger.status("Starting TensorFlow"):
@@ -90,10 +90,8 @@ def take_samples(
 ) -> tuple[int, list[Sample]]:
     """Takes held-out examples through masking, generator, sampling and discriminator, as evaluations do.
 
-    Args:
-      workdir: its newest checkpoint is restored, in float32; of moving averages where the run keeps some.
-      num_samples: examples; fewer where the split has fewer.
-      say: prints a line about a damaged checkpoint.
+    The newest checkpoint is restored, in float32; of moving averages where the run keeps some. There are fewer examples
+    where the split has fewer.
 
     Returns:
       The step of the checkpoint, and the examples.

@@ -100,8 +100,8 @@ def test_places_count_over_blocks(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("\n".join(lines))
     documents = read(tmp_path / "a.txt", "line")
     assert [document.lines[0] for document in documents] == lines
-    assert len({document.place for document in documents}) == 100
-    assert len({document.place.split("/")[1] for document in documents}) > 10
+    assert len({document.position for document in documents}) == 100
+    assert len({document.position.split("/")[1] for document in documents}) > 10
 
 
 @given(st.text("ab \n\r", max_size=300), st.integers(1, 40), st.sampled_from(["line", "blank_line", "file"]))

@@ -24,7 +24,7 @@ def told(tmp_path):
         (tmp_path / "text.txt").write_text(documents)
         directory, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "data", **changes)
         lines = []
-        preparation_report.tell(manifest, str(directory), Lines(lines.append))
+        preparation_report.report_preparation(manifest, str(directory), Lines(lines.append))
         return "\n".join(lines)
 
     return tell
