@@ -21,17 +21,15 @@ from electra_cli.data.source import OpenedRun, Phase, fingerprint
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
-from electra_cli.objectives.base import Pretrainer, objective_of
+from electra_cli.objectives.base import objective_of
 from electra_cli.objectives.flops import matmul_flops
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.scale import GIB
 from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage
 from electra_cli.probes.prober import read_probes
-from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes, start_from
-from electra_cli.training.optimization import Optimizer
-from electra_cli.training.run import build_model, open_run
+from electra_cli.training.run import Run, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
@@ -137,68 +135,47 @@ def dry_run(
     for notice in notices(resolved, with_evaluation):
         logger.warning(f"Note: {notice}")
     logger.notice(f"Devices: {runtime.description}")
-    with logger.status("Building the model"):
-        model, optimizer = build_model(resolved, runtime)
+    run = Run(runtime, resolved, phases, logger)
     with logger.status("Restoring the checkpoint"):
-        step = _restore(resolved, workdir, checkpoint, model, optimizer, phases, logger)
+        run.step = _restore(run, workdir, checkpoint)
     with logger.status("Measuring how fast the devices are"):
         flops_per_second = measure_flops_per_second(runtime)
-    trials = [
-        _try_phase(phase, step, model, optimizer, runtime, flops_per_second, with_evaluation, logger)
-        for phase in phases
-        if phase.end > step
-    ]
-    num_parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    trial = Trial(step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
+    trials = [_try_phase(run, phase, flops_per_second, with_evaluation) for phase in phases if phase.end > run.step]
+    num_parameters = sum(math.prod(variable.shape) for variable in run.model.trainable_variables)
+    trial = Trial(run.step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
     logger.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
     return trial
 
 
-def _restore(
-    config: ml_collections.FrozenConfigDict,
-    workdir: str,
-    checkpoint: str | None,
-    model: Pretrainer,
-    optimizer: Optimizer,
-    phases: list[Phase],
-    logger: Logger,
-) -> int:
+def _restore(run: Run, workdir: str, checkpoint: str | None) -> int:
     """Restores what the run would begin with, and returns its step."""
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), model, optimizer, logger=logger)
+    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), run.model, run.optimizer, logger=run.logger)
     step = checkpoints.restore_newest()
-    if step is None and (checkpoint or config.init.checkpoint):
-        changes = Changes.of(config, phases[0].source.vocabulary)
-        start_from(checkpoint or config.init.checkpoint, model, optimizer, changes, logger)
+    path = checkpoint or run.config.init.checkpoint
+    if step is None and path:
+        changes = Changes.of(run.config, run.phases[0].source.vocabulary)
+        start_from(path, run.model, run.optimizer, changes, run.logger)
     return step or 0
 
 
-def _try_phase(
-    phase: Phase,
-    step: int,
-    model: Pretrainer,
-    optimizer: Optimizer,
-    runtime: Runtime,
-    flops_per_second: float,
-    with_evaluation: bool,
-    logger: Logger,
-) -> PhaseTrial:
-    begin = max(step, phase.begin)
-    train_steps = build_train_steps(model, optimizer, runtime, phase.config)
-    batches = training_batches(phase, runtime.distribute, begin)
+def _try_phase(run: Run, phase: Phase, flops_per_second: float, with_evaluation: bool) -> PhaseTrial:
+    begin = max(run.step, phase.begin)
+    train_steps = build_train_steps(run.model, run.optimizer, run.runtime, phase.config)
+    batches = training_batches(phase, run.runtime.distribute, begin)
     seconds: list[float] = []
     totals: list[dict[str, np.ndarray]] = []
-    with logger.status(f"Building and making steps of phase {phase.number + 1}"):
+    with run.logger.status(f"Building and making steps of phase {phase.number + 1}"):
         while len(seconds) < 2 or (len(seconds) <= _MAX_STEPS and sum(seconds[1:]) < _SECONDS_OF_STEPS):
             start = time.perf_counter()
             sums = train_steps(batches, tf.constant(begin + len(seconds), tf.int64), tf.constant(1, tf.int64))
             totals.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
             seconds.append(time.perf_counter() - start)
     if any(total["nonfinite_replicas"].any() for total in totals):
-        logger.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
+        run.logger.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
     step_seconds = statistics.median(seconds[1:])
     build, evaluation = 0.0, 0.0
     if with_evaluation:
-        build, evaluation = _time_evaluation(phase, model, optimizer, runtime, logger)
+        build, evaluation = _time_evaluation(run, phase)
     added = {name: np.sum([total[name] for total in totals], axis=0) for name in totals[0]}
     return PhaseTrial(
         phase.number + 1,
@@ -222,15 +199,13 @@ def _num_evaluations(phase: Phase, begin: int) -> int:
     return scheduled + bool(not interval or phase.end % interval)
 
 
-def _time_evaluation(
-    phase: Phase, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, logger: Logger
-) -> tuple[float, float]:
+def _time_evaluation(run: Run, phase: Phase) -> tuple[float, float]:
     """Evaluates some batches twice: returns the seconds that building took, and those that all batches will take."""
     config = ml_collections.ConfigDict(phase.config.to_dict())
     batch_size = config.train.global_batch_size
     config.eval.num_examples = _NUM_EVALUATED_BATCHES * batch_size
     short = dataclasses.replace(phase, config=ml_collections.FrozenConfigDict(config))
-    evaluator = Evaluator(model, optimizer, runtime, short)
+    evaluator = Evaluator(run.model, run.optimizer, run.runtime, short)
     moments: list[float] = []
 
     def evaluate() -> float:
@@ -239,7 +214,7 @@ def _time_evaluation(
         evaluator.run(before_batch=lambda: moments.append(time.perf_counter()))
         return time.perf_counter() - start
 
-    with logger.status("Evaluating some batches"):
+    with run.logger.status("Evaluating some batches"):
         first = evaluate()
         start = time.perf_counter()
         again = evaluate()
