@@ -155,26 +155,14 @@ def evaluation_dataset(
     num_examples: int,
     part: Part = WHOLE,
 ) -> tf.data.Dataset:
-    """Returns the dataset of the first `num_examples` examples of a split, with masks that are always the same.
+    """Returns the dataset of the first `num_examples` examples of a split (0: all), with masks that never change.
 
     Neither examples nor masks depend on a seed, a step or the batch size, so that any two runs on the same data can be
-    compared. The last batch is filled up with examples of padding alone, which count nowhere.
-
-    Args:
-      split: the shards.
-      masking: how to mask.
-      pad_id: id that fills the end of an example.
-      max_seq_length: tokens of an example, padding included.
-      global_batch_size: examples of a batch, over all replicas.
-      num_examples: examples to take; 0: the whole split.
-      part: which part of each batch is wanted.
-
-    Returns:
-      As `training_dataset`.
+    compared. The last batch is filled up with examples of padding alone, which count nowhere. Arguments and results are
+    those of `training_dataset`.
 
     Raises:
-      tf.errors.DataLossError, tf.errors.FailedPreconditionError: (while iterating) a shard is damaged; see
-        `reading`.
+      tf.errors.DataLossError, tf.errors.FailedPreconditionError: (while iterating) a shard is damaged; see `reading`.
     """
     shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
 

@@ -84,7 +84,7 @@ def prepare(
     job = {
         "version": electra_cli.__version__,
         "settings": dataclasses.asdict(settings),
-        "inputs": [python_docs.NAME if path == python_docs.NAME else _identify(path, settings) for path in inputs],
+        "inputs": [_identify(path, settings) for path in inputs],
         "vocabulary": hashlib.sha256(files.read_bytes(vocab_file)).hexdigest() if vocab_file else None,
         "learning": dataclasses.asdict(learning) if learning else None,
     }
@@ -159,8 +159,10 @@ def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:
         raise UserError(f"vocabulary {path} is uncased (no capitals): leave --lower_case at true")
 
 
-def _identify(path: str, settings: PrepareSettings) -> list:
-    """Returns names, sizes and times of an input's files, which identify its content."""
+def _identify(path: str, settings: PrepareSettings) -> list | str:
+    """Returns names, sizes and times of an input's files, which identify its content; of a built-in one its name."""
+    if path == python_docs.NAME:
+        return path
     names = Corpus([path], settings.text_format).files
     return [[file, files.size(file), None if files.is_remote(file) else os.stat(file).st_mtime_ns] for file in names]
 

@@ -71,7 +71,7 @@ class Device:
 
 
 # Peaks, memory and its bandwidth: data sheets of NVIDIA A100 (2021), H100 SXM (2023) and L4 (2023), and Google Cloud's
-# pages on TPU v4 and v5e. Attainable: see `scale.PASSES_COMPILED` for A100; the others are taken to be alike, H100 less
+# pages on TPU v4 and v5e. Attainable: see `PASSES_COMPILED` for A100; the others are taken to be alike, H100 less
 # so, whose memory grew less than its rate. Links: what rings reach of NVLink's 300 and 450 GB/s a direction, L4's of
 # PCIe 4, and half of a TPU's links (6 and 4 of 50 GB/s a direction). Network: 40 GB/s for the eight A100 of a machine
 # are what NVIDIA's BERT run on 256 of them shows (docs/scale.md); H100's machines have cards of twice the rate; L4's
@@ -118,12 +118,12 @@ def _multiplies_bfloat16() -> bool:
     return "avx512_bf16" in text or "amx_bf16" in text
 
 
-# How often each byte that the forward pass keeps (`memory.py`) goes to or from memory in a step: as it is written, read
+# How often each byte that the forward pass keeps (`sizes.py`) goes to or from memory in a step: as it is written, read
 # forward and backward, and has a gradient that is written and read, five times at least; what is not kept comes on top.
 # Compiled: with it and three quarters of an A100's peak for products, four throughputs that NVIDIA published for
 # BERT-large in TensorFlow (128 and 512 tokens, FP16 and TF32) come out within 10 %: see docs/scale.md.
 PASSES_COMPILED = 11.5
-# On a CPU, with `devices.this_cpu`, as measured here.
+# On a CPU, with `this_cpu`, as measured here.
 PASSES_IN_PARTS = 6.0
 # The update reads gradient, weight and two moments, writes the latter three, and reads the gradient for its norm.
 _UPDATE_PASSES = 8.0
