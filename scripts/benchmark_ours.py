@@ -22,7 +22,7 @@ from electra_cli import main as main_module
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.modeling import features, randomness
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 
 _NUM_EXAMPLES = 4096
 _VOCAB_SIZE = 30_522
@@ -95,7 +95,7 @@ class Ours:
         self.ready = {
             "first_step_seconds": first,
             "tokens_per_step": tokens,
-            "flops_per_step": flops.matmul_flops(resolved),
+            "flops_per_step": costs.matmul_flops(resolved),
             "flops_per_second": measure_flops_per_second(self._runtime),
             "sizes": _sizes(resolved),
         }
@@ -153,7 +153,7 @@ class Ours:
         """Returns functions that compute parts of the step of one replica."""
         tf = self._tf
         from electra_cli.objectives.base import objective_of  # noqa: PLC0415
-        from electra_cli.objectives.corruption import sample_tokens  # noqa: PLC0415
+        from electra_cli.objectives.electra_pretrainer import sample_tokens  # noqa: PLC0415
         from electra_cli.objectives.mlm import masked_lm_loss  # noqa: PLC0415
         from electra_cli.training.steps import build_gradients  # noqa: PLC0415
 
@@ -234,7 +234,7 @@ def _make_data(scratch: str, max_seq_length: int) -> str:
 
 def _sizes(config: ml_collections.FrozenConfigDict) -> dict:
     """Returns what a peer needs to build networks of the same sizes."""
-    generator, discriminator = flops.network_sizes(config)
+    generator, discriminator = costs.network_sizes(config)
     if generator is None:
         return {}
     return {"generator": dataclasses.asdict(generator), "discriminator": dataclasses.asdict(discriminator)}

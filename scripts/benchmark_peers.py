@@ -1,7 +1,7 @@
 """The training steps of other implementations, for `benchmark.py`, on random batches of the same sizes.
 
 usage: benchmark_peers.py {tfm,tfm_xla,torch,torch_bfloat16_compiled} BATCH SIZES, then lines on standard input:
-`steps N`: seconds of each; `memory`: peak so far. SIZES are those of `flops.NetworkSize`, as JSON.
+`steps N`: seconds of each; `memory`: peak so far. SIZES are those of `costs.NetworkSize`, as JSON.
 """
 
 import json

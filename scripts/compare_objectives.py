@@ -29,7 +29,6 @@ from electra_cli.config.labeled_files import parse_probes
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.objectives import flops
 
 PROGRAM = "electra-pretrain"
 TABLE, PICTURE = "comparison.md", "comparison.svg"
@@ -141,17 +140,17 @@ def make_plans(settings: ml_collections.ConfigDict, vocab_size: int) -> list[Pla
     def per_step(changes: Mapping[str, Any]) -> float:
         changed = settings.copy_and_resolve_references()
         changed.update_from_flattened_dict({**changes, "train.num_steps": 1})
-        return flops.training_flops(resolution.resolve(changed, vocab_size))
+        return costs.training_flops(resolution.resolve(changed, vocab_size))
 
-    costs = {"electra": per_step({}), "mlm": per_step(_OF_MLM)}
-    steps = {"electra": num_steps, "mlm": max(1, round(num_steps * costs["electra"] / costs["mlm"]))}
+    step_flops = {"electra": per_step({}), "mlm": per_step(_OF_MLM)}
+    steps = {"electra": num_steps, "mlm": max(1, round(num_steps * step_flops["electra"] / step_flops["mlm"]))}
     # So many that rounding intervals up leaves as many probes in both.
     num_points = min(_MOST_POINTS, math.isqrt(min(steps.values())))
     plans = []
     for objective, total in steps.items():
         steps_per_loop = max(1, total // num_points // 100)
         interval = -(-total // (num_points * steps_per_loop)) * steps_per_loop
-        plans.append(Plan(objective, total, costs[objective], steps_per_loop, interval))
+        plans.append(Plan(objective, total, step_flops[objective], steps_per_loop, interval))
     return plans
 
 

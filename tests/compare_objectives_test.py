@@ -14,7 +14,7 @@ import pytest
 
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 from tests.conftest import VOCAB_SIZE
 from tests.scripts_test import SCRIPTS
 
@@ -97,11 +97,11 @@ def test_table_and_picture_hold_what_was_probed(start, tmp_path, script):
     for section in ("model", "optimizer"):
         assert electra[section].to_dict() == mlm[section].to_dict()
     assert electra.model.hidden_dropout == 0.2 and electra.train.seed == mlm.train.seed == 3
-    one_step = flops.training_flops(mlm) / mlm.train.num_steps
-    assert abs(flops.training_flops(electra) - flops.training_flops(mlm)) < one_step
+    one_step = costs.training_flops(mlm) / mlm.train.num_steps
+    assert abs(costs.training_flops(electra) - costs.training_flops(mlm)) < one_step
 
     table = (tmp_path / "out" / "comparison.md").read_text()
-    assert f"| ELECTRA | 2,000 | {flops.training_flops(electra) / 2000:.4e} |" in table
+    assert f"| ELECTRA | 2,000 | {costs.training_flops(electra) / 2000:.4e} |" in table
     rows = dict(re.findall(r"## (\w+)\n(.*?)(?=\n## |\Z)", table, re.DOTALL))
     assert "| random weights |  | 0.2500 (0.2500 to 0.2500) | 0.2500 (0.2500 to 0.2500) |" in rows["trec"]
     ends = rows["trec"].splitlines()[-1].split(" | ")
@@ -113,7 +113,7 @@ def test_table_and_picture_hold_what_was_probed(start, tmp_path, script):
     picture = xml.etree.ElementTree.parse(tmp_path / "out" / "comparison.svg").getroot()
     assert picture.tag.endswith("svg")
     plans = [
-        script.Plan(name, config.train.num_steps, flops.training_flops(config) / config.train.num_steps,
+        script.Plan(name, config.train.num_steps, costs.training_flops(config) / config.train.num_steps,
                     config.train.steps_per_loop, config.eval.interval)
         for name, config in (("electra", electra), ("mlm", mlm))
     ]  # fmt: skip

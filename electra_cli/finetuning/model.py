@@ -12,7 +12,7 @@ from electra_cli.loggers.logger import Logger
 from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network
 
 TARGETS = "targets"

@@ -17,7 +17,7 @@ from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.workdir.run_files import CONFIG_FILE, write_json
 
 SCORES_FILE = "scores.json"

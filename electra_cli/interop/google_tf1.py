@@ -20,6 +20,7 @@ from electra_cli.files import read_json
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
+from electra_cli.objectives.costs import outline_of
 from electra_cli.objectives.weights import Weights
 from electra_cli.workdir.checkpoint_files import find_damage
 
@@ -253,7 +254,7 @@ def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
         "generator_intermediate_size": 4 * derived.generator_hidden_size,
     }
     for name, wanted in rule.items():
-        if derived[name] != wanted and not config.objective.tied_generator and config.objective.name == "electra":
+        if derived[name] != wanted and not config.objective.tied_generator and outline_of(config).has_generator:
             raise UserError(f"the generator's {name.removeprefix('generator_')} is {derived[name]}; "
                             f"google-research/electra makes it {wanted}")  # fmt: skip
     hparams = {name: flat[key] for name, key in _HPARAMS.items()}

@@ -18,7 +18,7 @@ from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network, Weights
 
 CONFIG_FILE = "config.json"

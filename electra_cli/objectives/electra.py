@@ -9,8 +9,7 @@ from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, build_generator
 from electra_cli.modeling.layers import gelu, truncated_normal
 from electra_cli.objectives.base import Pretrainer, Tensors, ratio
-from electra_cli.objectives.corruption import sample_tokens
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer, sample_tokens
 from electra_cli.objectives.mlm import MaskedLMObjective
 
 # The area under the ROC curve is taken from histograms of the discriminator's logits: bins of 1/512 from -16 to 16. At

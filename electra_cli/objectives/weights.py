@@ -19,8 +19,8 @@ import tensorflow as tf
 from electra_cli.errors import UserError
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm
-from electra_cli.modeling.sizes import EncoderSizes
 from electra_cli.objectives.base import Pretrainer
+from electra_cli.objectives.costs import EncoderSizes
 
 Weights = dict[str, np.ndarray]
 # A variable of ours and the names of its parts there, joined along the last axis.

@@ -22,7 +22,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
 from electra_cli.objectives.base import objective_of
-from electra_cli.objectives.flops import matmul_flops
+from electra_cli.objectives.costs import matmul_flops
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.scale import GIB
 from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage

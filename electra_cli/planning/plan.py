@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from electra_cli.data.source import DataSize, Phase, read_run
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
 from electra_cli.planning.sizes import (
     CheckpointSize,
@@ -162,9 +162,9 @@ def _plan_phase(phase: Phase, parameters: Parameters) -> PhasePlan:
         num_steps,
         config,
         phase.data.size if phase.data else None,
-        paper_flops=flops.training_flops(config) * num_steps / config.train.num_steps,
+        paper_flops=costs.training_flops(config) * num_steps / config.train.num_steps,
         parameter_flops=6.0 * parameters.trained * positions,
-        matmul_flops=flops.matmul_flops(config) * num_steps,
+        matmul_flops=costs.matmul_flops(config) * num_steps,
         memory=rows,
     )
 

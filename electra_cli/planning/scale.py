@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 from electra_cli.planning.sizes import FLOAT, ReplicaMemory, count_parameters, kept_of_example, replica_memory
 
 # Prices differ by provider and fall; yours is what counts.
@@ -233,7 +233,7 @@ def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, 
     ring = 2.0 * (num_devices - 1) / num_devices * trained
     return StepTime(
         input=on_host / input_rate,
-        products=again * flops.matmul_flops(config) / num_devices / device.rate(config.runtime.precision),
+        products=again * costs.matmul_flops(config) / num_devices / device.rate(config.runtime.precision),
         elementwise=moved / device.bandwidth,
         all_reduce=ring / device.all_reduce_bandwidth(num_devices),
     )

@@ -16,15 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from electra_cli import files
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
 # Of the optimizers of `training/optimization.py`, all of which are kinds of Adam.
 _MOMENTS = 2
-# Sums of an unfinished interval of metrics, float64 (`training/metrics.py`): two histograms of logits and some numbers.
-_ELECTRA_SUMS = 8 * (2 * 16_384 + 13)
-_MASKED_LM_SUMS = 8 * 7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +51,16 @@ class Parameters:
 
 def count_parameters(config: Any) -> Parameters:
     """Counts the parameters of a resolved config."""
-    generator, discriminator = flops.network_sizes(config)
+    generator, discriminator = costs.network_sizes(config)
     embeddings = _embeddings(config)
     large = _encoder(discriminator)
     kept = sum(embeddings.values()) + large
-    rtd_head = {"rtd_head": discriminator.hidden_size * (discriminator.hidden_size + 2) + 1}
-    if config.objective.name == "mlm":
-        own = {"discriminator_embeddings": sum(embeddings.values()), "discriminator_encoder": large}
-        return Parameters({**own, "masked_lm_head": _masked_lm_head(discriminator)}, 0, kept)
+    head = costs.outline_of(config).kept_head
+    heads = {f"{head}_head": {"rtd": _rtd_head, "masked_lm": _masked_lm_head}[head](discriminator)}
     if generator is None:
         own = {"discriminator_embeddings": sum(embeddings.values()), "discriminator_encoder": large}
-        return Parameters({**own, **rtd_head}, 0, kept)
-    heads = {"masked_lm_head": _masked_lm_head(generator), **rtd_head}
+        return Parameters({**own, **heads}, 0, kept)
+    heads = {"masked_lm_head": _masked_lm_head(generator), **heads}
     if config.objective.tied_generator:
         return Parameters({"shared_embeddings": sum(embeddings.values()), "shared_encoder": large, **heads}, kept, kept)
     small = _encoder(generator)
@@ -103,7 +98,7 @@ def _divide_embeddings(embeddings: dict[str, int], sharing: str) -> dict[str, in
     return {"generator_embeddings": total, "discriminator_embeddings": total}
 
 
-def _encoder(size: flops.NetworkSize) -> int:
+def _encoder(size: costs.NetworkSize) -> int:
     h, i, e = size.hidden_size, size.intermediate_size, size.embedding_size
     attention = 3 * h * (h + 1) + h * (h + 1)
     feed_forward = i * (h + 1) + h * (i + 1)
@@ -112,7 +107,11 @@ def _encoder(size: flops.NetworkSize) -> int:
     return size.num_layers * (attention + feed_forward + layer_norms) + projection
 
 
-def _masked_lm_head(size: flops.NetworkSize) -> int:
+def _rtd_head(size: costs.NetworkSize) -> int:
+    return size.hidden_size * (size.hidden_size + 2) + 1
+
+
+def _masked_lm_head(size: costs.NetworkSize) -> int:
     """Dense layer to the embeddings' width, LayerNorm, and a bias an entry; the table is the embeddings'."""
     e = size.embedding_size
     return e * (size.hidden_size + 1) + 2 * e + size.vocab_size
@@ -158,7 +157,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     optimizer = trained * num_copies(config)
     has_parts = config.train.gradient_accumulation_steps > 1
     gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
-    generator, discriminator = flops.network_sizes(config)
+    generator, discriminator = costs.network_sizes(config)
     sizes = [size for size in (generator, discriminator) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
     activations = execution.at_once(kept)
@@ -177,7 +176,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 def kept_of_example(config: Any, *, compiled: bool) -> float:
     """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
     execution = _Execution(config, compiled)
-    generator, discriminator = flops.network_sizes(config)
+    generator, discriminator = costs.network_sizes(config)
     sizes = [size for size in (generator, discriminator) if size is not None]
     has_logits = not config.objective.uniform_generator
     logits = FLOAT * discriminator.num_predictions * discriminator.vocab_size * execution.logits_alive * has_logits
@@ -221,7 +220,7 @@ class _Execution:
         self.logits_alive = 3.0
         self.logits_kept = 0.0 if compiled else 3.0
 
-    def networks(self, sizes: Sequence[flops.NetworkSize], remat: bool) -> list[float]:
+    def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
         kept = []
         for size in sizes:
@@ -233,26 +232,26 @@ class _Execution:
         """What is kept of the networks at one time."""
         return max(kept) if self.compiled else sum(kept)
 
-    def _scores(self, size: flops.NetworkSize) -> float:
+    def _scores(self, size: costs.NetworkSize) -> float:
         """Bytes a token of attention probabilities, before and after dropout."""
         return self.width * size.num_attention_heads * size.seq_length * (2.0 if self.has_attention_dropout else 1.0)
 
-    def recomputed(self, size: flops.NetworkSize) -> float:
+    def recomputed(self, size: costs.NetworkSize) -> float:
         """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
         wide = self.width * (3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
-    def embeddings(self, size: flops.NetworkSize) -> float:
+    def embeddings(self, size: costs.NetworkSize) -> float:
         """LayerNorm's input and output, and dropout's output; compiled, both sides of both."""
         tensors = 4.0 if self.compiled else 3.0 if self.has_hidden_dropout else 2.0
         return size.seq_length * size.embedding_size * self.width * tensors
 
-    def block(self, size: flops.NetworkSize) -> float:
+    def block(self, size: costs.NetworkSize) -> float:
         """Query, key, value, context; both sides of two LayerNorms; the tensors about GELU; probabilities."""
         wide = self.width * (8.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
-    def head(self, size: flops.NetworkSize) -> float:
+    def head(self, size: costs.NetworkSize) -> float:
         """Of the discriminator's head.
 
         Compiled: what its products read, and the gradient of the last block's widest tensor. Else: both sides of GELU,
@@ -262,7 +261,7 @@ class _Execution:
             return size.seq_length * self.width * (2.0 * size.hidden_size + size.intermediate_size)
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
-    def working(self, size: flops.NetworkSize, remat: bool) -> float:
+    def working(self, size: costs.NetworkSize, remat: bool) -> float:
         """What is alive while gradients of a block are taken: what is recomputed of it and, without compilation,
         gradients of its feed-forward layer and probabilities."""
         recomputed = self.recomputed(size) if remat else 0.0
@@ -311,7 +310,8 @@ def describe_bytes(number: float) -> str:
 
 def checkpoint_size(config: Any) -> CheckpointSize:
     """Returns what the checkpoints of a run with a resolved config take."""
-    sums = _MASKED_LM_SUMS if config.objective.name == "mlm" else _ELECTRA_SUMS
+    # Sums of an unfinished interval of metrics, float64, with the three counts of `updates.with_counts`.
+    sums = 8 * (costs.outline_of(config).num_sums + 3)
     one = FLOAT * count_parameters(config).trained * (1 + num_copies(config)) + sums
     train = config.train
     last = train.num_steps // train.checkpoint_interval

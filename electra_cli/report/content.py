@@ -11,6 +11,7 @@ import numpy as np
 from electra_cli.config import default_config
 from electra_cli.config.fields import flatten
 from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.objectives.costs import OUTLINES
 from electra_cli.report.records import Line, RunRecord
 
 
@@ -251,8 +252,9 @@ def describe_model(config: dict[str, Any]) -> str:
     """Returns the objective and the sizes of a nested resolved config, in a line."""
     model, objective, derived = config["model"], config["objective"], config.get("derived", {})
     sizes = f"{model.get('num_layers')} layers of {model.get('hidden_size')}"
-    if objective["name"] == "mlm":
-        return f"masked language modeling, {sizes}"
+    outline = OUTLINES[objective["name"]]
+    if not outline.has_generator:
+        return f"{outline.title}, {sizes}"
     if objective.get("uniform_generator"):
         return f"discriminator {sizes}, no generator"
     if objective.get("tied_generator"):

@@ -12,7 +12,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample, Token
 from electra_cli.modeling import features
 from electra_cli.objectives.base import Objective, Pretrainer, Tensors, objective_of, unigram_log_probs
-from electra_cli.objectives.corruption import put_at_positions
+from electra_cli.objectives.electra_pretrainer import put_at_positions
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
 from electra_cli.training.steps import build_eval_step

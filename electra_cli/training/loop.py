@@ -13,7 +13,7 @@ from electra_cli.data.source import OpenedRun, Phase, describe, fingerprint, pha
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.flops import matmul_flops
+from electra_cli.objectives.costs import matmul_flops
 from electra_cli.training.distribution import reporting_lost_workers
 from electra_cli.training.evaluation import check_validation
 from electra_cli.training.hooks import (

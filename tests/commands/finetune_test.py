@@ -11,7 +11,7 @@ from electra_cli.commands import finetune
 from electra_cli.config.finetuning import default_config
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LabelMap
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 from tests.cli.app_test import assert_user_error, call
 
 MODULE = "electra_cli.commands.finetune"

@@ -5,7 +5,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.finetuning.model import build_model, loss_sum, loss_weight
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 
 SIZES = EncoderSizes(20, 4, 8, 3, 2, 8, 16, 2)
 

@@ -17,7 +17,7 @@ from electra_cli.finetuning.trainer import (
 )
 from electra_cli.interop.starting_points import StartingPoint
 from electra_cli.modeling import features
-from electra_cli.modeling.sizes import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network, read_encoder
 from electra_cli.training.distribution import Runtime
 from tests.finetuning import synthetic

@@ -16,8 +16,7 @@ from electra_cli.interop.runs import load_run
 from electra_cli.modeling import features
 from electra_cli.objectives import weights
 from electra_cli.objectives.base import build_pretrainer, objective_of
-from electra_cli.objectives.corruption import corrupt, sample_tokens
-from electra_cli.objectives.electra_pretrainer import ElectraPretrainer
+from electra_cli.objectives.electra_pretrainer import ElectraPretrainer, corrupt, sample_tokens
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.training.steps import build_train_steps

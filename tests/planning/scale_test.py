@@ -6,7 +6,7 @@ import pytest
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
 from electra_cli.planning import scale
 from electra_cli.planning.scale import (
     ACCELERATORS,
@@ -39,7 +39,7 @@ def test_a_step_by_hand():
     config = resolved(train__global_batch_size=64)
     found = step_time(config, ROUND, 4, 1, remat=False)
     trained = 4 * count_parameters(config).trained
-    assert found.products == flops.matmul_flops(config) / 4 / (0.5 * 100.0)
+    assert found.products == costs.matmul_flops(config) / 4 / (0.5 * 100.0)
     assert found.all_reduce == 2 * 3 / 4 * trained / 2.0
     # Four devices share a host's input: 64 examples of 128 tokens.
     assert found.input == 64 / (2 * 25_000)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
-from electra_cli.objectives import flops
+from electra_cli.objectives import costs
+from electra_cli.objectives.base import objective_of
 from tests.config.resolution_test import preset
 
 VOCAB_SIZE = 30_522
@@ -25,7 +28,7 @@ def resolved(name, **changes):
     ],
 )
 def test_training_flops_are_those_of_the_paper(name, num_steps, expected):
-    assert flops.training_flops(resolved(name, **{"train.num_steps": num_steps})) == pytest.approx(expected, rel=5e-3)
+    assert costs.training_flops(resolved(name, **{"train.num_steps": num_steps})) == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize("objective", ["electra", "uniform_generator", "tied_generator", "mlm"])
@@ -42,7 +45,7 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         config.objective.name = "mlm"
     elif objective != "electra":
         config.objective[objective] = True
-    found = flops.matmul_flops(resolve(config, 100))
+    found = costs.matmul_flops(resolve(config, 100))
 
     def product(rows, inner, columns):
         return 2 * rows * inner * columns
@@ -63,3 +66,10 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         "mlm": large + product(2, 4, 6) + vocabulary,
     }
     assert found == 3 * 5 * expected[objective]
+
+
+@pytest.mark.parametrize("name", costs.OUTLINES)
+def test_the_outline_is_that_of_the_objective(name):
+    objective = objective_of(resolved("small", **{"objective.name": name}))
+    assert sum(math.prod(shape) for shape in objective.sum_shapes().values()) == costs.OUTLINES[name].num_sums
+    assert costs.OUTLINES[name].has_generator == ("rtd_loss" in objective.loss_names)

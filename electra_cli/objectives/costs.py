@@ -1,0 +1,150 @@
+"""What plans and reports know of an objective without TensorFlow: its networks, their sizes, and what a batch costs.
+
+Operations of training are counted by hand, for two ends. `training_flops` is the count of the paper (Clark et al.,
+ICLR 2020, Table 8), made as google-research/electra's `flops_computation.py` does: every operation counts, looking up
+an embedding is a product with one-hot rows, and the backward pass costs as much as the forward pass. `matmul_flops` is
+what hardware is measured by: products of matrices alone, as made here, and twice as much backward as forward.
+"""
+
+import dataclasses
+from typing import Any
+
+# Operations an element, as the paper's script counts them: draw, compare, mask, scale; sum, square, sum, bias, scale;
+# the tanh form of GELU; maximum, exponential, sum, divide and subtract.
+_DROPOUT, _LAYER_NORM, _ACTIVATION, _SOFTMAX = 4, 5, 8, 5
+# Tokens with an output softmax: 20 of 128, in all sizes, though ELECTRA-Large masks a quarter.
+_MASKED_FRACTION = 0.15625
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """An objective in outline.
+
+    Attributes:
+      title: its name in reports.
+      has_generator: whether a generator trains with the network that people keep.
+      kept_head: the head of that network, 'masked_lm' or 'rtd'; a generator's is 'masked_lm'.
+      num_sums: numbers in the sums of a batch (`Objective.sum_shapes`).
+    """
+
+    title: str
+    has_generator: bool
+    kept_head: str
+    num_sums: int
+
+
+OUTLINES = {
+    "electra": Outline("ELECTRA", has_generator=True, kept_head="rtd", num_sums=10 + 2 * 16_384),
+    "mlm": Outline("masked language modeling", has_generator=False, kept_head="masked_lm", num_sums=4),
+}
+
+
+def outline_of(config: Any) -> Outline:
+    """Returns the outline of a config's objective."""
+    return OUTLINES[config.objective.name]
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSizes:
+    """The sizes of a network, as files next to it record them."""
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSize(EncoderSizes):
+    """The sizes that operations of a network follow from: with tokens and masked slots of an example."""
+
+    seq_length: int
+    num_predictions: int
+
+
+def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
+    """Returns the sizes of the generator, None where there is none, and of the network that people keep."""
+    shared = {
+        "embedding_size": config.model.embedding_size,
+        "vocab_size": config.derived.vocab_size,
+        "max_position_embeddings": config.model.max_position_embeddings,
+        "type_vocab_size": config.model.type_vocab_size,
+        "seq_length": config.data.max_seq_length,
+        "num_predictions": config.derived.max_predictions_per_seq,
+    }
+    names = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
+    kept = NetworkSize(**{name: config.model[name] for name in names}, **shared)
+    if not outline_of(config).has_generator or config.objective.uniform_generator:
+        return None, kept
+    return NetworkSize(**{name: config.derived[f"generator_{name}"] for name in names}, **shared), kept
+
+
+def training_flops(config: Any) -> float:
+    """Returns the operations of a whole run (of one phase, when there are several), as the paper counts them."""
+    generator, kept = network_sizes(config)
+    head = {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops}[outline_of(config).kept_head]
+    an_example = _encoder_flops(kept) + head(kept)
+    if generator is not None:
+        an_example += _encoder_flops(generator) + _masked_lm_flops(generator)
+    # Twice: forward and backward.
+    return 2.0 * an_example * config.train.global_batch_size * config.train.num_steps
+
+
+def _encoder_flops(size: NetworkSize) -> float:
+    """Embeddings and blocks of one example, forward."""
+    h, s, e, heads, i = (
+        size.hidden_size,
+        size.seq_length,
+        size.embedding_size,
+        size.num_attention_heads,
+        size.intermediate_size,
+    )
+    attention = (
+        3 * (2 * h * h + h)  # query, key and value with their biases
+        + 2 * h * s + (_SOFTMAX + _DROPOUT + 1) * s * heads  # scores; their softmax, dropout and scale
+        + 2 * h * s  # weighted sum of values
+        + 2 * h * h + h + _DROPOUT * h + h + _LAYER_NORM  # output, bias, dropout, residual; LayerNorm counted once
+    )  # fmt: skip
+    feed_forward = 2 * h * i + _ACTIVATION * i + i + 2 * h * i + h + _DROPOUT * h + h + _LAYER_NORM * h
+    embedding = 2 * e * size.vocab_size + 2 * e * (s + 2) + 2 * e + _LAYER_NORM * e + _DROPOUT * e
+    projection = 2 * h * e + h if e != h else 0
+    return s * float(size.num_layers * (attention + feed_forward) + embedding + projection)
+
+
+def _masked_lm_flops(size: NetworkSize) -> float:
+    h, e, v = size.hidden_size, size.embedding_size, size.vocab_size
+    a_slot = 2 * e * v + 2 * h * e + e + (_ACTIVATION + _LAYER_NORM) * e + _SOFTMAX * v + 2 * v
+    return _MASKED_FRACTION * size.seq_length * float(a_slot)
+
+
+def _rtd_flops(size: NetworkSize) -> float:
+    h = size.hidden_size
+    return size.seq_length * float(2 * h * h + h + _ACTIVATION * h + 2 * h)
+
+
+def matmul_flops(config: Any) -> float:
+    """Returns the operations of matrix products of one training step (of a phase): both passes, all replicas."""
+    generator, kept = network_sizes(config)
+    head = {"rtd": _rtd_products, "masked_lm": _masked_lm_products}[outline_of(config).kept_head]
+    an_example = _encoder_products(kept) + head(kept)
+    if generator is not None:
+        an_example += _encoder_products(generator) + _masked_lm_products(generator)
+    return 3.0 * an_example * config.train.global_batch_size
+
+
+def _encoder_products(size: NetworkSize) -> int:
+    h, s = size.hidden_size, size.seq_length
+    block = 2 * s * (4 * h * h + 2 * h * size.intermediate_size) + 4 * s * s * h
+    return size.num_layers * block + (2 * s * size.embedding_size * h if size.embedding_size != h else 0)
+
+
+def _masked_lm_products(size: NetworkSize) -> int:
+    return 2 * size.num_predictions * size.embedding_size * (size.hidden_size + size.vocab_size)
+
+
+def _rtd_products(size: NetworkSize) -> int:
+    return 2 * size.seq_length * size.hidden_size * (size.hidden_size + 1)
