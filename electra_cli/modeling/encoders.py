@@ -1,7 +1,6 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
 import inspect
-from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -26,9 +25,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
     Args:
       embeddings: the embedding layer.
       hidden_size: width; the embeddings are projected to it when theirs differs.
-      num_layers: Transformer blocks.
-      num_attention_heads: heads of each.
-      intermediate_size: width of their feed-forward layers.
+      num_layers, num_attention_heads, intermediate_size: of the Transformer blocks; see `TransformerBlock`.
       hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
       attention_dropout: dropout rate of attention probabilities.
       initializer_range: standard deviation of the initial weights.
@@ -138,7 +135,7 @@ def encode(
     Args:
       network: called on a dict of `features.UNMASKED` and, if given, `features.PACKED`; returns a dict with
         `sequence_output`.
-      inputs: a batch; other features are left out.
+      inputs: a batch; other features are ignored.
       training: whether to drop out.
       seed: int32 [2] that dropout follows from, where the network takes a seed.
     """
@@ -152,17 +149,9 @@ def encode(
 
 
 def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
-    """Builds the generator of a resolved config (`config.resolve`)."""
-    derived = config.derived
-    return ElectraEncoder(
-        embeddings=_build_embeddings(config, "generator_embeddings"),
-        hidden_size=derived.generator_hidden_size,
-        num_layers=derived.generator_num_layers,
-        num_attention_heads=derived.generator_num_attention_heads,
-        intermediate_size=derived.generator_intermediate_size,
-        name="generator",
-        **_common_settings(config),
-    )
+    """Builds the generator of a resolved config."""
+    sizes = {name: config.derived[f"generator_{name}"] for name in _SIZES}
+    return _build_encoder(config, "generator", sizes, _build_embeddings(config, "generator_embeddings"))
 
 
 def build_discriminator(
@@ -172,40 +161,33 @@ def build_discriminator(
 
     Without them it has embeddings of its own.
     """
-    model = config.model
-    if generator_embeddings is not None and model.embedding_sharing == "all":
+    sharing = config.model.embedding_sharing
+    if generator_embeddings is not None and sharing == "all":
         embeddings = generator_embeddings
-    elif generator_embeddings is not None and model.embedding_sharing == "word":
-        embeddings = _build_embeddings(config, "embeddings", word_embeddings_of=generator_embeddings)
-    elif generator_embeddings is not None and model.embedding_sharing == "gradient_disentangled":
-        embeddings = _build_embeddings(config, "embeddings", added_to=generator_embeddings)
     else:
-        embeddings = _build_embeddings(config, "embeddings")
-    return ElectraEncoder(
-        embeddings=embeddings,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
-        intermediate_size=model.intermediate_size,
-        name="discriminator",
-        **_common_settings(config),
-    )
+        embeddings = _build_embeddings(
+            config,
+            "embeddings",
+            word_embeddings_of=generator_embeddings if sharing == "word" else None,
+            added_to=generator_embeddings if sharing == "gradient_disentangled" else None,
+        )
+    return _build_encoder(config, "discriminator", {name: config.model[name] for name in _SIZES}, embeddings)
+
+
+_SIZES = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
+_EMBEDDING_SETTINGS = ("embedding_size", "max_position_embeddings", "type_vocab_size", "initializer_range")
+_SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
+
+
+def _build_encoder(
+    config: ml_collections.FrozenConfigDict, name: str, sizes: dict[str, int], embeddings: ElectraEmbeddings
+) -> ElectraEncoder:
+    settings = {setting: config.model[setting] for setting in _SETTINGS}
+    return ElectraEncoder(embeddings, **sizes, **settings, name=name)
 
 
 def _build_embeddings(
-    config: ml_collections.FrozenConfigDict, name: str, **sharing: ElectraEmbeddings
+    config: ml_collections.FrozenConfigDict, name: str, **sharing: ElectraEmbeddings | None
 ) -> ElectraEmbeddings:
-    return ElectraEmbeddings(
-        vocab_size=config.derived.vocab_size,
-        embedding_size=config.model.embedding_size,
-        max_position_embeddings=config.model.max_position_embeddings,
-        type_vocab_size=config.model.type_vocab_size,
-        initializer_range=config.model.initializer_range,
-        name=name,
-        **sharing,
-    )
-
-
-def _common_settings(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
-    names = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
-    return {name: config.model[name] for name in names}
+    settings = {key: config.model[key] for key in _EMBEDDING_SETTINGS}
+    return ElectraEmbeddings(config.derived.vocab_size, **settings, name=name, **sharing)

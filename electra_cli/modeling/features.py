@@ -24,7 +24,7 @@ CONTINUES_WORD = "continues_word"
 # Only in data of several documents an example (--packing=full):
 # int32 [batch, seq_length]: number of a token's document in the example, from 1; 0 for padding.
 DOCUMENT_IDS = "document_ids"
-# int32 [batch, seq_length]: place of a token in its document, from 0.
+# int32 [batch, seq_length]: index of a token in its document, from 0.
 POSITION_IDS = "position_ids"
 PACKED = (DOCUMENT_IDS, POSITION_IDS)
 

@@ -143,8 +143,8 @@ class TransformerBlock(tf_keras.layers.Layer):
     Query, key and value are one product. The kernel's columns are query, key, value, each head by head.
 
     Args:
-      hidden_size: width.
-      num_attention_heads: heads; must divide the width.
+      hidden_size: width, which the number of heads must divide.
+      num_attention_heads: heads.
       intermediate_size: width of the feed-forward layer.
       hidden_dropout: rate behind attention and behind the feed-forward layer.
       attention_dropout: rate of the attention probabilities.
@@ -196,7 +196,7 @@ class TransformerBlock(tf_keras.layers.Layer):
             return self._attend(x, padding_scores, sub_seed(seed, 0))
 
         def transform(inner):
-            # Of this the product itself is not needed again, and is not made again.
+            # Of this the product itself is not needed again, and is not computed again.
             return self.output_dense(gelu(inner))
 
         if remat:

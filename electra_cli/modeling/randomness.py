@@ -38,11 +38,11 @@ def uniform(shape: tf.Tensor | list[int] | tuple[int, ...], seed: tf.Tensor) -> 
 
 
 def hash_bits(shape: tf.Tensor | list[int], seed: tf.Tensor) -> tf.Tensor:
-    """Returns uint32 numbers of the given shape (fewer than 2**31), each a hash of its place and of `seed`, int [2].
+    """Returns uint32 numbers of the given shape (fewer than 2**31), each a hash of its index and of `seed`, int [2].
 
     Good enough for dropout, where most of a step's numbers go, and some ten integer operations that fuse with what uses
     them; Philox takes six times as long, and here only draws the two numbers that key the hash, for seeds that
-    `fold_in` makes of one differ by little. The mixer is the best of two rounds that hash-prospector found
+    `fold_in` makes of one differ by little. The mixer is the best of two rounds by hash-prospector
     (https://github.com/skeeto/hash-prospector), with the second key added between the rounds, so that no two keys give
     shifted sequences.
     """

@@ -1,7 +1,7 @@
 """What training, evaluation and reports know of what is learned.
 
 An objective is a file of this room, named as in `objective.name`: its model, loss, sums and metrics. What a batch costs
-stands in `costs.py`, which plans read without TensorFlow.
+is in `costs.py`, which plans read without TensorFlow.
 """
 
 import abc

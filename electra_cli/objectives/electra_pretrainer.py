@@ -21,7 +21,7 @@ Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
 class ElectraPretrainer(Pretrainer):
     """ELECTRA (Clark et al., ICLR 2020): a generator that corrupts and a discriminator that detects.
 
-    Takes the place of the class of the same name in tf-models-official: same arguments, same names of layers in a
+    Replaces the class of the same name in tf-models-official: same arguments, same names of layers in a
     checkpoint. Networks are called on a dict of `features.UNMASKED` and return a dict with `sequence_output`; they
     have `get_embedding_table()` and `get_config()['hidden_size']`. Ours and those of tf-models-official will do.
 
@@ -67,7 +67,7 @@ class ElectraPretrainer(Pretrainer):
         # Keras would cast the float features, whose float32 digits count, to the compute dtype.
         super().__init__(name=name, autocast=False)
         if (generator_network is None) != uniform_generator or (uniform_generator and num_classes):
-            raise ValueError("uniform_generator takes the place of generator_network and its sentence head")
+            raise ValueError("uniform_generator replaces generator_network and its sentence head")
         for role, network in (("generator", generator_network), ("discriminator", discriminator_network)):
             table_rows = vocab_size if network is None else network.get_embedding_table().shape[0]
             if table_rows != vocab_size:
@@ -207,7 +207,7 @@ class ElectraPretrainer(Pretrainer):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Builds the model anew from `get_config()`.
+        """Builds the model again from `get_config()`.
 
         Encoders of tf-models-official write their default activation, the tanh form of GELU, without a name. So every
         nameless activation is taken for it, and a warning says so.
@@ -252,7 +252,7 @@ def sample_tokens(
     vocab_size = logits.shape[-1]
     block_size = math.ceil(math.sqrt(vocab_size))
     num_blocks = math.ceil(vocab_size / block_size)
-    # Padded first: what follows can work in place then, in this one copy of the logits.
+    # Padded first: what follows can then overwrite this one copy of the logits.
     padding = [[0, 0]] * (len(logits.shape) - 1) + [[0, num_blocks * block_size - vocab_size]]
     logits = tf.stop_gradient(tf.cast(logits, tf.float32))
     logits = tf.pad(logits, padding, constant_values=-math.inf)
@@ -310,8 +310,8 @@ def corrupt(inputs: dict[str, tf.Tensor], sampled_ids: tf.Tensor) -> tuple[dict[
       sampled_ids: int32 [batch, num_token_predictions].
 
     Returns:
-      (what an encoder needs of the corrupted batch, labels int32 [batch, seq_length]: 1 where a token differs from the
-      original).
+      What an encoder needs of the corrupted batch; labels int32 [batch, seq_length], 1 where a token differs from the
+      original.
     """
     positions, weights = inputs[features.MASKED_LM_POSITIONS], inputs[features.MASKED_LM_WEIGHTS]
     masked_ids = tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32)
