@@ -1,6 +1,7 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
 import inspect
+from typing import Any
 
 import ml_collections
 import tensorflow as tf
@@ -182,12 +183,10 @@ _SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat"
 def _build_encoder(
     config: ml_collections.FrozenConfigDict, name: str, sizes: dict[str, int], embeddings: ElectraEmbeddings
 ) -> ElectraEncoder:
-    settings = {setting: config.model[setting] for setting in _SETTINGS}
+    settings: dict[str, Any] = {setting: config.model[setting] for setting in _SETTINGS}
     return ElectraEncoder(embeddings, **sizes, **settings, name=name)
 
 
-def _build_embeddings(
-    config: ml_collections.FrozenConfigDict, name: str, **sharing: ElectraEmbeddings | None
-) -> ElectraEmbeddings:
-    settings = {key: config.model[key] for key in _EMBEDDING_SETTINGS}
-    return ElectraEmbeddings(config.derived.vocab_size, **settings, name=name, **sharing)
+def _build_embeddings(config: ml_collections.FrozenConfigDict, name: str, **sharing: Any) -> ElectraEmbeddings:
+    settings: dict[str, Any] = {key: config.model[key] for key in _EMBEDDING_SETTINGS}
+    return ElectraEmbeddings(config.derived.vocab_size, **settings, **sharing, name=name)

@@ -6,13 +6,12 @@ is in `costs.py`, which plans read without TensorFlow.
 
 import abc
 import importlib
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from official.nlp.modeling.layers.masked_lm import MaskedLM
 
 from electra_cli.modeling import features
 
@@ -23,10 +22,10 @@ class Pretrainer(tf_keras.Model):
     """A model that an objective trains: called on a batch (`features.MASKED`), `training` and a dropout `seed`.
 
     Attributes:
-      masked_lm: the head that predicts masked tokens; None where nothing does.
+      masked_lm: `MaskedLM` of tf-models-official, the head that predicts masked tokens; None where nothing does.
     """
 
-    masked_lm: MaskedLM | None
+    masked_lm: Any
 
     @property
     def networks(self) -> dict[str, tf_keras.layers.Layer]:
