@@ -29,6 +29,7 @@ from electra_cli.config.labeled_files import parse_probes
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.objectives import costs
 
 PROGRAM = "electra-pretrain"
 TABLE, PICTURE = "comparison.md", "comparison.svg"
