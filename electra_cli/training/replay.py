@@ -9,10 +9,10 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from electra_cli import files
 from electra_cli.data.input_pipeline import WHOLE, find_examples, training_batches
 from electra_cli.data.source import OpenedRun, fingerprint
-from electra_cli.errors import ResumableError, UserError
-from electra_cli.files import write_atomically
+from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling import features, randomness
@@ -57,14 +57,12 @@ def save_record(workdir: str, record: Record, model: Pretrainer) -> str:
     Raises:
       ResumableError: it cannot be written.
     """
-    files = CheckpointFiles(tf.io.gfile.join(workdir, DIRECTORY))
-    path = files.path(record.step)
-    try:
-        tf.io.gfile.makedirs(files.directory)
-        write_atomically(f"{path}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
-    except (tf.errors.OpError, OSError) as error:
-        raise ResumableError(f"{path}.json could not be written ({str(error).splitlines()[0]}): make room") from error
-    files.write(record.step, tf.train.Checkpoint(model=model).write)
+    checkpoints = CheckpointFiles(tf.io.gfile.join(workdir, DIRECTORY))
+    path = checkpoints.path(record.step)
+    with files.writing(f"{path}.json"):
+        files.make_directories(checkpoints.directory)
+        files.write_atomically(f"{path}.json", json.dumps(dataclasses.asdict(record), indent=1) + "\n")
+    checkpoints.write(record.step, tf.train.Checkpoint(model=model).write)
     return path
 
 
