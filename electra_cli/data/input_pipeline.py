@@ -106,6 +106,7 @@ def training_dataset(
     size = part.size(global_batch_size)
     first = part.index * size
 
+    @tf.autograph.experimental.do_not_convert  # which takes seconds, and is for loops and conditions alone
     def prepare(step: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         serialized = tf.ensure_shape(serialized[first : first + size], [size])
         batch = parse_split(serialized, split, max_seq_length, pad_id)
@@ -174,6 +175,7 @@ def evaluation_dataset(
     records = shards.flat_map(read)
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
 
+    @tf.autograph.experimental.do_not_convert
     def prepare(group: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = parse_split(serialized, split, max_seq_length, pad_id)
         masking_seed = randomness.stream_seed(0, Stream.EVAL_MASKING, group)
@@ -182,6 +184,7 @@ def evaluation_dataset(
     size = part.size(global_batch_size)
     first = part.index * size
 
+    @tf.autograph.experimental.do_not_convert
     def fill_up(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         missing = global_batch_size - tf.shape(batch[features.INPUT_MASK])[0]
         filled = {}
@@ -236,6 +239,7 @@ def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tenso
     return tf.argsort(draws, stable=True)
 
 
+@tf.autograph.experimental.do_not_convert
 def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     """Reads the shard that is visited as number `slot` (int64, scalar): string [examples], in the order to be seen."""
     num_shards = len(split.files)

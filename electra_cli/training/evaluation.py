@@ -136,6 +136,7 @@ class Sampler:
         objective = objective_of(phase.config)
 
         @runtime.with_jit_regions
+        @tf.autograph.experimental.do_not_convert
         def compute(inputs: Tensors) -> Tensors:
             return _sample_outputs(objective, inputs, model(inputs, training=False))
 

@@ -46,6 +46,7 @@ def build_gradients(
     objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
+    @tf.autograph.experimental.do_not_convert  # seconds of every start go into converting what has no loop
     def compute_part(inputs, global_weights, dropout_seed):
         def compute_loss():
             outputs = model(inputs, training=True, seed=dropout_seed)
@@ -98,6 +99,7 @@ def build_eval_step(
     objective = objective_of(config)
 
     @runtime.function
+    @tf.autograph.experimental.do_not_convert
     def evaluate(inputs):
         outputs = model(inputs, training=False)
         _, sums = objective.loss_and_sums(inputs, outputs, objective.batch_weights(inputs))

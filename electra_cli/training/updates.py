@@ -189,6 +189,7 @@ class Updates:
         # An infinite gradient is the scale's doing, which is halved then, until it cannot be.
         return is_finite | (self._optimizer.loss_scale > _MIN_LOSS_SCALE)
 
+    @tf.autograph.experimental.do_not_convert
     def _find_nonfinite(self, gradients, sums, replica):
         """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; and the norm."""
         norm = tf.linalg.global_norm(gradients)
@@ -196,6 +197,7 @@ class Updates:
         is_finite = tf.math.is_finite(loss) & self._is_usable(norm)
         return tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
 
+    @tf.autograph.experimental.do_not_convert
     def _apply(self, gradients, norm):
         """Makes an update; returns the norm of the gradient and the number of updates."""
         if self._scales_losses:
