@@ -136,7 +136,7 @@ def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed,
         start = time.monotonic()
         codes = workers.wait()
         other = 1 - killed
-        assert time.monotonic() - start < 60
+        assert time.monotonic() - start < 300  # seconds on an idle machine, for ever where nothing notices
         assert codes[other] == 75, workers.output(other)
         assert f"worker {other} lost worker {killed}, which was killed or cannot be reached; start all 2 again" in (
             workers.output(other)

@@ -60,13 +60,16 @@ def test_run_until_done(bin_dir, codes, expected):
 
 
 def test_run_until_done_passes_a_signal_on_and_ends(bin_dir):
-    stand_in(bin_dir, "electra-pretrain", "trap 'sleep 0.3; exit 75' TERM; while true; do sleep 0.05; done")
+    stand_in(
+        bin_dir,
+        "electra-pretrain",
+        f"trap 'sleep 0.3; exit 75' TERM; touch {bin_dir}/ready; while true; do sleep 0.05; done",
+    )
     process = subprocess.Popen(
         [str(SCRIPTS / "run_until_done.sh")], env={**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}"}
     )
-    while not (bin_dir / "calls").exists():
+    while not (bin_dir / "ready").exists():
         time.sleep(0.02)
-    time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 75
     assert len(calls(bin_dir)) == 1
