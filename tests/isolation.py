@@ -19,8 +19,8 @@ from _pytest.runner import runtestprotocol
 
 from tests import forking
 
-_MAX_BYTES_BEHIND_MODULE = 1_300_000_000
-_MAX_BYTES = 1_800_000_000
+_MAX_BYTES_BEHIND_MODULE = 1_600_000_000
+_MAX_BYTES = 2_200_000_000
 _plugin: "Isolation"  # where a forked process finds what it was forked with
 
 
