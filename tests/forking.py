@@ -301,8 +301,15 @@ def _run_python(option: str, program: str, *arguments: str) -> None:
 
 def save_coverage() -> None:
     """Writes what coverage has seen in this process to a file of its own."""
+    current = stop_coverage()
+    if current:
+        current.save()
+
+
+def stop_coverage():
+    """Measures coverage no longer in this process; returns what has measured it, or None."""
     coverage = sys.modules.get("coverage")
     current = coverage and coverage.Coverage.current()
     if current:
         current.stop()
-        current.save()
+    return current

@@ -31,7 +31,7 @@ from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import Workdir, check_config
 from tests.conftest import prepare_small, small_config
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
-from tests.training.processes import Run, clock_set_back, limit_files, slow_disk
+from tests.training.processes import Run, clock_set_back, limit_files, slow_disk, without_coverage
 from tests.training.survival_test import steps_in
 
 pytestmark = pytest.mark.slow
@@ -135,7 +135,7 @@ class Moment:
     in_background: bool
 
     def kill(self, starter: Starter, usual: dict[str, float]) -> Run:
-        run = starter.start(slow_disk, train__async_checkpoints=self.in_background)
+        run = starter.start(slow_disk, without_coverage, train__async_checkpoints=self.in_background)
         assert self.stage == "starting" or run.wait_for(self.stage, self.occurrence), "the run was done before"
         # At most until two more are saved, or a machine that is slow at times would be done before the last kill.
         run.let_pass(self.share * usual[self.stage], max_saved=2)
