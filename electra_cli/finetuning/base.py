@@ -33,15 +33,15 @@ class Encoded:
     """Examples as arrays: a row is an example, or one of the windows of its context in question answering.
 
     Attributes:
-      features: int32 [rows, length] `input_word_ids`, `input_mask`, `input_type_ids`, as an encoder takes them.
+      features: int32 [rows, length] `input_word_ids`, `input_mask`, `input_type_ids`.
       targets: classification int32 [rows], regression float32 [rows], tagging int32 [rows, length] with -1 where no
         word begins, question answering int32 [rows, 2], first and last position of the answer in the row, both 0
         ([CLS]) where the window does not hold it. None: an example is unlabelled.
       example_indices: int32 [rows], the example that a row belongs to, ascending.
-      alignments: an array a row, which `Task.predict` reads. Tagging: int32 [words], the position that each word begins
-        at, without words that were cut. Question answering: int32 [tokens, 2], the first character of each token of
-        the context in the window, and the one behind its last. None: the kind needs none.
-      notices: what a user should know, a line each; for example how many examples were cut.
+      alignments: an array a row. Tagging: int32 [words], the position that each word begins at, without words that
+        were cut. Question answering: int32 [tokens, 2], the first character of each token of the context in the
+        window, and the one behind its last. None: the kind needs none.
+      notices: lines for the user, for example how many examples were cut.
     """
 
     features: dict[str, np.ndarray]
@@ -54,12 +54,7 @@ class Encoded:
 class Task(abc.ABC):
     """A kind of task: examples in, arrays out; logits in, predictions and scores out.
 
-    Args:
-      primary_score: one of `score_names`, in place of the kind's own; '': the kind's own.
-
-    Attributes:
-      kind: one of `config.finetuning.KINDS`.
-      min_length: tokens that an example must have room for, so that some are text.
+    `primary_score` is one of `score_names`; '': the first. Examples need room for `min_length` tokens.
     """
 
     kind: str
@@ -88,19 +83,18 @@ class Task(abc.ABC):
     @property
     @abc.abstractmethod
     def score_names(self) -> tuple[str, ...]:
-        """The scores that models are compared by; the kind's own primary one first. `score` may return more."""
+        """The scores that models are compared by, the default primary one first. `score` may return more."""
 
     @property
     def primary_score(self) -> str:
-        """The score by which the better of two models is chosen; higher is better."""
+        """The score that models are compared by; higher is better."""
         return self._primary_score or self.score_names[0]
 
     @abc.abstractmethod
     def find_labels(self, examples: Sequence[Example]) -> LabelMap:
-        """Returns what the outputs of the head mean, from the training data, all labelled.
+        """Returns what the outputs of the head mean, from labelled training data.
 
-        Raises:
-          UserError: the labels are not of this kind of task, or all the same.
+        Raises a `UserError` where the labels are not of this kind of task, or all the same.
         """
 
     def check(self, examples: Sequence[Example]) -> None:
@@ -113,15 +107,10 @@ class Task(abc.ABC):
                 raise UserError(f"{where}: label {label!r} does not occur in the training data, which has {names}")
 
     def _classes_of(self, example: Example) -> Sequence[str]:
-        """Returns the labels of an example that must be known; of most kinds none."""
         return ()
 
     def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
-        """Returns examples as arrays of `length` positions, `min_length` at least; what is longer is cut.
-
-        Raises:
-          UserError: as `check`.
-        """
+        """Returns examples as arrays of `length` positions; what is longer is cut. Raises as `check`."""
         self.check(examples)
         if length < self.min_length:
             raise ValueError(f"length {length} leaves no room for text: at least {self.min_length} tokens are needed")
@@ -145,10 +134,7 @@ class Task(abc.ABC):
     def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
         """Returns a prediction an example: a label, a number, a tag a word, or the text of an answer ('': none).
 
-        Args:
-          logits: float32 [rows, num_outputs]; of tagging and question answering [rows, length, num_outputs].
-          encoded: what `encode` returned for the examples, with the same rows.
-          examples: the examples.
+        `logits` are float32 [rows, num_outputs], of tagging and question answering [rows, length, num_outputs].
         """
 
     def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores:
@@ -165,7 +151,7 @@ class Task(abc.ABC):
 
 
 def prediction_lines(examples: Sequence[Example], predictions: Sequence[Any]) -> list[dict[str, Any]]:
-    """Returns what is written of predictions: `id`, `prediction`, and the label where there is one."""
+    """Returns a JSON line an example: `id`, `prediction`, and the label where there is one."""
     lines = []
     for example, prediction in zip(examples, predictions, strict=True):
         line = {"id": example.id, "prediction": list(prediction) if isinstance(prediction, tuple) else prediction}
@@ -201,13 +187,7 @@ def cut_pair(first: Sequence[int], second: Sequence[int] | None, length: int) ->
 def to_features(
     pairs: Sequence[tuple[Sequence[int], Sequence[int] | None]], vocabulary: Vocabulary, length: int
 ) -> dict[str, np.ndarray]:
-    """Returns int32 [pairs, length] `input_word_ids`, `input_mask` and `input_type_ids`.
-
-    Args:
-      pairs: ids of the first and of the second text, None where there is none, that fit.
-      vocabulary: for the ids of [CLS], [SEP] and [PAD].
-      length: positions of a row.
-    """
+    """Returns int32 [pairs, length] `input_word_ids`, `input_mask`, `input_type_ids` of ids of one or two texts."""
     cls, sep = vocabulary.cls_id, vocabulary.sep_id
     word_ids: np.ndarray = np.full([len(pairs), length], vocabulary.pad_id, np.int32)
     mask, type_ids = np.zeros_like(word_ids), np.zeros_like(word_ids)

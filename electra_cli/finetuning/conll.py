@@ -1,4 +1,4 @@
-"""Files of CoNLL's columns in: a word a line with its tag, a blank line between sentences; examples out."""
+"""Reads columns as of CoNLL: a word a line with its tag, a blank line between sentences."""
 
 import dataclasses
 import itertools
@@ -20,7 +20,7 @@ _KEY_AND_VALUE = re.compile(r"# \S+ = ")
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """The columns of a file: what separates them (None: spaces), how many there are, and the numbers of two."""
+    """The separator (None: spaces), the number of columns, and the indices of words and tags."""
 
     separator: str | None
     number: int
@@ -34,14 +34,14 @@ class _Columns:
 def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool = False) -> list[Example]:
     """Returns the sentences of a file, with `where` the line of their first word.
 
-    Columns lie between tabs if the first word's line has one, else between spaces. A file of one column is unlabelled,
+    Columns are separated by tabs if the first word's line has one, else by spaces. A file of one column is unlabelled,
     and one of CoNLL-U whose tags are all '_'. Skipped are `-DOCSTART-` lines, comments before the first word of a
     sentence, and of CoNLL-U lines whose ID is a range (1-2) or has a point (1.1).
 
     Args:
       path: the file.
-      word_column: number of the column of words, from 0; negative from the end. '': 0, or of CoNLL-U FORM.
-      tag_column: that of tags. '': -1, or of CoNLL-U UPOS.
+      word_column: its index, from 0; negative from the end. '': 0, or of CoNLL-U FORM.
+      tag_column: its index. '': -1, or of CoNLL-U UPOS.
       is_conllu: whether the file is CoNLL-U, of 10 columns.
 
     Raises:
@@ -111,7 +111,6 @@ def _is_comment(line: str, columns: _Columns, known: Sequence[set[str]]) -> bool
 
 
 def _word_and_tag(where: str, line: str, columns: _Columns) -> tuple[str, str]:
-    """Returns the word of a line and its tag, '' in a file without tags."""
     fields = columns.split(line)
     if len(fields) != columns.number:
         raise UserError(f"{where}: number of columns {len(fields)}, where the first word's line has {columns.number}")

@@ -20,7 +20,7 @@ _FORMAT_VERSION = 2
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A part of a context, which begins at the character `start`, from 0."""
+    """A part of a context, from the character `start` on (from 0)."""
 
     text: str
     start: int
@@ -28,16 +28,15 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """An example of any kind of task; what its kind has no use for is empty.
+    """An example of any kind of task; fields that its kind does not use are empty.
 
     Attributes:
       where: 'FILE:LINE', or 'FILE, question ID' of SQuAD, for messages.
-      id: its id in the file, or its number there, from 0.
+      id: its id in the file, or its index there.
       text: a sentence, or the first of a pair; the question; the words with spaces between them.
-      second_text: the second of a pair; the context that answers the question.
-      label: a class; the number of a regression; None: unlabelled.
-      words: what is to be tagged.
-      tags: a tag a word; None: unlabelled.
+      second_text: the second of a pair; the context of the question.
+      label: a class, or the number of a regression.
+      words, tags: of tagging, as many of each.
       answers: all that are right; training uses the first.
       is_impossible: whether the context does not answer the question (SQuAD 2.0).
     """
@@ -59,7 +58,7 @@ class Example:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """Returns a hash of examples, whatever file they are from."""
+    """Returns a hash of examples that does not depend on their file."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(repr(dataclasses.replace(example, where="")).encode("utf-8", "surrogatepass"))
@@ -76,12 +75,11 @@ class LabelMap:
     """The labels of a task, each at the index of its output.
 
     Attributes:
-      kind: the kind of task.
       labels: of classification the classes, of tagging the tags, sorted; of question answering 'answer' and, where a
         context may have none, 'no_answer'; of regression none.
       fallback: of tagging, the tag of words that no output is computed for: 'O', or the most frequent one.
-      mean, deviation: of regression, those of the training labels. A head learns how many deviations a number lies from
-        the mean, since steps of Adam are as long for numbers in thousands as for fractions.
+      mean, deviation: of the labels of a regression. A head learns how many deviations a number is from the mean, since
+        steps of Adam are as long for numbers in thousands as for fractions.
     """
 
     kind: str

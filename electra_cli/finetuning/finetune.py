@@ -1,4 +1,4 @@
-"""Fine-tuning: config, labelled files and an encoder in; a workdir with models, predictions and scores out."""
+"""Fine-tuning: config, labelled files and an encoder in; models, predictions and scores out."""
 
 import hashlib
 import json
@@ -38,23 +38,23 @@ def finetune(
     *,
     data: TaskData | None = None,
 ) -> dict[str, Any]:
-    """Fine-tunes an encoder with each seed, and scores it; what was done in the workdir before is not done again.
+    """Fine-tunes an encoder with each seed, and scores it; steps that a workdir already holds are not repeated.
 
     Args:
       config: a config (`config.finetuning.default_config`) with overrides.
-      workdir: where all is written; created when missing.
+      workdir: created when missing.
       open_encoder: opens the encoder, as `interop.starting_points.open_starting_point` does.
-      logger: receives progress reports; None: prints lines.
+      logger: None: prints lines.
       data: what `tasks.read_task` returned for the config; None: it is read here.
 
     Returns:
-      What scores.json holds: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
+      The content of scores.json: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
       `min` and `max`, and of a classification `most_frequent_class`, the scores of always guessing that of the training
       data.
 
     Raises:
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
-      Interrupted: a stop was asked for; all is saved.
+      Interrupted: a stop was requested; everything is saved.
     """
     logger = logger or Lines()
     check(config)
@@ -95,7 +95,6 @@ def finetune(
 
 
 def _report_next_steps(workdir: str, seeds: Sequence[int], logger: Logger) -> None:
-    """Reports where models and predictions are, and how to predict and to export."""
     where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
     flag = shlex.quote(f"--workdir={workdir}")
     logger.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
@@ -112,7 +111,6 @@ def _encode(
     start: StartingPoint,
     logger: Logger,
 ) -> dict[str, EncodedSplit]:
-    """Returns the splits as arrays."""
     encoder = start.tokenizer.build()
     asked, positions = config.data.max_seq_length, start.network.sizes.max_position_embeddings
     limit = min(asked, positions)
@@ -159,7 +157,7 @@ def _record(
 
 
 def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_rows: int, logger: Logger) -> None:
-    """Warns of a fine-tuning of few steps; raises a `UserError` for one of one step, whose learning rate is 0."""
+    """Warns of a fine-tuning of few steps, and refuses one of one step, whose learning rate is 0."""
     if num_steps >= _FEW_STEPS:
         return
     batch_size, epochs = config.train.global_batch_size, config.train.num_epochs
@@ -174,7 +172,6 @@ def _check_steps(num_steps: int, config: ml_collections.FrozenConfigDict, num_ro
 
 
 def _number(number: int, what: str) -> str:
-    """Returns '1 step' or '2 steps'."""
     return f"{number:,} {what}" + ("s" if number != 1 else "")
 
 
@@ -191,7 +188,7 @@ def _describe(task: Task, config: ml_collections.FrozenConfigDict, splits: Split
 
 
 def _fingerprint(start: StartingPoint, splits: Mapping[str, EncodedSplit], task: Task) -> str:
-    """Returns a hash of all that weights follow from, except the config."""
+    """Returns a hash of all that the trained weights depend on, except the config."""
     digest = hashlib.sha256(json.dumps([start.is_random, task.labels.labels]).encode())
     for name, array in sorted(start.network.weights.items()):
         digest.update(name.encode() + str(array.shape).encode())
@@ -240,7 +237,7 @@ def _summarize(
 
 
 def format_scores(summary: Mapping[str, Any]) -> str:
-    """Returns the scores as a table for people."""
+    """Returns the scores as a table."""
     lines = []
     for name, split in summary["splits"].items():
         seeds = list(split["seeds"])

@@ -17,10 +17,10 @@ class GlueTask:
       primary_score: the score that the paper reports (Clark et al., ICLR 2020, section 3.1).
       columns: of the training and the validation file; numbers where they have no header.
       test_columns: of the test file, which has no labels.
-      validation, test: names of the files without '.tsv'.
-      more: further splits by name, of the same columns: the mismatched ones of MNLI.
-      has_broken_lines: whether the download is known to have lines of too few columns and some without a text (of
-        QQP two), which are skipped.
+      validation, test: file names without '.tsv'.
+      more: further splits: file by name.
+      has_broken_lines: whether the download is known to have lines of too few columns and some without a text (two in
+        QQP), which are skipped.
     """
 
     folder: str
@@ -56,11 +56,7 @@ TASKS = {
 
 
 def columns_of_file(path: str, name: str, flag: str) -> Columns:
-    """Returns the columns of a task's training, validation or test file: with labels where it has those of training.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Returns the columns of a file of a task: with labels where it has those of training. Raises as `read_text`."""
     task = TASKS[name]
     header = {field.strip() for field in split_lines(read_text(path))[0].split("\t")}
 

@@ -1,4 +1,4 @@
-"""Labelled files of any format in, examples out."""
+"""Reads labelled files of any format."""
 
 import dataclasses
 import json
@@ -31,12 +31,12 @@ _BY_ENDING = {
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-      examples: its examples, one at least: all are labelled, or none.
-      notices: what a user should know, a line each.
-      columns: which columns were taken because they have the usual names; '': the user named them, or there are none.
+      examples: one at least; all are labelled, or none.
+      notices: lines for the user.
+      columns: those that were taken because they have the usual names; '': the user named them, or there are none.
     """
 
     examples: tuple[Example, ...]
@@ -46,12 +46,11 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class LabeledFile:
-    """A file and how it is read.
+    """A file, local or remote, plain or compressed, and how it is read.
 
     Attributes:
-      path: the file, local or remote, plain or compressed.
-      columns: which columns are read. Of CoNLL files numbers; SQuAD has none.
-      format: one of `FORMATS`; '': by the name's ending.
+      columns: of CoNLL files numbers; SQuAD has none.
+      format: one of `FORMATS`; '': by the file's name.
       label_needed: whether it is an error that the file has no labels.
       skip_broken: whether to skip lines of tables with another number of columns than the header or with an empty text,
         with a notice.
@@ -66,8 +65,7 @@ class LabeledFile:
     def read(self, kind: str) -> Contents:
         """Returns the content of the file for a kind of task, one of `config.finetuning.KINDS`.
 
-        Raises:
-          UserError: the file cannot be read or is broken somewhere; file and line are named.
+        Raises a `UserError` that names file and line where the file cannot be read or is broken.
         """
         check_file(self.path)  # before its name is searched for a format
         file_format = find_format(self.path, kind, self.format, self.columns.flag)
@@ -99,8 +97,7 @@ class LabeledFile:
 def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:
     """Returns the format of a file, by its name if `file_format` is ''; `flag` as of `Columns`.
 
-    Raises:
-      UserError: the name does not show it, or the format is not one of that kind of task.
+    Raises a `UserError` where the name does not show it, or the format is not one of that kind of task.
     """
     if not file_format:
         file_format = format_by_name(path)
@@ -121,7 +118,7 @@ def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag
 
 
 def format_by_name(path: str) -> str:
-    """Returns the format that a file's name ends in, of `FORMATS`; '': none."""
+    """Returns the format, one of `FORMATS`, of a file name's ending; '': none."""
     return _BY_ENDING.get(os.path.splitext(uncompressed_name(path))[1].lower(), "")
 
 
@@ -191,7 +188,6 @@ def _tagged(row: Row, example_id: str, text: Any, label: Any) -> Example:
 
 
 def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
-    """Returns the words of a list, or of a text with spaces between them."""
     words = value.split() if isinstance(value, str) else value
     if not isinstance(words, list) or not words:
         raise UserError(f"{row.where}: there are no {name}: a list, or text with spaces between them, is needed")

@@ -23,11 +23,9 @@ class StartingPoint:
     """The encoder that a fine-tuning starts from, with its tokenizer.
 
     Attributes:
-      source: what it is, for people and records.
-      network: its weights; of random ones those that give the sizes.
-      is_random: whether the weights are drawn again for each seed.
+      source: a description, for messages and records.
+      network: sizes and weights; only the sizes are used where `is_random`: weights are then drawn for each seed.
       initializer_range: standard deviation of weights that are drawn.
-      tokenizer: how text becomes tokens.
     """
 
     source: str
@@ -53,12 +51,7 @@ def loss_sum(kind: str, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
 
     Classification and tagging: cross-entropy, in nats. Regression: the squared difference, in deviations of the
     training labels, so that 1 is guessing their mean. Question answering: the mean of the cross-entropies of the first
-    and the last position.
-
-    Args:
-      kind: the kind of task.
-      logits: float32 [rows, outputs]; tagging and question answering [rows, length, outputs].
-      targets: as of `Encoded`.
+    and the last position. `logits` and `targets` as of `Task.predict` and `Encoded`.
     """
     if kind == "regression":
         return tf.reduce_sum(tf.square(logits[:, 0] - targets))
@@ -106,15 +99,9 @@ class TaskModel(tf_keras.Model):
         )
 
     def call(self, inputs, training=None, seed=None):
-        """Computes logits.
+        """Returns logits, float32 [batch, num_outputs], or of each token [batch, seq_length, num_outputs].
 
-        Args:
-          inputs: int32 [batch, seq_length] of `features.UNMASKED`; others are ignored.
-          training: whether to drop out.
-          seed: int32 [2] that dropout follows from; must be given in training.
-
-        Returns:
-          float32 [batch, num_outputs], or of each token [batch, seq_length, num_outputs].
+        `inputs`: int32 [batch, seq_length] of `features.UNMASKED`. Dropout in training follows from `seed`, int32 [2].
         """
         seed = seed if training else None
         x = encode(self.encoder, inputs, training, seed)
@@ -124,10 +111,9 @@ class TaskModel(tf_keras.Model):
         return self.head_output(dropout(x, self.dropout_rate, sub_seed(seed, _HEAD_SEED + 1)))
 
     def depths(self) -> list[int]:
-        """Returns how deep each of `trainable_variables` lies: embeddings 0, layer i i + 1, the head layers + 2.
+        """Returns the depth of each of `trainable_variables`: embeddings 0, layer i i + 1, the head layers + 2.
 
-        The numbers of google-research/electra (`model/optimization.py`, `_get_layer_lrs`): none is one above the last
-        layer.
+        As google-research/electra counts (`model/optimization.py`, `_get_layer_lrs`): none is one above the last layer.
         """
         layers = self.encoder.transformer_layers
         depth_of = {id(variable): 0 for variable in self.encoder.trainable_variables}
@@ -144,15 +130,9 @@ def build_model(
     initializer_range: float,
     length: int,
 ) -> TaskModel:
-    """Builds a model, whose encoder has embeddings of its own, with all weights created.
+    """Builds a model, whose encoder has embeddings of its own, with all weights created for batches of `length` tokens.
 
-    Args:
-      sizes: the encoder's sizes.
-      kind: the kind of task.
-      num_outputs: outputs of the head.
-      dropout_rates: the section `model` of a config.
-      initializer_range: standard deviation of initial weights.
-      length: tokens of the batches that it will see.
+    `dropout_rates` is the section `model` of a config; `initializer_range` a standard deviation.
     """
     embeddings = ElectraEmbeddings(
         vocab_size=sizes.vocab_size,

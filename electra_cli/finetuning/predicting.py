@@ -21,15 +21,7 @@ from electra_cli.workdir.run_files import write_json_lines
 
 @dataclasses.dataclass(frozen=True)
 class PredictionRequest:
-    """What is to be predicted.
-
-    Attributes:
-      workdir: of electra-finetune.
-      seed: of the fine-tuning whose model predicts.
-      config: its config.
-      examples: of the file, one at least; of texts and labels that the model knows.
-      output: file for the predictions.
-    """
+    """Checked examples of a file, and the fine-tuning in `workdir` that predicts them."""
 
     workdir: str
     seed: int
@@ -48,7 +40,7 @@ def open_prediction(
     columns: Columns | None = None,
     file_format: str = "",
 ) -> PredictionRequest:
-    """Reads and checks a file to predict for, and that there is a model and a place for its predictions.
+    """Reads and checks a file to predict for, and checks that there is a model and that `output` can be written.
 
     Args:
       workdir: of electra-finetune.
@@ -91,10 +83,7 @@ def run_prediction(request: PredictionRequest, logger: Logger) -> None:
     """Writes predictions, and scores them if the examples are labelled.
 
     They are JSON lines of `id`, `prediction`, the label where there is one and, of classes, `probability`, that of the
-    predicted one.
-
-    Raises:
-      UserError: the model is damaged, or the output cannot be written.
+    predicted one. Raises a `UserError` where the model is damaged or the output cannot be written.
     """
     # Import time: seconds.
     from scipy.special import softmax  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The answer to a question, as a span of a context."""
+"""Answers to questions, as spans of a context."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ _NO_CANDIDATE_MARGIN = 1e9
 
 
 class PredictedAnswer(str):
-    """The text of an answer, '' for none, with what it was chosen from.
+    """The text of an answer, '' for none, with the candidates that it was chosen from.
 
     Attributes:
       candidates: (text, score) of the best answers, the best one first; scores are sums of two logits.
-      null_margin: by how much the score of giving no answer is above that of the best one (logits). No answer is given
-        where it is above 0, by a task that knows contexts without one.
+      null_margin: the score of giving no answer less that of the best one (logits). No answer is given where it is
+        above 0, by a task that knows contexts without one.
     """
 
     candidates: tuple[tuple[str, float], ...]
@@ -43,11 +43,11 @@ class QuestionAnswering(Task):
     """SQuAD 1.1, or 2.0 where the training data has questions that their context does not answer.
 
     Contexts that are longer than a row are read in windows; an answer is taken from the window that shows the most
-    context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it is in the file;
-    scores are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
+    context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it is in the file; scores
+    are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
 
     Args:
-      primary_score: 'f1' or 'exact_match'; '': f1.
+      primary_score: one of `score_names`; '': f1.
       doc_stride: tokens between the beginnings of two windows; at most those that fit after the question count.
       max_answer_length: longest answer that is predicted, tokens.
       num_best: candidates that a prediction keeps at most.
@@ -156,12 +156,7 @@ class QuestionAnswering(Task):
         return may_begin
 
     def _best_spans(self, window: np.ndarray, may_begin: np.ndarray) -> list[tuple[float, int, int]]:
-        """Returns (score, first, last token) of a window's best spans.
-
-        Args:
-          window: logits, float32 [tokens, 2].
-          may_begin: where a span may begin, bool [tokens].
-        """
+        """Returns (score, first, last token) of the best spans of a window's logits, float32 [tokens, 2]."""
         num_tokens = len(window)
         longest = min(self._max_answer_length, num_tokens)
         if not longest:
@@ -192,7 +187,7 @@ class QuestionAnswering(Task):
     def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
         """Returns the scores of SQuAD 2.0 if the task or an example has questions without an answer, else of 1.1.
 
-        The best threshold is among them for `PredictedAnswer`s only; plain strings are taken as well.
+        The best threshold is among them for `PredictedAnswer`s only, not for plain strings.
         """
         answers = [[answer.text for answer in example.answers] for example in examples]
         if NO_ANSWER not in self.labels.labels and all(answers):
@@ -206,13 +201,10 @@ class QuestionAnswering(Task):
 
 
 def _most_context(windows: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Returns, of each window, bool [tokens], of which of its tokens it shows the most context among all windows.
+    """Returns, of each window (first token, number of tokens), bool [tokens], where no other window shows more context.
 
-    That is how many tokens are there to the left or to the right, whichever are fewer, and among equals the longer
-    window, then the first one: the rule of BERT (`run_squad.py`, `_check_is_max_context`).
-
-    Args:
-      windows: (first token in the context, number of tokens) of each.
+    That is how many tokens are to the left or to the right, whichever are fewer, and among equals the longer window,
+    then the first one: the rule of BERT (`run_squad.py`, `_check_is_max_context`).
     """
     best = np.full(max(begin + length for begin, length in windows), -1.0)
     owner: np.ndarray = np.zeros(len(best), np.int32)
@@ -226,7 +218,7 @@ def _most_context(windows: Sequence[tuple[int, int]]) -> list[np.ndarray]:
 
 
 def _answer_tokens(example: Example, offsets: np.ndarray) -> tuple[int, int] | None:
-    """Returns the first and the last token of the first answer; None: there is none, or no token is a part of it."""
+    """Returns the first and the last token of the first answer; None: no token is a part of one."""
     if not example.answers:
         return None
     answer = example.answers[0]

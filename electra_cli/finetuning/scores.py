@@ -1,4 +1,4 @@
-"""Predictions and what is right in, scores out: fractions from 0 to 1, correlations from -1 to 1.
+"""Scores of predictions: fractions from 0 to 1, correlations from -1 to 1.
 
 The formulas are those of scikit-learn, SciPy, seqeval and the official SQuAD scripts. Where they have no value, or give
 NaN and a warning, a score is 0, with the reason in `Scores.reasons`.
@@ -11,11 +11,7 @@ import numpy as np
 
 
 class Scores(dict[str, float]):
-    """Scores by name, all finite.
-
-    Attributes:
-      reasons: by name of a score, why it has no meaning and its value is 0.
-    """
+    """Scores by name, all finite; `reasons`: why a score has no meaning and is 0, by its name."""
 
     def __init__(self, values: Mapping[str, float], reasons: Mapping[str, str] | None = None):
         super().__init__({name: float(value) for name, value in values.items()})
@@ -83,10 +79,7 @@ _ENTITY_LETTERS = "BIES" + "".join(_SEQEVAL_LETTERS)
 
 
 def mark_entities(tags: Sequence[str]) -> bool:
-    """Whether tags mark entities: 'O', and 'B-PER' or 'B' with one of the letters of BIO, BIOES, BILOU or BMES.
-
-    Tags of parts of speech, for example, do not.
-    """
+    """Whether tags are 'O', and 'B-PER' or 'B' with a letter of BIO, BIOES, BILOU or BMES; parts of speech are not."""
     marks = [tag for tag in tags if tag != "O"]
     return bool(marks) and all(tag[:1] in _ENTITY_LETTERS and tag[1:2] in ("", "-") for tag in marks)
 
@@ -139,9 +132,9 @@ def score_answers_or_none(
     Args:
       predictions: an answer a question; '': none.
       answers: the right ones of each question; none: the context does not answer it.
-      best_answers: the answer that would be given to each if one must be given.
-      null_margins: by how much the score of giving none is above that of this answer. A question is answered where it
-        is not above the threshold; in `predictions` that is 0.
+      best_answers: the answer to each if one must be given.
+      null_margins: the score of giving none less that of this answer. A question is answered where it is not above the
+        threshold; in `predictions` that is 0.
 
     Returns:
       `exact_match` and `f1`; the same of questions that have an answer (`has_answer_*`) and that have none
@@ -175,6 +168,6 @@ def score_answers_or_none(
 
 
 def _squad(answers: Sequence[Sequence[str]]) -> list[dict]:
-    """Returns right answers in the form of SQuAD's files; ids are numbers, as text."""
+    """Returns right answers in the form of SQuAD's files; ids are indices, as text."""
     questions = [{"id": str(i), "answers": [{"text": text} for text in texts]} for i, texts in enumerate(answers)]
     return [{"paragraphs": [{"qas": questions}]}]

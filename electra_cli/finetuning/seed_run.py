@@ -1,4 +1,4 @@
-"""One seed's fine-tuning, from its newest checkpoint to its scores."""
+"""The fine-tuning of one seed, from its newest checkpoint to its scores."""
 
 import contextlib
 import dataclasses
@@ -27,7 +27,7 @@ _ITEMS = ("model", "optimizer", "interval_sums")
 
 @dataclasses.dataclass(frozen=True)
 class EncodedSplit:
-    """Examples that are predicted, and the same as arrays, of 'validation', 'test' or a further split of GLUE's."""
+    """A split ('train', 'validation', 'test' or a further one of GLUE's), and the same as arrays."""
 
     name: str
     examples: Sequence[Example]
@@ -45,17 +45,9 @@ class EncodedSplit:
 
 
 class SeedRun:
-    """One seed's fine-tuning.
+    """The fine-tuning of `seeds[index]`, in its directory of a locked workdir.
 
-    Args:
-      trainer: model and steps.
-      task: the task.
-      splits: what is predicted; the labelled ones are scored, and 'validation' is after every epoch.
-      workdir: the directory of all seeds, locked.
-      seeds: all seeds.
-      index: which of them it is.
-      stop: asks for a stop.
-      logger: receives progress reports.
+    All `splits` are predicted; the labelled ones are scored, 'validation' after every epoch too.
     """
 
     def __init__(
@@ -85,12 +77,12 @@ class SeedRun:
     def run(self) -> dict[str, dict[str, float]]:
         """Trains to the end and returns the scores of each labelled split.
 
-        What was done before is not done again; a file that came later, or holds other examples now, is predicted.
+        What was done before is not repeated; a split that is new, or holds other examples now, is predicted.
 
         Raises:
           UserError: a loss is not finite, or no checkpoint can be read.
           ResumableError: something cannot be written.
-          Interrupted: a stop was asked for; all is saved.
+          Interrupted: a stop was requested; everything is saved.
         """
         scores = read_seed_scores(self._directory)
         missing = [split for split in self._splits if scores is None or not scores.has(split.name, split.fingerprint)]
@@ -151,7 +143,7 @@ class SeedRun:
             self._end_if_asked(step)
 
     def _report_progress(self, step: int, pace: StepsPerCall) -> None:
-        """Reports how far all seeds are, of which those before are done."""
+        """Reports the progress of all seeds, of which those before are done."""
         num_steps, which = self._trainer.num_steps, f"seed {self._seed}"
         done, total = self._index * num_steps + step, self._num_seeds * num_steps
         if self._num_seeds > 1:
@@ -188,7 +180,6 @@ class SeedRun:
         )
 
     def _end_epoch(self, step: int) -> None:
-        """Evaluates and logs an epoch."""
         epoch, num_epochs = self._trainer.epoch_ends.index(step) + 1, len(self._trainer.epoch_ends)
         scored, columns = {}, []
         for split in self._splits:

@@ -42,14 +42,12 @@ class _SentenceTask(Task):
         return _lengths(_encode_texts(examples, encoder))
 
     @abc.abstractmethod
-    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
-        """Returns the targets of labelled examples."""
+    def _targets(self, examples: Sequence[Example]) -> np.ndarray: ...
 
 
 def _encode_texts(
     examples: Sequence[Example], encoder: TextEncoder
 ) -> list[tuple[Sequence[int], Sequence[int] | None]]:
-    """Returns the ids of each example's one or two texts."""
     firsts = encoder.encode_lines([example.text for example in examples])
     seconds = iter(
         encoder.encode_lines([example.second_text for example in examples if example.second_text is not None])
@@ -61,7 +59,6 @@ def _encode_texts(
 
 
 def _lengths(texts: Sequence[tuple[Sequence[int], Sequence[int] | None]]) -> np.ndarray:
-    """Returns int32 [examples]: tokens of one or two texts with the special ones."""
     return np.array([len(a) + 2 if b is None else len(a) + len(b) + 3 for a, b in texts], np.int32)
 
 
@@ -143,7 +140,6 @@ class Regression(_SentenceTask):
 
 
 def _numbers(examples: Sequence[Example]) -> np.ndarray:
-    """Returns float64 [examples], the labels of a regression."""
     return np.array([example.label for example in examples], np.float64)
 
 

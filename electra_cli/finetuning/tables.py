@@ -1,4 +1,4 @@
-"""Text files in; lines, or the rows of TSV, CSV and JSON lines and which column is what, out."""
+"""Reads text files: lines, or the rows of TSV, CSV and JSON lines and which column is what."""
 
 import collections
 import csv
@@ -35,8 +35,7 @@ _MAX_WORDS_OF_NAME = 3
 def read_text(path: str) -> str:
     """Returns the text of a file, UTF-8, plain or compressed (`.gz`, `.bz2`, `.xz`, `.zst`), local or remote.
 
-    Raises:
-      UserError: there is no such file, it is a directory, empty, damaged, or not UTF-8.
+    Raises a `UserError` where it is missing, a directory, empty, damaged, or not UTF-8.
     """
     check_file(path)
     try:
@@ -66,7 +65,7 @@ def read_text(path: str) -> str:
 
 
 def check_file(path: str) -> None:
-    """Raises a `UserError` where there is no such file, or a directory of that name; it may still be unreadable."""
+    """Raises a `UserError` where a file is missing or a directory; it may still be unreadable."""
     if files.is_directory(path):
         raise UserError(f"{path} is a directory, not a file: name a file in it")
     # Of local ones also pipes, which have no size.
@@ -119,14 +118,9 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The rows of a file.
+    """The rows of a file: one at least, with as many fields each.
 
-    Attributes:
-      path: the file.
-      names: of its columns; None: it has no header.
-      rows: the rows, one at least, with as many fields each.
-      num_skipped: broken lines that were skipped.
-      flag: as of the columns that are read.
+    `names` are None where it has no header; `num_skipped` counts broken lines; `flag` is as of `Columns`.
     """
 
     path: str
@@ -143,12 +137,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class ColumnIndices:
-    """The numbers of the columns that are read; None: there is no such column.
-
-    Attributes:
-      text, second_text, label, id: as in `Example`.
-      description: the columns as a user would name them.
-    """
+    """The indices of the columns that are read, as `Example` names them, and their description for users."""
 
     text: int
     second_text: int | None
@@ -158,7 +147,7 @@ class ColumnIndices:
 
     @property
     def texts(self) -> list[int]:
-        """The numbers of the one or two columns of texts."""
+        """The indices of the one or two columns of texts."""
         return [self.text] if self.second_text is None else [self.text, self.second_text]
 
 
@@ -174,8 +163,8 @@ def read_table(
     Args:
       path: the file.
       file_format: 'tsv' (no quoting: a quote is a character, as in GLUE), 'csv' (commas, quotes) or 'jsonl'.
-      columns: those that will be read; there is no header if they are numbers.
-      tagging: whether words and tags are read, so that a blank line may lie between sentences of a CoNLL file.
+      columns: there is no header if they are numbers.
+      tagging: whether words and tags are read, so that a blank line may separate sentences of a CoNLL file.
       skip_broken: skip lines with another number of columns than the header.
 
     Raises:
@@ -260,7 +249,7 @@ def _read_json_lines(path: str, text: str) -> Table:
 
 
 def _clean(value: Any) -> Any:
-    """Returns a value without what UTF-8 cannot hold; None for NaN, by which some libraries write missing values."""
+    """Returns a value without surrogates; None for NaN, by which some libraries write missing values."""
     if isinstance(value, float) and math.isnan(value):
         return None
     return without_surrogates(value) if isinstance(value, str) else value
@@ -269,8 +258,7 @@ def _clean(value: Any) -> Any:
 def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> ColumnIndices:
     """Returns which column is what; the usual names are those of words and tags in `tagging`.
 
-    Raises:
-      UserError: a column is missing, is there twice, or serves as two; a header where there should be none.
+    Raises a `UserError` where one is missing, occurs twice, or serves as two, or where numbers meet a header.
     """
     names, text, second = table.names or (), columns.text, columns.second_text
     if not text:
@@ -305,7 +293,7 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
 
 
 def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
-    """Returns a table without its rows that lack a text, which count as skipped; one must be left."""
+    """Returns a table without rows that lack a text, which count as skipped; one must be left."""
     rows = [row for row in table.rows if not any(_is_empty(row.fields[index]) for index in indices.texts)]
     if not rows:
         raise UserError(f"{table.path}: the text is empty in each of its lines: {indices.description}")
@@ -348,7 +336,7 @@ def _missing(table: Table, key: str, column: str) -> UserError:
 
 
 def _separator_hint(table: Table) -> str:
-    """Returns what to do where a first line is but one column and has another separator in it."""
+    """Returns a remedy where the first line is a single column with another separator in it."""
     names = table.names or table.rows[0].fields
     if len(names) > 1:
         return ""

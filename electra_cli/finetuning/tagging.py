@@ -18,9 +18,8 @@ NO_WORD = -1
 class Tagging(Task):
     """A tag a word, which the word's first token carries. Predictions are tuples of tags, one for every word.
 
-    Words behind the last position have no output: they are not learned, and predicted as `LabelMap.fallback`. Scores
-    are `f1` (of entities), `precision`, `recall` and `accuracy` (of words), or `accuracy` alone where tags mark no
-    entities (`scores.score_tags`).
+    Words behind the last position are not learned, and predicted as `LabelMap.fallback`. Scores are `f1` (of entities),
+    `precision`, `recall` and `accuracy` (of words), or `accuracy` alone where tags mark no entities.
     """
 
     kind = "tagging"

@@ -1,4 +1,4 @@
-"""A config in; the task and the examples of its splits out."""
+"""The task of a config, and the examples of its splits."""
 
 import collections
 import dataclasses
@@ -34,7 +34,7 @@ class Splits:
       validation: labelled; may be empty.
       test: labelled, or not labelled at all; may be empty.
       labels: what the outputs of the head mean, from `train`.
-      notices: what a user should know, a line each.
+      notices: lines for the user.
       more: further splits by name: of MNLI 'validation_mismatched' and 'test_mismatched'.
     """
 
@@ -85,13 +85,8 @@ def build_task(config: ml_collections.ConfigDict) -> Task:
 def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Splits:
     """Reads and checks all examples of a checked config, and sets `task.labels`.
 
-    Args:
-      config: the config.
-      task: its task.
-      seed: of the examples that are held out where there is no validation file.
-
-    Raises:
-      UserError: a file is missing or broken, or its labels are not those of the task; file and line are named.
+    Examples are held out by `seed` where there is no validation file. Raises a `UserError` that names file and line
+    where a file is missing or broken, or its labels are not those of the task.
     """
     data = config.data
     sources = _glue_sources(config.task, data) if config.task in glue.TASKS else _file_sources(data)
@@ -142,13 +137,13 @@ def load_file(
     columns: Columns | None = None,
     file_format: str = "",
 ) -> Contents:
-    """Reads a file to predict for, labelled or not.
+    """Reads a file, labelled or not, to predict for with the model of a config.
 
     Args:
       path: the file.
       config: the config of the fine-tuning.
       task: its task, whose labels are known.
-      columns: its columns; None: those of the config, or those that files of its task of GLUE have.
+      columns: None: those of the config, or those of its GLUE task's files.
       file_format: '': that of the config, or by the name's ending.
 
     Raises:
@@ -264,7 +259,7 @@ def split_off(
 
 
 class _Division:
-    """The numbers of the examples that are held out, so that each label is still trained on."""
+    """The indices of the examples that are held out, so that each label is still trained on."""
 
     def __init__(self, examples: Sequence[Example]):
         self.held_out: set[int] = set()
@@ -287,7 +282,7 @@ def _labels_of(example: Example) -> set[str]:
 
 
 def _classes(examples: Sequence[Example]) -> list[list[list[int]]]:
-    """Returns the examples, by number, in groups that share a text, and these by class; what has none is one class."""
+    """Returns the indices of examples in groups that share a text, and these by class; what has none is one class."""
     classes: dict[str, list[list[int]]] = collections.defaultdict(list)
     for group in _groups(examples):
         label = examples[group[0]].label

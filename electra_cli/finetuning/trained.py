@@ -1,4 +1,4 @@
-"""A fine-tuned model of a workdir: to predict with, and to export."""
+"""Loads a fine-tuned model from its workdir, to predict with and to export."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,13 +27,7 @@ from electra_cli.workdir.checkpoint_matching import restore
 
 @dataclasses.dataclass(frozen=True)
 class FineTunedModel:
-    """A fine-tuned model, in the precision of the current policy, with all that is known of it.
-
-    Attributes:
-      workdir: its directory.
-      seed: which of the fine-tunings there it is.
-      task: its task, with the labels.
-    """
+    """The fine-tuned model of one seed, in the precision of the current policy."""
 
     workdir: str
     seed: int
@@ -51,15 +45,9 @@ class FineTunedModel:
 
 
 def load_fine_tuned(workdir: str, seed: int | None = None, notice: Callable[[str], None] = print) -> FineTunedModel:
-    """Reads a fine-tuned model.
+    """Reads the model of a seed; None: of the one that `choose_seed` takes. `notice` prints a line.
 
-    Args:
-      workdir: the workdir of electra-finetune.
-      seed: which fine-tuning; None: what `choose_seed` takes.
-      notice: prints a line.
-
-    Raises:
-      UserError: there is none, or it is damaged.
+    Raises a `UserError` where there is none, or it is damaged.
     """
     record = read_record(workdir)
     config = FINETUNING.restore(record.config, workdir)

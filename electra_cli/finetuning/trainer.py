@@ -1,4 +1,4 @@
-"""Trains one model after the other on the same examples: encoder and arrays in, weights and logits out. No files.
+"""Trains one model after the other on the same examples, without touching files.
 
 The optimizer is the original's Adam with a learning rate that falls from the head to the embeddings.
 """
@@ -30,8 +30,7 @@ SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}
 def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
     """Picks the devices of a fine-tuning; must run before TensorFlow computes anything.
 
-    Raises:
-      UserError: devices are missing, there are several workers, or the replicas do not divide the batch.
+    Raises a `UserError` where devices are missing, there are several workers, or the replicas do not divide the batch.
     """
     settings = default_pretraining_config().runtime
     settings.update(config.runtime)
@@ -42,18 +41,10 @@ def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
 
 
 class Trainer:
-    """Model, optimizer and compiled steps, which all seeds share.
-
-    Args:
-      config: a config of `config.finetuning.fill_in`.
-      kind: the kind of task.
-      num_outputs: outputs of the head.
-      start: the encoder.
-      train: the training examples.
-      runtime: the devices.
+    """Model, optimizer and compiled steps, which all seeds share; `config` is of `config.finetuning.fill_in`.
 
     Attributes:
-      model, optimizer: shared by all seeds; the optimizer's `iterations` are the step.
+      model, optimizer: the optimizer's `iterations` are the step.
       num_steps: updates of one fine-tuning.
       epoch_ends: the step that each epoch ends with.
       sums: those of the steps since they were last taken: `SUM_SHAPES`, with `updates.with_counts`.
@@ -106,7 +97,7 @@ class Trainer:
         )
 
     def restart(self, seed: int) -> None:
-        """Gives the model the weights that a seed begins with, and optimizer and sums their state before a step."""
+        """Resets weights, optimizer and sums to what a seed begins with."""
         with self._runtime.strategy.scope():
             tf_keras.utils.set_random_seed(seed)  # of the head, and of an encoder without weights
             fresh = self._new_model()
@@ -121,8 +112,7 @@ class Trainer:
     def batches(self, seed: int, step: int) -> Iterator:
         """Returns distributed batches from a step on.
 
-        Every epoch has an order of its own, which follows from (seed, epoch); where one ends within a batch, the next
-        one fills it.
+        Each epoch has its own order, from (seed, epoch); where one ends within a batch, the next one fills it.
         """
         num_replicas, batch_size = self._runtime.num_replicas, self._config.train.global_batch_size
         rows = shuffled_rows(self._num_rows, self.num_steps * batch_size, seed)
@@ -158,7 +148,7 @@ def compute_logits(
     batch_size: int,
     before_batch: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """Returns what `predict` makes of all rows, in batches of one size; the last is filled with the last row."""
+    """Returns what `predict` returns for all rows, in batches of one size; the last is filled with the last row."""
     num_rows = len(encoded.example_indices)
     num_batches = -(-num_rows // batch_size)
     rows = np.minimum(np.arange(num_batches * batch_size), num_rows - 1)
@@ -227,14 +217,7 @@ def layer_factors(depths: Sequence[int], decay: float) -> list[float]:
 
 
 def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: int) -> Optimizer:
-    """Builds the optimizer of a fine-tuning.
-
-    Args:
-      settings: the section `optimizer` of a resolved config.
-      precision: `config.runtime.precision`; with mixed_float16 losses are scaled.
-      depths: of each weight, `TaskModel.depths`.
-      num_steps: updates of the whole run.
-    """
+    """Builds the optimizer of `num_steps` updates; `depths` as of `TaskModel.depths`; mixed_float16 scales losses."""
     schedule = WarmupDecay(
         settings.learning_rate, num_steps, int(settings.warmup_fraction * num_steps), settings.schedule
     )
@@ -252,7 +235,7 @@ def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: 
 
 
 def reset(optimizer: Optimizer) -> None:
-    """Makes an optimizer as it was before its first update."""
+    """Restores the state of an optimizer before its first update."""
     for variable in optimizer.variables:  # of one that scales losses these are the inner one's
         variable.assign(tf.zeros_like(variable))
     if uses_loss_scaling(optimizer):

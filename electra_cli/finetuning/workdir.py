@@ -1,4 +1,4 @@
-"""The directory of a fine-tuning: what it was made of, and one directory a seed.
+"""The directory of a fine-tuning: its record, and one directory a seed.
 
 config.json  labels.json  vocab.txt (and a SentencePiece model)  scores.json
 seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
@@ -26,11 +26,10 @@ _SEED_PREFIX = "seed-"
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningRecord:
-    """What `config.json` of a fine-tuning holds.
+    """The content of a fine-tuning's `config.json`.
 
     Attributes:
-      config: the config of `config.finetuning.fill_in`.
-      source: what the encoder was.
+      source: a description of the encoder.
       initializer_range: standard deviation of weights that were drawn.
       length: tokens that training examples are padded to.
       has_pairs: whether an example is two texts.
@@ -50,17 +49,15 @@ class FineTuningRecord:
 
 @dataclasses.dataclass(frozen=True)
 class SeedScores:
-    """What `scores.json` of a seed holds.
+    """The content of a seed's `scores.json`: by split, `examples` (a fingerprint), `num_examples` and `scores`.
 
-    Attributes:
-      splits: by name of a split that was predicted: `examples`, their fingerprint, `num_examples` and `scores`, None
-        where it is not labelled.
+    `scores` are None where the split is not labelled.
     """
 
     splits: Mapping[str, Mapping[str, Any]]
 
     def has(self, name: str, fingerprint: str) -> bool:
-        """Returns whether these examples were predicted."""
+        """Whether these examples were predicted."""
         return name in self.splits and self.splits[name]["examples"] == fingerprint
 
     def scores(self, name: str) -> dict[str, float]:
@@ -70,7 +67,7 @@ class SeedScores:
     def with_split(
         self, name: str, fingerprint: str, num_examples: int, scores: Mapping[str, float] | None
     ) -> "SeedScores":
-        """Returns these and one more, in place of one of that name."""
+        """Returns these scores with a split added or replaced."""
         values = None if scores is None else dict(scores)
         entry = {"examples": fingerprint, "num_examples": num_examples, "scores": values}
         return SeedScores({**self.splits, name: entry})
@@ -92,7 +89,7 @@ def read_record(workdir: str) -> FineTuningRecord:
 
 
 def holds_finetuning(workdir: str) -> bool:
-    """Returns whether a directory is the workdir of a fine-tuning, and not of pre-training; complete or damaged."""
+    """Whether a directory is the workdir of a fine-tuning, complete or damaged, and not of pre-training."""
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is None:
         return False
@@ -104,11 +101,9 @@ def holds_finetuning(workdir: str) -> bool:
 
 
 def write_record(workdir: str, record: FineTuningRecord, labels: LabelMap, tokenizer: TokenizerSettings) -> None:
-    """Records what a fine-tuning is made of, or checks that it is the one that the workdir holds.
+    """Writes the record of a fine-tuning, with labels and tokenizer.
 
-    Raises:
-      UserError: the workdir holds another one.
-      ResumableError: it cannot be written.
+    Raises a `UserError` where the workdir holds another one, a `ResumableError` where it cannot be written.
     """
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is not None:
@@ -176,7 +171,7 @@ def choose_seed(workdir: str, notice: Callable[[str], None]) -> int:
 
 
 def require_seed(workdir: str, seed: int) -> SeedScores:
-    """Returns the scores of a seed, whose fine-tuning must be done."""
+    """Returns the scores of a seed; raises a `UserError` where its fine-tuning is not done."""
     scores = read_seed_scores(seed_directory(workdir, seed))
     if scores is None:
         directories = (name for name in files.list_directory(workdir) if name.startswith(_SEED_PREFIX))

@@ -1,4 +1,4 @@
-"""Labelled files in; how well a linear model predicts their labels from features of their texts out. No TensorFlow.
+"""How well a linear model predicts the labels of a file from features of its texts. No TensorFlow.
 
 Scores are those of predictions for the fifth of the examples that the model was not fitted on, for each fifth in turn.
 """
@@ -35,9 +35,8 @@ class ProbeExamples:
 
     Attributes:
       name: of the file, which its scores begin with.
-      texts: the texts, a tuple an example: one, or the two of a pair; as many of each.
-      targets: the classes (str), or the numbers (float64), [examples].
-      is_classification: which of them.
+      texts: a tuple an example: one text, or the two of a pair; as many of each.
+      targets: classes (str) or numbers (float64), [examples].
     """
 
     name: str
@@ -52,8 +51,7 @@ def read_probe_file(file: ProbeFile, limit: int) -> ProbeExamples:
     Labels are numbers, and probed as such, if all are and more than `MAX_NUMERIC_CLASSES` different ones occur, some
     with a fraction; else they are classes. `ProbeFile.task` decides otherwise.
 
-    Raises:
-      UserError: it cannot be read, is broken somewhere, or its labels cannot be learned and tested.
+    Raises a `UserError` where it cannot be read, is broken, or its labels cannot be learned and tested.
     """
     check_file(file.path)  # before its name is searched for a format
     file_format = file.format or format_by_name(file.path)
@@ -113,7 +111,7 @@ def score_linear_model(features: np.ndarray, targets: np.ndarray, *, is_classifi
 
     Args:
       features: float [examples, width].
-      targets: classes (str) or numbers, [examples], as of `read_probe_file`.
+      targets: classes (str) or numbers, [examples].
       is_classification: whether they are classes.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Probes: how well a linear model predicts labels from what the encoder makes of text, while it is pre-trained.
+"""Probes: how well a linear model predicts labels from the encoder's output, while it is pre-trained.
 
-The encoder is frozen: the weights of the run, or their moving averages, are copied to a second network, and nothing
-of the run is written to. The linear model is fitted on means over tokens of a middle and of the last layer. The same
-with random weights is the baseline.
+The encoder is frozen: the weights of the run, or their moving averages, are copied to a second network, and the run
+is not changed. The linear model is fitted on means over tokens of a middle and of the last layer. The same with random
+weights is the baseline.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -39,15 +39,8 @@ def read_probes(config: ml_collections.FrozenConfigDict) -> tuple[ProbeExamples,
 class Prober:
     """Probes the encoder of a run: the discriminator, or with the objective mlm its one network.
 
-    It computes on one device, and in one process: of several workers one calls `run`.
-
-    Args:
-      config: the resolved config of the whole run.
-      phases: its phases. Texts are cut to the shortest of their lengths, whose positions are trained all along.
-      probes: the labelled examples, one file at least.
-      model: the pretrainer; only read.
-      optimizer: its optimizer, which may hold moving averages; only read.
-      runtime: compilation.
+    It computes on one device, and in one process: of several workers one calls `run`. Texts are cut to the shortest
+    length of the phases, whose positions are trained all along. Model and optimizer are only read.
     """
 
     def __init__(
@@ -72,14 +65,10 @@ class Prober:
         self._baseline: list[Scores] | None = None
 
     def run(self, is_stopped: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-        """Probes the weights as they are now.
+        """Probes the weights as they are now; `is_stopped` is called before every batch and every fit.
 
-        Args:
-          is_stopped: asked before every batch and every fit.
-
-        Returns:
-          By 'NAME/SCORE' and 'NAME/SCORE_random' the scores of `score_linear_model`, of all files; the second with
-          random weights, which are computed once. None: it was stopped.
+        Returns by 'NAME/SCORE' and 'NAME/SCORE_random' the scores of `score_linear_model`, of all files; the second
+        with random weights, which are computed once. None: it was stopped.
         """
         try:
             if self._baseline is None:
@@ -118,7 +107,6 @@ class Prober:
         self._pool = pool
 
     def _score(self, is_stopped: Callable[[], bool]) -> list[Scores]:
-        """Returns the scores of each file with the weights that the copy has."""
         scores = []
         for probe, ids in zip(self._probes, self._ids, strict=True):
             means = self._encode(ids, is_stopped)
@@ -133,7 +121,7 @@ class Prober:
         return scores
 
     def _encode(self, ids: Sequence[Sequence[int]], is_stopped: Callable[[], bool]) -> np.ndarray:
-        """Returns what `pool` makes of each text, float32 [texts, width]; batches have one of a few shapes."""
+        """Returns the pooled output of each text, float32 [texts, width]; batches have one of a few shapes."""
         assert self._pool is not None
         lengths = [self._padded(len(row) + 2) for row in ids]
         means: list[np.ndarray] = [np.empty(0)] * len(ids)
@@ -157,7 +145,7 @@ class Prober:
 
 
 def describe(step: int, values: Mapping[str, float]) -> str:
-    """Returns the line for a user: the first score of each file, next to that of random weights."""
+    """Returns a line for the user: the first score of each file, next to that of random weights."""
     first_scores: dict[str, str] = {}
     for name, value in values.items():
         file, _, score = name.rpartition("/")
@@ -183,14 +171,14 @@ class Probe(Hook):
         self._prober: Prober | None = None
 
     def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
-        """Probes where a stop came before it: where `lines` lack the scores of a file."""
+        """Probes if it was stopped before: where `lines` lack the scores of a file."""
         at_step = [line for line in lines if (line["split"], line["step"]) == (SPLIT, run.step)]
         names = {name.rpartition("/")[0] for line in at_step for name in line}
         if self._is_due(run) and not names >= {probe.name for probe in self._probes}:
             self._probe(run)
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Probes if it is time to."""
+        """Probes if it is due."""
         if self._is_due(run):
             self._probe(run)
             run.throughput.restart(run.step)
@@ -202,7 +190,7 @@ class Probe(Hook):
         return run.step == run.config.train.num_steps or run.step % interval == 0
 
     def evaluate(self, run: Run) -> dict[str, float]:
-        """Probes."""
+        """Probes once."""
         with run.logger.status(f"Probing {len(self._probes)} labelled files"):
             scores = self._prober_of(run).run()
         assert scores is not None  # nothing stops it
