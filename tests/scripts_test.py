@@ -154,5 +154,5 @@ def test_tpu_vm_never_has_two_runs_at_once(bin_dir, tmp_path):
         esac""",
     )
     result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v4-8", "--config=small", "--workdir=gs://b/run")
-    assert result.returncode == 0 and "the run goes on there; waiting for its end" in result.stderr
+    assert result.returncode == 0 and "the run continues there; waiting for its end" in result.stderr
     assert (home / "log").read_text().split() == ["begin", "end"] * 2
