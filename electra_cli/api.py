@@ -44,28 +44,18 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A token of a text.
+    """A token of a text."""
 
-    Attributes:
-      token: as the vocabulary has it.
-      replaced_probability: fraction 0 to 1, how sure the discriminator is that it is not the original.
-    """
-
-    token: str
-    replaced_probability: float
+    token: str  # as the vocabulary has it
+    replaced_probability: float  # 0 to 1: how sure the discriminator is that it is not the original
 
 
 @dataclasses.dataclass(frozen=True)
 class Filled:
-    """A token for a [MASK].
+    """A token for a [MASK]."""
 
-    Attributes:
-      token: as the vocabulary has it.
-      probability: fraction 0 to 1, the generator's.
-    """
-
-    token: str
-    probability: float
+    token: str  # as the vocabulary has it
+    probability: float  # 0 to 1, the generator's
 
 
 def load(
@@ -81,7 +71,7 @@ def load(
     Args:
       path: a workdir of electra-pretrain, or what electra-import wrote.
       checkpoint: 'best', or the path of a checkpoint; None: the newest.
-      averaged: whether moving averages are taken for the weights, where the run keeps some.
+      averaged: whether to load moving averages of the weights, where the run keeps some.
       vocab_file: the vocabulary, where the data that the run was trained on is gone.
       lower_case: whether text is lower-cased; None: as the data was.
 
@@ -191,7 +181,6 @@ class Electra:
     def _batches(
         self, texts: Sequence[str], batch_size: int
     ) -> Iterator[tuple[list[list[int]], dict[str, np.ndarray]]]:
-        """Yields the ids of some texts, and what networks take of them."""
         if isinstance(texts, str) or not texts:
             raise UserError("give a list of one text or more")
         length = self.run.config.model.max_position_embeddings

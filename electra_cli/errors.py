@@ -11,10 +11,8 @@ class UserError(Exception):
     """A mistake that the user can fix: its text says in one line what is wrong, where, and what to do.
 
     Commands print the text on standard error and end with exit code 2. Any other exception is a defect of this
-    program and ends with a traceback and exit code 1.
-
-    Args:
-      parts: of the text, as in `UserError(Option("--workdir"), f"={workdir} holds no checkpoint")`.
+    program and ends with a traceback and exit code 1. The text may have several parts, as in
+    `UserError(Option("--workdir"), f"={workdir} holds no checkpoint")`.
     """
 
     def __init__(self, *parts: str):
@@ -22,11 +20,7 @@ class UserError(Exception):
         super().__init__(" ".join("".join(parts).split()))
 
     def with_options(self, names: Mapping[str, str]) -> "UserError":
-        """Returns the error as users of other options read it.
-
-        Args:
-          names: what each option is called there, by its name here; others keep theirs.
-        """
+        """Returns the error with some options under other names, given by their names here."""
         return type(self)(*(Option(names.get(part, part)) if isinstance(part, Option) else part for part in self.parts))
 
 

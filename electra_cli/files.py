@@ -22,21 +22,13 @@ def join(directory: str, name: str) -> str:
 
 
 def read_bytes(path: str) -> bytes:
-    """Returns the content of a file.
-
-    Raises:
-      FileNotFoundError, OSError: it cannot be read.
-    """
+    """Returns the content of a file; raises an `OSError` where it cannot be read."""
     with open_file(path, "rb") as stream:
         return stream.read()
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Returns the JSON object of a file.
-
-    Raises:
-      UserError: it cannot be read, or is none.
-    """
+    """Returns the JSON object of a file; raises a `UserError` where there is none."""
     try:
         record = json.loads(read_bytes(path))
     except OSError as error:
@@ -116,25 +108,16 @@ def make_directories(path: str) -> None:
 
 
 def check_directory(name: str, path: str, remedy: str) -> None:
-    """Raises a `UserError` when there is no directory `path`.
-
-    Args:
-      name: the flag or key that the path is of, for messages.
-      path: the directory.
-      remedy: what to do, for messages.
-    """
+    """Raises a `UserError` with a remedy when the value `path` of flag or key `name` is no directory."""
     if not is_directory(path):
         state = "no such directory" if size(path) is None else "is a file, not a directory"
         raise UserError(Option(name), f"={path}: {state}; {remedy}")
 
 
 def check_checkpoint(name: str, path: str, remedy: str) -> None:
-    """Raises a `UserError` when `path` is neither a directory nor a checkpoint.
+    """Raises a `UserError` when the value `path` of flag `name` is neither a directory nor a checkpoint.
 
-    Args:
-      name: the flag that the path is of, for messages.
-      path: a directory, or the path of a checkpoint without the endings of its files; `.index` may be there.
-      remedy: what to do, for messages.
+    A checkpoint's path has none of its files' endings, or `.index`.
     """
     prefix = path.removesuffix(".index")
     # A checkpoint whose index is lost is one that is damaged, which is reported elsewhere.
@@ -144,12 +127,7 @@ def check_checkpoint(name: str, path: str, remedy: str) -> None:
 
 
 def check_output(flag: str, path: str) -> None:
-    """Raises a `UserError` where a local file could not be written: before the work, what would fail after it.
-
-    Args:
-      flag: what the path is of, for messages.
-      path: the file.
-    """
+    """Raises a `UserError` where the local file of a flag could not be written: before the work, not after it."""
     if is_remote(path):
         return
     directory = os.path.dirname(path) or "."
@@ -189,10 +167,6 @@ def write_atomically(file: str, content: str | bytes) -> None:
 
 
 def write_resumable(file: str, text: str) -> None:
-    """Writes a file completely or not at all.
-
-    Raises:
-      ResumableError: it cannot be written.
-    """
+    """Writes a file completely, or not at all and raises a `ResumableError`."""
     with writing(file):
         write_atomically(file, text)

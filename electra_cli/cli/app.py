@@ -1,7 +1,7 @@
 """What every console command shares: flag parsing, help, and exit codes.
 
 Each command declares its absl flags in a `FlagValues` of its own, so that `--help` lists that command's flags only and
-two commands can be imported in one process. TensorFlow is not imported here.
+two commands can be imported in one process. No TensorFlow here.
 """
 
 import os
@@ -45,13 +45,8 @@ def run(
     saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback for anything else.
 
     Args:
-      main: the command's work, called with the parsed flags.
-      flag_values: the command's own flags.
-      usage: what the command does and how it is called; the first paragraph of its help.
-      examples: further text printed after the flags.
-      parse_flags: what parses the command line in place of `config` or `flag_values`; returns what are no flags.
+      parse_flags: parses the command line in place of `config` or `flag_values`; returns what are no flags.
       groups: names of the flags that the help shows together, by a title.
-      config: the `--config` of a command that has one.
       takes_directories: whether directories may be on the command line without a flag.
     """
     program = os.path.basename(sys.argv[0])
@@ -169,11 +164,7 @@ def define_output_flags(flag_values: flags.FlagValues) -> None:
 
 
 def end_when_stopped(logger: Logger | None = None) -> None:
-    """Makes SIGTERM and Ctrl-C end the process at once; while it trains, training takes them over, to save first.
-
-    Args:
-      logger: what shows something on the terminal that must be left clean.
-    """
+    """Makes SIGTERM and Ctrl-C end the process at once, the terminal left clean; training handles them itself."""
 
     def end(number: int, _: object) -> None:
         name = signal.Signals(number).name

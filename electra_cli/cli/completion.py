@@ -1,4 +1,4 @@
-"""Scripts that make bash, zsh and fish complete the flags of a command. TensorFlow is not imported here.
+"""Scripts that make bash, zsh and fish complete the flags of a command. No TensorFlow here.
 
 The tools for this read parsers of argparse or click; a command's flags are absl's.
 """
@@ -14,14 +14,7 @@ _DESCRIPTION_WIDTH = 70
 
 
 def completion_script(program: str, shell: str, flags: Sequence[FlagInfo], *, takes_directories: bool = False) -> str:
-    """Returns the script of a command.
-
-    Args:
-      program: what the command is called by.
-      shell: bash, zsh or fish.
-      flags: its flags, those of config keys among them.
-      takes_directories: whether what is no flag is a directory.
-    """
+    """Returns the script of a command; `takes_directories`: as arguments that are no flags."""
     function = "_" + re.sub(r"\W", "_", program)
     return {"bash": _bash, "zsh": _zsh, "fish": _fish}[shell](program, function, flags, takes_directories)
 
@@ -99,10 +92,7 @@ def _words(flag: FlagInfo) -> list[str]:
 
 
 def _values(flag: FlagInfo) -> tuple[list[str], str]:
-    """Returns words that a flag's value may be, and which path: directory, path, config, or '' for none.
-
-    Of several paths it ends in ',...'.
-    """
+    """Returns a flag's possible values, and its kind of path: directory, path (',...' for several), config, or ''."""
     words = [*flag.choices, *flag.suggestions]
     if flag.name == "config":
         return words, "config"

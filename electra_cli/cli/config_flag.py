@@ -1,7 +1,4 @@
-"""`--config` on a command line: a preset or file with overrides, parsed, and its mistakes reported in a line each.
-
-TensorFlow is not imported here.
-"""
+"""`--config` on a command line: parses a preset or file with overrides, and reports mistakes. No TensorFlow here."""
 
 import ast
 import importlib.machinery
@@ -18,7 +15,6 @@ from electra_cli.config.fields import Schema, flatten
 from electra_cli.config.suggestions import nearest
 from electra_cli.errors import UserError
 
-# What people call the types of values.
 _KINDS_OF_VALUES = {
     "bool": "true or false",
     "int": "a whole number, such as 1000",
@@ -29,14 +25,9 @@ _KINDS_OF_VALUES = {
 
 
 class ConfigFlag:
-    """`--config=PRESET_OR_FILE` and `--config.KEY=VALUE` among the flags of a command.
-
-    Args:
-      flag_values: the flags; `--config` is declared there.
-      schema: the keys and presets.
+    """`--config=PRESET_OR_FILE`, declared in `flag_values`, with `--config.KEY=VALUE`.
 
     Attributes:
-      schema: the same.
       file: the config file that was given, that of a preset where that was; None: none.
       overrides: the other arguments of the config, each as `--config.KEY=VALUE`.
     """
@@ -57,26 +48,20 @@ class ConfigFlag:
 
     @property
     def config(self) -> ml_collections.ConfigDict:
-        """The config with its overrides.
-
-        Raises:
-          UserError: none was given.
-        """
+        """The config with its overrides; raises a `UserError` where none was given."""
         if self._config is None:
             raise UserError(f"--config is missing: give a file or a preset ({', '.join(self.schema.names())})")
         return self._config
 
     def command(self, program: str) -> str:
-        """Returns the command line of a program with the config that was given."""
+        """Returns the command line of a program with this config."""
         assert self.file is not None
         name = pathlib.Path(self.file).stem
         is_preset = name in self.schema.names() and self.file == self.schema.path(name)
         return shlex.join([program, f"--config={name if is_preset else self.file}", *self.overrides])
 
     def parse(self, argv: list[str]) -> list[str]:
-        """Parses a command line into the command's flags and the config, and returns what are no flags.
-
-        Overrides apply to the config wherever they are on the command line.
+        """Parses a command line, overrides anywhere on it, into flags and config, and returns what are no flags.
 
         Raises:
           UserError: the config cannot be loaded, or an override names no key or has a value of another type.

@@ -1,4 +1,4 @@
-"""The flags of a command and the keys of its config, and the help that shows them. TensorFlow is not imported here."""
+"""The flags of a command and the keys of its config, and the help that shows them. No TensorFlow here."""
 
 import dataclasses
 import shutil
@@ -23,23 +23,14 @@ _PATH_KEYS = {"DIR": ("dir",), "FILE": ("file", "train", "validation", "test", "
 
 @dataclasses.dataclass(frozen=True)
 class FlagInfo:
-    """A flag, or a key of a config as the flag that it is on a command line.
+    """A flag, or a key of a config as the flag that it is on a command line."""
 
-    Attributes:
-      name: without dashes.
-      value: what stands for its value, such as FILE; empty for a flag that is given or not.
-      description: what it does, as one line.
-      default: its default as on a command line; empty: none.
-      choices: the values that it takes; empty: others too.
-      suggestions: values among others, to complete.
-    """
-
-    name: str
-    value: str
+    name: str  # without dashes
+    value: str  # a word for its value, such as FILE; empty: a switch
     description: str
-    default: str = ""
-    choices: Sequence[str] = ()
-    suggestions: Sequence[str] = ()
+    default: str = ""  # as on a command line
+    choices: Sequence[str] = ()  # empty: any value
+    suggestions: Sequence[str] = ()  # for completion; others are possible
 
     @property
     def takes_directory(self) -> bool:
@@ -66,12 +57,7 @@ COMMON_FLAGS = (
 
 
 def describe(flag_values: flags.FlagValues, schema: Schema | None = None) -> list[FlagInfo]:
-    """Returns the flags of a command in the order of their declaration, but not the keys of its config.
-
-    Args:
-      flag_values: the flags.
-      schema: of its config, where it takes one.
-    """
+    """Returns the flags of a command in the order of their declaration, without its config's keys."""
     infos: dict[str, FlagInfo] = {}
     for flag in flag_values._flags().values():
         has_default = flag.default not in (None, "", []) and flag.default is not False
@@ -99,7 +85,7 @@ def _describe_key(key: str, field: Field) -> FlagInfo:
 
 
 def _path_name(name: str, words: Mapping[str, Sequence[str]]) -> str:
-    """Returns what the value of a flag or key of that name is, of the keys of `words`; '': no path."""
+    """Returns which key of `words` the value of a flag of that name is; '': no path."""
     last = name.rpartition("_")[2]
     return next((kind for kind, known in words.items() if last in known), "")
 
@@ -127,15 +113,7 @@ def help_text(
     examples: str = "",
     schema: Schema | None = None,
 ) -> str:
-    """Returns the help of a command, as wide as the terminal.
-
-    Args:
-      usage: what it does and how it is called.
-      flags: its flags.
-      groups: the names of the flags that belong together, by a title; others come last.
-      examples: text that follows the flags.
-      schema: the keys of its config, where it takes one.
-    """
+    """Returns the help of a command, as wide as the terminal; flags that are in no group come last."""
     width = min(_MAX_WIDTH, max(_MIN_WIDTH, shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns))
     by_name = {flag.name: flag for flag in flags}
     named = [name for names in groups.values() for name in names]

@@ -1,4 +1,4 @@
-"""What keys of a pre-training config mean for each other: errors, and notices. TensorFlow is not imported here."""
+"""Checks and notices that relate several keys of a pre-training config. No TensorFlow here."""
 
 import functools
 from collections.abc import Callable
@@ -23,11 +23,9 @@ _Require = Callable[[str, bool, str], None]
 
 
 def check_relations(config: ml_collections.ConfigDict, generator: dict[str, int]) -> None:
-    """Raises a `UserError` that names key, value and remedy for the first value that does not fit others.
+    """Raises a `UserError` for the first value that does not fit others; each is valid by itself.
 
-    Args:
-      config: a config whose values are possible each by itself.
-      generator: the generator's sizes that follow from it.
+    `generator`: the sizes that `resolution.generator_sizes` derives.
     """
     check: _Require = functools.partial(require, config)
     _check_masking(config.data, check)
@@ -97,12 +95,7 @@ def _check_checkpoints(config: ml_collections.ConfigDict, check: _Require) -> No
 
 
 def notices(config: Any, with_evaluation: bool = True) -> list[str]:
-    """Returns what is allowed in a config but seldom meant, a line each.
-
-    Args:
-      config: a config.
-      with_evaluation: whether the run evaluates.
-    """
+    """Returns what is allowed in a config but seldom meant, a line each."""
     lines = []
     warmup_steps, num_steps = config.optimizer.warmup_steps, config.train.num_steps
     if warmup_steps > num_steps:

@@ -1,6 +1,6 @@
-"""A config's keys as fields: what its defaults, checks, help, completion, reference page and comparison come from.
+"""A config's keys as fields: its defaults, checks, help, completion, reference page and comparison follow from them.
 
-TensorFlow is not imported here.
+No TensorFlow here.
 """
 
 import dataclasses
@@ -34,27 +34,18 @@ FROM_0_TO_1 = Rule(lambda value: 0 <= value <= 1, "must be a fraction from 0 to 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A key of a config.
+    """A key of a config."""
 
-    Attributes:
-      default: its value where none is given; None: it has none.
-      description: what it decides, with its unit; keys that follow each other may share it.
-      rule: what a value must fulfil.
-      choices: the only values; where the default is '', that is one more.
-      changeable: whether a started run may change it.
-      value_type: needed where there is no default.
-    """
-
-    default: Any
-    description: str
+    default: Any  # None: unset
+    description: str  # with its unit; keys that follow each other may share it
     rule: Rule | None = None
-    choices: Sequence[str] = ()
-    changeable: bool = False
-    value_type: type | None = None
+    choices: Sequence[str] = ()  # where the default is '', that is one more
+    changeable: bool = False  # by a started run
+    value_type: type | None = None  # needed where there is no default
 
     @property
     def type_name(self) -> str:
-        """Name of the type of its values: int, float, str, bool or tuple."""
+        """Type of its values: int, float, str, bool or tuple."""
         return (self.value_type or type(self.default)).__name__
 
     @property
@@ -63,7 +54,7 @@ class Field:
         return "unset" if self.default is None else repr(self.default)
 
     def find_mistake(self, value: Any) -> str | None:
-        """Returns what to do about a value that cannot be, whatever the other keys are; None where it can be."""
+        """Returns what to do about a value that is invalid whatever the other keys are; None where it is valid."""
         if self.choices and value not in self.choices and not self.default == value == "":
             empty = "empty or " if self.default == "" else ""
             return f"must be {empty}one of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
@@ -78,17 +69,11 @@ ChangeableField = functools.partial(Field, changeable=True)
 
 @dataclasses.dataclass(frozen=True)
 class Schema:
-    """The keys of a kind of config, and its shipped presets.
+    """The keys of a kind of config, and its shipped presets."""
 
-    Attributes:
-      fields: by key, such as 'train.num_steps'; a key without a dot is in no section.
-      origin: full name of the function that returns the default config, for messages.
-      folder: where below `configs/` the presets are; '': there itself.
-    """
-
-    fields: Mapping[str, Field]
-    origin: str
-    folder: str = ""
+    fields: Mapping[str, Field]  # by key, such as 'train.num_steps'; a key without a dot is in no section
+    origin: str  # full name of the function that returns the default config, for messages
+    folder: str = ""  # of the presets, below `configs/`
 
     def default_config(self) -> ml_collections.ConfigDict:
         """Returns all keys with their defaults."""
@@ -102,17 +87,16 @@ class Schema:
         return config
 
     def check_values(self, config: ml_collections.ConfigDict) -> None:
-        """Raises a `UserError` for the first value that cannot be, whatever the other keys are."""
+        """Raises a `UserError` for the first value that is invalid whatever the other keys are."""
         values = flatten(config)
         for key, field in self.fields.items():
             mistake = field.find_mistake(values[key])
             require(config, key, mistake is None, mistake or "")
 
     def differences(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-        """Compares two configs as nested dicts; what is `derived` follows from the others, and from the data.
+        """Returns the differences of nested configs as 'key: old -> new': those forbidden and allowed in a started run.
 
-        Returns:
-          Two lists of 'key: old -> new': the differences that make another run, and those that a run may have.
+        Keys of `derived` follow from the others, and from the data.
         """
         # A key that came with a later version had, in effect, its default.
         flat_old, flat_new = {**flatten(self.default_config()), **flatten(old)}, flatten(new)
@@ -127,11 +111,7 @@ class Schema:
         return forbidden, allowed
 
     def restore(self, recorded: Mapping[str, Any], file: str) -> ml_collections.ConfigDict:
-        """Returns the config of a nested dict as JSON has it; what is `derived` in it is left out.
-
-        Args:
-          recorded: the dict.
-          file: where it was, for messages.
+        """Returns the config of a nested dict as JSON has it, without `derived`; `file` is for messages.
 
         Raises:
           UserError: it has keys or types that this version does not know.
@@ -158,11 +138,7 @@ class Schema:
         return sorted(path.stem for path in self.directory.glob("*.py") if not path.stem.startswith("_"))
 
     def path(self, name: str) -> str:
-        """Returns the config file that `--config=name` means: a preset's, or the file `name` itself.
-
-        Raises:
-          UserError: neither a preset nor a file.
-        """
+        """Returns the file that `--config=name` means, a preset's or `name`; raises a `UserError` where there is none."""
         names = self.names()
         if name in names:
             return str(self.directory / f"{name}.py")

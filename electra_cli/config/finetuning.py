@@ -1,7 +1,4 @@
-"""Every setting of a fine-tuning, declared once; its checks, and the paper's values where none are given.
-
-TensorFlow is not imported here.
-"""
+"""Every key of a fine-tuning config, with checks, and the paper's values where none are given. No TensorFlow here."""
 
 import ml_collections
 
@@ -12,7 +9,6 @@ from electra_cli.config.pretraining import PRECISIONS, PRETRAINING, STRATEGIES
 from electra_cli.errors import UserError
 
 KINDS = ("classification", "regression", "tagging", "question_answering")
-# The tasks of GLUE and their kinds.
 GLUE_KINDS = {
     **dict.fromkeys(("cola", "sst2", "mrpc"), "classification"),
     "stsb": "regression",
@@ -25,7 +21,6 @@ SCORES = {
     "tagging": ("f1", "precision", "recall", "accuracy"),
     "question_answering": ("f1", "exact_match"),
 }
-# Formats of labelled files.
 FORMATS = (*TABLE_FORMATS, "conll", "conllu", "squad")
 # What names an encoder whose weights are drawn.
 RANDOM = "random"
@@ -214,13 +209,7 @@ def check_start(init: str | None, like: str | None) -> None:
 
 
 def fill_in(config: ml_collections.ConfigDict, kind: str, hidden_size: int) -> ml_collections.FrozenConfigDict:
-    """Returns a checked config with the paper's values for keys that are unset.
-
-    Args:
-      config: the config.
-      kind: the kind of its task.
-      hidden_size: width of the encoder.
-    """
+    """Returns a checked config with the paper's values for unset keys, by the encoder's `hidden_size`."""
     filled = ml_collections.ConfigDict(config.to_dict())
     _, rate, decay = next(row for row in _RATES if hidden_size >= row[0])
     epochs = _EPOCHS_OF_ANSWERS if kind == "question_answering" else _EPOCHS

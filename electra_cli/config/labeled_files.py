@@ -1,4 +1,4 @@
-"""The labelled files of `eval.probes`, as a config names them and their columns. TensorFlow is not imported here."""
+"""The labelled files of `eval.probes`, as a config names them and their columns. No TensorFlow here."""
 
 import dataclasses
 import os
@@ -10,15 +10,9 @@ from electra_cli.errors import UserError
 
 
 def parse_file(value: str, keys: Mapping[str, Sequence[str]], flag: str) -> dict[str, str]:
-    """Reads the name of a file with its settings.
+    """Returns `path` and settings of 'FILE' or 'FILE:KEY=VALUE,KEY=VALUE', the value of a flag or key.
 
-    Args:
-      value: 'FILE', or 'FILE:KEY=VALUE,KEY=VALUE'.
-      keys: the settings that may follow, with the values of each; no values: any.
-      flag: the flag or key that the value is of, for messages.
-
-    Returns:
-      `path`, and the settings.
+    `keys`: the possible settings, with the values of each; no values: any.
 
     Raises:
       UserError: the value has other settings, or names no file.
@@ -53,23 +47,14 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 @dataclasses.dataclass(frozen=True)
 class ProbeFile:
-    """A labelled file.
-
-    Attributes:
-      path: where it is.
-      text: the column of texts, or of the first ones of pairs, by name or by number from 0; '': the usual names.
-      second_text: the column of the second ones; '': there is none, or the usual names are those of a pair.
-      label: the column of labels; '': the usual names.
-      format: one of `TABLE_FORMATS`; '': by the name's ending.
-      task: one of `TASKS`; '': as the labels look.
-    """
+    """A labelled file, with columns by name or by number from 0; '': the usual names."""
 
     path: str
-    text: str = ""
-    second_text: str = ""
+    text: str = ""  # or the first texts of pairs
+    second_text: str = ""  # '': none, or the usual names are those of a pair
     label: str = ""
-    format: str = ""
-    task: str = ""
+    format: str = ""  # one of `TABLE_FORMATS`; '': by the name's ending
+    task: str = ""  # one of `TASKS`; '': by the labels
 
     @property
     def name(self) -> str:
@@ -81,12 +66,10 @@ class ProbeFile:
 
 
 def parse_probes(values: Sequence[Any]) -> tuple[ProbeFile, ...]:
-    """Reads `config.eval.probes`.
+    """Reads `config.eval.probes`: 'FILE', or 'FILE:text=COLUMN,...' with keys of `ProbeFile`.
 
-    Args:
-      values: 'FILE', or 'FILE:text=COLUMN,second_text=COLUMN,label=COLUMN,format=FORMAT,task=TASK' with some of these.
-        A value may hold several files with commas between them, as a command line has them, and what follows a comma
-        may stand in a value of its own.
+    A value may hold several files with commas between them, as a command line has them, and settings that follow a
+    comma may be a value of their own.
 
     Raises:
       UserError: the value has other settings, or names no file.

@@ -1,6 +1,6 @@
-"""From a config with overrides to that of a run: checked, divided into phases, with all that follows from it.
+"""Resolves a config with overrides: checked, divided into phases, with derived values. No TensorFlow here.
 
-Phases are stretches of one run, such as sequences of 128 tokens and then of 512. TensorFlow is not imported here.
+Phases are stretches of one run, such as sequences of 128 tokens and then of 512.
 """
 
 import dataclasses
@@ -19,46 +19,32 @@ DEFAULT_VOCAB_SIZE = 30_522
 
 @dataclasses.dataclass(frozen=True)
 class PhaseConfig:
-    """A phase of a run.
+    """A phase of a run."""
 
-    Attributes:
-      number: from 0.
-      begin: steps before its first.
-      end: its last step.
-      config: the run's config with the phase's own values in place of the run's.
-    """
-
-    number: int
-    begin: int
-    end: int
-    config: ml_collections.ConfigDict
+    number: int  # from 0
+    begin: int  # steps before its first
+    end: int  # its last step
+    config: ml_collections.ConfigDict  # the run's, with the phase's own values
 
 
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
-    """The config of a run, checked, with all that follows from it.
+    """The checked config of a run.
 
-    Attributes:
-      resolved: of the whole run, with a section `derived`: `vocab_size`, `max_predictions_per_seq` (masked slots of an
-        example) and the generator's `generator_{hidden_size,num_layers,num_attention_heads,intermediate_size}`.
-      phases: its phases, one or more, each with a resolved config of its own.
-      assumes_vocab_size: whether neither the config nor data gave the size of the vocabulary.
+    `resolved` has a section `derived`: `vocab_size`, `max_predictions_per_seq` (masked slots of an example) and the
+    generator's `generator_{hidden_size,num_layers,num_attention_heads,intermediate_size}`; so have those of the phases.
     """
 
     resolved: ml_collections.FrozenConfigDict
     phases: tuple[PhaseConfig, ...]
-    assumes_vocab_size: bool = False
+    assumes_vocab_size: bool = False  # neither the config nor data gave it
 
 
 def check(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> list[PhaseConfig]:
-    """Returns the phases of a config, each with its unresolved config.
-
-    Args:
-      config: what `default_config()` returns, with overrides.
-      needs_data: whether a phase without a directory of data is an error.
+    """Returns the phases of a config, not yet resolved.
 
     Raises:
-      UserError: a value that cannot be trained with, whatever the data, named by key, with the remedy.
+      UserError: a value cannot be trained with, whatever the data; or, with `needs_data`, a phase has no directory.
     """
     phases = divide(config)
     for phase in phases:
@@ -76,11 +62,7 @@ def check(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> list
 
 
 def divide(config: ml_collections.ConfigDict | ml_collections.FrozenConfigDict) -> list[PhaseConfig]:
-    """Returns the phases of a config, one when it names none.
-
-    Raises:
-      UserError: the keys of `config.phases` do not fit each other or `config.train.num_steps`.
-    """
+    """Returns the phases of a config, one when it names none; raises a `UserError` where keys do not fit each other."""
     num_steps = config.phases.num_steps or (config.train.num_steps,)
     if config.phases.num_steps and any(not isinstance(steps, int) or steps < 1 for steps in num_steps):
         raise UserError(f"config.phases.num_steps={tuple(num_steps)}: give the steps of each phase, 1 or more")
@@ -120,12 +102,7 @@ def _phase_values(config: Any, name: str, num_phases: int) -> tuple[Any, ...]:
 def resolve_phases(
     config: ml_collections.ConfigDict, phases: Sequence[PhaseConfig], vocab_size: int | None
 ) -> RunConfig:
-    """Resolves a config whose phases `check` returned.
-
-    Args:
-      config: the config.
-      phases: its phases.
-      vocab_size: entries of the data's vocabulary; None: not known.
+    """Resolves a config whose phases `check` returned; `vocab_size`: of the data's vocabulary, None: not known.
 
     Raises:
       UserError: the config has another size of the vocabulary.

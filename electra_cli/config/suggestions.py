@@ -1,4 +1,4 @@
-"""What a mistyped word was probably meant to be. TensorFlow is not imported here."""
+"""What a mistyped word was probably meant to be. No TensorFlow here."""
 
 import difflib
 import os
@@ -8,10 +8,7 @@ _MIN_SIMILARITY = 0.6
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Returns the known word that is most like `word`; None where none is like it.
-
-    Of keys with dots, one whose last part is that of `word` goes before all others, then one that `word` begins.
-    """
+    """Returns the known word most like `word`, or None: first a key with the same last part, then one `word` begins."""
     known = sorted(known)
     last = word.rpartition(".")[2]
     # A key of the section `phases` repeats one of another section, which is what most mean.

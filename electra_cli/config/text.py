@@ -1,4 +1,4 @@
-"""A config as text: a config file that `--config` takes again, or JSON. TensorFlow is not imported here."""
+"""A config as text: a config file that `--config` takes again, or JSON. No TensorFlow here."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,7 @@ _DERIVED = "derived."
 
 
 def show(run: RunConfig, form: str, title: str) -> str:
-    """Returns a config as text, with what follows from it.
-
-    Args:
-      run: the config; `data.dir` may be missing.
-      form: text (a config file) or json.
-      title: what the config is of, for the first line of the file.
-    """
+    """Returns a config with its derived values in a `form`: text (a config file whose docstring is `title`) or json."""
     config = run.resolved.to_dict()
     if run.assumes_vocab_size:
         del config["derived"]["vocab_size"]
@@ -27,13 +21,7 @@ def show(run: RunConfig, form: str, title: str) -> str:
 
 
 def to_file(config: Mapping[str, Any], title: str, notes: Sequence[str] = ()) -> str:
-    """Returns a config file: all keys, the default behind those that have another value, and what follows from them.
-
-    Args:
-      config: a resolved config; what is not known of its section `derived` is left out.
-      title: what the config is of, for the first line.
-      notes: lines to write above it.
-    """
+    """Returns a config file: all keys, the defaults of those that have another value, and the derived values."""
     values = flatten(config)
     lines = [f'"""{_inside_quotes(title)}"""', "", *(f"# Note: {note}" for note in notes), *([""] if notes else [])]
     lines += ["from electra_cli.config import default_config", "", "", "def get_config():"]

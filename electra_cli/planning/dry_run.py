@@ -1,6 +1,4 @@
-"""A trial of a run: all that it needs is built and checked, a few steps and a short evaluation of each phase are made,
-and what the complete run would take is reported. Nothing is left behind.
-"""
+"""A trial of a run: checks all it needs, makes a few steps of each phase, and reports what the rest would take."""
 
 import dataclasses
 import math
@@ -35,7 +33,7 @@ from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
 from electra_cli.workdir.workdir import Workdir, check_config
 
-# Steps behind the first: one, and more of them, up to so many, while they take less than so many seconds.
+# Steps after the first: at least one, at most so many, and no more after so many seconds.
 _MAX_STEPS, _SECONDS_OF_STEPS = 20, 2.0
 _NUM_EVALUATED_BATCHES = 4
 _LOCK_FILE = ".lock"  # that a `Workdir` makes
@@ -43,60 +41,42 @@ _LOCK_FILE = ".lock"  # that a `Workdir` makes
 
 @dataclasses.dataclass(frozen=True)
 class PhaseTrial:
-    """What steps of a phase took.
+    """What steps of a phase took."""
 
-    Attributes:
-      number: of the phase, from 1.
-      num_steps, num_evaluations: those that are left.
-      first_step_seconds: of the first step, with building it.
-      num_timed, step_seconds: steps after it that were made, and their median.
-      tokens_per_second: real tokens, by the median; `model_flops_utilization` likewise.
-      total_loss: mean of all steps.
-      build_seconds: how much longer the first evaluation takes than others; 0 without evaluations.
-      evaluation_seconds: what one will take; 0 without evaluations.
-    """
-
-    number: int
-    num_steps: int
-    first_step_seconds: float
-    num_timed: int
-    step_seconds: float
-    tokens_per_second: float
+    number: int  # from 1
+    num_steps: int  # those that are left
+    first_step_seconds: float  # with building it
+    num_timed: int  # steps after the first
+    step_seconds: float  # median of these
+    tokens_per_second: float  # real tokens, by the median, as `model_flops_utilization`
     model_flops_utilization: float
-    total_loss: float
-    num_evaluations: int
-    build_seconds: float
-    evaluation_seconds: float
+    total_loss: float  # mean of all steps
+    num_evaluations: int  # those that are left
+    build_seconds: float  # how much longer the first evaluation takes than others
+    evaluation_seconds: float  # of one; 0 without evaluations
 
     @property
     def seconds(self) -> float:
-        """What is left of the phase will take."""
+        """What the rest of the phase will take."""
         building = self.first_step_seconds + self.build_seconds
         return building + self.num_steps * self.step_seconds + self.num_evaluations * self.evaluation_seconds
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a run would take.
+    """What a run would take."""
 
-    Attributes:
-      step, num_steps: the step that it resumes from, and its last.
-      phases: those that are left.
-      free_bytes: of the disk; None where that is not known, as of remote directories.
-      peak_bytes: of memory so far: of the first GPU, or of the process.
-    """
-
-    step: int
+    step: int  # that it resumes from
     num_steps: int
     num_parameters: int
-    phases: tuple[PhaseTrial, ...]
+    phases: tuple[PhaseTrial, ...]  # those that are left
     checkpoints: CheckpointSize
-    free_bytes: int | None
-    peak_bytes: int
+    free_bytes: int | None  # of the disk; None: not known, as of remote directories
+    peak_bytes: int  # of memory so far: of the first GPU, or of the process
 
     @property
     def seconds(self) -> float:
-        """What the run will take."""
+        """What the rest of the run will take."""
         return sum(phase.seconds for phase in self.phases)
 
 
@@ -108,14 +88,7 @@ def dry_run(
     logger: Logger | None = None,
     checkpoint: str | None = None,
 ) -> Trial:
-    """Tries a run from where it would resume; `loop.train` with the same arguments is the run.
-
-    Args:
-      config: with overrides, or what `source.read_run` made of it.
-      workdir: directory of the run, in which nothing is changed.
-      with_evaluation: whether the run will evaluate.
-      logger: receives progress reports; None: prints lines.
-      checkpoint: what the run would begin with.
+    """Tries `loop.train` with the same arguments from where it would resume, and changes nothing in the workdir.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, the workdir cannot be written, or its disk is too
@@ -280,10 +253,7 @@ def _gib(num_bytes: float) -> str:
 
 
 def check_room(workdir: str, size: CheckpointSize) -> int | None:
-    """Checks that a workdir, which need not exist, can be written, is not in use, and that its disk has room.
-
-    Returns:
-      The free bytes of its disk; None where that is not known, as of remote directories.
+    """Returns the free bytes of a workdir's disk, None for remote ones; the workdir need not exist.
 
     Raises:
       UserError: it cannot be written, is in use, or has too little room.

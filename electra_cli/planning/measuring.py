@@ -32,30 +32,19 @@ from electra_cli.training.throughput import measure_flops_per_second
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What steps took.
+    """What steps took."""
 
-    Attributes:
-      devices: what was computed on, as '4 GPUs'.
-      num_steps: steps after the first.
-      first_step_seconds: of the first step, which builds.
-      step_seconds: median of the others.
-      flops_per_second: operations a second of large matrix products in the config's precision, of all devices together.
-      peak_bytes: peak of a device's memory; on a CPU, of the process, libraries included.
-    """
-
-    devices: str
+    devices: str  # as '4 GPUs'
     num_replicas: int
-    num_steps: int
-    first_step_seconds: float
-    step_seconds: float
-    flops_per_second: float
-    peak_bytes: int
+    num_steps: int  # after the first
+    first_step_seconds: float  # with building it
+    step_seconds: float  # median of the others
+    flops_per_second: float  # of large matrix products in the config's precision, on all devices together
+    peak_bytes: int  # of a device's memory; on a CPU, of the process, libraries included
 
 
 def measure_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> Measurement:
-    """Times `num_steps` steps of one resolved phase's global batch, after one that builds.
-
-    Must run before TensorFlow computes anything.
+    """Times `num_steps` steps of a resolved phase after one that builds; must run before TensorFlow computes anything.
 
     Raises:
       UserError: the devices are missing or do not divide the batch.
@@ -73,7 +62,7 @@ def measure_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> Me
 
 
 def make_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> tuple[list[float], Runtime]:
-    """Makes steps as `measure_steps` does; returns the seconds of each, of the one that builds first, and devices."""
+    """Makes steps as `measure_steps` does; returns the seconds of each, the one that builds included."""
     train = config.train
     runtime = build_runtime(config.runtime, [(train.global_batch_size, train.gradient_accumulation_steps)])
     model, optimizer = build_model(config, runtime)
@@ -127,27 +116,17 @@ _MEMORY_SHARE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Steps that were made here.
-
-    Attributes:
-      device, num_devices: what they were made on, a replica each.
-      phase: number of the phase that was measured, the one of the most operations.
-      batch: examples of a step.
-      predicted_seconds: of a step.
-      predicted_bytes: peak of a replica, without libraries.
-      library_bytes: what the process took before.
-      correction: what predicted computation is multiplied by.
-    """
+    """Steps that were made here."""
 
     device: Device
-    num_devices: int
-    phase: int
-    batch: int
+    num_devices: int  # a replica each
+    phase: int  # number of the phase that was measured, the one of the most operations
+    batch: int  # examples of a step
     measured: Measurement
-    predicted_seconds: float
-    predicted_bytes: float
-    library_bytes: int
-    correction: float
+    predicted_seconds: float  # of a step
+    predicted_bytes: float  # peak of a replica, without libraries
+    library_bytes: int  # what the process took before
+    correction: float  # factor of the predicted time of computation
 
     def describe(self) -> list[str]:
         """Returns lines for people."""
@@ -161,7 +140,7 @@ class Calibration:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns what `json` can write; bytes and seconds."""
+        """Returns bytes and seconds for JSON."""
         return dataclasses.asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""From a config to its plan: all that `electra-plan` reports, as one structure. TensorFlow is not imported here."""
+"""From a config to its plan: all that `electra-plan` reports. No TensorFlow here."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class MemoryRow:
-    """Memory of a replica that makes a whole part of the batch, compiled by XLA, on one device."""
+    """Memory of a replica that computes a complete part of the batch, compiled by XLA, on one device."""
 
     precision: str
     remat: bool
@@ -35,23 +35,16 @@ class MemoryRow:
 
 @dataclasses.dataclass(frozen=True)
 class PhasePlan:
-    """What a phase, numbered from 0, costs.
+    """What a phase costs."""
 
-    Attributes:
-      data: what its data holds; None without data.
-      paper_flops, parameter_flops, matmul_flops: operations of the phase, as the paper counts, as 6 x parameters x
-        tokens, and as products of matrices.
-      memory: for each precision, without recomputation and with it.
-    """
-
-    number: int
+    number: int  # from 0
     num_steps: int
     config: ml_collections.FrozenConfigDict
-    data: DataSize | None
-    paper_flops: float
-    parameter_flops: float
-    matmul_flops: float
-    memory: tuple[MemoryRow, ...]
+    data: DataSize | None  # None without data
+    paper_flops: float  # operations of the phase as the paper counts,
+    parameter_flops: float  # as 6 x parameters x tokens,
+    matmul_flops: float  # and in matrix products
+    memory: tuple[MemoryRow, ...]  # for each precision, without recomputation and with it
 
     @property
     def num_examples(self) -> int:
@@ -77,25 +70,16 @@ class PhasePlan:
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRow:
-    """A run on some devices of a kind.
-
-    Attributes:
-      placements: of each phase; or the reason why it does not fit.
-      seconds: of the whole run; None when a phase does not fit.
-      positions_per_second: tokens, padding included.
-      of_peak: share of the data sheet's rate that goes into products of the model.
-      scaling: speed-up over the first row of the kind, as a share of what so many more devices could give.
-      dollars: at the assumed price; None without one.
-    """
+    """A run on some devices of a kind; the numbers are None where a phase does not fit."""
 
     device: Device
     num_devices: int
-    placements: tuple[Placement | str, ...]
+    placements: tuple[Placement | str, ...]  # of each phase; or the reason why it does not fit
     seconds: float | None = None
-    positions_per_second: float | None = None
-    of_peak: float | None = None
-    scaling: float | None = None
-    dollars: float | None = None
+    positions_per_second: float | None = None  # tokens, padding included
+    of_peak: float | None = None  # share of the data sheet's rate that goes into products of the model
+    scaling: float | None = None  # speed-up over the first row of the kind, as a share of the possible one
+    dollars: float | None = None  # at the assumed price; None without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +100,9 @@ class Plan:
 
 
 def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:
-    """Makes the plan of a config with overrides.
+    """Makes the plan of a config with overrides; raises a `UserError` as `read_run` does.
 
-    Args:
-      here: the device of this machine; None: its CPU.
-      correction: what predicted times of computation on that device are multiplied by, as measured.
-
-    Raises:
-      UserError: as `read_run`.
+    `here`: the device of this machine, None: its CPU; `correction`: measured factor of computation on it.
     """
     run = read_run(config, needs_data=False)
     parameters = count_parameters(run.resolved)

@@ -1,4 +1,4 @@
-"""A plan as text and as JSON. TensorFlow is not imported here."""
+"""A plan as text and as JSON. No TensorFlow here."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -25,13 +25,7 @@ _MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])
 
 
 def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
-    """Returns a plan as a page of text.
-
-    Args:
-      plan: the plan.
-      name: what the config was called by.
-      notes: lines that follow the heading.
-    """
+    """Returns a plan of a config called `name` as a page of text, with notes below its heading."""
     lines = [_heading(plan, name), *notes, "", *_parameter_lines(plan)]
     several = len(plan.phases) > 1
     for phase in plan.phases:
@@ -51,7 +45,7 @@ def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
 
 
 def to_json(plan: Plan, name: str) -> dict[str, Any]:
-    """Returns a plan as what `json` can write; bytes, seconds, US dollars and shares from 0 to 1."""
+    """Returns a plan for JSON: bytes, seconds, US dollars and shares from 0 to 1."""
     parameters = plan.parameters
     return {
         "config": name,
@@ -149,7 +143,7 @@ def _run_text(phase: PhasePlan) -> str:
 
 
 def _count(number: float) -> str:
-    """Returns a large number in words, three digits of it."""
+    """Returns a large number in words, with three digits."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if number >= size:
             return f"{number / size:.3g} {name}"
@@ -195,7 +189,7 @@ def _memory_lines(plan: Plan) -> list[str]:
 
 
 def _unit(largest: float) -> tuple[str, int, int]:
-    """Returns the unit that sizes up to `largest` bytes are given in: its name, its bytes, and the decimals shown."""
+    """Returns name, bytes and decimals of the unit for sizes up to `largest` bytes."""
     return ("GiB", GIB, 2) if largest >= GIB else ("MiB", 1 << 20, 1)
 
 
@@ -221,7 +215,7 @@ def _device_lines(plan: Plan) -> list[str]:
 
 
 def _impossible_numbers(plan: Plan) -> dict[int, str]:
-    """Returns the numbers of devices that no kind of device can be used in, for a reason that is the same for all."""
+    """Returns the numbers of devices that fit no kind of device, with the one reason."""
     reasons: dict[int, set[str]] = {}
     for row in plan.devices:
         reasons.setdefault(row.num_devices, set()).add("; ".join(_reasons(row)))

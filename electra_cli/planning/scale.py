@@ -1,4 +1,4 @@
-"""How long a step and a run take on a number of devices, and what fits there. TensorFlow is not imported here.
+"""How long a step and a run take on a number of devices, and what fits there. No TensorFlow here.
 
 A step is limited by the slower of input and computation, and then waits for the sum of all gradients:
 
@@ -23,36 +23,22 @@ USABLE_MEMORY = 0.9
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-    """A device that holds one replica.
-
-    Attributes:
-      name: what tables call it.
-      peak: operations a second of dense matrix products in bfloat16.
-      peak_float32: the same of float32 tensors as TensorFlow multiplies them there: TF32 on GPUs, three products of
-        bfloat16 on TPUs.
-      attainable: fraction of the peak that large products reach.
-      memory: bytes.
-      bandwidth: bytes a second of its memory.
-      link: bytes a second and direction that it sends in an all-reduce of up to `group` devices.
-      group: devices that are linked so: the GPUs of a machine, a slice of a TPU pod.
-      network: the same between groups: its share of what the machine's network carries.
-      per_host: devices whose input one process makes.
-      price: US dollars an hour, on demand, rounded; None: nobody charges for it.
-      is_compiled: whether XLA compiles steps as a whole there.
-    """
+    """A device that holds one replica."""
 
     name: str
-    peak: float
-    peak_float32: float
-    attainable: float
-    memory: float
-    bandwidth: float
-    link: float
-    group: int
-    network: float
-    per_host: int
-    price: float | None
-    is_compiled: bool = True
+    peak: float  # operations a second of dense matrix products in bfloat16
+    peak_float32: (
+        float  # the same of float32 as TensorFlow multiplies it: TF32 on GPUs, three bfloat16 products on TPUs
+    )
+    attainable: float  # fraction of the peak that large products reach
+    memory: float  # bytes
+    bandwidth: float  # bytes a second of its memory
+    link: float  # bytes a second and direction that it sends in an all-reduce of up to `group` devices
+    group: int  # devices that are linked so: the GPUs of a machine, a slice of a TPU pod
+    network: float  # as `link`, between groups: its share of the machine's network
+    per_host: int  # devices whose input one process makes
+    price: float | None  # US dollars an hour, on demand, rounded; None: free
+    is_compiled: bool = True  # XLA compiles the complete step
 
     def rate(self, precision: str) -> float:
         """Returns the attainable operations a second of matrix products in a `config.runtime.precision`."""
@@ -63,10 +49,8 @@ class Device:
         return self.peak_float32 if precision == "float32" else self.peak
 
     def all_reduce_bandwidth(self, number: int) -> float:
-        """Returns the bytes a second and direction of a ring over `number` devices.
-
-        A ring over several machines enters and leaves each once, over all its network cards together.
-        """
+        """Returns the bytes a second and direction of a ring over `number` devices."""
+        # A ring over several machines enters and leaves each once, over all its network cards together.
         return self.link if number <= self.group else min(self.link, self.network * self.group)
 
 
@@ -148,12 +132,12 @@ class StepTime:
     all_reduce: float
 
     def corrected(self, factor: float) -> "StepTime":
-        """Returns it with another time of computation, in proportion."""
+        """Returns it with the time of computation multiplied by `factor`."""
         return dataclasses.replace(self, products=factor * self.products, elementwise=factor * self.elementwise)
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The complete step."""
         return max(self.input, self.products + self.elementwise) + self.all_reduce + HOST_SECONDS
 
     @property
@@ -169,24 +153,19 @@ class StepTime:
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """How a phase can be trained on a number of devices: `num_parts` is the `train.gradient_accumulation_steps` it
-    takes, the config's or more; `remat`, whether blocks must be recomputed.
-    """
+    """How a phase can be trained on a number of devices."""
 
     num_devices: int
-    num_parts: int
-    remat: bool
+    num_parts: int  # `train.gradient_accumulation_steps`: the config's or more
+    remat: bool  # whether blocks must be recomputed
     memory: ReplicaMemory
     time: StepTime
 
 
 def place(config: Any, device: Device, num_devices: int, *, remat: bool, correction: float = 1.0) -> Placement | str:
-    """Finds how a resolved phase fits on devices with the fewest parts, and only then with recomputation.
+    """Returns how a resolved phase fits on devices, with the fewest parts, then with recomputation; or why it does not.
 
-    `remat`: whether the config asks for it; `correction`: what the time of computation is multiplied by.
-
-    Returns:
-      The placement; or the reason why it does not fit and which key to change.
+    `remat`: whether the config asks for it; `correction`: factor of the time of computation.
     """
     batch, parts = config.train.global_batch_size, config.train.gradient_accumulation_steps
     if batch % (num_devices * parts):

@@ -1,6 +1,4 @@
-"""How large a run is: parameters by part of the model, a replica's memory by part, and checkpoints on the disk.
-
-Arithmetic on a config; TensorFlow is not imported here.
+"""How large a run is: parameters, a replica's memory and checkpoints, computed from a config. No TensorFlow here.
 
 What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
 execution order things differently: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with
@@ -26,26 +24,20 @@ _MOMENTS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """Parameters of a resolved config.
+    """Parameters of a resolved config; those of a network include its embeddings, not its head."""
 
-    Attributes:
-      groups: those that training builds, by part; `shared_embeddings` are what generator and discriminator both look
-        up. generator: the generator network without its head, embeddings included; 0 when there is none. discriminator:
-        the same of the discriminator, the network that is kept; of the objective mlm, its one network.
-    """
-
-    groups: dict[str, int]
-    generator: int
-    discriminator: int
+    groups: dict[str, int]  # all that training builds, by part
+    generator: int  # 0 when there is none
+    discriminator: int  # of the objective mlm, its one network
 
     @property
     def trained(self) -> int:
-        """All that training builds, heads included, what is shared once."""
+        """All that training builds, with heads; shared parameters count once."""
         return sum(self.groups.values())
 
     @property
     def networks(self) -> int:
-        """Both networks without heads, what is shared once."""
+        """Both networks without heads; shared parameters count once."""
         return sum(number for name, number in self.groups.items() if not name.endswith("_head"))
 
 
@@ -119,36 +111,21 @@ def _masked_lm_head(size: costs.NetworkSize) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class ReplicaMemory:
-    """Bytes of one replica.
+    """Bytes of one replica."""
 
-    Attributes:
-      weights: float32, and their copies in the compute dtype while a step runs.
-      optimizer: moments and moving averages.
-      gradients: of all weights at the end of a step, with those of earlier parts and other replicas.
-      activations: kept of the forward pass of one part of a batch.
-      working: what is alive beside them while gradients of a block are taken.
-      logits: of the masked-LM head, with their copies.
-      peak: the most that is there at one time: activations go as gradients come.
-    """
-
-    weights: float
-    optimizer: float
-    gradients: float
-    activations: float
-    working: float
-    logits: float
-    peak: float
+    weights: float  # float32, and their copies in the compute dtype while a step runs
+    optimizer: float  # moments and moving averages
+    gradients: float  # of all weights at the end of a step, with those of earlier parts and other replicas
+    activations: float  # kept of the forward pass of one part of a batch
+    working: float  # also alive while gradients of a block are computed
+    logits: float  # of the masked-LM head, with their copies
+    peak: float  # at one time: activations are freed as gradients are computed
 
 
 def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: bool, num_replicas: int) -> ReplicaMemory:
-    """Returns the memory that a replica needs.
+    """Returns the memory that a replica needs for a resolved phase.
 
-    Args:
-      config: a resolved config; of one phase, when there are several.
-      num_examples: examples that one replica computes at one time.
-      remat: whether blocks are computed again for their gradients.
-      compiled: whether XLA compiles the step as a whole.
-      num_replicas: replicas that sum up their gradients.
+    `num_examples`: at one time; `compiled`: XLA compiles the complete step; `num_replicas`: that sum their gradients.
     """
     trained = FLOAT * count_parameters(config).trained
     width = compute_bytes(config)
@@ -196,7 +173,7 @@ def compute_bytes(config: Any) -> int:
 class _Execution:
     """Bytes that an example needs, depending on how the step is executed.
 
-    Compiled: XLA compiles the step as a whole, as its buffer assignments show (scripts/benchmark_memory.py). It takes
+    Compiled: XLA compiles the complete step, as its buffer assignments show (scripts/benchmark_memory.py). It takes
     the generator's gradients before the discriminator runs, so that one network's activations exist at a time; keeps
     GELU's input once more than it must; and copies kernels for products. Else: TensorFlow's products, and what is
     between them compiled by itself (`fused.py`), as on CPUs.
@@ -252,18 +229,14 @@ class _Execution:
         return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: costs.NetworkSize) -> float:
-        """Of the discriminator's head.
-
-        Compiled: what its products read, and the gradient of the last block's widest tensor. Else: both sides of GELU,
-        and the latter in float32.
-        """
-        if self.compiled:
+        """Of the discriminator's head."""
+        if self.compiled:  # what its products read, and the gradient of the last block's widest tensor
             return size.seq_length * self.width * (2.0 * size.hidden_size + size.intermediate_size)
+        # Both sides of GELU, and its output in float32.
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: costs.NetworkSize, remat: bool) -> float:
-        """What is alive while gradients of a block are taken: what is recomputed of it and, without compilation,
-        gradients of its feed-forward layer and probabilities."""
+        """While gradients of a block are computed: what is recomputed; not compiled, also gradients within it."""
         recomputed = self.recomputed(size) if remat else 0.0
         if self.compiled:
             return recomputed
@@ -272,14 +245,12 @@ class _Execution:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointSize:
-    """Bytes of one checkpoint; how many are in the workdir at the end, and of them are never deleted; and the bytes of
-    those and of one more while it is written.
-    """
+    """Checkpoints of a run, in numbers and bytes."""
 
-    one: int
-    num_kept: int
-    num_for_good: int
-    kept: int
+    one: int  # bytes of one
+    num_kept: int  # at the end
+    num_for_good: int  # of these, never deleted
+    kept: int  # bytes of `num_kept`, and of one more while it is written
 
 
 def describe_shortage(workdir: str, size: CheckpointSize) -> str | None:

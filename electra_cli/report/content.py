@@ -1,4 +1,4 @@
-"""What page and text both show of runs: metrics with their baselines, history, settings. No TensorFlow here."""
+"""What both page and text show of runs: metrics with their baselines, history, settings. No TensorFlow here."""
 
 import dataclasses
 import json
@@ -17,19 +17,13 @@ from electra_cli.report.records import Line, RunRecord
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric that is drawn.
-
-    Attributes:
-      unit: of its values; '' for a fraction from 0 to 1.
-      is_wide: whether values span orders of magnitude, so that they may be drawn on a logarithmic axis.
-      baseline: what gives it a scale, in words; '' when nothing does.
-    """
+    """A metric that is drawn."""
 
     name: str
     title: str
-    unit: str = ""
-    is_wide: bool = False
-    baseline: str = ""
+    unit: str = ""  # '': a fraction from 0 to 1
+    is_wide: bool = False  # values span orders of magnitude: the axis may be logarithmic
+    baseline: str = ""  # in words; '': none
 
 
 GROUPS: dict[str, tuple[Metric, ...]] = {
@@ -66,14 +60,14 @@ _NOT_DRAWN = ("real_tokens", "unigram_masked_lm_loss")
 
 
 def other_metrics(runs: Iterable[RunRecord]) -> tuple[Metric, ...]:
-    """Returns the metrics of training and held-out lines that no group names, as other programs or versions write."""
+    """Returns the metrics of training and held-out lines that no group has, as of other versions."""
     known = {metric.name for group in GROUPS.values() for metric in group} | set(_NOT_DRAWN)
     names = (name for run in runs for split in ("train", "validation") for name in run.metric_names(split))
     return tuple(Metric(name, name, "value") for name in dict.fromkeys(names) if name not in known)
 
 
 def baseline_of(run: RunRecord, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values that a metric is measured against; empty when there are none."""
+    """Returns steps and values of a metric's baseline; empty when there is none."""
     if metric.name == "masked_lm_loss":
         return run.series("validation", "unigram_masked_lm_loss")
     if metric.name == "rtd_auc":
@@ -87,10 +81,7 @@ def baseline_of(run: RunRecord, metric: Metric) -> tuple[np.ndarray, np.ndarray]
 
 
 def coinciding(runs: Sequence[RunRecord], name: str, splits: Sequence[str]) -> list[list[str]]:
-    """Returns the names of runs that have the same values of a metric at the same steps in all splits that are drawn.
-
-    They come in lists of two and more; only the last of their curves is visible.
-    """
+    """Returns groups, of two or more, of runs whose curves of a metric are equal, so that only the last is visible."""
     groups: dict[tuple[bytes, ...], list[str]] = {}
     for run in runs:
         series = [run.series(split, name) for split in splits]
@@ -100,7 +91,7 @@ def coinciding(runs: Sequence[RunRecord], name: str, splits: Sequence[str]) -> l
     return [names for names in groups.values() if len(names) > 1]
 
 
-# By kind: the sign that stands for it, matplotlib's marker of the same shape, and its meaning.
+# By kind: its sign, matplotlib's marker of the same shape, and its meaning.
 KINDS = {
     "resume": ("▶", ">", "went on after a stop"),
     "stop": ("■", "s", "stopped"),
@@ -120,7 +111,7 @@ class Mark:
 
 
 def marks_of(run: RunRecord) -> list[Mark]:
-    """Returns the marks of a run; a stop after which it went on is one with that."""
+    """Returns the marks of a run; a stop after which it resumed has only the mark of that."""
     marks = [Mark(step, "phase") for step in run.phase_ends()]
     for index, event in enumerate(run.events):
         name, step = event["event"], event["step"]
@@ -139,12 +130,11 @@ def marks_of(run: RunRecord) -> list[Mark]:
 
 @dataclasses.dataclass(frozen=True)
 class HistoryRow:
-    """A row of the history: time as 'YYYY-MM-DD HH:MM:SS', UTC, '' where unknown; step; sign of `KINDS`, or ''; and
-    text."""
+    """A row of the history."""
 
-    time: str
+    time: str  # 'YYYY-MM-DD HH:MM:SS', UTC; '' where unknown
     step: int
-    sign: str
+    sign: str  # of `KINDS`, or ''
     text: str
 
 
@@ -164,7 +154,7 @@ def history_of(run: RunRecord) -> list[HistoryRow]:
 
 
 def _lines_with_skipped(run: RunRecord) -> list[Line]:
-    """Returns lines of training that count updates left out for which there is no event: those of loss scaling."""
+    """Returns training lines with skipped updates that have no event: those of loss scaling."""
     return [
         line for line in run.lines["train"] if line.get("skipped_updates") and ("loss_scale" in line or not run.events)
     ]
@@ -200,15 +190,14 @@ _LOCATIONS = ("data.dir", "phases.data_dir", "init.checkpoint", "init.vocab_file
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """A key whose values differ, as JSON; 'unset' where a config has no such key, which came or went with another
-    version."""
+    """A key whose values differ."""
 
     key: str
-    values: tuple[str, ...]
+    values: tuple[str, ...]  # as JSON; 'unset' where the config's version has no such key
 
 
 def differences(configs: Sequence[dict[str, Any]]) -> list[Difference]:
-    """Returns the keys whose values are not the same in all of some nested configs; derived ones are left out."""
+    """Returns the keys, without derived ones, that differ between nested configs."""
     # A key that came with a later version had, in effect, its default.
     flat = [{**flatten(default_config()), **flatten(config)} for config in configs]
     rows = []
@@ -220,10 +209,7 @@ def differences(configs: Sequence[dict[str, Any]]) -> list[Difference]:
 
 
 def closest_preset(config: dict[str, Any]) -> tuple[str, list[Difference]]:
-    """Returns the preset that a config differs least from, and in what: (preset's value, run's value) of each key.
-
-    Where data is is not compared.
-    """
+    """Returns the preset closest to a config, and the differences (preset's value, run's value), without locations."""
     rows = {}
     for name in PRETRAINING.names():
         preset = runpy.run_path(PRETRAINING.path(name))["get_config"]().to_dict()
@@ -233,7 +219,7 @@ def closest_preset(config: dict[str, Any]) -> tuple[str, list[Difference]]:
 
 
 def between_runs(runs: Sequence[RunRecord]) -> list[Difference]:
-    """Returns the keys in which runs differ; those whose config cannot be read have a '?'."""
+    """Returns the keys that differ between runs; '?' for a run whose config cannot be read."""
     known = [run.config for run in runs if run.config is not None]
     rows = []
     for row in differences(known) if len(known) > 1 else []:

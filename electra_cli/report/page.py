@@ -26,7 +26,7 @@ from electra_cli.report.content import (
 from electra_cli.report.plots import Drawing, spread
 from electra_cli.report.records import NO_METRICS, PROBE_SPLIT, RunRecord, RunSamples, probe_names
 
-# Rows of a table of numbers, and of a history; those between are left out.
+# Rows of a table of numbers, and of a history.
 _MAX_ROWS, _MAX_EVENTS = 40, 60
 
 
@@ -43,7 +43,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class NumberTable:
-    """Lines of metrics as they are in metrics.jsonl: columns are step, then metrics, of which a line may lack some."""
+    """Lines of metrics.jsonl; a line may lack some of the columns."""
 
     title: str
     names: list[str]
@@ -145,7 +145,7 @@ def _metric_figure(runs: Sequence[RunRecord], metric: Metric) -> Figure | None:
 
 
 def _caption(dotted: str, runs: Sequence[RunRecord], name: str, splits: Sequence[str]) -> str:
-    """Returns what a dotted curve is, and which curves lie under others."""
+    """Returns what the dotted curve is, and which curves coincide."""
     same = [f"The same curve: {', '.join(names)}" for names in coinciding(runs, name, splits)]
     return ". ".join([*([f"Dotted: {dotted}"] if dotted else []), *same])
 

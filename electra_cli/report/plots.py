@@ -1,4 +1,4 @@
-"""Curves in; SVG for a page out, whose colours are the page's variables. No TensorFlow here."""
+"""Draws curves as SVG whose colours are the page's CSS variables. No TensorFlow here."""
 
 import dataclasses
 import io
@@ -35,17 +35,14 @@ _FONT_SIZE = 9.0
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """An `svg` element, and what it shows, in a sentence, for those who do not see it."""
+    """An `svg` element, and a sentence for those who do not see it."""
 
     svg: str
     description: str
 
 
 def draw_metric(runs: Sequence[RunRecord], metric: Metric, *, over_tokens: bool, key: str) -> Drawing | None:
-    """Draws the training and held-out curves of a metric over steps or tokens; None where no run has it.
-
-    `key` distinguishes the drawing from all others of the page.
-    """
+    """Draws training and held-out curves of a metric; None where no run has it. `key` is unique on the page."""
     figure, axes = _new_axes()
     descriptions: list[str] = []
     drawn: list[np.ndarray] = []
@@ -247,8 +244,7 @@ def _to_svg(figure: Figure, key: str) -> str:
 
 
 def thin(values: np.ndarray, limit: int) -> np.ndarray:
-    """Returns the indices, ascending, of at most `limit` (4 or more) of some values, so that a curve through them looks
-    the same: the first, the last, and the lowest and highest of each of equal parts."""
+    """Returns ascending indices of at most `limit` (4 or more) values through which a curve looks the same."""
     if len(values) <= limit:
         return np.arange(len(values))
     kept = {0, len(values) - 1}

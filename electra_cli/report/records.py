@@ -17,30 +17,21 @@ from electra_cli.workdir import run_files
 Line = dict[str, Any]
 SPLITS = ("train", "validation")
 PROBE_SPLIT = "probe"
-# Of a line, what is no metric.
+# Keys of a line that are no metrics.
 NO_METRICS = ("step", "split", "phase", "num_examples")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What a workdir records of its run.
+    """What a workdir records of its run."""
 
-    Attributes:
-      name: short, and different from that of any other run of the report.
-      lines: the lines of metrics of each split by step; of two for one step the later one.
-      events: what happened, as `run_files` describes, oldest first.
-      config: the resolved config as nested dicts; None when it cannot be read.
-      devices: what it was computed on last; None when that is not known.
-      notes: what is missing or damaged, a line each.
-    """
-
-    name: str
+    name: str  # short, and unique in the report
     path: str
-    lines: dict[str, list[Line]]
-    events: list[Line]
-    config: dict[str, Any] | None
-    devices: str | None
-    notes: list[str]
+    lines: dict[str, list[Line]]  # of metrics, by split, in the order of steps
+    events: list[Line]  # as `run_files` describes, oldest first
+    config: dict[str, Any] | None  # resolved and nested; None when it cannot be read
+    devices: str | None  # the last ones; None when not known
+    notes: list[str]  # what is missing or damaged
 
     @property
     def last_step(self) -> int:
@@ -81,14 +72,11 @@ class RunRecord:
 
     @functools.cached_property
     def counts_real_tokens(self) -> bool:
-        """Whether `tokens_at` leaves padding out; lines before version 0.1.0 do not tell."""
+        """Whether `tokens_at` excludes padding, which lines before version 0.1.0 cannot."""
         return bool(self.lines["train"]) and all("real_tokens" in line for line in self.lines["train"])
 
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
-        """Returns the tokens that were trained on up to each step, float64; with padding unless `counts_real_tokens`.
-
-        None when neither metrics nor config tell.
-        """
+        """Returns the tokens trained on up to each step, float64; None when neither metrics nor config have them."""
         if self.counts_real_tokens:
             train = self.lines["train"]
             ends = [0, *(line["step"] for line in train)]
@@ -118,26 +106,21 @@ def _phase_sizes(config: dict[str, Any]) -> list[tuple[int, int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class RunSamples:
-    """Held-out examples of a run, the step of the checkpoint, and why there are none; '' where there are, or none were
-    asked."""
+    """Held-out examples of a run."""
 
-    step: int = 0
+    step: int = 0  # of the checkpoint
     samples: tuple[Sample, ...] = ()
-    note: str = ""
+    note: str = ""  # why there are none
 
 
 def probe_names(runs: Sequence[RunRecord]) -> list[str]:
-    """Returns the probes that some runs were tried by, those on random weights left out."""
+    """Returns the probes of some runs, without those on random weights."""
     names = dict.fromkeys(name for run in runs for name in run.metric_names(PROBE_SPLIT))
     return [name for name in names if not name.endswith("_random")]
 
 
 def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
-    """Reads workdirs.
-
-    Raises:
-      UserError: one is not there, holds no metrics yet, or is given twice.
-    """
+    """Reads workdirs; raises a `UserError` for one that is missing, holds no metrics yet, or is given twice."""
     paths = [workdir.rstrip("/") or "/" for workdir in workdirs]
     for path in paths:
         if paths.count(path) > 1:
@@ -191,7 +174,7 @@ def _is_line(line: Line) -> bool:
 
 
 def _read_lines(path: str, name: str, keys: tuple[str, ...], notes: list[str]) -> list[Line] | None:
-    """Returns the lines of a file that are whole; None when there is no such file. Damage is noted."""
+    """Returns the undamaged lines of a file; None when there is no such file."""
     file = files.join(path, name)
     if files.size(file) is None:
         return None

@@ -22,17 +22,11 @@ def write_report(
     num_samples: int = 3,
     logger: Logger | None = None,
 ) -> str:
-    """Writes a report of one or several runs.
+    """Writes a report of runs, and returns what to print: which file was written, or the text.
 
     Args:
-      workdirs: their directories.
       output: the file to write; None: report.html in the first workdir, or for text no file.
-      output_format: one of `FORMATS`.
       num_samples: held-out examples of each run; 0: none, and neither TensorFlow nor a checkpoint is needed.
-      logger: receives progress reports; None: prints lines.
-
-    Returns:
-      What the user should see now: which file was written; or the text, when there is none.
 
     Raises:
       UserError: a workdir is missing or holds no metrics, or the file cannot be written.
@@ -70,7 +64,7 @@ def _shown_size(num_bytes: int) -> str:
 
 
 def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
-    """Takes samples; a page is worth having without them, so that what prevents them is noted there."""
+    """Returns samples, or a note of what prevents them: a report is worth having without."""
     if num_samples == 0:
         return RunSamples()
     with logger.status("Starting TensorFlow"):
@@ -88,13 +82,9 @@ def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
 def take_samples(
     workdir: str, num_samples: int, say: Callable[[str], None] = lambda _: None
 ) -> tuple[int, list[Sample]]:
-    """Takes held-out examples through masking, generator, sampling and discriminator, as evaluations do.
+    """Returns the newest checkpoint's step, and held-out examples, corrupted and judged as evaluations do.
 
-    The newest checkpoint is restored, in float32; of moving averages where the run keeps some. There are fewer examples
-    where the split has fewer.
-
-    Returns:
-      The step of the checkpoint, and the examples.
+    The model is in float32, with moving averages where the run keeps some; there may be fewer examples in the split.
 
     Raises:
       UserError: config, checkpoint, data or vocabulary are missing or damaged, or the data has no validation split.

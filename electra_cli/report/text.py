@@ -18,18 +18,12 @@ from electra_cli.report.records import PROBE_SPLIT, RunRecord, RunSamples, probe
 _WIDTH = 100
 _SPARK_WIDTH, _OTHER_COLUMNS = 32, 62
 _NUM_EVENTS, _NUM_DIFFERENCES, _NUM_SAMPLES = 6, 10, 1
-# Of several runs, what is shown of each.
+# Metrics of each of several runs.
 _KEY_METRICS = ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "rtd_accuracy", "tokens_per_second")
 
 
 def to_text(runs: Sequence[RunRecord], samples: Sequence[RunSamples], *, is_terminal: bool) -> str:
-    """Returns a report as text.
-
-    Args:
-      runs: the runs.
-      samples: of each.
-      is_terminal: whether styles of terminals may be used, where the output is one.
-    """
+    """Returns a report as text; `is_terminal`: with styles where standard output is a terminal."""
     stream = io.StringIO()
     is_styled = is_terminal and Console().is_terminal
     width = min(_WIDTH, shutil.get_terminal_size().columns) if is_styled else _WIDTH
