@@ -138,7 +138,7 @@ class Schema:
         return sorted(path.stem for path in self.directory.glob("*.py") if not path.stem.startswith("_"))
 
     def path(self, name: str) -> str:
-        """Returns the file that `--config=name` means, a preset's or `name`; raises a `UserError` where there is none."""
+        """Returns the file that `--config=name` means, a preset's or `name`; raises a `UserError` if there is none."""
         names = self.names()
         if name in names:
             return str(self.directory / f"{name}.py")
