@@ -19,10 +19,7 @@ _SECONDS_BETWEEN_PROGRESS = 10.0
 
 
 def print_line(line: str) -> None:
-    """Prints a line so that it can be read at once, whatever standard output is.
-
-    Where nobody reads any more, as behind `| head` or a `tee` that died, the work continues in silence.
-    """
+    """Prints a line and flushes; in silence where nobody reads, as behind `| head` or a `tee` that died."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -30,11 +27,7 @@ def print_line(line: str) -> None:
 
 
 class Lines(Logger):
-    """Lines for people.
-
-    Args:
-      write: takes a line, or several.
-    """
+    """Lines for people."""
 
     def __init__(self, write: Callable[[str], None] = print_line):
         self._write = write
@@ -64,11 +57,7 @@ class JsonLines(Logger):
     Events are notice, warning and status (`text`), progress (`step`, `num_steps`, `seconds_left`, `phase`), train,
     validation, probe and epoch (`step` and the metrics), checkpoint (`step`, `path`), what the command was called for
     (evaluation, probes, replay, dry_run, scores, predictions), and at last end: `outcome` is done, interrupted or
-    error. Numbers that are infinite or NaN are null.
-
-    Args:
-      write: takes a line.
-      clock: seconds, monotonic.
+    error. Numbers that are infinite or NaN are null. `clock` returns monotonic seconds.
     """
 
     def __init__(self, write: Callable[[str], None] = print_line, clock: Callable[[], float] = time.monotonic):
@@ -76,7 +65,6 @@ class JsonLines(Logger):
         self._last_progress = -math.inf
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Writes how the command ended."""
         if error is None:
             self._write_event("end", outcome="done")
         elif isinstance(error, Interrupted):
@@ -97,7 +85,6 @@ class JsonLines(Logger):
         yield
 
     def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        """See the base class; skipped within ten seconds of the last."""
         now = self._clock()
         if now - self._last_progress >= _SECONDS_BETWEEN_PROGRESS:
             self._last_progress = now
@@ -114,7 +101,7 @@ class JsonLines(Logger):
         self._write_event(event, **values)
 
     def abandon(self, text: str) -> None:
-        # Past `write`, within which the signal may have come.
+        # Not by `write`, which the signal may have interrupted.
         os.write(1, f"{_record('end', outcome='interrupted', text=text)}\n".encode())
 
     def _write_event(self, event: str, **values: Any) -> None:
@@ -128,7 +115,7 @@ def _record(event: str, **values: Any) -> str:
 
 
 def _valid(value: Any) -> Any:
-    """Returns a value with None for each number that JSON does not have."""
+    """Replaces numbers that JSON does not have by None."""
     if isinstance(value, Mapping):
         return {name: _valid(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
@@ -160,17 +147,13 @@ class Quiet(Logger):
 
 
 def lines_logger(*, quiet: bool, log_format: str) -> Logger:
-    """Returns what writes lines to standard output, as text or json; `quiet`: warnings and results only."""
+    """Returns a logger to standard output, of text or json; `quiet`: warnings and results only."""
     logger = JsonLines() if log_format == "json" else Lines()
     return Quiet(logger) if quiet else logger
 
 
 class StageProgress:
-    """Reports how far each stage is, on standard error: a line that is rewritten on a terminal, else one in 10 seconds.
-
-    Args:
-      logger: receives the lines in place of standard error; None: none does.
-    """
+    """Reports the progress of stages: to a logger, by default to standard error; a terminal's line is rewritten."""
 
     def __init__(self, logger: Logger | None = None):
         self._logger = logger
@@ -180,7 +163,7 @@ class StageProgress:
         self._is_terminal = logger is None and sys.stderr.isatty()
 
     def __call__(self, stage: str, fraction: float, num_bytes: int = 0) -> None:
-        """Reports that a fraction of a stage is done, for which `num_bytes` of text were read (0: it reads none)."""
+        """Reports the fraction of a stage that is done, and the bytes of text that were read for it (0: none)."""
         now = time.monotonic()
         if stage != self._stage:
             self.end()
@@ -207,7 +190,7 @@ class StageProgress:
         return f": {fraction:.0%}{text}, {datetime.timedelta(seconds=left)} left"
 
     def end(self) -> None:
-        """Ends the line of the current stage, which is done."""
+        """Ends the line of the current stage."""
         if self._is_terminal and self._stage:
             duration = datetime.timedelta(seconds=round(time.monotonic() - self._first[0]))
             print(f"\r{self._stage}: done in {duration}\x1b[K", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The interface to which a run hands its numbers, texts and events; each writer is a class of its own."""
+"""The interface for the numbers, texts and events of a run; each writer is a class of its own."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,13 +9,15 @@ import ml_collections
 
 from electra_cli.loggers.sample_texts import Sample
 
+# The metrics that a line or panel has room for, and their digits.
+METRIC_DIGITS = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 _Self = TypeVar("_Self", bound="Logger")
 
 
 class Logger:
-    """Writes what a run hands to it; a context manager, whose end removes what is displayed only for a while.
+    """Writes what a run logs; a context manager, whose end removes what is displayed only for a while.
 
-    Writers override what concerns them. This one discards everything: it is what all workers but the first use.
+    Writers override what concerns them. This one discards everything, as all workers but the first do.
     """
 
     def __enter__(self: _Self) -> _Self:
@@ -32,31 +34,20 @@ class Logger:
 
     @contextlib.contextmanager
     def status(self, text: str, *, in_lines: bool = False) -> Iterator[None]:
-        """Displays what is being done, a text without a full stop; `in_lines`: also by what writes lines."""
+        """Displays what is being done, a text without a full stop; with `in_lines`, writers of lines do too."""
         yield
 
     def progress(self, step: int, num_steps: int, seconds_left: float, phase: str = "") -> None:
-        """Reports how far a run is; may be called often.
-
-        Args:
-          step: the last step that was made.
-          num_steps: of the run.
-          seconds_left: until its end; NaN when that is not known.
-          phase: which of several, as 'phase 1 of 2'.
-        """
+        """Reports progress, often: the last step, seconds to the end (NaN: unknown) and one of several phases."""
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """Logs metrics of a step.
+        """Logs metrics by the names of metrics.jsonl, and as a line for people.
 
-        Args:
-          split: train, validation or probe; epoch for those of a fine-tuning.
-          step: the step.
-          values: by the names of metrics.jsonl.
-          line: the same for people.
+        `split` is train, validation or probe; epoch for those of a fine-tuning.
         """
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Logs held-out examples with what the model makes of them."""
+        """Logs held-out examples with the model's predictions."""
 
     def histograms(self, step: int, variables: Sequence[Any]) -> None:
         """Logs the distribution of the values of each `tf.Variable`."""
@@ -71,14 +62,14 @@ class Logger:
         """Reports that a checkpoint is on the disk; may be called from another thread."""
 
     def result(self, event: str, values: Mapping[str, Any], text: str) -> None:
-        """Logs what the command was called for: values for programs, and the same as a text of several lines."""
+        """Logs the result of a command: values for programs, and the same as a text of several lines."""
 
     def abandon(self, text: str) -> None:
-        """Ends what is displayed when the process ends at once, with the reason; may be called in a signal handler."""
+        """Ends the display when the process ends at once, with the reason; may be called in a signal handler."""
 
 
 class Loggers(Logger):
-    """Passes everything on to several loggers, in their order. Who made them enters and leaves them."""
+    """Passes everything on to several loggers, in their order; it does not enter them."""
 
     def __init__(self, *loggers: Logger):
         self._loggers = loggers

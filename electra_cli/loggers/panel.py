@@ -18,27 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from electra_cli.loggers.lines import lines_logger
-from electra_cli.loggers.logger import Logger, format_duration
+from electra_cli.loggers.logger import METRIC_DIGITS, Logger, format_duration
 
 _DRAWINGS_PER_SECOND = 2
 _BAR_WIDTH = 30
 # Splits whose metrics are in the panel, with their titles; of others the line is printed above it.
 _ROWS = {"train": "train", "validation": "held-out"}
-# Metrics in the panel, and their digits.
-_DIGITS = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
-# The same in the order in which they are dropped where there is no room for all.
+# Metrics in the order in which they are dropped where there is no room for all.
 _DROPPED_FIRST = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
 _NAME_WIDTH, _GAP = 10, 2
 
 
 def choose_logger(title: str, *, quiet: bool, log_format: str) -> Logger:
-    """Returns the logger of a command, which writes to standard output.
-
-    Args:
-      title: of the panel.
-      quiet: whether to suppress all but warnings and results.
-      log_format: text (a panel where standard output is a terminal, else lines) or json.
-    """
+    """Returns a command's logger to standard output, of text or json: for text on a terminal a panel, else lines."""
     console = Console(highlight=False)
     if console.is_terminal and not console.is_dumb_terminal and not quiet and log_format == "text":
         return Panel(title, console)
@@ -46,13 +38,7 @@ def choose_logger(title: str, *, quiet: bool, log_format: str) -> Logger:
 
 
 class Panel(Logger):
-    """A panel on a terminal. A thread draws it twice a second from what was logged, which is only noted.
-
-    Args:
-      title: its first line.
-      console: the terminal.
-      clock: seconds, monotonic.
-    """
+    """A panel on a terminal, which a thread draws twice a second from what was logged last."""
 
     def __init__(self, title: str, console: Console, clock: Callable[[], float] = time.monotonic):
         self._title, self._console, self._clock = title, console, clock
@@ -78,7 +64,7 @@ class Panel(Logger):
         return self
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Removes the panel; of a run that did not reach its end the last metrics remain."""
+        """Removes the panel; the last metrics of an incomplete run remain."""
         self._live.stop()
         if error is not None and self._last_line:
             self._print(self._last_line)
@@ -154,7 +140,7 @@ class Panel(Logger):
 
 
 class _Fitting:
-    """What depends on the room for it; `build` takes the width in columns."""
+    """Something that depends on the width, in columns, which `build` takes."""
 
     def __init__(self, build: Callable[[int], RenderableType]):
         self._build = build
@@ -164,11 +150,11 @@ class _Fitting:
 
 
 def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width: int) -> RenderableType:
-    """Returns the last metrics of each split, without the columns that there is no room for."""
+    """Returns the last metrics of each split, in as many columns as there is room for."""
     rows = {title: metrics[split] for split, title in _ROWS.items() if split in metrics}
     columns = {
         name: [name, *(f"{values[name]:.{digits}f}" if name in values else "" for _, values in rows.values())]
-        for name, digits in _DIGITS.items()
+        for name, digits in METRIC_DIGITS.items()
         if any(name in values for _, values in rows.values())
     }
     columns["step"] = ["step", *(f"{step:,}" for step, _ in rows.values())]

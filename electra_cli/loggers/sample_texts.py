@@ -1,9 +1,9 @@
-"""Held-out examples as they went through masking, generator and discriminator, token by token. No TensorFlow here."""
+"""Held-out examples after masking, generator and discriminator, token by token. Imports no TensorFlow."""
 
 import dataclasses
 from collections.abc import Sequence
 
-# What follows a token, so that verdicts can be read without colour.
+# Follow a token, so that verdicts can be read without colour.
 SIGNS = {"caught": "✓", "missed": "✗", "alarm": "!", "right": "=", "wrong": "≠"}
 MEANINGS = {
     "caught": "replaced, and the discriminator says so",
@@ -16,16 +16,14 @@ MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Token:
-    """A token of an example.
+    """A token of an example. Texts lack the vocabulary's marks of word parts; probabilities are 0 to 1.
 
     Attributes:
-      text: the original, as people read it: without what a vocabulary marks the parts of words with.
+      text: the original.
       continues_word: whether it belongs to the word of the token before it.
-      choice: what the generator put in its place, as people read it; None where it was not masked.
+      choice: the generator's; None, as both its probabilities, where the token was not masked.
       is_replaced: whether that is another token.
-      choice_probability: fraction 0 to 1, what the generator gives to its choice; None where it was not masked.
-      original_probability: fraction 0 to 1, what it gives to the original; None where it was not masked.
-      replaced_probability: fraction 0 to 1, the discriminator's; None where there is no discriminator.
+      replaced_probability: the discriminator's; None where there is no discriminator.
     """
 
     text: str
@@ -57,7 +55,7 @@ class Sample:
 
 
 def to_markdown(sample: Sample) -> str:
-    """Returns an example as TensorBoard shows text: ~~original~~ **choice** (its probability) and a sign of `SIGNS`."""
+    """Returns an example in Markdown: ~~original~~ **choice** (its probability) and a sign of `SIGNS`."""
     words = []
     for token in sample.tokens:
         sign = SIGNS.get(token.verdict or "", "")

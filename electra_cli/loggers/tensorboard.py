@@ -1,4 +1,4 @@
-"""What a run writes for TensorBoard: metrics, samples of text, histograms of weights, and its config as hparams."""
+"""Metrics, samples of text, histograms of weights, and the config as hparams, for TensorBoard."""
 
 import collections
 import contextlib
@@ -30,18 +30,16 @@ class TensorBoard(Logger):
             writer.close()
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """Writes scalars under the names that they have in metrics.jsonl."""
         with self._writing(f"metrics of step {step:,}", split, step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """Writes held-out examples as text `samples`, the last line a legend."""
         with self._writing(f"samples of step {step:,}", "validation", step):
             tf.summary.text("samples", [*map(to_markdown, samples), markdown_legend(samples)])
 
     def histograms(self, step: int, variables: Sequence[tf.Variable]) -> None:
-        """Writes a histogram of each variable under its name, with a number where others before it have the same."""
+        # Names are numbered where earlier variables have the same.
         seen: collections.Counter[str] = collections.Counter()
         with self._writing(f"histograms of step {step:,}", "weights", step):
             for variable in variables:
@@ -50,7 +48,7 @@ class TensorBoard(Logger):
                 seen[name] += 1
 
     def hparams(self, config: ml_collections.FrozenConfigDict) -> None:
-        """Writes the config, so that the plugin HParams compares runs by it and by held-out metrics."""
+        """For the plugin HParams, which compares runs by config and held-out metrics."""
         values = {
             key: value if isinstance(value, (bool, int, float, str)) else str(value)
             for key, value in flatten(config).items()

@@ -1,4 +1,4 @@
-"""A run of Weights & Biases that mirrors what a workdir records; resumes under the same id after a stop."""
+"""Mirrors a run to Weights & Biases; it resumes under the same id after a stop."""
 
 import json
 import os
@@ -35,16 +35,9 @@ class WandbRun(Logger):
     """Mirrors lines of metrics, as `train/rtd_auc` at the step of the line.
 
     Weights & Biases takes steps in ascending order only. Lines that are computed again after a kill are the same, and
-    it skips the second ones; after a roll-back it keeps those of before.
+    skipped; after a roll-back it keeps the earlier ones. The id of the run is kept in the workdir's wandb.json.
 
-    Args:
-      project: the project's name.
-      workdir: of the run; its id is kept there in wandb.json.
-      config: the resolved config.
-
-    Raises:
-      UserError: the package is not installed, the user is not logged in, or the id cannot be read.
-      ResumableError: the id cannot be written.
+    Raises a `UserError` if the package is not installed, the user is not logged in, or the id cannot be read.
     """
 
     def __init__(
@@ -74,7 +67,6 @@ class WandbRun(Logger):
         say(f"Weights & Biases: project {project}, run {self._run.id}, {self._run.url or 'offline'}")
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
-        """Ends the run: after an error as one that failed, until it resumes."""
         self._run.finish(exit_code=0 if error is None else 1)
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
@@ -83,7 +75,7 @@ class WandbRun(Logger):
 
 
 def _read_id(file: str, project: str) -> str | None:
-    """Returns the id under which a run resumes; None when it was not in that project before."""
+    """Returns the id of a run that resumes; None where it was not in that project."""
     if files.size(file) is None:
         return None
     try:

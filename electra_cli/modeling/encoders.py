@@ -21,16 +21,9 @@ from electra_cli.modeling.layers import (
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
 class ElectraEncoder(tf_keras.layers.Layer):
-    """A Transformer encoder on embeddings that another encoder may use too.
+    """A Transformer encoder on embeddings, which another encoder may use too and which are projected to its width.
 
-    Args:
-      embeddings: the embedding layer.
-      hidden_size: width; the embeddings are projected to it when theirs differs.
-      num_layers, num_attention_heads, intermediate_size: of the Transformer blocks; see `TransformerBlock`.
-      hidden_dropout: dropout rate of embeddings, attention output and feed-forward output.
-      attention_dropout: dropout rate of attention probabilities.
-      initializer_range: standard deviation of the initial weights.
-      remat: whether training computes parts of each block again for its gradients; see `TransformerBlock`.
+    `hidden_dropout` is also the rate for the embeddings; `remat` holds in training. See `TransformerBlock`.
     """
 
     def __init__(
@@ -81,17 +74,13 @@ class ElectraEncoder(tf_keras.layers.Layer):
         ]
 
     def call(self, inputs, training=None, seed=None):
-        """Encodes a batch.
+        """Returns `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, a list of every layer's.
 
         Args:
           inputs: dict of `features.UNMASKED` and, where an example holds several documents, `features.PACKED`; int32
             [batch, seq_length]. Documents of an example do not attend to each other.
           training: whether to drop out.
           seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
-
-        Returns:
-          Dict with `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, the list of that of
-          every layer.
         """
         if not training:
             seed = None
@@ -119,7 +108,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
 
 
 def _padding_scores(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns float32 [batch, 1, 1 or seq_length, seq_length], what keys that a query must not see are scored down."""
+    """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see."""
     is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
     if features.DOCUMENT_IDS not in inputs:
         return PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
@@ -133,12 +122,8 @@ def encode(
 ) -> tf.Tensor:
     """Returns the last layer's output [batch, seq_length, hidden_size] of an encoder of ours or tf-models-official's.
 
-    Args:
-      network: called on a dict of `features.UNMASKED` and, if given, `features.PACKED`; returns a dict with
-        `sequence_output`.
-      inputs: a batch; other features are ignored.
-      training: whether to drop out.
-      seed: int32 [2] that dropout follows from, where the network takes a seed.
+    It is called on `features.UNMASKED` and, if given, `features.PACKED` of the inputs; with `seed`, int32 [2], if it
+    takes one.
     """
     encoder_inputs = {name: inputs[name] for name in features.encoder_inputs(inputs)}
     if "seed" in inspect.signature(network.call).parameters:
@@ -158,10 +143,7 @@ def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
 def build_discriminator(
     config: ml_collections.FrozenConfigDict, generator_embeddings: ElectraEmbeddings | None = None
 ) -> ElectraEncoder:
-    """Builds the discriminator of a resolved config, with the generator's embeddings as `model.embedding_sharing` says.
-
-    Without them it has embeddings of its own.
-    """
+    """Builds the discriminator of a resolved config, sharing embeddings by `model.embedding_sharing` if given some."""
     sharing = config.model.embedding_sharing
     if generator_embeddings is not None and sharing == "all":
         embeddings = generator_embeddings

@@ -1,11 +1,11 @@
-"""What lies between the matrix products of a Transformer, as functions of one pass over memory with their gradients.
+"""The operations between the matrix products of a Transformer, in one pass over memory each, with their gradients.
 
-All compute in float32 at least and return their input's dtype. What a gradient can compute again from what is kept for
-other reasons is not kept: no random bits, no normalized input. They can be differentiated once.
+All compute in float32 at least, return their input's dtype, and can be differentiated once. They keep nothing that a
+gradient can compute again from what is kept anyhow: no random bits, no normalized input.
 
-On a CPU oneDNN's matrix products outrun XLA's, while XLA makes one pass over memory of what lies between them, where
-TensorFlow's operations make one each. So there the products stay TensorFlow's, and what lies between is made of
-regions that XLA compiles one by one (`jit_region`), where whoever traces a step asks for it (`with_jit_regions`).
+On a CPU oneDNN's matrix products outrun XLA's, while XLA makes one pass over memory of several operations, where
+TensorFlow makes one each. So there the products stay TensorFlow's, and the rest consists of regions that XLA compiles
+one by one (`jit_region`), where the tracing of a step enables that (`with_jit_regions`).
 """
 
 import contextvars
@@ -23,7 +23,7 @@ _jit_regions_enabled = contextvars.ContextVar("jit_regions_enabled", default=Fal
 
 
 def with_jit_regions(function: Callable[..., Any], enabled: bool = True) -> Callable[..., Any]:
-    """Returns `function` such that, while it is traced in this thread, regions within it are compiled by XLA or not."""
+    """Wraps a function so that XLA compiles regions within it, or does not, while it is traced in this thread."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> Any:
@@ -34,7 +34,7 @@ def with_jit_regions(function: Callable[..., Any], enabled: bool = True) -> Call
 
 
 class _JitRegions:
-    """A context manager that is no generator, which AutoGraph could not convert."""
+    """A context manager; as a generator AutoGraph could not convert it."""
 
     def __init__(self, enabled: bool):
         self._enabled = enabled
@@ -49,8 +49,8 @@ class _JitRegions:
 def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
     """Marks a pure function of tensors as a region that may be compiled by itself.
 
-    Tensors are given by position, Python numbers by keyword; no gradient flows through it, so that nothing is kept for
-    one: it is to be called within a `tf.custom_gradient`, or where none is taken.
+    Tensors are passed by position, Python numbers by keyword. No gradient flows through it, so that nothing is kept for
+    one: call it within a `tf.custom_gradient`, or where none is taken.
     """
     compiled = tf.function(function, jit_compile=True, autograph=False)
 
@@ -90,13 +90,7 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
 
 
 def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-    """LayerNorm of `x` [..., width] over the last axis.
-
-    Args:
-      x: input.
-      gamma: float32 [width], scale.
-      beta: float32 [width], offset.
-    """
+    """LayerNorm of `x` [..., width] over the last axis, with scale gamma and offset beta, float32 [width]."""
 
     @tf.custom_gradient
     def apply(x, gamma, beta):
@@ -132,14 +126,9 @@ def add_and_norm(
 def attention_probabilities(
     scores: tf.Tensor, padding_scores: tf.Tensor, scale: float, rate: float, seed: tf.Tensor | None
 ) -> tf.Tensor:
-    """Dropout of softmax(scores x scale + padding_scores).
+    """Dropout of softmax(scores x scale + padding_scores), with scores [batch, heads, queries, keys].
 
-    Args:
-      scores: [batch, heads, queries, keys].
-      padding_scores: float32, can be broadcast to `scores`; gets no gradient.
-      scale: what scores are multiplied with.
-      rate: dropout rate.
-      seed: int [2], None for no dropout.
+    `padding_scores`, float32, can be broadcast to `scores` and gets no gradient; `seed` is int [2], None: no dropout.
     """
     has_dropout = seed is not None and rate > 0.0
 
@@ -163,12 +152,9 @@ def attention_probabilities(
 
 
 def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """x @ kernel + bias, in two dimensions, as which TensorFlow makes one operation of both.
+    """x [..., inputs] @ kernel [inputs, outputs] + bias [outputs], all of one dtype, and x of known rank.
 
-    Args:
-      x: [..., inputs], of known rank.
-      kernel: [inputs, outputs] of the same dtype.
-      bias: [outputs] of the same dtype.
+    In two dimensions, of which TensorFlow makes one operation.
     """
 
     @tf.custom_gradient

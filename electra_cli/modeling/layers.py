@@ -60,10 +60,6 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
     """Sum of word, position and type embeddings, then LayerNorm.
 
     Args:
-      vocab_size: entries of the word table.
-      embedding_size: width.
-      max_position_embeddings: longest sequence.
-      type_vocab_size: segment types.
       initializer_range: standard deviation of the initial weights.
       word_embeddings_of: embeddings whose word table this layer uses as its own.
       added_to: embeddings to whose three sums this layer adds its own, which start at 0, without changing them: the
@@ -143,12 +139,9 @@ class TransformerBlock(tf_keras.layers.Layer):
     Query, key and value are one product. The kernel's columns are query, key, value, each head by head.
 
     Args:
-      hidden_size: width, which the number of heads must divide.
-      num_attention_heads: heads.
-      intermediate_size: width of the feed-forward layer.
-      hidden_dropout: rate behind attention and behind the feed-forward layer.
+      hidden_size: must be a multiple of the number of heads.
+      hidden_dropout: rate after attention and after the feed-forward layer.
       attention_dropout: rate of the attention probabilities.
-      initializer_range: standard deviation of the initial weights.
     """
 
     def __init__(
@@ -178,7 +171,7 @@ class TransformerBlock(tf_keras.layers.Layer):
         self.output_norm = LayerNorm(name="output_layer_norm")
 
     def call(self, x, padding_scores, seed=None, remat=False):
-        """Transforms `x` [batch, seq_length, hidden_size].
+        """Transforms `x` [batch, seq_length, hidden_size] to the same shape and dtype.
 
         Args:
           x: input.
@@ -186,17 +179,14 @@ class TransformerBlock(tf_keras.layers.Layer):
           seed: int32 [2] for dropout, None for none.
           remat: whether query, key, value, attention probabilities and GELU are computed again for the gradients
             instead of kept: most of the memory of a block, and a quarter of its products (arXiv 2205.05198 chooses
-            what to compute again by the same measure).
-
-        Returns:
-          The same shape and dtype.
+            by the same measure).
         """
 
         def attend(x):
             return self._attend(x, padding_scores, sub_seed(seed, 0))
 
         def transform(inner):
-            # Of this the product itself is not needed again, and is not computed again.
+            # The product itself is not needed, and is not computed, again.
             return self.output_dense(gelu(inner))
 
         if remat:

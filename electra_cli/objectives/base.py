@@ -1,7 +1,7 @@
-"""What training, evaluation and reports know of what is learned.
+"""The interface of objectives for training and evaluation.
 
-An objective is a file of this room, named as in `objective.name`: its model, loss, sums and metrics. What a batch costs
-is in `costs.py`, which plans read without TensorFlow.
+An objective is a file of this room, named as in `objective.name`: its model, loss, sums and metrics. Its costs are in
+`costs.py`, which plans read without TensorFlow.
 """
 
 import abc
@@ -22,7 +22,7 @@ class Pretrainer(tf_keras.Model):
     """A model that an objective trains: called on a batch (`features.MASKED`), `training` and a dropout `seed`.
 
     Attributes:
-      masked_lm: `MaskedLM` of tf-models-official, the head that predicts masked tokens; None where nothing does.
+      masked_lm: `MaskedLM` of tf-models-official, the head that predicts masked tokens; None: there is none.
     """
 
     masked_lm: Any
@@ -34,17 +34,14 @@ class Pretrainer(tf_keras.Model):
 
     @property
     def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:
-        """What a checkpoint for fine-tuning holds: the network that people keep, as 'encoder'."""
+        """The network that is fine-tuned, as 'encoder': further items of a checkpoint."""
         raise NotImplementedError
 
 
 class Objective(abc.ABC):
-    """What is learned, for a resolved config (of one phase, when there are several).
+    """An objective by a resolved config (of one phase, when there are several).
 
-    Sums are float32 and add up over replicas, steps and batches.
-
-    Attributes:
-      loss_names: sums that must be finite.
+    Sums are float32 and add up over replicas, steps and batches; those of `loss_names` must be finite.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
@@ -53,7 +50,7 @@ class Objective(abc.ABC):
         self._config = config
 
     def build_model(self) -> Pretrainer:
-        """Builds the model, with all weights created. Must be called in the scope of the strategy that trains it."""
+        """Builds the model, with all weights created, in the scope of the strategy that trains it."""
         model = self._build_model()
         tokens = tf.zeros([1, self._config.data.max_seq_length], tf.int32)
         slots = tf.zeros([1, self._config.derived.max_predictions_per_seq], tf.int32)
@@ -77,18 +74,15 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def batch_weights(self, inputs: Tensors) -> list[tf.Tensor]:
-        """Returns what the losses of a batch are divided by, float32 scalars that add up over replicas."""
+        """Returns the divisors of a batch's losses, float32 scalars that add up over replicas."""
 
     @abc.abstractmethod
     def loss_and_sums(
         self, inputs: Tensors, outputs: Tensors, global_weights: list[tf.Tensor]
     ) -> tuple[tf.Tensor, Tensors]:
-        """Returns a replica's share of the loss and its sums.
+        """Returns a replica's share of the loss and its sums, from the model's inputs (`features.MASKED`) and outputs.
 
-        Args:
-          inputs: `features.MASKED`, what the model was called on.
-          outputs: what it returned.
-          global_weights: `batch_weights` of the whole batch.
+        `global_weights` are the `batch_weights` of the whole batch.
         """
 
     @abc.abstractmethod
@@ -97,29 +91,27 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
-        """Turns sums over an interval into metrics, named as in TensorBoard; with `baseline_sums`, into theirs too.
+        """Returns the metrics of sums over an interval, `baseline_sums` among them or not.
 
         Losses are in nats; the rest are fractions. A ratio of nothing is 0.
         """
 
     @abc.abstractmethod
     def baselines(self, metrics: dict[str, float]) -> dict[str, str]:
-        """Returns what to print next to held-out metrics, by their names: a baseline and what it is of."""
+        """Returns descriptions of baselines to print next to held-out metrics, by their names."""
 
     @abc.abstractmethod
     def find_collapse(self, metrics: dict[str, float], unigram_loss: float | None) -> dict[str, str]:
-        """Returns a message for each network that is no better than a baseline, by its role.
+        """Returns messages, by role, for networks no better than a baseline in an interval of training.
 
-        Args:
-          metrics: those of an interval of training.
-          unigram_loss: what `unigram_entropy` returns, if known.
+        `unigram_loss` is `unigram_entropy`, if known.
         """
 
     @abc.abstractmethod
     def choices(self, inputs: Tensors, outputs: Tensors) -> Tensors:
-        """Returns what samples show: `choices`, int32 [batch, num_token_predictions], the token put at each slot.
+        """Returns `choices`, int32 [batch, num_token_predictions], the token put at each slot, for samples.
 
-        With a discriminator also `replaced`, float32 [batch, seq_length], the probability it gives to a replacement.
+        With a discriminator also `replaced`, float32 [batch, seq_length], its probabilities of replacement.
         """
 
 
@@ -129,7 +121,7 @@ def objective_of(config: ml_collections.FrozenConfigDict) -> Objective:
 
 
 def build_pretrainer(config: ml_collections.FrozenConfigDict) -> Pretrainer:
-    """Builds the model of a resolved config; see `Objective.build_model`."""
+    """Builds the model of a resolved config, as `Objective.build_model`."""
     return objective_of(config).build_model()
 
 
@@ -141,22 +133,20 @@ def ratio(total: np.ndarray, weight: np.ndarray) -> float:
 def unigram_log_probs(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> np.ndarray:
     """Returns the log-probabilities, float32 [vocab_size], of the unigram distribution of maskable tokens.
 
-    Args:
-      token_counts: int64 [vocab_size], counts in the training data; one is added to each (Laplace), so that a token
-        seen only in held-out text costs finitely much.
-      special_token_ids: ids that are never masked, which get no share.
+    One is added to each count, int64 [vocab_size], in the training data (Laplace), so that a token seen only in
+    held-out text costs finitely much. Special tokens, which are never masked, get no share.
     """
     counts = token_counts.astype(np.float64) + 1.0
     counts[list(special_token_ids)] = 0.0
     with np.errstate(divide="ignore"):
         log_probs = np.log(counts / counts.sum())
-    # Weights of 0 meet these ids (unused slots), and 0 x -inf would be NaN.
+    # Unused slots have these ids and a weight of 0, and 0 x -inf would be NaN.
     log_probs[list(special_token_ids)] = 0.0
     return log_probs.astype(np.float32)
 
 
 def unigram_entropy(token_counts: np.ndarray, special_token_ids: tuple[int, ...]) -> float:
-    """Returns the loss, in nats, of guessing masked tokens by their frequency; arguments as of `unigram_log_probs`."""
+    """Returns the loss, in nats, of guessing masked tokens by their frequency (`unigram_log_probs`)."""
     log_probs: np.ndarray = unigram_log_probs(token_counts, special_token_ids).astype(np.float64)
     shares = np.exp(log_probs)
-    return float(-(shares * log_probs).sum())  # those without a share have a logarithm of 0
+    return float(-(shares * log_probs).sum())  # special tokens have a logarithm of 0

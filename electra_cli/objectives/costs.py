@@ -1,9 +1,9 @@
-"""What plans and reports know of an objective without TensorFlow: its networks, their sizes, and what a batch costs.
+"""The networks of objectives, their sizes and costs, for plans and reports: without TensorFlow.
 
-Operations of training are counted by hand, for two ends. `training_flops` is the count of the paper (Clark et al.,
-ICLR 2020, Table 8), made as google-research/electra's `flops_computation.py` does: every operation counts, looking up
-an embedding is a product with one-hot rows, and the backward pass costs as much as the forward pass. `matmul_flops` is
-what hardware is measured by: products of matrices alone, as made here, and twice as much backward as forward.
+Operations of training are counted by hand, in two ways. `training_flops` is the count of the paper (Clark et al., ICLR
+2020, Table 8), as google-research/electra's `flops_computation.py` counts: every operation, looking up an embedding as
+a product with one-hot rows, and the backward pass as much as the forward pass. `matmul_flops` is for measuring
+hardware: matrix products alone, as made here, and twice as much backward as forward.
 """
 
 import dataclasses
@@ -21,9 +21,7 @@ class Outline:
     """An objective in outline.
 
     Attributes:
-      title: its name in reports.
-      has_generator: whether a generator trains with the network that people keep.
-      kept_head: the head of that network, 'masked_lm' or 'rtd'; a generator's is 'masked_lm'.
+      kept_head: the head of the network that is kept, 'masked_lm' or 'rtd'; a generator's is 'masked_lm'.
       num_sums: numbers in the sums of a batch (`Objective.sum_shapes`).
     """
 
@@ -46,7 +44,7 @@ def outline_of(config: Any) -> Outline:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
-    """The sizes of a network, as files next to it record them."""
+    """The sizes of a network, as its files record them."""
 
     vocab_size: int
     embedding_size: int
@@ -60,14 +58,14 @@ class EncoderSizes:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSize(EncoderSizes):
-    """The sizes that operations of a network follow from: with tokens and masked slots of an example."""
+    """The sizes that a network's operations follow from: also tokens and masked slots of an example."""
 
     seq_length: int
     num_predictions: int
 
 
 def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
-    """Returns the sizes of the generator, None where there is none, and of the network that people keep."""
+    """Returns the sizes of the generator, if there is one, and of the network that is kept."""
     shared = {
         "embedding_size": config.model.embedding_size,
         "vocab_size": config.derived.vocab_size,

@@ -12,8 +12,8 @@ from electra_cli.objectives.base import Pretrainer, Tensors, ratio
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer, sample_tokens
 from electra_cli.objectives.mlm import MaskedLMObjective
 
-# The area under the ROC curve is taken from histograms of the discriminator's logits: bins of 1/512 from -16 to 16. At
-# the beginning all logits lie within some hundredths of each other, and wider bins would hide what is learned.
+# The area under the ROC curve follows from histograms of the discriminator's logits: bins of 1/512 from -16 to 16. At
+# first all logits lie within some hundredths of each other, and wider bins would hide what is learned.
 _LOGIT_RANGE = 16.0
 NUM_BINS = 16_384
 _RTD_SUMS = ("rtd_loss", "rtd_correct", "sampled_correct", "true_positives", "predicted_positives", "positives")
@@ -125,15 +125,10 @@ OBJECTIVE = ElectraObjective
 
 
 def rtd_sums(inputs: Tensors, outputs: Tensors) -> Tensors:
-    """Adds up what the discriminator did in a batch.
+    """Returns sums of a batch from `features.MASKED`, and `disc_logits` and `disc_label`, [batch, seq_length].
 
-    Args:
-      inputs: `features.MASKED`.
-      outputs: `disc_logits` and `disc_label`, [batch, seq_length].
-
-    Returns:
-      float32 scalars: `rtd_loss` (nats), `sampled_correct` (slots), `true_positives`, `predicted_positives`,
-      `positives`, `rtd_correct` (tokens); and float32 [NUM_BINS] `positive_logits`, `negative_logits`, histograms.
+    They are float32 scalars, `rtd_loss` (nats), `sampled_correct` (slots), `true_positives`, `predicted_positives`,
+    `positives` and `rtd_correct` (tokens); and histograms, float32 [NUM_BINS], `positive_logits`, `negative_logits`.
     """
     slots = inputs[features.MASKED_LM_WEIGHTS]
     replaced_slots = tf.gather(outputs["disc_label"], inputs[features.MASKED_LM_POSITIONS], batch_dims=1)
@@ -153,15 +148,9 @@ def rtd_sums(inputs: Tensors, outputs: Tensors) -> Tensors:
 
 
 def rtd_loss(logits: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Binary cross entropy of the discriminator, in nats (paper, section 2: L_Disc).
+    """Returns the discriminator's binary cross entropy, in nats, summed over real tokens (paper, section 2: L_Disc).
 
-    Args:
-      logits: float32 [batch, seq_length].
-      labels: int32 [batch, seq_length], 1 for a replaced token.
-      mask: int32 [batch, seq_length], 1 for a real token.
-
-    Returns:
-      Sum over real tokens, a float32 scalar.
+    All are [batch, seq_length]: float32 logits, int32 labels (1: replaced) and int32 mask (1: a real token).
     """
     losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=tf.cast(labels, tf.float32), logits=logits)
     return tf.reduce_sum(losses * tf.cast(mask, tf.float32))
@@ -174,10 +163,9 @@ def _histogram(logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
 
 
 def area_under_curve(positives: np.ndarray, negatives: np.ndarray) -> float:
-    """Returns the area under the ROC curve of two histograms over ascending scores.
+    """Returns the area under the ROC curve of two histograms over ascending scores; 0.5 where one is empty.
 
-    It is the probability that a random positive scores above a random negative; equal bins count half. Without
-    positives or without negatives there is no curve: 0.5.
+    It is the probability that a random positive scores above a random negative; equal bins count half.
     """
     positives, negatives = np.asarray(positives, np.float64), np.asarray(negatives, np.float64)
     if not positives.sum() or not negatives.sum():

@@ -21,30 +21,25 @@ Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
 class ElectraPretrainer(Pretrainer):
     """ELECTRA (Clark et al., ICLR 2020): a generator that corrupts and a discriminator that detects.
 
-    Replaces the class of the same name in tf-models-official: same arguments, same names of layers in a
-    checkpoint. Networks are called on a dict of `features.UNMASKED` and return a dict with `sequence_output`; they
-    have `get_embedding_table()` and `get_config()['hidden_size']`. Ours and those of tf-models-official will do.
+    Replaces the class of the same name in tf-models-official, with its arguments and names of layers in a checkpoint.
+    Networks are called on a dict of `features.UNMASKED` and return a dict with `sequence_output`; they have
+    `get_embedding_table()` and `get_config()['hidden_size']`, as ours and those of tf-models-official have.
 
     Args:
       generator_network: the masked language model's encoder; may be `discriminator_network` itself (tied weights);
         None with `uniform_generator`.
       discriminator_network: the encoder that is kept.
-      vocab_size: entries of the vocabulary.
       num_classes: classes of a head on the generator's first token (next-sentence prediction); 0: no such head, as in
         the original.
       num_token_predictions: masked slots of an example.
-      mlm_activation: activation of the masked-LM head and, unless `discriminator_activation` is given, of the
-        discriminator's head.
-      mlm_initializer: initializer of the heads.
+      mlm_activation: of the masked-LM head.
+      mlm_initializer: of all heads.
       output_type: 'logits', or 'predictions' for log-probabilities as `lm_outputs`.
       disallow_correct: whether the generator may not sample the original token.
-      discriminator_activation: activation of the discriminator's head; None: `mlm_activation`.
-      sampling_temperature: temperature of the softmax that replacements are sampled from.
-      uniform_generator: whether replacements are drawn uniformly from the vocabulary. There is no generator then;
+      discriminator_activation: of the discriminator's head; None: `mlm_activation`.
+      sampling_temperature: of the softmax that replacements are sampled from.
+      uniform_generator: whether replacements are drawn uniformly from the vocabulary, without a generator;
         `lm_outputs` are 0, the logits of that distribution.
-
-    Raises:
-      ValueError: sizes or `output_type` that do not fit, or a generator too many or too few.
     """
 
     def __init__(
@@ -116,7 +111,7 @@ class ElectraPretrainer(Pretrainer):
         )
 
     def call(self, inputs, training=None, seed=None):
-        """Runs both networks.
+        """Returns the outputs of both networks.
 
         Args:
           inputs: dict of int [batch, seq_length] `input_word_ids` (masked), `input_mask`, `input_type_ids`, and
@@ -180,7 +175,7 @@ class ElectraPretrainer(Pretrainer):
 
     @property
     def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:
-        """What a checkpoint for fine-tuning holds: the discriminator as trained, not its average, as 'encoder'."""
+        """The discriminator as trained, not its average, as 'encoder'."""
         return {"encoder": self.discriminator_network}
 
     def get_config(self):
@@ -209,8 +204,8 @@ class ElectraPretrainer(Pretrainer):
     def from_config(cls, config, custom_objects=None):
         """Builds the model again from `get_config()`.
 
-        Encoders of tf-models-official write their default activation, the tanh form of GELU, without a name. So every
-        nameless activation is taken for it, and a warning says so.
+        Encoders of tf-models-official write their default activation, the tanh form of GELU, without a name. Every
+        nameless activation is taken for it, with a warning.
         """
         if "<lambda>" in str(config):
             logging.warning("nameless activations in the config of a network are taken for the tanh form of GELU")
@@ -226,7 +221,7 @@ class ElectraPretrainer(Pretrainer):
         return cls(generator, discriminator, **config)
 
 
-# What `get_config` has as the generator's where the discriminator is both.
+# Stands for the generator in `get_config` where the discriminator is both.
 _TIED = "discriminator_network"
 _FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM)
 
@@ -236,18 +231,16 @@ def sample_tokens(
 ) -> tf.Tensor:
     """Samples one token a slot from softmax(logits / temperature), by inverting the cumulative distribution.
 
-    One uniform number decides a slot, so that the sample belongs to the example and not to the replica that draws it.
+    One uniform number decides a slot, so that the sample depends on the example and not on the replica that draws it.
     The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block, so that float32
-    sums stay short and nothing but the weights has the logits' size.
+    sums stay short and only the weights have the logits' size.
 
     Args:
       logits: float [batch, num_token_predictions, vocab_size].
       uniform: float32 [batch, num_token_predictions], in [0, 1).
       disallowed_ids: int [batch, num_token_predictions], an id at each slot that must not be drawn; None: all may.
-      temperature: greater than 0; 1 samples from the generator's distribution, more from a flatter one.
 
-    Returns:
-      int32 [batch, num_token_predictions]. No gradient flows through it.
+    Returns int32 [batch, num_token_predictions], through which no gradient flows.
     """
     vocab_size = logits.shape[-1]
     block_size = math.ceil(math.sqrt(vocab_size))
@@ -275,7 +268,7 @@ def sample_tokens(
 
 
 def _first_above(ends: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
-    """Returns int32 [...], the first index in ascending `ends` [..., n] that is greater than `threshold` [...].
+    """Returns int32 [...], the index of the first of ascending `ends` [..., n] that is greater than `threshold` [...].
 
     Where rounding puts the threshold at or above the last end, the index where that end is first reached.
     """
@@ -284,16 +277,12 @@ def _first_above(ends: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:
 
 
 def put_at_positions(sequence: tf.Tensor, positions: tf.Tensor, values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Writes `values` into `sequence` at `positions`.
+    """Returns `sequence`, int32 [batch, seq_length], with `values` at `positions`.
 
     Args:
-      sequence: int32 [batch, seq_length].
       positions: int [batch, n]; any position may be written, 0 too. Of values for one position the greatest is taken.
       values: int [batch, n], none negative.
       weights: float [batch, n]; slots of weight 0 write nothing.
-
-    Returns:
-      int32 [batch, seq_length].
     """
     indices = tf.range(sequence.shape[1])[tf.newaxis, tf.newaxis, :]
     hits = tf.equal(tf.cast(positions, tf.int32)[..., tf.newaxis], indices) & (weights > 0)[..., tf.newaxis]
@@ -303,15 +292,10 @@ def put_at_positions(sequence: tf.Tensor, positions: tf.Tensor, values: tf.Tenso
 
 
 def corrupt(inputs: dict[str, tf.Tensor], sampled_ids: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
-    """Replaces the masked tokens of a batch by sampled ones.
+    """Replaces the masked tokens of a batch by sampled ones, int32 [batch, num_token_predictions].
 
-    Args:
-      inputs: dict with `features.UNMASKED`, `features.PACKED` or not, and `masked_lm_{positions,ids,weights}`.
-      sampled_ids: int32 [batch, num_token_predictions].
-
-    Returns:
-      What an encoder needs of the corrupted batch; labels int32 [batch, seq_length], 1 where a token differs from the
-      original.
+    Returns the encoder's inputs of the corrupted batch, and labels int32 [batch, seq_length], 1 where a token differs
+    from the original.
     """
     positions, weights = inputs[features.MASKED_LM_POSITIONS], inputs[features.MASKED_LM_WEIGHTS]
     masked_ids = tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32)

@@ -20,11 +20,7 @@ _MIN_GAIN = 0.01
 class MaskedLMPretrainer(Pretrainer):
     """An encoder that predicts masked tokens (BERT, arXiv 1810.04805, section 3.1, without next-sentence prediction).
 
-    Args:
-      encoder_network: the encoder; as the networks of `ElectraPretrainer`.
-      activation: activation of the masked-LM head.
-      initializer: initializer of the head.
-      name: name of the model.
+    The encoder is as those of `ElectraPretrainer`; activation and initializer are the head's.
     """
 
     def __init__(
@@ -44,16 +40,13 @@ class MaskedLMPretrainer(Pretrainer):
         )
 
     def call(self, inputs, training=None, seed=None):
-        """Predicts the masked tokens.
+        """Returns `lm_outputs`, logits of the slots, float32 [batch, num_token_predictions, vocab_size].
 
         Args:
-          inputs: dict of int [batch, seq_length] `input_word_ids` (masked), `input_mask`, `input_type_ids`, and int
-            [batch, num_token_predictions] `masked_lm_positions`.
+          inputs: `features.UNMASKED`, int [batch, seq_length], and int [batch, num_token_predictions]
+            `masked_lm_positions`.
           training: whether to drop out.
           seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
-
-        Returns:
-          Dict of `lm_outputs`, logits, float32 [batch, num_token_predictions, vocab_size].
         """
         encoded = encode(self.encoder_network, inputs, training, seed)
         return {"lm_outputs": tf.cast(self.masked_lm(encoded, inputs[features.MASKED_LM_POSITIONS]), tf.float32)}
@@ -140,14 +133,9 @@ OBJECTIVE = MaskedLMObjective
 
 
 def masked_lm_sums(inputs: Tensors, outputs: Tensors) -> Tensors:
-    """Adds up what a masked language model did in a batch.
+    """Returns sums of a batch from `features.MASKED` and `lm_outputs` [batch, num_token_predictions, vocab_size].
 
-    Args:
-      inputs: `features.MASKED`.
-      outputs: `lm_outputs` [batch, num_token_predictions, vocab_size].
-
-    Returns:
-      float32 scalars: `masked_lm_loss` (nats), `masked_lm_weight` and `masked_lm_correct` (slots), `real_tokens`.
+    They are float32 scalars: `masked_lm_loss` (nats), `masked_lm_weight`, `masked_lm_correct` (slots), `real_tokens`.
     """
     ids, weights = inputs[features.MASKED_LM_IDS], inputs[features.MASKED_LM_WEIGHTS]
     loss, weight = masked_lm_loss(outputs["lm_outputs"], ids, weights)
@@ -169,8 +157,7 @@ def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tup
       ids: int32 [batch, num_token_predictions], the originals.
       weights: float32 [batch, num_token_predictions].
 
-    Returns:
-      (sum over masked slots, number of masked slots), float32 scalars.
+    Returns (sum over masked slots, number of masked slots), float32 scalars.
     """
     return tf.reduce_sum(_cross_entropy(logits, ids) * weights), tf.reduce_sum(weights)
 

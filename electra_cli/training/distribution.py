@@ -1,4 +1,4 @@
-"""Which devices and processes a run computes on: from config, TF_CONFIG or Slurm to a `tf.distribute` strategy."""
+"""Chooses the devices and processes of a run: from config, TF_CONFIG or Slurm to a `tf.distribute` strategy."""
 
 import contextlib
 import dataclasses
@@ -18,27 +18,21 @@ from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.modeling.fused import with_jit_regions
 
-# Where the driver shows chips of a TPU machine.
+# Device files of the chips of a TPU machine.
 _TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 _SLURM_PORT, _NUM_SLURM_PORTS, _PORTS_OF_JOB = 20_000, 10_240, 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """Processes that train together.
-
-    Attributes:
-      addresses: 'host:port' of each worker.
-      index: which of them this process is; the first is the chief, which alone writes to the workdir.
-      source: what names them.
-    """
+    """Processes that train together: 'host:port' of each, this one's index, and what names them."""
 
     addresses: tuple[str, ...]
     index: int
     source: str
 
     def to_tf_config(self) -> str:
-        """Returns it as TensorFlow reads it from the environment variable TF_CONFIG."""
+        """Returns the value of the environment variable TF_CONFIG, which TensorFlow reads."""
         return json.dumps(
             {"cluster": {"worker": list(self.addresses)}, "task": {"type": "worker", "index": self.index}}
         )
@@ -46,16 +40,14 @@ class Cluster:
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Devices and numbers of a run.
+    """Devices and processes of a run.
 
     Attributes:
-      strategy: the strategy; model and optimizer are made in its scope.
-      jit_compile: whether steps are compiled with XLA by us (a TPU's always are).
-      description: what was picked and why, in one line.
-      devices: what is computed on, as '4 GPUs'.
-      num_workers: processes that train together.
-      worker_index: which of them this is; 0, the chief, alone writes to the workdir.
-      jit_regions: whether XLA compiles what lies between matrix products alone; see `modeling/fused.py`.
+      jit_compile: whether we compile steps with XLA (a TPU's always are).
+      description: the choice and its reason, in one line.
+      devices: as '4 GPUs'.
+      worker_index: 0, the chief, alone writes to the workdir.
+      jit_regions: whether XLA compiles only what lies between matrix products; see `modeling/fused.py`.
     """
 
     strategy: tf.distribute.Strategy
@@ -77,15 +69,15 @@ class Runtime:
         return self.worker_index == 0
 
     def with_jit_regions(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns a function of tensors whose regions are compiled as the config asks, to be traced in one thread."""
+        """Returns a function whose regions are compiled if `jit_regions`; it must be traced in one thread."""
         return with_jit_regions(function, self.jit_regions)
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns the `tf.function` of what one replica computes, of which XLA compiles all, regions, or nothing."""
+        """Returns the `tf.function` of one replica's computation; XLA compiles all of it, regions, or nothing."""
         return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile)
 
     def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
-        """Returns the batches that `make_dataset` makes of a part, one for each of its replicas after the other."""
+        """Distributes datasets of parts, whose batches are for one replica each, one after the other."""
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             num_parts = context.num_input_pipelines
@@ -94,20 +86,20 @@ class Runtime:
         return self.strategy.distribute_datasets_from_function(make)
 
     def total(self, value: float) -> float:
-        """Returns the sum over workers of their values, the same number in each; all must call it."""
+        """Returns the sum of the workers' values; all must call it."""
         if self.num_workers == 1:
             return value
         share = tf.constant(value * self.num_workers / self.num_replicas, tf.float32)
         return float(_sum_over_replicas(self.strategy, share))
 
     def wait_for_all(self) -> None:
-        """Returns when all workers have called it."""
+        """Waits until all workers have called it."""
         self.total(0.0)
 
 
 @contextlib.contextmanager
 def reporting_lost_workers(runtime: Runtime) -> Iterator[None]:
-    """Turns the errors that the end of another worker causes within it into an `Interrupted` that names it."""
+    """Turns errors that the end of another worker causes into an `Interrupted` that names it."""
     try:
         yield
     except (
@@ -137,17 +129,14 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
 def build_runtime(
     settings: ml_collections.FrozenConfigDict, batches: Iterable[tuple[int, int]], *, alone: bool = False
 ) -> Runtime:
-    """Picks devices, and sets the global precision policy.
-
-    Must run before TensorFlow computes anything.
+    """Chooses devices, and sets the global precision policy, before TensorFlow computes anything.
 
     Args:
       settings: the section `runtime` of a checked config.
       batches: of each phase `train.global_batch_size` and `train.gradient_accumulation_steps`.
-      alone: whether one device is to be used by this process alone, whatever the config and the environment say.
+      alone: whether this process uses one device alone, whatever config and environment name.
 
-    Raises:
-      UserError: devices are missing or come too late, or the replicas do not divide a global batch.
+    Raises a `UserError` if devices are missing or come too late, or the replicas do not divide a global batch.
     """
     if alone:
         settings = ml_collections.ConfigDict(settings.to_dict())
@@ -183,10 +172,7 @@ def build_runtime(
 
 
 def silence_first_notice() -> None:
-    """Compiles something small while standard error is closed.
-
-    XLA reports once in a process that it compiled something, whatever TF_CPP_MIN_LOG_LEVEL says.
-    """
+    """Compiles a trifle while standard error is closed: XLA logs its first compilation at any TF_CPP_MIN_LOG_LEVEL."""
     stderr = os.dup(2)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -199,7 +185,7 @@ def silence_first_notice() -> None:
 
 
 def _choose(settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int) -> tuple[str, str]:
-    """Returns the name of the strategy, and why it is that."""
+    """Returns the name of the strategy, and why it was chosen."""
     name = settings.strategy
     if name == "multi_worker_mirrored" and cluster is None:
         raise UserError(
@@ -307,14 +293,9 @@ def _describe_devices(
 
 
 def find_cluster(settings: ml_collections.FrozenConfigDict, environment: Mapping[str, str]) -> Cluster | None:
-    """Returns the cluster that this process is part of; None when it trains alone.
+    """Returns the cluster of this process, named by the config, else TF_CONFIG, else Slurm; None: it trains alone.
 
-    Args:
-      settings: `config.runtime`; its addresses come before all else.
-      environment: environment variables; TF_CONFIG comes before Slurm's.
-
-    Raises:
-      UserError: what names the cluster is not usable.
+    Raises a `UserError` if that is not usable.
     """
     if settings.worker_addresses:
         cluster = _from_settings(settings)

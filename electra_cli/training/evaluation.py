@@ -1,4 +1,4 @@
-"""Held-out evaluation: metrics next to their baselines, and samples of what the networks predict."""
+"""Held-out evaluation: metrics with their baselines, and samples of predictions."""
 
 from collections.abc import Callable
 
@@ -28,19 +28,10 @@ def check_validation(source: DataSource) -> None:
 
 
 class Evaluator:
-    """Evaluates a model on the validation split: the same examples with the same masks every time.
+    """Evaluates a model on the validation split of a phase: the same examples with the same masks every time.
 
-    With `optimizer.ema_decay` it is the moving average of the weights that is evaluated.
-
-    Args:
-      model: the pretrainer.
-      optimizer: its optimizer, which holds the average.
-      runtime: strategy and compilation.
-      phase: whose data is evaluated; it must have passed `check_validation`.
-
-    Attributes:
-      phase: see there.
-      num_examples: how many are evaluated.
+    The phase must have passed `check_validation`. With `optimizer.ema_decay` the moving averages of the weights are
+    evaluated.
     """
 
     def __init__(self, model: Pretrainer, optimizer: Optimizer, runtime: Runtime, phase: Phase):
@@ -75,7 +66,7 @@ class Evaluator:
         return {**self._objective.summarize(totals), "num_examples": self.num_examples}
 
     def samples(self) -> list[Sample]:
-        """Returns the first `eval.num_samples` examples as generator and discriminator see them."""
+        """Returns predictions for the first `eval.num_samples` examples."""
         if self._sampler is None:
             return []
         averaged = averaged_weights(self._optimizer, self._model.trainable_variables)
@@ -110,13 +101,9 @@ def format_table(objective: Objective, result: dict[str, float], step: int) -> s
 
 
 class Sampler:
-    """Takes the first held-out examples through a model, with the masks and draws of every evaluation.
+    """Predicts for the first held-out examples, with the masks and draws of every evaluation.
 
-    Args:
-      model: the pretrainer, made in the strategy's scope.
-      phase: whose data is read; it must have passed `check_validation`.
-      num_samples: examples; fewer where the split has fewer.
-      runtime: devices; None: the default strategy, without XLA.
+    The phase must have passed `check_validation`. Without a runtime it is the default strategy, without XLA.
     """
 
     def __init__(
@@ -143,7 +130,7 @@ class Sampler:
         self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)))
 
     def take(self) -> list[Sample]:
-        """Returns the examples, within `input_pipeline.reading`. Every worker must call it at once."""
+        """Returns the examples, within `input_pipeline.reading`; all workers must call it at once."""
         batch = next(iter(self._dataset))
         # Each replica computes all of them.
         outputs = {
@@ -160,7 +147,6 @@ _SLOTS = (features.MASKED_LM_POSITIONS, features.MASKED_LM_WEIGHTS)
 
 
 def _sample_outputs(objective: Objective, inputs: Tensors, outputs: Tensors) -> Tensors:
-    """Returns what `_to_sample` takes, of all examples of a batch."""
     chosen = objective.choices(inputs, outputs)
     ids = tf.cast(inputs[features.MASKED_LM_IDS], tf.int32)
     probabilities = tf.nn.softmax(tf.cast(outputs["lm_outputs"], tf.float32))

@@ -1,4 +1,4 @@
-"""What a run does between updates, one hook for each; `loop.train_phase` calls them in the order of `default_hooks`."""
+"""Hooks, each one thing that a run does between updates; `loop.default_hooks` lists them in order."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -16,31 +16,21 @@ MetricsLines = Sequence[Mapping[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Update:
-    """What a call of some updates made.
-
-    Attributes:
-      sums: those of its updates, as of `updates.Updates`.
-      metrics: those of the interval that ends with it (`train.log_interval`, or the end of a phase); None within one.
-    """
+    """The sums of a call of `updates.Updates`, and the metrics of the interval (`train.log_interval`) that it ends."""
 
     sums: Sums
     metrics: dict[str, float] | None
 
 
 class Hook:
-    """Something that a run does between updates; each method does nothing unless a hook overrides it."""
+    """Something that a run does between updates; methods that a hook does not override do nothing."""
 
     def modules(self, run: TrainingRun) -> dict[str, tf.Module]:
-        """Returns by name what is to be saved in the checkpoint."""
+        """Returns state for the checkpoint, by name."""
         return {}
 
     def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
-        """Is called when a checkpoint was restored, to do what a stop left undone at its step.
-
-        Args:
-          run: the run.
-          lines: its metrics up to that step.
-        """
+        """Is called after a restore, with the metrics up to that step, to do what a stop prevented there."""
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
         """Is called after each call of some updates; may raise `RolledBack`, `Interrupted` or a `UserError`."""
@@ -64,11 +54,9 @@ class LogMetrics(Hook):
     """Logs the metrics of each interval."""
 
     def modules(self, run: TrainingRun) -> dict[str, tf.Module]:
-        """Returns the sums of the interval."""
         return {"interval_sums": run.interval_sums}
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Logs at the end of an interval."""
         if update.metrics is not None:
             run.logger.metrics("train", run.step, update.metrics, run.throughput.line(run.step, update.metrics))
 
@@ -77,13 +65,11 @@ class SaveCheckpoints(Hook):
     """Saves every `train.checkpoint_interval` steps, at the end of each phase, and at a stop."""
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Saves if it is time to, and raises what ended a save in the background."""
         run.checkpoints.check()
         if run.step % run.config.train.checkpoint_interval == 0 or run.step == run.phase.end:
             run.save()
 
     def at_stop(self, run: TrainingRun) -> None:
-        """Saves."""
         run.save()
 
 
@@ -91,7 +77,6 @@ class Histograms(Hook):
     """Writes histograms of the weights every `train.checkpoint_interval` steps, with `train.histograms`."""
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Writes if it is time to."""
         if run.config.train.histograms and run.step % run.config.train.checkpoint_interval == 0:
             run.logger.histograms(run.step, run.model.trainable_variables)
 
@@ -100,7 +85,6 @@ class StopOnRequest(Hook):
     """Ends the run when a worker was asked to stop, unless it is complete."""
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Raises an `Interrupted` if asked."""
         if run.step < run.config.train.num_steps:
             run.end_if_asked(f"at step {run.step:,}")
 
@@ -113,7 +97,7 @@ class Evaluate(Hook):
         self._result: dict[str, float] = {}
 
     def resume(self, run: TrainingRun, lines: MetricsLines) -> None:
-        """Evaluates where a stop came between saving and evaluating."""
+        # The stop may have come between saving and evaluating.
         evaluated = [
             line
             for line in lines
@@ -127,17 +111,14 @@ class Evaluate(Hook):
             self._evaluate(run)
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Evaluates if it is time to."""
         if run.is_evaluation_due():
             self._evaluate(run)
             run.throughput.restart(run.step)
 
     def end(self, run: TrainingRun) -> None:
-        """Reports the result of the last step, which is always evaluated."""
         self._report_result(run)
 
     def evaluate(self, run: Run) -> dict[str, float]:
-        """Evaluates."""
         evaluator = self._evaluator_of(run)
         with run.logger.status(f"Evaluating {evaluator.num_examples:,} held-out examples"):
             self._result = evaluator.run()

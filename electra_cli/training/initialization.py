@@ -1,4 +1,4 @@
-"""Weights of a checkpoint: those that a run begins with, made to fit its vocabulary and lengths, or those evaluated."""
+"""Restores weights of a checkpoint: to begin a run, fitted to its vocabulary and lengths, or to use the model."""
 
 import dataclasses
 import json
@@ -30,10 +30,10 @@ class Changes:
     """How a run differs from the checkpoint that it begins with.
 
     Attributes:
-      vocabulary: the run's vocabulary: that of the checkpoint, or it with tokens behind its last.
-      old_vocab_file: the checkpoint's; '' where it is to be looked for next to the checkpoint.
-      positions: 'copy' or 'interpolate': what the position table becomes when it is longer or shorter.
-      restore_optimizer: whether the moments of the optimizer are taken over. The step is not.
+      vocabulary: the run's: that of the checkpoint, or it with tokens appended.
+      old_vocab_file: the checkpoint's; '': one next to the checkpoint.
+      positions: 'copy' or 'interpolate', for a longer or shorter position table; see `resize_positions`.
+      restore_optimizer: whether to restore the moments of the optimizer; never its step.
     """
 
     vocabulary: Vocabulary
@@ -43,33 +43,24 @@ class Changes:
 
     @classmethod
     def of(cls, config: ml_collections.FrozenConfigDict, vocabulary: Vocabulary) -> "Changes":
-        """Returns what the section `init` of a config asks for."""
+        """Returns the changes by the section `init` of a config."""
         init = config.init
         return cls(vocabulary, init.vocab_file, init.positions, init.optimizer == "restored")
 
 
 def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger) -> None:
-    """Puts the weights of a checkpoint of any run into a model, to begin a run with.
+    """Assigns the weights of any checkpoint (`checkpoint_files.find_checkpoint`) to a model, to begin a run at step 0.
 
     Rows of new tokens, in the word tables and the masked-LM head's bias, are the means of those of the pieces that the
-    old vocabulary makes of them; moments of an optimizer start at 0 there.
+    old vocabulary divides them into; moments of an optimizer start at 0 there.
 
-    Args:
-      path: what `checkpoint_files.find_checkpoint` takes.
-      model: the model.
-      optimizer: built on it; its step stays 0.
-      changes: how the run differs from the checkpoint.
-      logger: receives progress reports.
-
-    Raises:
-      UserError: there is no such checkpoint, it is damaged or of another model, or its vocabulary is no beginning of
-        the run's. Nothing is changed.
+    Raises a `UserError`, before any change, if the checkpoint is missing, damaged or of another model, or the run's
+    vocabulary does not begin with its.
     """
     path = find_checkpoint(path, logger.warning)
     root = tf.train.Checkpoint(model=model, optimizer=optimizer)
     sections = ("model", "optimizer") if changes.restore_optimizer else ("model",)
-    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    if changes.restore_optimizer and not any(name.startswith("optimizer/") for name in names):
+    if changes.restore_optimizer and not has_optimizer(path):
         raise UserError(f"checkpoint {path} holds no optimizer: give --config.init.optimizer=fresh")
     by_token, by_position = _resizable(model, optimizer)
     found = match(root, path, sections, may_differ_in_rows={*by_token, *by_position})
@@ -99,7 +90,7 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
 
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
-    """Returns what has a row for each token and for each position, references to variables, moments included."""
+    """Returns references to variables, moments included, with a row for each token, and for each position."""
     embeddings = [encoder.embeddings for encoder in model.networks.values()]
     tokens = {layer.word_embeddings.ref() for layer in embeddings}
     if model.masked_lm is not None:
@@ -137,11 +128,8 @@ def _append_rows(table: np.ndarray, new_rows: list[list[int]], is_moment: bool) 
 def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
     """Returns a position table [rows, width] made of one [old_rows, width].
 
-    Args:
-      table: the table.
-      rows: of the result.
-      how: 'copy': the rows as they are, again from the first where they end; 'interpolate': between the rows, the first
-        and the last staying what they are; 'zeros': rows of zeros where they end.
+    Further rows are copies of the first ones ('copy') or zeros ('zeros'), or all are between the old ones, of which the
+    first and last stay ('interpolate').
     """
     old_rows = len(table)
     if how == "copy":
@@ -156,7 +144,7 @@ def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
 
 
 def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabulary | None:
-    """Returns the vocabulary of a checkpoint, which the run's must begin with; None when it is not known or needed."""
+    """Returns the vocabulary of a checkpoint, which the run's must begin with; None if unknown and not needed."""
     new = changes.vocabulary
     file = changes.old_vocab_file or _find_vocab_file(path)
     (size,) = old_sizes or {new.size}
@@ -185,7 +173,7 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
 
 
 def _find_vocab_file(path: str) -> str:
-    """Looks for the vocabulary of a checkpoint: beside it or in its workdir, and in the data of the run there."""
+    """Looks for a checkpoint's vocabulary next to it, in its workdir, and in the data of the run there."""
     workdir = os.path.dirname(path)
     for name in ("best", "checkpoints"):
         workdir = os.path.dirname(workdir) if os.path.basename(workdir) == name else workdir
@@ -199,13 +187,13 @@ def _find_vocab_file(path: str) -> str:
         with tf.io.gfile.GFile(config_file) as stream:
             data_dir = json.load(stream)["config"]["data"]["dir"]
     except (ValueError, KeyError, TypeError):
-        return ""  # it says nothing of the vocabulary; where one is needed, it is asked for
+        return ""  # where a vocabulary is needed, the user is asked for it
     file = tf.io.gfile.join(data_dir, "vocab.txt")
     return file if tf.io.gfile.exists(file) else ""
 
 
 def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, say: Callable[[str], None]) -> list[list[int]]:
-    """Returns for each appended token the ids that the old vocabulary makes of it; all ids where it makes none."""
+    """Returns for each appended token the ids of its pieces in the old vocabulary; all ids where it has none."""
     ids = {token: index for index, token in enumerate(old.tokens)}
     rows, without = [], []
     for token in new.tokens[old.size :]:
@@ -222,11 +210,9 @@ def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, say: Callable[[str],
 
 
 def split_token(token: str, ids: dict[str, int]) -> list[int]:
-    """Returns the longest pieces, from left to right, that a token is made of; none where a character has no piece.
+    """Returns the ids of the longest pieces of a token, from left to right; none where a character has no piece.
 
-    Args:
-      token: of WordPiece ('##ing' continues a word) or SentencePiece.
-      ids: ids by piece. Behind the first, pieces with '##' go before those without.
+    Tokens are of WordPiece ('##ing' continues a word) or SentencePiece. After the first, pieces with '##' come first.
     """
     text, continues = token.removeprefix("##"), token.startswith("##")
     pieces: list[int] = []
@@ -247,14 +233,8 @@ def restore_model(
 ) -> tuple[Pretrainer, str]:
     """Returns the model of a resolved config with the weights of a checkpoint, float32, and the checkpoint's path.
 
-    Args:
-      config: the config that it was trained with.
-      path: what `checkpoint_files.find_checkpoint` takes.
-      say: prints a line.
-      averaged: whether the moving averages are taken for the weights, where the run keeps some.
-
-    Raises:
-      UserError: there is none, it is damaged, or of another model.
+    The path is as of `checkpoint_files.find_checkpoint`; `averaged` takes the moving averages, where the run keeps any.
+    Raises a `UserError` if the checkpoint is missing, damaged or of another model.
     """
     path = find_checkpoint(path, say)
     model = build_pretrainer(config)

@@ -1,4 +1,4 @@
-"""The loop: config and workdir in, a trained and evaluated model in the workdir out."""
+"""Trains and evaluates a model in a workdir: phases, calls of some updates each, and hooks between them."""
 
 import contextlib
 import time
@@ -37,7 +37,7 @@ from electra_cli.workdir.workdir import Workdir, check_config
 
 
 def default_hooks(run: TrainingRun, *, with_evaluation: bool) -> list[Hook]:
-    """Returns the hooks of every run, in the order in which they are called."""
+    """Returns the hooks of every run, in the order of their calls."""
     return [
         NonFiniteSteps(),
         LossSpikes(),
@@ -63,17 +63,16 @@ def train(
     """Trains in a workdir, from its newest checkpoint on, to `train.num_steps`.
 
     Args:
-      config: with overrides, or what `source.read_run` made of it.
-      workdir: directory of the run.
+      config: with overrides, or as `source.read_run` returns it.
       with_evaluation: whether to evaluate every `eval.interval` steps and at the end.
-      logger: receives progress reports; None: prints lines.
-      checkpoint: what `checkpoint_files.find_checkpoint` takes; a run that has no checkpoint begins with its weights.
+      logger: None: prints lines.
+      checkpoint: for `checkpoint_files.find_checkpoint`; a run that has no checkpoint begins with its weights.
       wandb_project: project of Weights & Biases where the run is mirrored; None: nowhere.
-      hooks: are called after the others, as that of `eval.probes`, `probes.prober.probe_hooks`.
+      hooks: are called after the default ones, as `probes.prober.probe_hooks`.
 
     Raises:
       UserError: config, data, workdir and checkpoint do not fit, a checkpoint cannot be written, or more steps than
-        `watch` allows had an infinite loss, or a loss far above those before.
+        `watch` allows had an infinite loss, or one far above those before.
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
     logger = logger or Lines()
@@ -125,7 +124,7 @@ def _run(run: TrainingRun, hooks: Sequence[Hook], checkpoint: str | None) -> Non
 
 @contextlib.contextmanager
 def _recording_end(run: TrainingRun, hooks: Sequence[Hook], lost_step: int) -> Iterator[None]:
-    """Records that training starts, and how what is done within it ends: complete, stopped or with an error."""
+    """Records that training starts, and how it ends: complete, stopped or with an error."""
     run.logger.event("start", run.step, devices=run.runtime.devices, lost_step=lost_step)
     try:
         try:
@@ -147,7 +146,7 @@ def _recording_end(run: TrainingRun, hooks: Sequence[Hook], lost_step: int) -> I
 
 
 def train_phases(run: TrainingRun, hooks: Sequence[Hook]) -> None:
-    """Makes the updates that are left, phase after phase; after a roll-back, again those that it undid."""
+    """Makes the remaining updates, phase after phase; after a roll-back also those that it undid."""
     compiled: tuple[Phase, Updates] | None = None
     while run.step < run.config.train.num_steps:
         phase = phase_at(run.phases, run.step + 1)
@@ -181,7 +180,7 @@ def train_phase(run: TrainingRun, phase: Phase, train_steps: Updates, hooks: Seq
 
 
 def _make_updates(run: TrainingRun, pace: StepsPerCall, phase: Phase, train_steps: Updates, batches: Iterator) -> Sums:
-    """Makes as many updates in one call as `pace` says, at most to the end of a loop (`train.steps_per_loop`)."""
+    """Makes the updates of one call: `pace.steps`, at most to the end of a loop (`train.steps_per_loop`)."""
     first, loop = run.step, phase.config.train.steps_per_loop
     last = min(phase.end, (first // loop + 1) * loop, first + pace.steps)
     status: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
@@ -213,20 +212,10 @@ def evaluate(
     checkpoint: str | None = None,
     hooks: Sequence[Hook] = (),
 ) -> dict[str, float]:
-    """Evaluates the newest checkpoint of a workdir, or one that is given, and changes nothing there.
+    """Evaluates the newest checkpoint of a workdir, or `checkpoint`, and changes nothing; arguments as of `train`.
 
-    Args:
-      config: with overrides, or what `source.read_run` made of it.
-      workdir: directory of a run of that config.
-      logger: receives progress reports; None: prints lines.
-      checkpoint: what `checkpoint_files.find_checkpoint` takes.
-      hooks: what else is evaluated, as the probes of `eval.probes`.
-
-    Returns:
-      The metrics of `Evaluator.run`, and those of the hooks.
-
-    Raises:
-      UserError: no checkpoint, or config, data and workdir do not fit.
+    Returns the metrics of `Evaluator.run` and of the hooks. Raises a `UserError` if there is no checkpoint, or config,
+    data and workdir do not fit.
     """
     logger = logger or Lines()
     runtime, resolved, phases = open_run(config, logger)

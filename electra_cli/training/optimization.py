@@ -1,4 +1,4 @@
-"""Optimizers and learning rates of a run, with those that Keras lacks: the original's Adam, and LAMB."""
+"""Learning rates and optimizers, with two that Keras lacks: the original's Adam, and LAMB."""
 
 import contextlib
 import inspect
@@ -26,16 +26,7 @@ class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
     - `warmup_stable_decay`: 1, then a straight line in the last `decay_fraction` of the run (the schedule of MiniCPM,
       arXiv 2404.06395, section 4.2).
 
-    Args:
-      peak: learning rate that the product starts from.
-      num_steps: steps after which the rate is 0.
-      warmup_steps: steps of linear warm-up; 0: none.
-      decay: 'linear', 'cosine' or 'warmup_stable_decay'.
-      decay_fraction: fraction of `num_steps`, for `warmup_stable_decay`.
-      later_peaks: (step, peak) pairs: after that step the peak is another.
-
-    Raises:
-      ValueError: another `decay`.
+    Of `later_peaks`, (step, peak) pairs, each holds after its step.
     """
 
     def __init__(
@@ -58,7 +49,7 @@ class WarmupDecay(tf_keras.optimizers.schedules.LearningRateSchedule):
         self.later_peaks = [tuple(pair) for pair in later_peaks]
 
     def __call__(self, step):
-        """Returns the rate, float32, of the update after `step` updates were made."""
+        """Returns the rate, float32, of the update after `step` updates."""
         update = tf.cast(step, tf.float32) + 1.0
         peak = tf.constant(self.peak, tf.float32)
         for begin, later_peak in self.later_peaks:
@@ -96,7 +87,7 @@ _NOT_ADAPTED = "_difference"
 
 
 class _WithMoments(tf_keras.optimizers.Optimizer):
-    """An optimizer with two moments of each gradient, m and v; biases and LayerNorm are not decayed."""
+    """An optimizer with two moments of each gradient, m and v, which does not decay biases and LayerNorm."""
 
     def __init__(self, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, **kwargs):
         # The step that calls it is compiled as a whole.
@@ -181,9 +172,8 @@ def _adam_update(gradient, weight, m, v, rate, *, beta_1, beta_2, epsilon, weigh
 class Lamb(_WithMoments):
     """LAMB (arXiv 1904.00962, algorithm 2): Adam whose update is scaled, weight by weight, to the weight's norm.
 
-    tf-models-official's LAMB computes the same, but is an optimizer of Keras' legacy kind, which neither averages
-    weights nor scales losses as the others do. Weights are those of this model: query, key and value are one. An update
-    that loss scaling skips counts in the bias correction.
+    tf-models-official's is an optimizer of Keras' legacy kind, which neither averages weights nor scales losses as the
+    others do. Query, key and value are one weight here. Updates that loss scaling skips count in the bias correction.
     """
 
     def __init__(self, learning_rate, weight_decay=0.01, name="lamb", **kwargs):
@@ -220,7 +210,7 @@ Optimizer: TypeAlias = tf_keras.optimizers.Optimizer
 
 
 def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
-    """Builds the optimizer of a resolved config. Clipping is the training step's work.
+    """Builds the optimizer of a resolved config; `Updates` clips.
 
     With `runtime.precision=mixed_float16` it scales losses dynamically and skips updates that are not finite; they
     count as steps, of the schedule and of bias corrections.
@@ -259,13 +249,13 @@ def uses_loss_scaling(optimizer: Optimizer) -> bool:
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
-    """Returns the optimizer that one which scales losses wraps; others as they are."""
+    """Returns the optimizer without its wrapper that scales losses, if it has one."""
     return optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
 
 
 @contextlib.contextmanager
 def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> Iterator[None]:
-    """Within it, the trained weights are their moving averages, when the optimizer, built on them, keeps any."""
+    """Replaces the trained weights for a while by their moving averages, if the optimizer keeps any."""
     inner = inner_optimizer(optimizer)
     if not inner.use_ema:
         yield
@@ -280,13 +270,13 @@ def averaged_weights(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> 
 
 
 def evaluated_values(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> Sequence[tf.Variable]:
-    """Returns what is evaluated for the trained weights: their moving averages; themselves where none are kept."""
+    """Returns the moving averages of the trained weights; themselves where the optimizer keeps none."""
     inner = inner_optimizer(optimizer)
     return inner._model_variables_moving_average if inner.use_ema else variables
 
 
 def start_averages(optimizer: Optimizer, variables: Sequence[tf.Variable]) -> None:
-    """Makes the moving averages, when the optimizer keeps any, start from the weights as they are now."""
+    """Starts the moving averages, if the optimizer keeps any, from the present weights."""
     inner = inner_optimizer(optimizer)
     if inner.use_ema:
         for average, variable in zip(inner._model_variables_moving_average, variables, strict=True):

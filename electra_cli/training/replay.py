@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient was not finite: kept with the weights before them, and computed again to see why."""
+"""Keeps steps whose loss or gradient was not finite, with the weights before them, and computes them again."""
 
 import dataclasses
 import json
@@ -34,14 +34,10 @@ Inputs = dict[str, tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What is kept of a step, next to the weights before it.
+    """The record of a step; steps and phases are from 1, replicas from 0.
 
     Attributes:
-      step: its number, from 1.
       data_step: the steps before it, plus the steps of examples that were skipped.
-      phase: its phase, from 1.
-      num_replicas: replicas that its batch was divided over.
-      nonfinite_replicas: those of them, from 0, whose loss or gradient was not finite.
     """
 
     step: int
@@ -52,11 +48,7 @@ class Record:
 
 
 def save_record(workdir: str, record: Record, model: Pretrainer) -> str:
-    """Keeps a step, with the weights of the model as they are; returns the path without endings of files.
-
-    Raises:
-      ResumableError: it cannot be written.
-    """
+    """Keeps a step with the present weights; returns the path without file endings. May raise a `ResumableError`."""
     checkpoints = CheckpointFiles(tf.io.gfile.join(workdir, DIRECTORY))
     path = checkpoints.path(record.step)
     with files.writing(f"{path}.json"):
@@ -67,11 +59,7 @@ def save_record(workdir: str, record: Record, model: Pretrainer) -> str:
 
 
 def find_record(workdir: str) -> tuple[str, Record]:
-    """Returns the path and the record of the last step that was kept in a workdir.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
+    """Returns the path and the record of the last step that was kept; a `UserError` if there is none, or damaged."""
     directory = tf.io.gfile.join(workdir, DIRECTORY)
     steps = CheckpointFiles(directory).steps()
     if not steps:
@@ -91,10 +79,8 @@ def find_record(workdir: str) -> tuple[str, Record]:
 def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, logger: Logger | None = None) -> bool:
     """Computes the last step that was not finite again, one replica after the other on one device.
 
-    Reports what in it is not finite, and returns whether something is. Nothing in the workdir is changed.
-
-    Raises:
-      UserError: no such step was kept, or config, data and workdir do not fit.
+    Reports what in it is not finite, and returns whether something is. Changes nothing in the workdir. Raises a
+    `UserError` if no such step was kept, or config, data and workdir do not fit.
     """
     logger = logger or Lines()
     path, record = find_record(workdir)
@@ -109,7 +95,6 @@ def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, log
 
 
 def _replay(record: Record, run: Run) -> bool:
-    """Computes a step of a run with the weights before it; returns whether something is not finite."""
 
     def say(line: str) -> None:
         run.logger.result("replay", {"text": line}, line)
@@ -152,7 +137,7 @@ def _look_at_weights(model: Pretrainer, say: Say) -> bool:
 
 
 def _look_at_examples(record, phase, run, batch, say) -> bool:
-    """Says which examples have losses that are not finite, else which have the largest."""
+    """Reports the examples whose losses are not finite, else those with the largest."""
     config, objective = phase.config, objective_of(phase.config)
 
     def compute_losses(part, seed):
@@ -180,7 +165,7 @@ def _look_at_examples(record, phase, run, batch, say) -> bool:
 
 
 def _example_losses(objective: Objective, outputs: Inputs, inputs: Inputs) -> Inputs:
-    """Returns the losses of each example, float32 [batch], sums over its slots and tokens."""
+    """Returns the losses of each example, float32 [batch], summed over its slots and tokens."""
 
     def of_row(row):
         row_inputs, row_outputs = tf.nest.map_structure(lambda x: x[tf.newaxis], row)
@@ -218,7 +203,7 @@ def _shares(batch: dict[str, tf.Tensor], number: int) -> Iterator[dict[str, tf.T
 
 
 def _parts(record: Record, config, batch) -> Iterator[tuple[dict[str, tf.Tensor], tf.Tensor]]:
-    """Yields what was computed at once, with the seed of its dropout."""
+    """Yields the parts that were computed at once, with the seeds of their dropout."""
     num_parts = config.train.gradient_accumulation_steps
     for replica, share in enumerate(_shares(batch, record.num_replicas)):
         seed = replica_dropout_seed(config.train.seed, record.step - 1, replica)

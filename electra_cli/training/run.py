@@ -1,4 +1,4 @@
-"""A run as one process has it: config, data, devices, model and optimizer, from the newest checkpoint on."""
+"""The state of a run in one process: config, data, devices, model, optimizer, and its checkpoints."""
 
 import math
 from collections.abc import Mapping
@@ -23,23 +23,14 @@ from electra_cli.workdir.checkpoints import Checkpoints
 from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import Workdir
 
-# Means of the loss, one a line of metrics, whose median a spike is measured against.
+# Mean losses, one for each line of metrics, whose median a spike is measured against.
 _NUM_RECENT = 10
 
 
 def open_run(
     config: ml_collections.ConfigDict | OpenedRun, logger: Logger, *, alone: bool = False
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
-    """Finds the devices and loads the data; returns them with the resolved config.
-
-    Args:
-      config: with overrides, or what `source.read_run` made of it.
-      logger: receives progress reports.
-      alone: as of `build_runtime`.
-
-    Raises:
-      UserError: as `build_runtime`, `read_run` and `DataSource.load`.
-    """
+    """Finds the devices and loads the data; returns them with the resolved config. `alone`: see `build_runtime`."""
     with logger.status("Looking for devices"):
         run = config if isinstance(config, OpenedRun) else read_run(config)
         trains = [phase.config.train for phase in run.phases]
@@ -63,12 +54,11 @@ def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tu
 
 
 class LossMonitor(tf.Module):
-    """What a run remembers of losses and mishaps; in the checkpoint, so that a stop changes nothing of it.
+    """Recent losses, and counts (int64) of mishaps; in the checkpoint, so that a stop does not change them.
 
     Attributes:
-      num_nonfinite: int64, steps that were skipped because loss or gradient were not finite.
-      num_rollbacks: int64, times that the run was rolled back.
-      num_skipped: int64, steps of examples that were passed over by that: step s takes those of step s + num_skipped.
+      num_nonfinite: steps that were skipped because loss or gradient were not finite.
+      num_skipped: steps of examples that roll-backs skipped: step s takes those of step s + num_skipped.
     """
 
     def __init__(self) -> None:
@@ -87,25 +77,18 @@ class LossMonitor(tf.Module):
         return float(np.median(self._recent.numpy())) if full else None
 
     def add_loss(self, loss: float) -> None:
-        """Takes note of a mean loss."""
+        """Remembers a mean loss."""
         index = int(self._num_recent.numpy()) % _NUM_RECENT
         self._recent.scatter_nd_update([[index]], [loss])
         self._num_recent.assign_add(1)
 
     def forget_losses(self) -> None:
-        """Starts the median again, for losses that cannot be compared with those before."""
+        """Restarts the median, where later losses cannot be compared with earlier ones."""
         self._num_recent.assign(0)
 
 
 class Run:
-    """A run as `open_run` opened it, with its model.
-
-    Attributes:
-      runtime, config, phases, logger: see there.
-      model, optimizer: with all their variables.
-      objective: what is learned.
-      step: updates that were made.
-    """
+    """What `open_run` returns, with model and optimizer; `step` counts updates."""
 
     def __init__(self, runtime: Runtime, config: ml_collections.FrozenConfigDict, phases: list[Phase], logger: Logger):
         self.runtime, self.config, self.phases, self.logger = runtime, config, phases, logger
@@ -121,17 +104,15 @@ class Run:
 
 
 class TrainingRun(Run):
-    """A run in training, between two updates; what the loop and its hooks share.
+    """A run in training, between two updates; shared by the loop and its hooks.
 
-    Attributes (besides those of `Run`):
+    Attributes:
       workdir: entered.
-      stop: requests to stop.
-      interval_sums: the sums of all updates since the last line of metrics.
-      monitor: its losses and mishaps.
-      checkpoints: of the workdir, once `open_checkpoints` was called.
+      interval_sums: those of all updates since the last line of metrics.
+      checkpoints: set by `open_checkpoints`.
       saved_step: that of the last checkpoint; -1: none was saved.
-      flops_per_second: of all devices together, once `measure_devices` was called.
-      throughput: of the phase in training.
+      flops_per_second: of all devices together; set by `measure_devices`.
+      throughput: of the current phase.
     """
 
     checkpoints: Checkpoints
@@ -154,7 +135,7 @@ class TrainingRun(Run):
         self.saved_step = -1
 
     def open_checkpoints(self, modules: Mapping[str, tf.Module]) -> Checkpoints:
-        """Returns the checkpoints of model, optimizer and modules."""
+        """Returns the checkpoints of model, optimizer and modules by name."""
         self.checkpoints = Checkpoints(
             self.workdir.checkpoint_dir,
             self.model,
@@ -169,8 +150,7 @@ class TrainingRun(Run):
     def restore(self, checkpoint: str | None) -> tuple[list[dict[str, Any]], int]:
         """Restores the newest checkpoint, or begins with the weights of `checkpoint`, and writes the config.
 
-        Returns:
-          The lines of metrics up to the step, and the last step that was computed but not saved; 0: none.
+        Returns the lines of metrics up to the step, and the last step that was computed but not saved; 0: none.
         """
         with self.logger.status("Looking for a checkpoint, and restoring it"):
             self.checkpoints.recover()
@@ -196,7 +176,7 @@ class TrainingRun(Run):
         return lines, max((other for other in computed if other > self.step), default=0)
 
     def restore_before(self, step: int) -> bool:
-        """Restores the newest checkpoint before a step, of those that no stop left; returns whether there is one."""
+        """Restores the newest regular checkpoint before a step; returns whether there is one."""
         self.checkpoints.wait()
         self.runtime.wait_for_all()
         restored = self.checkpoints.restore_before(step)
@@ -208,7 +188,7 @@ class TrainingRun(Run):
         return True
 
     def _check_agreement(self, step: int | None) -> None:
-        """Raises a `ResumableError` where workers restored different steps, as from a directory seen too late."""
+        """Raises a `ResumableError` where workers restored different steps, as where a shared directory lags."""
         number = 0 if step is None else step + 1
         for digit in divmod(number, 4096):  # of sizes that float32 sums up exactly
             if abs(self.runtime.total(digit) / self.runtime.num_workers - digit) > 1e-2:
@@ -219,11 +199,7 @@ class TrainingRun(Run):
                 )
 
     def save(self) -> None:
-        """Saves a checkpoint of this step, unless there is one.
-
-        Raises:
-          UserError: weights are not finite.
-        """
+        """Saves a checkpoint of this step, unless there is one; raises a `UserError` if weights are not finite."""
         if self.step == self.saved_step:
             return
         if not all(np.isfinite(variable.numpy()).all() for variable in self.model.trainable_variables):
@@ -236,7 +212,7 @@ class TrainingRun(Run):
         self.saved_step = self.step
 
     def measure_devices(self) -> None:
-        """Measures how fast the devices are, which utilization is relative to."""
+        """Measures the devices' rate of matrix products, which utilization is relative to."""
         count = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
         with self.logger.status("Measuring how fast the devices are"):
             self.flops_per_second = measure_flops_per_second(self.runtime)
@@ -246,7 +222,7 @@ class TrainingRun(Run):
         )
 
     def advise_restart(self) -> str:
-        """Returns what to do about a run that has gone wrong, for messages."""
+        """Returns advice for messages about a failed run."""
         last = (
             f"the last checkpoint here is of step {self.saved_step:,}" if self.saved_step > 0 else "none is saved here"
         )
@@ -256,23 +232,23 @@ class TrainingRun(Run):
         )
 
     def end_if_asked(self, where: str) -> None:
-        """Raises an `Interrupted` when any worker was asked to stop: all of them stop behind the same step."""
+        """Raises an `Interrupted` when any worker was asked to stop: all of them stop after the same step."""
         if self.runtime.total(self.stop.requested) > 0:
             name = self.stop.name or "another worker's signal"
             raise Interrupted(f"stopped by {name} {where}; saved: the same command goes on from there")
 
     def is_evaluation_due(self) -> bool:
-        """Whether a run with evaluations has one at this step: every `eval.interval` steps, and where a phase ends."""
+        """Whether this step is one of every `eval.interval` steps, or the last of a phase."""
         interval = self.config.eval.interval
         is_last = any(self.step == phase.end for phase in self.phases)
         return is_last or (interval > 0 and self.step > 0 and self.step % interval == 0)
 
     def phase_number(self) -> dict[str, float]:
-        """Returns what lines of metrics say of the phase, where there are several."""
+        """Returns the metric `phase`, from 1, where there are several."""
         return {"phase": self.phase.number + 1} if len(self.phases) > 1 else {}
 
     def summarize(self) -> dict[str, float]:
-        """Returns the metrics of all updates since it was called last, under the names of metrics.jsonl."""
+        """Returns the metrics of all updates since the last call, by the names of metrics.jsonl."""
         sums = self.interval_sums.take()
         # Where all steps were skipped there are no losses.
         values = self.objective.summarize(sums) if sums["real_tokens"] else {}

@@ -1,4 +1,4 @@
-"""Compiled train and eval steps of pre-training: model, optimizer and devices in, sums of losses and metrics out."""
+"""Compiled steps of training and evaluation, which return sums of losses and metrics."""
 
 import functools
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def build_train_steps(
     config: ml_collections.FrozenConfigDict,
     interval_sums: IntervalSums | None = None,
 ) -> Updates:
-    """Returns what makes updates of a model and its optimizer, which the strategy's scope has built."""
+    """Returns the updates of a model and its optimizer, built in the strategy's scope."""
     objective = objective_of(config)
     return Updates(
         build_gradients(model, optimizer, config),
@@ -39,14 +39,11 @@ def build_train_steps(
 def build_gradients(
     model: Pretrainer, optimizer: Optimizer, config: ml_collections.FrozenConfigDict
 ) -> ComputeGradients:
-    """Returns the function that computes what one replica contributes to a step (`updates.ComputeGradients`).
-
-    It takes the replica's share of a batch in `train.gradient_accumulation_steps` parts, one after the other.
-    """
+    """Returns a function that computes gradients in `train.gradient_accumulation_steps` parts, one after the other."""
     objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
-    @tf.autograph.experimental.do_not_convert  # seconds of every start go into converting what has no loop
+    @tf.autograph.experimental.do_not_convert  # there is no loop in it, and a conversion takes seconds of every start
     def compute_part(inputs, global_weights, dropout_seed):
         def compute_loss():
             outputs = model(inputs, training=True, seed=dropout_seed)
@@ -75,14 +72,13 @@ def build_gradients(
 def _add_apart(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
     """Adds tensors, kept apart from what computes them.
 
-    TensorFlow's optimizer of graphs would make one sum of this and the sums that gradients are, with temporary
-    variables, which in a loop exist already.
+    Grappler would merge it with the sums within gradients, by temporary variables that in a loop exist already.
     """
     return [one + other for one, other in zip(first, second, strict=True)]
 
 
 def replica_dropout_seed(seed: tf.Tensor | int, step: tf.Tensor | int, replica: tf.Tensor | int) -> tf.Tensor:
-    """Returns what the dropout of a replica follows from, int64 [2], after `step` updates of a run with that seed."""
+    """Returns the seed, int64 [2], of a replica's dropout after `step` updates of a run with `train.seed`."""
     return randomness.fold_in(randomness.stream_seed(seed, randomness.Stream.DROPOUT, step), replica)
 
 
@@ -92,7 +88,7 @@ def build_eval_step(
     config: ml_collections.FrozenConfigDict,
     token_log_probs: np.ndarray | None,
 ) -> Callable[[dict[str, tf.Tensor]], Sums]:
-    """Returns the function that evaluates one distributed batch: the objective's sums over all replicas.
+    """Returns a function from a distributed batch to the objective's sums over all replicas.
 
     With `token_log_probs`, float32 [vocab_size] (`unigram_log_probs`), its `baseline_sums` are among them.
     """

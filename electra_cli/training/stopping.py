@@ -1,7 +1,7 @@
-"""Requests to stop: signals, and Google Cloud's notice that a machine is about to be taken away.
+"""Requests to stop: signals, and Google Cloud's notice that a machine is about to be preempted.
 
-A spot or preemptible machine, TPU VMs among them, has the notice in its metadata some 30 seconds before. Several
-workers agree on the step to stop behind, so it is enough that one of them gets a signal or the notice.
+The metadata of a spot or preemptible machine, TPU VMs among them, have the notice some 30 seconds before. One worker's
+signal or notice stops all behind the same step.
 """
 
 import contextlib
@@ -17,13 +17,9 @@ from tensorflow.python.distribute.failure_handling import failure_handling_util
 
 
 class StopRequest:
-    """Remembers that a stop was requested, while used as a context manager.
+    """A context manager that remembers that, and by which signal, a stop was requested.
 
-    A second signal of the same kind acts as it would without us, for those who cannot wait.
-
-    Attributes:
-      requested: whether it was.
-      name: the signal, or what else requested it.
+    A second signal of the same kind ends the process at once.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -69,10 +65,10 @@ def is_google_cloud() -> bool:
 
 @contextlib.contextmanager
 def watching_for_notice(stop: StopRequest) -> Iterator[None]:
-    """Requests a stop when the notice comes within it; does nothing elsewhere than on Google Cloud.
+    """Requests a stop when the notice comes, on Google Cloud.
 
-    `tf.distribute.experimental.PreemptionCheckpointHandler` watches for the same, but does nothing on TPUs and CPUs of
-    Google Cloud, and saves by a manager of its own; what of it asks the metadata server is used here.
+    `tf.distribute.experimental.PreemptionCheckpointHandler` does nothing on TPUs and CPUs there, and saves by a manager
+    of its own; only its function that asks the metadata server is used here.
     """
     if not is_google_cloud():
         yield

@@ -1,4 +1,4 @@
-"""Throughput, the progress line, and how many steps to make at once."""
+"""Throughput, the progress line, and the number of steps per call."""
 
 import math
 import time
@@ -7,20 +7,17 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.loggers.logger import format_duration
+from electra_cli.loggers.logger import METRIC_DIGITS, format_duration
 from electra_cli.training.distribution import Runtime
 
 # Large enough that a device is busy, small enough to take a fraction of a second.
 _CPU_WIDTH, _ACCELERATOR_WIDTH = 1024, 8192
-# Enough runs that one is not disturbed where other work comes and goes; all workers must make the same number.
+# Enough runs that other work does not disturb all of them; all workers must make the same number.
 _NUM_PRODUCTS, _NUM_RUNS = 4, 10
 
 
 def measure_flops_per_second(runtime: Runtime) -> float:
-    """Returns the operations a second of square matrix products in the compute dtype, of all devices together.
-
-    It is the best of some runs.
-    """
+    """Returns the operations a second, of all devices together, of the best of some runs of matrix products."""
     width = _CPU_WIDTH if "CPU" in runtime.devices else _ACCELERATOR_WIDTH
     dtype = tf_keras.mixed_precision.global_policy().compute_dtype
 
@@ -49,19 +46,12 @@ def measure_flops_per_second(runtime: Runtime) -> float:
 _SECONDS_AT_ONCE = 10.0
 # Seconds over which the time of a step is smoothed.
 _SECONDS_SMOOTHED = 30.0
-# Metrics of the progress line and their digits.
-_IN_LINE = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
 
 
 class Throughput:
-    """Measures rates and the time left; evaluation is not counted.
+    """Measures rates and the time left, without evaluation.
 
-    Args:
-      step: the first step of this process.
-      num_steps: the last.
-      utilization_at_one_step_a_second: the fraction of the devices' rate of matrix products that a step of one second
-        uses.
-      clock: seconds, monotonic.
+    `utilization_at_one_step_a_second` is the fraction of the devices' rate of matrix products that it takes.
     """
 
     def __init__(
@@ -87,11 +77,7 @@ class Throughput:
         self._input_wait += input_wait
 
     def rates(self, step: int) -> dict[str, float]:
-        """Returns metrics of the interval up to `step`.
-
-        `tokens_per_second` is of real tokens, `model_flops_utilization` the model's matrix products as a fraction of
-        what the devices make, and `input_wait_fraction` is of the time.
-        """
+        """Returns metrics of the interval up to `step`; utilization is that by the model's matrix products."""
         seconds = max(self._clock() - self._start, 1e-9)
         steps_per_second = (step - self._start_step) / seconds
         return {
@@ -105,17 +91,16 @@ class Throughput:
         seconds_per_step = (self._clock() - self._start) / max(step - self._start_step, 1)
         left = format_duration(seconds_per_step * (self._num_steps - step))
         self.restart(step)
-        metrics = [f"{name} {values[name]:.{digits}f}" for name, digits in _IN_LINE.items() if name in values]
+        metrics = [f"{name} {values[name]:.{digits}f}" for name, digits in METRIC_DIGITS.items() if name in values]
         rate = f"{values['tokens_per_second']:,.0f} tokens/s"
         return "  ".join([f"step {step:,}/{self._num_steps:,}", *metrics, rate, f"{left} left"])
 
 
 class StepsPerCall:
-    """How many steps to make in one call, so that a stop need not wait for long.
+    """The number of steps to make in one call, so that a stop need not wait for long.
 
     Attributes:
-      num_calls: calls that were measured.
-      steps: as many as took `_SECONDS_AT_ONCE` lately; 1 until a call was measured.
+      steps: as many as took `_SECONDS_AT_ONCE` in the last call; 1 until one was measured.
       seconds_per_step: smoothed over the last calls; NaN until one was measured.
     """
 
@@ -125,7 +110,7 @@ class StepsPerCall:
         self.num_calls = 0
 
     def measure(self, num_steps: int, seconds: float) -> None:
-        """Takes note of a call. The first does not count: it compiles."""
+        """Counts a call, and measures all but the first, which compiles."""
         self.num_calls += 1
         if self.num_calls > 1 and num_steps:
             self.steps = max(1, int(_SECONDS_AT_ONCE * num_steps / max(seconds, 1e-9)))

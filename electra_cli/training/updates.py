@@ -1,4 +1,4 @@
-"""Optimizer updates over all replicas, compiled: what a replica contributes in, steps out. Knows no objective.
+"""Compiled optimizer updates over all replicas, from what each contributes. Knows no objective.
 
 Every replica divides its sums by the weights of the global batch, gradients are added up over replicas, and then
 clipped. So the update does not depend on how a batch is divided.
@@ -12,32 +12,31 @@ import tensorflow as tf
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, uses_loss_scaling
 
-# Which Keras' dynamic loss scale does not go below.
+# The least that Keras' dynamic loss scale becomes.
 _MIN_LOSS_SCALE = 1.0
 Sums = dict[str, tf.Tensor]
 Inputs = dict[str, tf.Tensor]
-# What one replica contributes. In: its inputs, the weights of the global batch, the steps made before (int64) and the
-# replica's number. Out: gradients of all variables, float32, scaled if the optimizer scales losses; sums, float32.
+# Computes what one replica contributes: from its inputs, the weights of the global batch, the number of earlier steps
+# (int64) and the replica's number, float32 gradients of all variables, scaled if the optimizer does; and float32 sums.
 ComputeGradients = Callable[..., tuple[list[tf.Tensor], Sums]]
 
 
 def gradients_of(
     compute_loss: Callable[[], tuple[tf.Tensor, Sums]], variables: Sequence[tf.Variable], optimizer: Optimizer
 ) -> tuple[list[tf.Tensor], Sums]:
-    """Returns the gradients of the loss that `compute_loss` computes, scaled if the optimizer does, and its sums."""
+    """Returns the gradients of a loss, scaled if the optimizer does, and its sums."""
     with tf.GradientTape() as tape:
         loss, sums = compute_loss()
         if uses_loss_scaling(optimizer):
             loss = optimizer.get_scaled_loss(loss)
-    # Word tables are used densely too, so their gradients are dense anyhow.
+    # Those of word tables are dense anyhow, which heads use as kernels.
     return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
 
 
 def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:
-    """Returns the shapes of sums and of what `Updates` adds to them, all float32.
+    """Returns the shapes of sums and of those that `Updates` adds, all float32.
 
-    They are `num_steps`, `num_updates` (steps that were not skipped because a gradient was not finite), and
-    `gradient_norm`, a sum over updates.
+    These are `num_steps`, `num_updates` (steps that were not skipped) and `gradient_norm`, summed over updates.
     """
     return {**shapes, "gradient_norm": [], "num_updates": [], "num_steps": []}
 
@@ -70,15 +69,11 @@ class Updates:
     that loss scaling makes infinite are no such case: their update is skipped and the scale halved, down to 1.
 
     Args:
-      compute_gradients: computes what one replica contributes.
       batch_weights: the weights that a replica's inputs have in the means of the global batch, float32 scalars.
-      loss_names: names among the sums that must be finite.
-      sum_shapes: names and shapes of the sums.
-      variables: what is trained.
+      loss_names: sums that must be finite.
       optimizer: built on `variables`.
-      runtime: strategy and compilation.
       clip_norm: global norm that the gradient of the whole batch is clipped to.
-      interval_sums: what each step's sums are added to, one step after the other, so that their digits do not depend
+      interval_sums: each step's sums are added to them, one step after the other, so that their digits do not depend
         on how many steps are made at once.
     """
 
@@ -109,17 +104,11 @@ class Updates:
         self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps))
 
     def __call__(self, batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor) -> Sums:
-        """Makes steps, up to the first that is not finite.
+        """Makes `num_steps` (int64) steps after `first_step` (int64), up to the first that is not finite.
 
-        Args:
-          batches: over distributed inputs.
-          first_step: steps made before, int64.
-          num_steps: how many, int64.
-
-        Returns:
-          The sums, `with_counts`, over all steps and replicas; `nonfinite_replicas`, float32 [replicas], 1 where loss
-          or gradient were not finite in the last step; and `input_wait_seconds`, float64, for which a step could have
-          begun but its batch was not there.
+        Returns the sums, `with_counts`, over all steps and replicas; `nonfinite_replicas`, float32 [replicas], 1 where
+        loss or gradient were not finite in the last step; and `input_wait_seconds`, float64, the time for which a step
+        could have begun but its batch was not there.
         """
         return self._compiled_steps(batches, first_step, num_steps)
 
@@ -144,12 +133,7 @@ class Updates:
         return {**totals, "nonfinite_replicas": nonfinite, "input_wait_seconds": waited}
 
     def _step(self, inputs, step):
-        """Makes one step of distributed inputs.
-
-        Returns:
-          Sums over replicas; float32 [replicas], 1 where loss or gradient are not finite; the norm of the gradient;
-          and the number of updates, 0 where it was skipped.
-        """
+        """Returns sums over replicas; float32 [replicas], 1 if not finite; the gradient's norm; number of updates."""
         if self._num_replicas == 1:
             return self._strategy.run(self._compiled_step, args=(inputs, step))
         gradients, norm, sums, nonfinite = self._strategy.run(self._share_of_replica, args=(inputs, step))
@@ -164,14 +148,13 @@ class Updates:
         return sums, nonfinite, of_all(self._strategy, norm), of_all(self._strategy, num_updates)
 
     def _step_of_one(self, inputs, step):
-        """Makes a step where there is one replica."""
         gradients, sums = self._compute_gradients(inputs, self._batch_weights(inputs), step, 0)
         nonfinite, norm = self._find_nonfinite(gradients, sums, 0)
         norm, num_updates = tf.cond(nonfinite[0] > 0, self._skip, lambda: self._apply(gradients, norm))
         return sums, nonfinite, norm, num_updates
 
     def _share_of_replica(self, inputs, step):
-        """Returns the gradients of the whole batch with their norm, and a replica's sums; for several replicas."""
+        """Returns the gradients of the whole batch with their norm, and a replica's sums and `nonfinite`."""
         context = tf.distribute.get_replica_context()
         replica = context.replica_id_in_sync_group
         global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, self._batch_weights(inputs))
@@ -182,16 +165,16 @@ class Updates:
         return gradients, tf.linalg.global_norm(gradients), sums, nonfinite
 
     def _is_usable(self, norm):
-        """Returns whether a gradient of this norm may be applied, or is one for loss scaling to skip."""
+        """Returns whether a gradient of this norm may be applied, or loss scaling skips it."""
         is_finite = tf.math.is_finite(norm)
         if not self._scales_losses:
             return is_finite
-        # An infinite gradient is the scale's doing, which is halved then, until it cannot be.
+        # The scale made it infinite, and is halved then, until it cannot be.
         return is_finite | (self._optimizer.loss_scale > _MIN_LOSS_SCALE)
 
     @tf.autograph.experimental.do_not_convert
     def _find_nonfinite(self, gradients, sums, replica):
-        """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; and the norm."""
+        """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; the gradient's norm."""
         norm = tf.linalg.global_norm(gradients)
         loss = tf.add_n([sums[name] for name in self._loss_names])
         is_finite = tf.math.is_finite(loss) & self._is_usable(norm)
@@ -199,7 +182,7 @@ class Updates:
 
     @tf.autograph.experimental.do_not_convert
     def _apply(self, gradients, norm):
-        """Makes an update; returns the norm of the gradient and the number of updates."""
+        """Makes an update; returns the gradient's norm and the number of updates."""
         if self._scales_losses:
             gradients = self._optimizer.get_unscaled_gradients(gradients)
             norm = tf.linalg.global_norm(gradients)

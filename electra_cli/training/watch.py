@@ -1,4 +1,4 @@
-"""Hooks that watch for mishaps: steps that are not finite, spikes of the loss, and networks that learn nothing."""
+"""Hooks that detect steps that are not finite, spikes of the loss, and networks that learn nothing."""
 
 import numpy as np
 import tensorflow as tf
@@ -14,14 +14,12 @@ _WARMUPS, _STEPS_AFTER_WARMUP, _FRACTION_OF_RUN = 3, 500, 0.25
 
 
 class NonFiniteSteps(Hook):
-    """Keeps a step that was skipped because it was not finite; ends the run if it is one too many."""
+    """Keeps steps that were skipped because they were not finite; ends the run after `watch.max_nonfinite_steps`."""
 
     def modules(self, run: TrainingRun) -> dict[str, tf.Module]:
-        """Returns the count of them."""
         return {"watch": run.monitor}
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Looks at the last step; raises a `UserError` if it is one more than `watch.max_nonfinite_steps`."""
         nonfinite_replicas = update.sums["nonfinite_replicas"].numpy()
         if not nonfinite_replicas.any():
             return
@@ -48,20 +46,13 @@ class NonFiniteSteps(Hook):
 class LossSpikes(Hook):
     """Rolls the run back when the loss of an interval is far above those before, with `watch.spike_factor`.
 
-    It resumes from the checkpoint before that interval, with other examples.
+    It resumes from the checkpoint before that interval, with other examples; `watch.max_rollbacks` times, else it ends.
     """
 
     def modules(self, run: TrainingRun) -> dict[str, tf.Module]:
-        """Returns the last losses."""
         return {"watch": run.monitor}
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Looks at the loss of an interval.
-
-        Raises:
-          RolledBack: it was a spike.
-          UserError: it was one spike more than `watch.max_rollbacks`, or there is no checkpoint before it.
-        """
         factor = run.config.watch.spike_factor
         if not factor or not update.metrics or "total_loss" not in update.metrics:
             return
@@ -98,13 +89,7 @@ class LossSpikes(Hook):
 
 
 class WarnOfCollapse(Hook):
-    """Warns of networks that have learned nothing long after warm-up, once each until they recover.
-
-    Args:
-      objective: says which they are.
-      warmup_steps: steps of warm-up.
-      num_steps: steps of the run.
-    """
+    """Warns of networks that have learned nothing long after warm-up, once each until they recover."""
 
     def __init__(self, objective: Objective, warmup_steps: int, num_steps: int):
         self._objective = objective
@@ -112,7 +97,6 @@ class WarnOfCollapse(Hook):
         self._collapsed: set[str] = set()
 
     def after_update(self, run: TrainingRun, update: Update) -> None:
-        """Warns by the metrics of an interval."""
         if update.metrics is None or "total_loss" not in update.metrics:
             return
         counts, special = run.phase.source.token_counts, run.phase.masking.special_token_ids
@@ -121,13 +105,7 @@ class WarnOfCollapse(Hook):
             run.logger.warning(warning)
 
     def find(self, step: int, values: dict[str, float], unigram_loss: float | None) -> list[str]:
-        """Returns the warnings.
-
-        Args:
-          step: steps made.
-          values: the metrics of an interval.
-          unigram_loss: what `unigram_entropy` returns.
-        """
+        """Returns the warnings by the metrics of an interval and `unigram_entropy`, if known."""
         if step < self._begin:
             return []
         messages = self._objective.find_collapse(values, unigram_loss)

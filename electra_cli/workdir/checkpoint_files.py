@@ -1,10 +1,11 @@
 """Checkpoints as files: which there are, whether they are complete; written completely or not at all.
 
-A checkpoint is written to `ckpt-8.partial/`, forced to the disk, and made one by renaming that directory to
-`ckpt-8.complete/`. Then its files are moved to where TensorFlow looks for them. A kill at any moment leaves a directory
-that is removed at the next start, or one whose files are moved then.
+A checkpoint is written to `ckpt-8.partial/` and forced to the disk. That directory is renamed to `ckpt-8.complete/`,
+and its files are moved to where TensorFlow looks for them. After a kill at any moment the next start removes the
+former, and finishes moving the files of the latter.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
@@ -46,15 +47,9 @@ class CheckpointFiles:
         return tf.io.gfile.join(self.directory, f"ckpt-{step}")
 
     def newest(self, warn: Callable[[str], None], remedy: str, where: Iterable[str] = ()) -> str | None:
-        """Returns the path of the newest complete checkpoint; None where there is none, damaged or not.
+        """Returns the path of the newest complete checkpoint, and warns of newer ones that are damaged; None: no file.
 
-        Args:
-          warn: prints a line for each newer one that is damaged.
-          remedy: what to do when all are damaged, for messages.
-          where: how messages begin, as parts of a `UserError`.
-
-        Raises:
-          UserError: all are damaged, or whether one is complete cannot be found out now.
+        Raises a `UserError`, beginning with `where` and ending with `remedy`, if all are damaged.
         """
         damages: dict[str, str] = {}
         for step in reversed(self.steps()):
@@ -88,11 +83,9 @@ class CheckpointFiles:
             raise UserError(f"{self.directory} cannot be written: {_reason(error)}") from error
 
     def write(self, step: int, write: Callable[[str], object]) -> None:
-        """Writes a checkpoint, in place of one of the same step; where it cannot, the others are intact.
+        """Writes a checkpoint, or replaces that of the same step, by a function that writes tensors to a path.
 
-        Args:
-          step: its step.
-          write: writes a bundle of tensors to the path that it is called with.
+        Raises a `ResumableError` if that fails; the others are intact.
         """
         name = f"ckpt-{step}"
         partial = f"{self.path(step)}{_PARTIAL}"
@@ -108,7 +101,8 @@ class CheckpointFiles:
             self._write_state()
         except (tf.errors.OpError, OSError) as error:
             for leftover in (partial, tf.io.gfile.join(self.directory, "checkpoint.tmp")):
-                _remove_if_possible(leftover)
+                with contextlib.suppress(tf.errors.OpError, OSError):  # the next start removes it
+                    _remove(leftover)
             raise ResumableError(
                 f"no checkpoint of step {step:,} could be written to {self.directory} ({_reason(error)}); earlier ones "
                 f"are intact: make room or fix the directory, then the same command resumes from the newest"
@@ -134,15 +128,15 @@ class CheckpointFiles:
     def _names(self) -> list[str]:
         if not tf.io.gfile.isdir(self.directory):
             if tf.io.gfile.exists(self.directory):
-                # A run that took it for one without checkpoints would drop its metrics and start again.
+                # Taken for a run without checkpoints, its metrics would be dropped.
                 raise UserError(f"{self.directory} is no directory: put the one back that held the checkpoints")
             return []
         return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(self.directory))
 
     def _move_into_place(self, complete: str) -> None:
         names = [name.rstrip("/") for name in tf.io.gfile.listdir(complete)]
-        # The index last: while it is there, the move is not done. An older index is next to newer data no
-        # longer than this, and would be reported as damage.
+        # The index last: while it is there, the move is not done. Until then an older index next to newer data would be
+        # reported as damage.
         if any(name.endswith(".index") for name in names):
             for name in sorted(names, key=lambda name: name.endswith(".index")):
                 source, target = tf.io.gfile.join(complete, name), tf.io.gfile.join(self.directory, name)
@@ -158,10 +152,9 @@ class CheckpointFiles:
 
 
 def find_damage(path: str) -> str | None:
-    """Reads a checkpoint, one tensor after the other, and returns what is wrong with it; None: nothing.
+    """Reads each tensor of a checkpoint (a path without file endings), and returns what is damaged; None: nothing.
 
-    Index and tensors carry checksums, which reading compares. A `UserError` where it cannot be read now says nothing
-    about its content. The path is without the endings of its files.
+    Reading compares the checksums of index and tensors. Raises a `UserError` where it cannot be read now.
     """
     index, data = f"{path}.index", tf.io.gfile.glob(f"{path}.data-*")
     if not tf.io.gfile.exists(index):
@@ -178,21 +171,16 @@ def find_damage(path: str) -> str | None:
             reader.get_tensor(name)
     except _NOT_DAMAGE as error:
         raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; fix that and try again") from error
-    # On bytes that are none of its own, the reader raises whatever they make it stumble over.
+    # On damaged bytes the reader raises any of these.
     except (tf.errors.OpError, RuntimeError, IndexError, ValueError, TypeError, KeyError, MemoryError) as error:
         return f"{name.removesuffix('/.ATTRIBUTES/VARIABLE_VALUE')} cannot be read: {_reason(error)}"
     return None
 
 
 def find_checkpoint(path: str, warn: Callable[[str], None]) -> str:
-    """Returns the checkpoint that a user means: the one of that path, or the newest complete one of a directory.
+    """Returns a complete checkpoint: that of a path (without file endings), or the newest of a directory or workdir.
 
-    Args:
-      path: a path without the endings of files, a directory of checkpoints, or a workdir.
-      warn: prints a line for each damaged one in a directory.
-
-    Raises:
-      UserError: there is none, or it is damaged.
+    Raises a `UserError` if there is none, or it is damaged.
     """
     path = path.removesuffix(".index")
     if tf.io.gfile.isdir(path):
@@ -224,7 +212,7 @@ def has_optimizer(path: str) -> bool:
 
 
 def _force_to_disk(directory: str, files: bool = True) -> None:
-    """Waits until a local directory's entries, and its files if asked, are on the disk; remote ones are once closed."""
+    """Waits until a local directory's entries, and its files, are on the disk; remote files are there once closed."""
     if is_remote(directory):
         return
     names = [os.path.join(directory, name) for name in os.listdir(directory)] if files else []
@@ -241,14 +229,6 @@ def _remove(path: str) -> None:
         tf.io.gfile.rmtree(path)
     else:
         tf.io.gfile.remove(path)
-
-
-def _remove_if_possible(path: str) -> None:
-    try:
-        if tf.io.gfile.exists(path):
-            _remove(path)
-    except (tf.errors.OpError, OSError):
-        pass  # it is removed at the next start
 
 
 def _reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of a model: which variable of the one is which of the other, what does not fit; restored."""
+"""Matches the variables of a checkpoint with those of a program, reports what does not fit, and restores them."""
 
 import collections
 import dataclasses
@@ -15,12 +15,12 @@ GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """How a checkpoint and the objects of a program fit.
+    """How a checkpoint fits the objects of a program.
 
     Attributes:
-      variables: the variable that each of the checkpoint's keys is for.
-      misfits: what does not fit, a phrase each, by the path of the object.
-      graph: the checkpoint's own description of its objects, serialized.
+      variables: by the checkpoint's keys.
+      misfits: phrases that begin with the path of an object.
+      graph: the checkpoint's own description of its objects, a serialized `TrackableObjectGraph`.
     """
 
     variables: dict[str, tf.Variable]
@@ -37,10 +37,8 @@ def match(
     """Compares a complete checkpoint with objects, as `tf.train.Checkpoint` would match them: by names of attributes.
 
     Args:
-      root: holds the objects.
-      path: of the checkpoint, which `checkpoint_files.find_damage` found complete.
       sections: attributes of `root` that must fit: each variable in both, of the same shape and type.
-      may_differ_in_rows: references (`ref()`) to variables whose first dimension may be another.
+      may_differ_in_rows: references (`ref()`) to variables whose first dimension may differ.
     """
     reader = tf.train.load_checkpoint(path)
     shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
@@ -54,9 +52,8 @@ def match(
 
     def pairs(pair: tuple[Any, int], name: str) -> dict[str, tuple[Any, int]]:
         item, node_id = pair
-        ids = {child.local_name: child.node_id for child in nodes[node_id].children}
-        children = _children(item, name, sections)
-        return {key: (child, ids[key]) for key, child in children.items() if key in ids}
+        ids = _node_children(nodes[node_id], name, sections)
+        return {key: (child, ids[key]) for key, child in _children(item, name, sections).items() if key in ids}
 
     for (item, node_id), name in _walk((root, 0), pairs, key=lambda pair: (id(pair[0]), pair[1])):
         keys = _variable_keys(nodes[node_id])
@@ -83,16 +80,7 @@ def match(
 
 
 def restore(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> None:
-    """Restores objects from a complete checkpoint that fits them.
-
-    Args:
-      root: holds the objects.
-      path: of the checkpoint, which `checkpoint_files.find_damage` found complete.
-      sections: attributes of `root` that are restored.
-
-    Raises:
-      UserError: it is of other objects; nothing is restored.
-    """
+    """Restores attributes of `root` from a complete checkpoint; a `UserError`, before anything, if it does not fit."""
     require_no_misfits(path, match(root, path, sections).misfits)
     items = {name: getattr(root, name) for name in sections}
     tf.train.Checkpoint(**items).read(path).assert_existing_objects_matched().expect_partial()
@@ -112,13 +100,7 @@ def require_no_misfits(path: str, misfits: list[str]) -> None:
 def _walk(
     root: Any, children: Callable[[Any, str], Mapping[str, Any]], key: Callable[[Any], Hashable]
 ) -> list[tuple[Any, str]]:
-    """Returns each node of a graph once, with its shortest path from the root.
-
-    Args:
-      root: the first node.
-      children: takes a node and its path; returns its children by name.
-      key: what is the same for the same node.
-    """
+    """Returns each node of a graph once, with its shortest path; `children` takes both, and `key` identifies a node."""
     nodes, queue, seen = [], collections.deque([(root, "")]), {key(root)}
     while queue:
         node, path = queue.popleft()

@@ -1,4 +1,4 @@
-"""Everything a run needs to resume, to and from the workdir."""
+"""Saves all that a run needs to resume in its workdir, and restores it."""
 
 import dataclasses
 import functools
@@ -24,13 +24,7 @@ from electra_cli.workdir.run_files import BEST
 
 @dataclasses.dataclass(frozen=True)
 class BestRecord:
-    """What `best.json` holds: the step of the best checkpoint, and what it was chosen by.
-
-    Attributes:
-      metric: its name; of losses, lower is better.
-      num_examples: held-out examples.
-      phase: the phase of the step, from 1.
-    """
+    """What `best.json` holds: the best step, and the held-out metric that it was chosen by; `phase` is from 1."""
 
     step: int
     metric: str
@@ -39,20 +33,14 @@ class BestRecord:
     phase: int = 1
 
     def is_beaten_by(self, other: "BestRecord") -> bool:
-        """Returns whether another is better, or does not compare with this."""
+        """Returns whether another is better (lower, of losses), or cannot be compared with this."""
         if (self.metric, self.num_examples, self.phase) != (other.metric, other.num_examples, other.phase):
             return True
         return other.value < self.value if self.metric.endswith("_loss") else other.value > self.value
 
 
 class BestCheckpoint:
-    """A directory with one checkpoint and `best.json`.
-
-    Args:
-      directory: of its own; made when the first is written.
-      metric: what it is chosen by.
-      warn: prints a line about a record or checkpoint that is damaged.
-    """
+    """A directory of its own with the checkpoint that is best by a metric, and `best.json`."""
 
     def __init__(self, directory: str, metric: str, warn: Callable[[str], None]):
         self._files = CheckpointFiles(directory)
@@ -78,17 +66,14 @@ class BestCheckpoint:
         return record
 
     def write(self, record: BestRecord, write: Callable[[str], object]) -> None:
-        """Writes the checkpoint of a record with `write`, as `CheckpointFiles` does, then the record.
-
-        Only then the checkpoint before is removed: where something cannot be written, it is intact.
-        """
+        """Writes the checkpoint as `CheckpointFiles.write`, then the record; only then removes the one before."""
         self._files.write(record.step, write)
         files.write_resumable(self._file, json.dumps(dataclasses.asdict(record)) + "\n")
         self._record = record
         self._files.keep_only({record.step})
 
     def _read(self) -> tuple[BestRecord | None, str | None]:
-        """Returns the record of a checkpoint that is there and complete, and what is wrong otherwise."""
+        """Returns the record if its checkpoint is complete, and what is damaged."""
         if files.size(self._file) is None:
             return None, None
         try:
@@ -104,12 +89,10 @@ class Checkpoints:
     """The checkpoints of a run; a context manager that waits until what is being written is on the disk.
 
     Args:
-      directory: where they are.
-      model: the model, with its weights created; its `checkpoint_items` are saved under their names too.
-      optimizer: the optimizer, built; its `iterations` are the step.
+      model: with its weights created; its `checkpoint_items` are saved under their names too.
+      optimizer: built; its `iterations` are the step.
       state: by name, what else a run remembers; None where that is not read.
       settings: the section `train` of a resolved config; None where nothing is saved.
-      logger: receives warnings of damaged checkpoints, and reports of what is written.
       is_writer: False for one of several workers that only reads there.
     """
 
@@ -160,7 +143,7 @@ class Checkpoints:
         return int(self._optimizer.iterations.numpy())
 
     def recover(self) -> None:
-        """Finishes what a killed process began to save; for the process that trains in the workdir."""
+        """Finishes what a killed process began to save."""
         if not self._is_writer:
             return
         self._files.recover()
@@ -168,10 +151,9 @@ class Checkpoints:
             self._best.recover()
 
     def restore_newest(self) -> int | None:
-        """Restores the newest checkpoint that is complete and returns its step; None when there never was one.
+        """Restores the newest complete checkpoint and returns its step; None when there never was one.
 
-        Raises:
-          UserError: none can be read, or it is of another model.
+        Raises a `UserError` if none can be read, or it is of another model.
         """
         path = self._files.newest(
             self._logger.warning, remedy="put a complete one back, or choose another --workdir to start again"
@@ -183,14 +165,14 @@ class Checkpoints:
                     f"--workdir to start again"
                 )
             return None
-        self._restore(path, self._items)
+        restore(self._checkpoint, path, self._items)
         return self._step
 
     def restore_before(self, step: int) -> int | None:
-        """Restores the newest complete checkpoint of a step before `step` and removes later ones; returns its step.
+        """Restores the newest complete checkpoint before `step`, removes later ones and returns its step, or None.
 
-        Only checkpoints of `train.checkpoint_interval` count: those that a stop left would not be there without it.
-        All workers must call it at once; none may be writing. None, and nothing is changed, when there is no such one.
+        Only checkpoints of `train.checkpoint_interval` count: without a stop, the one that it left would not exist.
+        All workers must call it at once; none may be writing.
         """
         assert self._settings is not None
         interval = self._settings.checkpoint_interval
@@ -198,43 +180,36 @@ class Checkpoints:
         newest = next((other for other in reversed(regular) if find_damage(self._files.path(other)) is None), None)
         if newest is None:
             return None
-        self._restore(self._files.path(newest), self._items)
+        restore(self._checkpoint, self._files.path(newest), self._items)
         if self._is_writer:
             self._files.keep_only({other for other in self._files.steps() if other <= newest})
         return self._step
 
     def restore_for_evaluation(self, path: str, *, with_optimizer: bool) -> int:
-        """Restores the model from any checkpoint and returns its step, 0 when it holds none.
+        """Restores the model from any checkpoint (`find_checkpoint`) and returns its step, 0 when it holds none.
 
-        Args:
-          path: what `find_checkpoint` takes.
-          with_optimizer: whether the optimizer's averages are evaluated.
-
-        Raises:
-          UserError: there is none, it is damaged, or of another model.
+        The optimizer is needed where its averages of the weights are evaluated.
         """
         path = find_checkpoint(path, self._logger.warning)
-        self._restore(path, ("model", "optimizer") if with_optimizer else ("model",))
+        restore(self._checkpoint, path, ("model", "optimizer") if with_optimizer else ("model",))
         self._logger.notice(f"Evaluating checkpoint {path}.")
         return step_of(path)
 
     def restore_weights(self, path: str) -> None:
-        """Restores the model's weights alone from a checkpoint of any run; arguments and errors as above."""
-        self._restore(find_checkpoint(path, self._logger.warning), ("model",))
+        """Restores the model's weights alone from a checkpoint (`find_checkpoint`) of any run."""
+        restore(self._checkpoint, find_checkpoint(path, self._logger.warning), ("model",))
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.
 
-        With `async_checkpoints` it returns as soon as the values are copied; see `check` and `wait`.
-
-        Raises:
-          ResumableError: it, or the one before in the background, cannot be written; earlier ones are intact.
+        With `async_checkpoints` it returns as soon as the values are copied. Raises a `ResumableError` if it, or the
+        one before in the background, cannot be written; earlier ones are intact.
         """
         if self._is_writer:
             self._write(functools.partial(self._write_and_prune, self._step))
 
     def save_if_best(self, step: int, result: Mapping[str, float]) -> None:
-        """Replaces the best checkpoint if held-out metrics of the model as it is now are better; raises as `save`."""
+        """Replaces the best checkpoint if the held-out metrics of the current step are better; raises as `save`."""
         if self._best is None or not self._is_writer:
             return
         self.wait()  # so that the record is the newest
@@ -243,21 +218,18 @@ class Checkpoints:
             self._write(functools.partial(self._best.write, record))
 
     def check(self) -> None:
-        """Raises the error that ended a save in the background, if one did; once."""
+        """Raises, once, the error that ended a save in the background."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises as `check` does."""
+        """Waits until nothing is being written; raises as `check` does."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
-    def _restore(self, path: str, sections: tuple[str, ...]) -> None:
-        restore(self._checkpoint, path, sections)
-
     def _write(self, write_with: Callable[[Callable[[str], object]], None]) -> None:
-        """Calls `write_with` with what writes the values of this moment to a path; perhaps in the background."""
+        """Calls `write_with`, perhaps in the background, with a function that writes the present values to a path."""
         self.wait()
         if self._settings is None or not self._settings.async_checkpoints:
             write_with(self._checkpoint.write)
@@ -290,8 +262,7 @@ class Checkpoints:
 def _bundle_writer(values: Mapping[str, np.ndarray], graph: bytes) -> Callable[[str], None]:
     """Returns a function that writes values to a path as `tf.train.Checkpoint.write` does.
 
-    TensorFlow's own writing in the background (`experimental_enable_async_checkpoint`) reports no error before the next
-    write, and after the last one as a traceback at the end of the process.
+    TensorFlow's `experimental_enable_async_checkpoint` reports errors only at the next write, or as a last traceback.
     """
 
     def write(path: str) -> None:

@@ -1,4 +1,4 @@
-"""The files in a workdir: their names, and how they are read. TensorFlow is imported for remote ones only.
+"""The names of files in a workdir, and their reading and writing. Only remote ones import TensorFlow.
 
 `events.jsonl` has an object a line: `time` (UTC, ISO 8601), `event`, `step`, and by event
 
@@ -31,7 +31,7 @@ BEST = "best"
 
 
 def named_checkpoint(workdir: str, checkpoint: str) -> str:
-    """Returns the path that `--checkpoint` means next to `--workdir`: `best` and `ckpt-500` are those of that run."""
+    """Returns the path that `--checkpoint` means with `--workdir`: `best` and `ckpt-500` are those of that run."""
     directory = files.join(workdir, CHECKPOINT_DIRECTORY)
     if checkpoint == BEST:
         if not files.is_directory(files.join(directory, BEST)):
@@ -57,12 +57,9 @@ def check_checkpoint_flag(path: str) -> None:
 def parse_lines(
     content: bytes, keys: tuple[str, ...], on_damage: Callable[[int, Exception], None]
 ) -> list[dict[str, Any]]:
-    """Parses the complete lines of a file of JSON objects; a last one without an end was cut by a kill and skipped.
+    """Parses lines of JSON objects with certain keys; a last line without an end, which a kill cut, is skipped.
 
-    Args:
-      content: of the file.
-      keys: what each object must have.
-      on_damage: is called for each line that is none, with its number from 1 and the error; may raise.
+    `on_damage` is called with the number, from 1, of each damaged line and its error; it may raise.
     """
     records = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):

@@ -32,11 +32,9 @@ from electra_cli.workdir.run_files import (
 
 
 class Workdir:
-    """A workdir that this process writes to; a context manager that holds its lock.
+    """A workdir that this process writes to; a context manager that makes it and holds its lock (none where remote).
 
-    Args:
-      path: the directory; made when missing. May be remote (`gs://`), where there is no lock.
-      is_writer: False for one of several workers that only reads there.
+    `is_writer` is False for one of several workers that only reads there.
     """
 
     def __init__(self, path: str, *, is_writer: bool = True):
@@ -46,7 +44,7 @@ class Workdir:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "Workdir":
-        """Makes and locks the directory; raises a `UserError` where another process trains in it, or it cannot."""
+        """Makes and locks the directory; a `UserError` where another process trains in it, or it cannot be written."""
         if not self._is_writer:
             return self
         try:
@@ -74,10 +72,7 @@ class Workdir:
         devices: str,
         tokenizer: TokenizerSettings,
     ) -> None:
-        """Records the resolved config of a run, after `check_config`, with its data, its devices and the tokenizer.
-
-        The tokenizer is that of the data, kept here so that the model can be used without it.
-        """
+        """Records the resolved config of a run, its data and devices, and the tokenizer, so that no data is needed."""
         if not self._is_writer:
             return
         with files.writing("the vocabulary", to=self.path):
@@ -91,7 +86,7 @@ class Workdir:
         write_json(files.join(self.path, CONFIG_FILE), record, sort_keys=True)
 
     def drop_metrics_after(self, step: int) -> list[dict[str, Any]]:
-        """Drops the metrics of steps after `step`, which are computed again, and returns the others, a dict a line."""
+        """Drops the metrics of later steps, which are computed again, and returns the others, a dict a line."""
         kept = [line for line in read_metrics(self.path) if line["step"] <= step]
         if self._is_writer:
             write_json_lines(files.join(self.path, METRICS_FILE), kept)
@@ -99,12 +94,9 @@ class Workdir:
 
     @contextlib.contextmanager
     def recording(self, *loggers: Logger, wandb_project: str | None = None, config: Any = None) -> Iterator[Logger]:
-        """Gives a logger that writes metrics and events here, for TensorBoard too, and passes all on to other loggers.
+        """Yields a logger that writes metrics and events here, also for TensorBoard, and passes all on to others.
 
-        Args:
-          *loggers: the others, which their makers enter and leave.
-          wandb_project: project of Weights & Biases where the run is mirrored (errors: `WandbRun`); None: nowhere.
-          config: the resolved config; needed for `wandb_project`.
+        With `wandb_project` the run is mirrored there with its resolved config; raises as `WandbRun`.
         """
         with contextlib.ExitStack() as stack:
             writers: list[Logger] = []
@@ -124,12 +116,12 @@ class RunRecords(Logger):
         self._has_events = False  # whether events.jsonl was written to
 
     def metrics(self, split: str, step: int, values: Mapping[str, float], line: str) -> None:
-        """Appends a line; `line` itself is not written."""
+        """Appends a line."""
         with files.writing(f"metrics of step {step:,}", to=self._workdir):
             self._append(METRICS_FILE, {"step": step, "split": split, **values})
 
     def event(self, event: str, step: int, **details: Any) -> None:
-        """Appends a line with the time; before the first, removes what a kill left of a last line."""
+        """Appends a line with the time; before the first, removes a last line that a kill cut."""
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
         with files.writing(f"{EVENTS_FILE} of step {step:,}", to=self._workdir):
             if not self._has_events:
@@ -143,7 +135,7 @@ class RunRecords(Logger):
 
 
 def _end_last_line(file: str) -> None:
-    """Removes what a kill left of a last line."""
+    """Removes a last line that a kill cut."""
     if files.size(file) is None:
         return
     lines, end, cut = files.read_bytes(file).rpartition(b"\n")
@@ -154,19 +146,9 @@ def _end_last_line(file: str) -> None:
 def check_config(
     path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str | None = None
 ) -> list[str]:
-    """Compares a config with that of the run in a workdir.
+    """Returns the harmless differences from the run in a workdir, 'key: old -> new'; without `devices`, not in these.
 
-    Args:
-      path: the workdir.
-      config: the resolved config.
-      data_fingerprint: of the data that is trained on.
-      devices: what is computed on; None where that makes no difference.
-
-    Returns:
-      The harmless differences, 'key: old -> new'.
-
-    Raises:
-      UserError: a difference that makes it another run.
+    Raises a `UserError` for a difference that makes it another run.
     """
     if not has_record(path):
         return []
