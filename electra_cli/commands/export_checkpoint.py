@@ -86,13 +86,14 @@ def _main(values: flags.FlagValues) -> None:
 
 def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
     app.refuse_flags(values, _PRETRAINED_ONLY, "does not apply to a fine-tuned model: leave it out")
-    from electra_cli.finetuning import trained, workdir  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.finetuning.model import load_fine_tuned  # noqa: PLC0415  (imports TensorFlow: seconds)
+    from electra_cli.finetuning.workdir import read_record  # noqa: PLC0415
     from electra_cli.interop import delivery, exporting  # noqa: PLC0415
 
-    exporting.check_format(values.format, workdir.read_record(values.workdir).kind)
+    exporting.check_format(values.format, read_record(values.workdir).kind)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the model"):
-        model = trained.load_fine_tuned(values.workdir, values.seed, logger.notice)
+        model = load_fine_tuned(values.workdir, values.seed, logger.notice)
     logger.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
     with logger.status("Exporting, and comparing"):
         return exporting.export_fine_tuned(model, values.format, values.output_dir, overwrite=values.overwrite)

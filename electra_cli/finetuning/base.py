@@ -2,30 +2,21 @@
 
 import abc
 import dataclasses
-from array import array
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import Example, LabelMap, abbreviate
+from electra_cli.finetuning.examples import Examples, LabelMap, abbreviate
 from electra_cli.finetuning.scores import Scores
 from electra_cli.modeling import features
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8
-
-
-class TextEncoder(Protocol):
-    """`data.tokenization.Tokenizer` or `data.sentencepiece_model.SentencePieceTokenizer`."""
-
-    def encode_lines(self, lines: Sequence[str]) -> list[array]:
-        """Returns the ids of each line, arrays of 'I' (uint32), without special tokens."""
-
-    def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """Returns the ids of a line, and int32 [tokens, 2], where each token begins and ends in it (characters)."""
+TextEncoder = Tokenizer | SentencePieceTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +29,8 @@ class Encoded:
         word begins, question answering int32 [rows, 2], first and last position of the answer in the row, both 0
         ([CLS]) where the window does not hold it. None: an example is unlabelled.
       example_indices: int32 [rows], the example that a row belongs to, ascending.
-      alignments: an array a row. Tagging: int32 [words], the position that each word begins at, without words that
-        were cut. Question answering: int32 [tokens, 2], the first character of each token of the context in the
-        window, and the one behind its last. None: the kind needs none.
+      alignments: an array a row. Tagging: int32 [words], the first position of each word that was not cut. Question
+        answering: int32 [tokens, 2], first character and end of each token of the context in the window.
       notices: lines for the user, for example how many examples were cut.
     """
 
@@ -91,25 +81,22 @@ class Task(abc.ABC):
         return self._primary_score or self.score_names[0]
 
     @abc.abstractmethod
-    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+    def find_labels(self, examples: Examples) -> LabelMap:
         """Returns what the outputs of the head mean, from labelled training data.
 
         Raises a `UserError` where the labels are not of this kind of task, or all the same.
         """
 
-    def check(self, examples: Sequence[Example]) -> None:
+    def check(self, examples: Examples) -> None:
         """Raises a `UserError` for the first class or tag that the training data did not have."""
-        classes = [(label, example.where) for example in examples for label in self._classes_of(example)]
+        classes = [(label, example.where) for example in examples for label in example.classes]
         known = set(self.labels.labels) if classes else set()
         for label, where in classes:
             if label not in known:
                 names = abbreviate(self.labels.labels)
                 raise UserError(f"{where}: label {label!r} does not occur in the training data, which has {names}")
 
-    def _classes_of(self, example: Example) -> Sequence[str]:
-        return ()
-
-    def encode(self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
+    def encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns examples as arrays of `length` positions; what is longer is cut. Raises as `check`."""
         self.check(examples)
         if length < self.min_length:
@@ -117,12 +104,10 @@ class Task(abc.ABC):
         return self._encode(examples, encoder, vocabulary, length)
 
     @abc.abstractmethod
-    def _encode(
-        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
-    ) -> Encoded: ...
+    def _encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded: ...
 
     @abc.abstractmethod
-    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+    def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens that each would take uncut, special ones included."""
 
     def padded_length(self, lengths: np.ndarray, limit: int) -> int:
@@ -131,13 +116,13 @@ class Task(abc.ABC):
         return min(limit, -(-longest // _LENGTH_STEP) * _LENGTH_STEP)
 
     @abc.abstractmethod
-    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Examples) -> list[Any]:
         """Returns a prediction an example: a label, a number, a tag a word, or the text of an answer ('': none).
 
         `logits` are float32 [rows, num_outputs], of tagging and question answering [rows, length, num_outputs].
         """
 
-    def score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores:
+    def score(self, predictions: Sequence[Any], examples: Examples) -> Scores:
         """Returns the scores of predictions for labelled examples, fractions from 0 to 1 (correlations from -1)."""
         if not examples or len(predictions) != len(examples):
             raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
@@ -147,10 +132,10 @@ class Task(abc.ABC):
         return self._score(predictions, examples)
 
     @abc.abstractmethod
-    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> Scores: ...
+    def _score(self, predictions: Sequence[Any], examples: Examples) -> Scores: ...
 
 
-def prediction_lines(examples: Sequence[Example], predictions: Sequence[Any]) -> list[dict[str, Any]]:
+def prediction_lines(examples: Examples, predictions: Sequence[Any]) -> list[dict[str, Any]]:
     """Returns a JSON line an example: `id`, `prediction`, and the label where there is one."""
     lines = []
     for example, prediction in zip(examples, predictions, strict=True):

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
@@ -27,25 +27,16 @@ class _Columns:
     word: int
     tag: int | None
 
-    def split(self, line: str) -> list[str]:
-        return _split(line, self.separator)
-
 
 def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool = False) -> list[Example]:
     """Returns the sentences of a file, with `where` the line of their first word.
 
-    Columns are separated by tabs if the first word's line has one, else by spaces. A file of one column is unlabelled,
-    and one of CoNLL-U whose tags are all '_'. Skipped are `-DOCSTART-` lines, comments before the first word of a
-    sentence, and of CoNLL-U lines whose ID is a range (1-2) or has a point (1.1).
+    Columns are separated by tabs if the first word's line has one, else by spaces, and are named by index, negative
+    from the end; '': 0 and -1, or of CoNLL-U (10 columns) FORM and UPOS. A file of one column is unlabelled, and one of
+    CoNLL-U whose tags are all '_'. Skipped are `-DOCSTART-` lines, comments before the first word of a sentence, and of
+    CoNLL-U lines whose ID is a range (1-2) or has a point (1.1).
 
-    Args:
-      path: the file.
-      word_column: its index, from 0; negative from the end. '': 0, or of CoNLL-U FORM.
-      tag_column: its index. '': -1, or of CoNLL-U UPOS.
-      is_conllu: whether the file is CoNLL-U, of 10 columns.
-
-    Raises:
-      UserError: the file cannot be read, a column is missing, or a line has another number of columns than the first.
+    Raises a `UserError` where the file cannot be read, a column is missing, or numbers of columns differ.
     """
     lines = split_lines(read_text(path))
     usual_word, usual_tag = (str(_FORM), str(_UPOS)) if is_conllu else ("0", "-1")
@@ -53,29 +44,18 @@ def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool 
     known = _known_values(lines, columns)
     is_labelled = columns.tag is not None and not (is_conllu and known[columns.tag] == {"_"})
     examples: list[Example] = []
-    for sentence in _sentences(lines):
+    for is_between, sentence in itertools.groupby(enumerate(lines, 1), key=lambda row: _is_between(row[1])):
+        if is_between:
+            continue
         rows = list(itertools.dropwhile(lambda row: _is_comment(row[1], columns, known), sentence))
         if is_conllu:
             rows = [(number, line) for number, line in rows if not _NO_WORD.match(line)]
         if rows:
-            first_line, words = rows[0][0], [_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows]
-            examples.append(
-                Example(
-                    where=f"{path}:{first_line}",
-                    id=str(len(examples)),
-                    text=" ".join(word for word, _ in words),
-                    words=tuple(word for word, _ in words),
-                    tags=tuple(tag for _, tag in words) if is_labelled else None,
-                )
-            )
+            pairs = [_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows]
+            words, tags = zip(*pairs, strict=True)
+            where, text = f"{path}:{rows[0][0]}", " ".join(words)
+            examples.append(Example(where, str(len(examples)), text, words=words, tags=tags if is_labelled else None))
     return examples
-
-
-def _sentences(lines: Sequence[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yields the lines of each sentence with their numbers, from 1."""
-    for is_between, group in itertools.groupby(enumerate(lines, 1), key=lambda row: _is_between(row[1])):
-        if not is_between:
-            yield list(group)
 
 
 def _is_between(line: str) -> bool:
@@ -84,11 +64,11 @@ def _is_between(line: str) -> bool:
 
 def _known_values(lines: Sequence[str], columns: _Columns) -> list[set[str]]:
     """Returns the values of each column in lines that are surely words."""
-    rows = (columns.split(line) for line in lines if not line.startswith("#") and not _is_between(line))
     known: list[set[str]] = [set() for _ in range(columns.number)]
-    for row in rows:
-        for values, field in zip(known, row, strict=False):
-            values.add(field)
+    for line in lines:
+        if not line.startswith("#") and not _is_between(line):
+            for values, field in zip(known, _split(line, columns.separator), strict=False):
+                values.add(field)
     return known
 
 
@@ -100,7 +80,7 @@ def _is_comment(line: str, columns: _Columns, known: Sequence[set[str]]) -> bool
     """
     if not line.startswith("#"):
         return False
-    fields = columns.split(line)
+    fields = _split(line, columns.separator)
     if len(fields) != columns.number:
         return True
     if not line.startswith("# ") or columns.number == 1:
@@ -111,7 +91,7 @@ def _is_comment(line: str, columns: _Columns, known: Sequence[set[str]]) -> bool
 
 
 def _word_and_tag(where: str, line: str, columns: _Columns) -> tuple[str, str]:
-    fields = columns.split(line)
+    fields = _split(line, columns.separator)
     if len(fields) != columns.number:
         raise UserError(f"{where}: number of columns {len(fields)}, where the first word's line has {columns.number}")
     word, tag = fields[columns.word], "" if columns.tag is None else fields[columns.tag]

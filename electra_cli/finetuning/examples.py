@@ -33,8 +33,7 @@ class Example:
     Attributes:
       where: 'FILE:LINE', or 'FILE, question ID' of SQuAD, for messages.
       id: its id in the file, or its index there.
-      text: a sentence, or the first of a pair; the question; the words with spaces between them.
-      second_text: the second of a pair; the context of the question.
+      text, second_text: a sentence or a pair; a question and its context; the words with spaces between them.
       label: a class, or the number of a regression.
       words, tags: of tagging, as many of each.
       answers: all that are right; training uses the first.
@@ -56,8 +55,16 @@ class Example:
         """Whether the right prediction is known."""
         return self.label is not None or self.tags is not None or bool(self.answers) or self.is_impossible
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class or the tags of the example; numbers are none."""
+        return self.tags or ((self.label,) if isinstance(self.label, str) else ())
 
-def fingerprint(examples: Sequence[Example]) -> str:
+
+Examples = Sequence[Example]
+
+
+def fingerprint(examples: Examples) -> str:
     """Returns a hash of examples that does not depend on their file."""
     digest = hashlib.sha256()
     for example in examples:
@@ -65,7 +72,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def are_labelled(examples: Sequence[Example]) -> bool:
+def are_labelled(examples: Examples) -> bool:
     """Whether there are examples, and all are labelled."""
     return bool(examples) and all(example.is_labelled for example in examples)
 

@@ -13,10 +13,10 @@ import tensorflow as tf
 from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Example, most_frequent
+from electra_cli.finetuning.examples import Examples, most_frequent
 from electra_cli.finetuning.model import OpenEncoder, StartingPoint
 from electra_cli.finetuning.seed_run import EncodedSplit, SeedRun
-from electra_cli.finetuning.tasks import Splits, TaskData, read_task
+from electra_cli.finetuning.tasks import Splits, read_task
 from electra_cli.finetuning.trainer import Trainer, build_finetuning_runtime
 from electra_cli.finetuning.workdir import SCORES_FILE, FineTuningRecord, seed_directory, write_record
 from electra_cli.loggers.lines import Lines
@@ -36,7 +36,7 @@ def finetune(
     open_encoder: OpenEncoder,
     logger: Logger | None = None,
     *,
-    data: TaskData | None = None,
+    data: tuple[Task, Splits] | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes an encoder with each seed, and scores it; steps that a workdir already holds are not repeated.
 
@@ -49,8 +49,7 @@ def finetune(
 
     Returns:
       The content of scores.json: the seeds; by split, `num_examples`, the scores of each seed, of each score `median`,
-      `min` and `max`, and of a classification `most_frequent_class`, the scores of always guessing that of the training
-      data.
+      `min` and `max`, and of a classification `most_frequent_class`, the scores of always guessing that of training.
 
     Raises:
       UserError: config, files, encoder and workdir do not fit, or a loss is not finite.
@@ -61,7 +60,7 @@ def finetune(
     if data is None:
         with logger.status("Reading the labelled files"):
             data = read_task(config)
-    task, splits = data.task, data.splits
+    task, splits = data
     with logger.status("Looking for devices"):
         runtime = build_finetuning_runtime(config)
     logger.notice(f"Devices: {runtime.description}")
@@ -95,7 +94,7 @@ def finetune(
 
 
 def _report_next_steps(workdir: str, seeds: Sequence[int], logger: Logger) -> None:
-    where = seed_directory(workdir, seeds[0]) if len(seeds) == 1 else tf.io.gfile.join(workdir, "seed-*")
+    where = seed_directory(workdir, seeds[0] if len(seeds) == 1 else "*")
     flag = shlex.quote(f"--workdir={workdir}")
     logger.notice(f"Models and predictions: {where}; scores: {tf.io.gfile.join(workdir, SCORES_FILE)}.")
     logger.notice(
@@ -107,7 +106,7 @@ def _report_next_steps(workdir: str, seeds: Sequence[int], logger: Logger) -> No
 def _encode(
     task: Task,
     config: ml_collections.FrozenConfigDict,
-    splits: Mapping[str, Sequence[Example]],
+    splits: Mapping[str, Examples],
     start: StartingPoint,
     logger: Logger,
 ) -> dict[str, EncodedSplit]:
@@ -126,9 +125,8 @@ def _encode(
     length = task.padded_length(task.lengths(learned, encoder), limit)
     encoded = {}
     for name, examples in splits.items():
-        own_length = length
-        if name not in ("train", "validation"):
-            own_length = task.padded_length(task.lengths(examples, encoder), limit)
+        is_learned = name in ("train", "validation")
+        own_length = length if is_learned else task.padded_length(task.lengths(examples, encoder), limit)
         arrays = task.encode(examples, encoder, start.tokenizer.vocabulary, own_length)
         encoded[name] = EncodedSplit(name, examples, arrays)
         for notice in arrays.notices:
@@ -204,7 +202,7 @@ def _fingerprint(start: StartingPoint, splits: Mapping[str, EncodedSplit], task:
 
 def _summarize(
     task: Task,
-    train: Sequence[Example],
+    train: Examples,
     splits: Sequence[EncodedSplit],
     scores_of_seeds: Mapping[int, Mapping[str, Mapping[str, float]]],
     source: str,
@@ -217,11 +215,10 @@ def _summarize(
         "splits": {},
     }
     for split in splits:
-        by_seed = {seed: scores[split.name] for seed, scores in scores_of_seeds.items() if split.name in scores}
-        if not by_seed:
+        if not split.is_labelled:
             continue
-        names = list(next(iter(by_seed.values())))
-        columns = {name: [scores[name] for scores in by_seed.values()] for name in names}
+        by_seed = {seed: scores[split.name] for seed, scores in scores_of_seeds.items()}
+        columns = {name: [scores[name] for scores in by_seed.values()] for name in next(iter(by_seed.values()))}
         summary["splits"][split.name] = {
             "num_examples": len(split.examples),
             "seeds": {str(seed): dict(scores) for seed, scores in by_seed.items()},
@@ -241,17 +238,15 @@ def format_scores(summary: Mapping[str, Any]) -> str:
     lines = []
     for name, split in summary["splits"].items():
         seeds = list(split["seeds"])
-        head = [f"{'median':>9}", f"{'min':>9}", f"{'max':>9}"] if len(seeds) > 1 else []
+        columns = ["median", "min", "max"] if len(seeds) > 1 else []
         guessed = split.get("most_frequent_class")
-        head += [f"{'guess':>9}"] if guessed else []
+        head = [*columns, "guess"] if guessed else columns
         title = f"{name} ({split['num_examples']:,} examples)"
-        lines.append("".join([f"{title:<34}", *head, *(f"{f'seed {seed}':>9}" for seed in seeds)]))
+        lines.append(f"{title:<34}" + "".join(f"{name:>9}" for name in [*head, *(f"seed {seed}" for seed in seeds)]))
         for score in split["median"]:
-            spread = [split[row][score] for row in ("median", "min", "max")] if len(seeds) > 1 else []
-            spread += [guessed[score]] if guessed else []
-            values = [*spread, *(scores[score] for scores in split["seeds"].values())]
+            rows = [*(split[column] for column in columns), *([guessed] if guessed else []), *split["seeds"].values()]
             mark = " *" if score == summary["primary_score"] and len(split["median"]) > 1 else ""
-            lines.append(f"  {score + mark:<32}" + "".join(f"{value:>9.4f}" for value in values))
+            lines.append(f"  {score + mark:<32}" + "".join(f"{row[score]:>9.4f}" for row in rows))
     if not lines:
         return "No labelled examples were given to score."
     lines.append("*: the score that models are compared by")

@@ -15,12 +15,10 @@ class GlueTask:
     Attributes:
       folder: its name in the download.
       primary_score: the score that the paper reports (Clark et al., ICLR 2020, section 3.1).
-      columns: of the training and the validation file; numbers where they have no header.
-      test_columns: of the test file, which has no labels.
+      columns, test_columns: numbers where files have no header; tests have no labels.
       validation, test: file names without '.tsv'.
       more: further splits: file by name.
-      has_broken_lines: whether the download is known to have lines of too few columns and some without a text (two in
-        QQP), which are skipped.
+      has_broken_lines: whether some lines have too few columns or no text (two in QQP), and are skipped.
     """
 
     folder: str
@@ -34,9 +32,8 @@ class GlueTask:
 
 
 def _task(folder: str, primary_score: str, text: str, second_text: str, label: str, **changes) -> GlueTask:
-    columns = Columns(text, second_text, label)
-    changes.setdefault("test_columns", Columns(text, second_text))
-    return GlueTask(folder, primary_score, columns, **changes)
+    columns = {"columns": Columns(text, second_text, label), "test_columns": Columns(text, second_text)}
+    return GlueTask(folder, primary_score, **{**columns, **changes})
 
 
 TASKS = {

@@ -31,12 +31,9 @@ _BY_ENDING = {
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The content of a file.
+    """The examples of a file, one at least, all labelled or none, and lines for the user.
 
-    Attributes:
-      examples: one at least; all are labelled, or none.
-      notices: lines for the user.
-      columns: those that were taken because they have the usual names; '': the user named them, or there are none.
+    `columns` are those that were taken because they have the usual names; '': the user named them, or there are none.
     """
 
     examples: tuple[Example, ...]
@@ -52,8 +49,7 @@ class LabeledFile:
       columns: of CoNLL files numbers; SQuAD has none.
       format: one of `FORMATS`; '': by the file's name.
       label_needed: whether it is an error that the file has no labels.
-      skip_broken: whether to skip lines of tables with another number of columns than the header or with an empty text,
-        with a notice.
+      skip_broken: whether to skip lines of tables with too few or too many columns or an empty text, with a notice.
     """
 
     path: str
@@ -141,7 +137,8 @@ def _table_notices(table: Table, kind: str, examples: list[Example]) -> list[str
     notices = []
     if table.num_skipped:
         notices.append(f"{table.path}: broken lines skipped: {table.num_skipped:,}")
-    if kind != "tagging" and len(examples) > 1 and all(_is_quoted(example.text) for example in examples):
+    is_quoted = all(len(text) > 1 and text[0] == text[-1] == '"' for text in (example.text for example in examples))
+    if kind != "tagging" and len(examples) > 1 and is_quoted:
         notices.append(
             f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "
             f"as CSV has, write it without"
@@ -170,11 +167,9 @@ def _label(row: Row, kind: str, value: Any) -> str | float | None:
         return text
     number = None if isinstance(value, bool) else to_number(text)
     if number is None:
-        decimal = text.replace(",", ".", 1)
-        remedy = (
-            f"write {decimal}" if "," in text and to_number(decimal) is not None
-            else "classes are learned with --config.task=classification"
-        )  # fmt: skip
+        decimal, remedy = text.replace(",", ".", 1), "classes are learned with --config.task=classification"
+        if "," in text and to_number(decimal) is not None:
+            remedy = f"write {decimal}"
         raise UserError(f"{row.where}: the label {abbreviate([text])!r} is no number: {remedy}")
     return number
 
@@ -197,10 +192,6 @@ def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
     return tuple(str(word) for word in words)
 
 
-def _is_quoted(text: str) -> bool:
-    return len(text) > 1 and text[0] == text[-1] == '"'
-
-
 _SQUAD_FORM = (
     '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "...", "question": "...", "answers": [...]}]}]}]}'
 )
@@ -210,11 +201,8 @@ def read_squad(path: str) -> list[Example]:
     """Returns the questions of a file, in its order.
 
     A question without `answers` is unlabelled. One with none in the list has none (`is_impossible`), as the official
-    script counts.
-
-    Raises:
-      UserError: the file cannot be read or is not of that form; two questions have one id; an answer is not in its
-        context at `answer_start`.
+    script counts. Raises a `UserError` where the file cannot be read or is not of that form, two questions have one id,
+    or an answer is not in its context at `answer_start`.
     """
     try:
         content = json.loads(read_text(path))
@@ -260,14 +248,8 @@ def _read_question(path: str, context: str, record: dict[str, Any]) -> Example:
         raise UserError(f"{where}: is_impossible, but has an answer ({answers[0].text!r})")
     if marked_impossible is False and record.get("answers") == []:
         raise UserError(f"{where}: has no answer, but is_impossible is false")
-    return Example(
-        where=where,
-        id=str(record["id"]),
-        text=question,
-        second_text=context,
-        answers=answers,
-        is_impossible=bool(marked_impossible) or record.get("answers") == [],
-    )
+    is_impossible = bool(marked_impossible) or record.get("answers") == []
+    return Example(where, str(record["id"]), question, context, answers=answers, is_impossible=is_impossible)
 
 
 def _check_answer(answer: Answer, context: str, where: str) -> None:

@@ -1,4 +1,4 @@
-"""An encoder with a head for a task."""
+"""An encoder with a head for a task: built to be fine-tuned, or read from the workdir of a fine-tuning."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,13 +7,20 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config.finetuning import FINETUNING
 from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.finetuning import workdir as workdirs
+from electra_cli.finetuning.base import Task
+from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
+from electra_cli.finetuning.tasks import build_task
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
 from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network
+from electra_cli.workdir.checkpoint_files import find_checkpoint
+from electra_cli.workdir.checkpoint_matching import restore
 
 TARGETS = "targets"
 
@@ -157,3 +164,42 @@ def build_model(
     tokens = tf.zeros([1, length], tf.int32)
     model({"input_word_ids": tokens, "input_mask": tokens + 1, "input_type_ids": tokens}, training=False)
     return model
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTunedModel:
+    """The fine-tuned model of one seed, in the precision of the current policy."""
+
+    workdir: str
+    seed: int
+    record: workdirs.FineTuningRecord
+    config: ml_collections.ConfigDict
+    task: Task
+    tokenizer: TokenizerSettings
+    model: TaskModel
+    scores: workdirs.SeedScores
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that text is cut to."""
+        return min(self.config.data.max_seq_length, self.record.sizes.max_position_embeddings)
+
+
+def load_fine_tuned(workdir: str, seed: int | None = None, notice: Callable[[str], None] = print) -> FineTunedModel:
+    """Reads the model of a seed; None: of the one that `workdir.choose_seed` takes. `notice` prints a line.
+
+    Raises a `UserError` where there is none, or it is damaged.
+    """
+    record = workdirs.read_record(workdir)
+    config = FINETUNING.restore(record.config, workdir)
+    task = build_task(config)
+    task.labels = LabelMap.load(tf.io.gfile.join(workdir, LABELS_FILE))
+    tokenizer = workdirs.read_tokenizer(workdir, record)
+    seed = workdirs.choose_seed(workdir, notice) if seed is None else seed
+    scores = workdirs.require_seed(workdir, seed)
+    model = build_model(
+        record.sizes, record.kind, task.num_outputs, config.model, record.initializer_range, length=record.length
+    )
+    path = find_checkpoint(workdirs.seed_directory(workdir, seed), notice)
+    restore(tf.train.Checkpoint(model=model), path, ("model",))
+    return FineTunedModel(workdir, seed, record, config, task, tokenizer, model, scores)

@@ -40,18 +40,10 @@ def open_prediction(
     columns: Columns | None = None,
     file_format: str = "",
 ) -> PredictionRequest:
-    """Reads and checks a file to predict for, and checks that there is a model and that `output` can be written.
+    """Reads and checks a file to predict for, labelled or not, and checks that `output` can be written.
 
-    Args:
-      workdir: of electra-finetune.
-      path: the file; labels may be missing.
-      output: file for the predictions.
-      seed: which fine-tuning; None: the best.
-      logger: receives progress reports.
-      columns, file_format: of the file; see `tasks.load_file`.
-
-    Raises:
-      UserError: there is no such fine-tuning, the file is broken, or the output cannot be written.
+    `seed` None: the best. `columns` and `file_format` are as of `tasks.load_file`. Raises a `UserError` where there is
+    no such fine-tuning in `workdir`, the file is broken, or the output cannot be written.
     """
     files.check_output("--output", output)
     if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
@@ -72,9 +64,7 @@ def open_prediction(
             f"{path} was read as {here}, and {workdir} was trained on {there}: name what to read, "
             f"--predict={path}:{names}"
         )
-    if contents.columns:
-        logger.notice(f"{path}: {contents.columns}")
-    for notice in contents.notices:
+    for notice in ([f"{path}: {contents.columns}"] if contents.columns else []) + [*contents.notices]:
         logger.notice(notice)
     return PredictionRequest(workdir, seed, config, contents.examples, output)
 
@@ -88,7 +78,7 @@ def run_prediction(request: PredictionRequest, logger: Logger) -> None:
     # Import time: seconds.
     from scipy.special import softmax  # noqa: PLC0415
 
-    from electra_cli.finetuning.trained import load_fine_tuned  # noqa: PLC0415
+    from electra_cli.finetuning.model import load_fine_tuned  # noqa: PLC0415
     from electra_cli.finetuning.trainer import build_finetuning_runtime, compile_model, compute_logits  # noqa: PLC0415
 
     with logger.status("Opening the model"):

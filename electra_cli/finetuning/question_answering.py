@@ -1,6 +1,6 @@
 """Answers to questions, as spans of a context."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Encoded, Task, TextEncoder, to_features
-from electra_cli.finetuning.examples import ANSWER, NO_ANSWER, Example, LabelMap, are_labelled
+from electra_cli.finetuning.examples import ANSWER, NO_ANSWER, Example, Examples, LabelMap, are_labelled
 from electra_cli.modeling import features
 
 # Tokens of a question that are read, those of BERT and of the original (`max_query_length`).
@@ -46,11 +46,8 @@ class QuestionAnswering(Task):
     context of its first token. Predictions are `PredictedAnswer`s, parts of the context as it is in the file; scores
     are `f1` and `exact_match`, and of 2.0 more (`scores.score_answers_or_none`).
 
-    Args:
-      primary_score: one of `score_names`; '': f1.
-      doc_stride: tokens between the beginnings of two windows; at most those that fit after the question count.
-      max_answer_length: longest answer that is predicted, tokens.
-      num_best: candidates that a prediction keeps at most.
+    `doc_stride` are tokens between the beginnings of two windows, at most those that fit after the question;
+    `max_answer_length` tokens of a predicted answer; `num_best` candidates that a prediction keeps at most.
     """
 
     kind = "question_answering"
@@ -64,14 +61,12 @@ class QuestionAnswering(Task):
         self._max_answer_length = max_answer_length
         self._num_best = num_best
 
-    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+    def find_labels(self, examples: Examples) -> LabelMap:
         """Returns 'answer', and 'no_answer' if an example has none."""
         has_none = any(example.is_impossible for example in examples)
         return LabelMap(self.kind, (ANSWER, NO_ANSWER) if has_none else (ANSWER,))
 
-    def _encode(
-        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
-    ) -> Encoded:
+    def _encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] question [SEP] window [SEP]`, for each window of each context."""
         questions = encoder.encode_lines([example.text for example in examples])
         contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
@@ -104,29 +99,20 @@ class QuestionAnswering(Task):
     def _question_length(length: int) -> int:
         return min(MAX_QUESTION_LENGTH, (length - 3) // 2)
 
-    def _windows(self, num_tokens: int, room: int) -> Iterator[tuple[int, int]]:
-        begin = 0
-        while True:
-            end = min(begin + room, num_tokens)
-            yield begin, end
-            if end == num_tokens:
-                return
-            begin += min(self._doc_stride, room)
+    def _windows(self, num_tokens: int, room: int) -> list[tuple[int, int]]:
+        stride, last = min(self._doc_stride, room), max(num_tokens - room, 0)
+        return [(begin, min(begin + room, num_tokens)) for begin in range(0, last + stride, stride)]
 
-    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+    def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of the question, 64 at most, of the whole context, and the special ones."""
         contexts = sorted({example.second_text or "" for example in examples})
         num_tokens = dict(zip(contexts, map(len, encoder.encode_lines(contexts)), strict=True))
         questions = encoder.encode_lines([example.text for example in examples])
-        return np.array(
-            [
-                min(MAX_QUESTION_LENGTH, len(question)) + num_tokens[example.second_text or ""] + 3
-                for example, question in zip(examples, questions, strict=True)
-            ],
-            np.int32,
-        )
+        of_questions = [min(MAX_QUESTION_LENGTH, len(question)) for question in questions]
+        of_contexts = [num_tokens[example.second_text or ""] for example in examples]
+        return np.array(of_questions, np.int32) + np.array(of_contexts, np.int32) + 3
 
-    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Examples) -> list[Any]:
         """Returns the best span of all windows of each example, or '' where none is better: `PredictedAnswer`s."""
         assert encoded.alignments is not None
         spans: list[list[tuple[float, int, int]]] = [[] for _ in examples]
@@ -157,8 +143,7 @@ class QuestionAnswering(Task):
 
     def _best_spans(self, window: np.ndarray, may_begin: np.ndarray) -> list[tuple[float, int, int]]:
         """Returns (score, first, last token) of the best spans of a window's logits, float32 [tokens, 2]."""
-        num_tokens = len(window)
-        longest = min(self._max_answer_length, num_tokens)
+        longest = min(self._max_answer_length, len(window))
         if not longest:
             return []
         ends = np.concatenate([window[:, 1], np.full(longest - 1, -np.inf, np.float32)])
@@ -184,7 +169,7 @@ class QuestionAnswering(Task):
         gives_none = NO_ANSWER in self.labels.labels and margin > 0
         return PredictedAnswer("" if gives_none else candidates[0][0], candidates, margin)
 
-    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+    def _score(self, predictions: Sequence[Any], examples: Examples) -> scores.Scores:
         """Returns the scores of SQuAD 2.0 if the task or an example has questions without an answer, else of 1.1.
 
         The best threshold is among them for `PredictedAnswer`s only, not for plain strings.
@@ -195,9 +180,8 @@ class QuestionAnswering(Task):
         if not all(isinstance(prediction, PredictedAnswer) for prediction in predictions):
             return scores.score_answers_or_none(predictions, answers)
         best = [prediction.candidates[0][0] if prediction.candidates else "" for prediction in predictions]
-        return scores.score_answers_or_none(
-            predictions, answers, best, [prediction.null_margin for prediction in predictions]
-        )
+        margins = [prediction.null_margin for prediction in predictions]
+        return scores.score_answers_or_none(predictions, answers, best, margins)
 
 
 def _most_context(windows: Sequence[tuple[int, int]]) -> list[np.ndarray]:

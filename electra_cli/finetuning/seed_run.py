@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning.base import Encoded, Task, prediction_lines
-from electra_cli.finetuning.examples import Example, are_labelled, fingerprint
+from electra_cli.finetuning.examples import Examples, are_labelled, fingerprint
 from electra_cli.finetuning.trainer import Trainer
 from electra_cli.finetuning.workdir import SCORES_FILE, SeedScores, read_seed_scores, seed_directory
 from electra_cli.loggers.logger import Logger
@@ -30,7 +30,7 @@ class EncodedSplit:
     """A split ('train', 'validation', 'test' or a further one of GLUE's), and the same as arrays."""
 
     name: str
-    examples: Sequence[Example]
+    examples: Examples
     encoded: Encoded
 
     @functools.cached_property
@@ -67,9 +67,8 @@ class SeedRun:
         self._workdir, self._records = Workdir(self._directory), Logger()
         self._stop, self._logger = stop, logger
         self._files = CheckpointFiles(tf.io.gfile.join(self._directory, "checkpoints"))
-        self._checkpoint = tf.train.Checkpoint(
-            model=trainer.model, optimizer=trainer.optimizer, interval_sums=trainer.sums
-        )
+        items = zip(_ITEMS, (trainer.model, trainer.optimizer, trainer.sums), strict=True)
+        self._checkpoint = tf.train.Checkpoint(**dict(items))
         _ = self._checkpoint.save_counter
         # Whether the newest checkpoint is the trained model, which nothing may change any more.
         self._is_trained = False
@@ -77,25 +76,22 @@ class SeedRun:
     def run(self) -> dict[str, dict[str, float]]:
         """Trains to the end and returns the scores of each labelled split.
 
-        What was done before is not repeated; a split that is new, or holds other examples now, is predicted.
-
-        Raises:
-          UserError: a loss is not finite, or no checkpoint can be read.
-          ResumableError: something cannot be written.
-          Interrupted: a stop was requested; everything is saved.
+        What was done before is not repeated; a split that is new, or holds other examples now, is predicted. Raises a
+        `UserError` where a loss is not finite or no checkpoint can be read, `Interrupted` when a stop was requested.
         """
         scores = read_seed_scores(self._directory)
-        missing = [split for split in self._splits if scores is None or not scores.has(split.name, split.fingerprint)]
+        done = scores or {}
+        missing = [split for split in self._splits if done.get(split.name, {}).get("examples") != split.fingerprint]
         if scores is None or missing:
             with self._workdir, self._workdir.recording() as self._records:
                 with self._logger.status(f"Opening seed {self._seed}"):
                     step = self._restore(is_trained=scores is not None)
                 if not self._is_trained:
                     self._train(step)
-                scores = self._finish(missing, scores or SeedScores({}))
+                done = self._finish(missing, done)
         else:
             self._logger.notice(f"seed {self._seed}: done before")
-        return {split.name: scores.scores(split.name) for split in self._splits if split.is_labelled}
+        return {split.name: dict(done[split.name]["scores"]) for split in self._splits if split.is_labelled}
 
     def _restore(self, is_trained: bool) -> int:
         """Starts, or resumes from the newest checkpoint; returns its step."""
@@ -118,9 +114,8 @@ class SeedRun:
     def _train(self, step: int) -> None:
         self._resume_metrics(step)
         batches, pace = self._trainer.batches(self._seed, step), StepsPerCall()
-        build: contextlib.AbstractContextManager[None] = self._logger.status(
-            f"Building step {step + 1:,}; the first takes longer than the others"
-        )
+        text = f"Building step {step + 1:,}; the first takes longer than the others"
+        build: contextlib.AbstractContextManager[None] = self._logger.status(text)
         self._report_progress(step, pace)
         while step < self._trainer.num_steps:
             target = min(next(end for end in self._trainer.epoch_ends if end > step), step + pace.steps)
@@ -174,10 +169,8 @@ class SeedRun:
             return
         if not self._is_trained:
             self._save(step)
-        raise Interrupted(
-            f"stopped by {self._stop.name} at step {step:,} of seed {self._seed}; saved: the same command goes on from "
-            f"there"
-        )
+        where = f"step {step:,} of seed {self._seed}"
+        raise Interrupted(f"stopped by {self._stop.name} at {where}; saved: the same command goes on from there")
 
     def _end_epoch(self, step: int) -> None:
         epoch, num_epochs = self._trainer.epoch_ends.index(step) + 1, len(self._trainer.epoch_ends)
@@ -213,11 +206,11 @@ class SeedRun:
             if split.is_labelled:
                 scores = self._task.score(predictions, split.examples)
                 for name, reason in scores.reasons.items():
-                    self._logger.warning(
-                        f"seed {self._seed}: {split.name} {name} has no meaning here and counts as 0: {reason}"
-                    )
-            done = done.with_split(split.name, split.fingerprint, len(split.examples), scores)
-        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), done.splits)
+                    where = f"seed {self._seed}: {split.name} {name}"
+                    self._logger.warning(f"{where} has no meaning here and counts as 0: {reason}")
+            entry = {"examples": split.fingerprint, "num_examples": len(split.examples), "scores": scores}
+            done = {**done, split.name: entry}
+        write_json(tf.io.gfile.join(self._directory, SCORES_FILE), done)
         if not self._is_trained:
             self._files.write(step, tf.train.Checkpoint(model=self._trainer.model).write)
             self._files.keep_only([step])

@@ -10,7 +10,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Encoded, Task, TextEncoder, cut_pair, to_features
-from electra_cli.finetuning.examples import Example, LabelMap, abbreviate, are_labelled, sort_labels, to_number
+from electra_cli.finetuning.examples import Examples, LabelMap, abbreviate, are_labelled, sort_labels, to_number
 
 # Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
 MAX_NUMERIC_CLASSES = 10
@@ -23,9 +23,7 @@ class _SentenceTask(Task):
 
     min_length = 5
 
-    def _encode(
-        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
-    ) -> Encoded:
+    def _encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`; the longer text is cut first."""
         texts = _encode_texts(examples, encoder)
         pairs = [cut_pair(first, second, length) for first, second in texts]
@@ -37,23 +35,20 @@ class _SentenceTask(Task):
             notices=(f"examples cut to {length} tokens: {num_cut:,} of {len(examples):,}",) if num_cut else (),
         )
 
-    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+    def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of both texts and the special ones."""
         return _lengths(_encode_texts(examples, encoder))
 
     @abc.abstractmethod
-    def _targets(self, examples: Sequence[Example]) -> np.ndarray: ...
+    def _targets(self, examples: Examples) -> np.ndarray: ...
 
 
-def _encode_texts(
-    examples: Sequence[Example], encoder: TextEncoder
-) -> list[tuple[Sequence[int], Sequence[int] | None]]:
+def _encode_texts(examples: Examples, encoder: TextEncoder) -> list[tuple[Sequence[int], Sequence[int] | None]]:
     firsts = encoder.encode_lines([example.text for example in examples])
-    seconds = iter(
-        encoder.encode_lines([example.second_text for example in examples if example.second_text is not None])
-    )
+    seconds = [example.second_text for example in examples if example.second_text is not None]
+    encoded_seconds = iter(encoder.encode_lines(seconds))
     return [
-        (first, None if example.second_text is None else next(seconds))
+        (first, None if example.second_text is None else next(encoded_seconds))
         for example, first in zip(examples, firsts, strict=True)
     ]
 
@@ -68,13 +63,13 @@ class Classification(_SentenceTask):
     kind = "classification"
     score_names = ("accuracy", "f1", "mcc")
 
-    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+    def find_labels(self, examples: Examples) -> LabelMap:
         """Returns the classes. Raises a `UserError` when there is one only, or when they look like numbers or ids."""
         labels = sort_labels(str(example.label) for example in examples)
-        first = examples[0]
+        first, file = examples[0], _file_of(examples)
         if len(labels) == 1:
             raise UserError(
-                f"{_file_of(first)}: {_all_have(examples)} the label {labels[0]!r}: there must be two classes at least"
+                f"{file}: {_all_have(examples)} the label {labels[0]!r}: there must be two classes at least"
             )
         numbers = [to_number(label) for label in labels]
         fraction = next((label for label, number in zip(labels, numbers, strict=True) if number and number % 1), None)
@@ -86,23 +81,20 @@ class Classification(_SentenceTask):
             )
         if len(examples) >= _ENOUGH_EXAMPLES and len(labels) > len(examples) / 2:
             raise UserError(
-                f"{_file_of(first)}: {len(labels):,} different labels in {len(examples):,} examples ({first.where} has "
+                f"{file}: {len(labels):,} different labels in {len(examples):,} examples ({first.where} has "
                 f"{abbreviate([str(first.label)])!r}): is --config.data.label the right column?"
             )
         return LabelMap(self.kind, labels)
 
-    def _classes_of(self, example: Example) -> Sequence[str]:
-        return () if example.label is None else (str(example.label),)
-
-    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
+    def _targets(self, examples: Examples) -> np.ndarray:
         indices = {label: index for index, label in enumerate(self.labels.labels)}
         return np.array([indices[str(example.label)] for example in examples], np.int32)
 
-    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Examples) -> list[Any]:
         """Returns the label of the largest logit of each example."""
         return [self.labels.labels[index] for index in logits.argmax(axis=-1)]
 
-    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+    def _score(self, predictions: Sequence[Any], examples: Examples) -> scores.Scores:
         return scores.score_classes(predictions, [str(example.label) for example in examples], self.labels.labels)
 
 
@@ -113,40 +105,38 @@ class Regression(_SentenceTask):
     score_names = ("spearman", "pearson")
     num_outputs = 1
 
-    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+    def find_labels(self, examples: Examples) -> LabelMap:
         """Returns mean and deviation. Raises a `UserError` when the numbers are all the same, or are two classes."""
         every = _numbers(examples)
-        numbers = sorted(set(every.tolist()))
+        numbers, file = sorted(set(every.tolist())), _file_of(examples)
         if len(numbers) == 1:
-            raise UserError(
-                f"{_file_of(examples[0])}: {_all_have(examples)} the number {numbers[0]:g}: there is nothing to learn"
-            )
+            raise UserError(f"{file}: {_all_have(examples)} the number {numbers[0]:g}: there is nothing to learn")
         if len(examples) >= _ENOUGH_EXAMPLES and len(numbers) == 2:
             raise UserError(
-                f"{_file_of(examples[0])}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
+                f"{file}: the labels {numbers[0]:g} and {numbers[1]:g}, and no other in "
                 f"{len(examples):,} examples, look like classes: give --config.task=classification"
             )
         return LabelMap(self.kind, (), mean=float(every.mean()), deviation=float(every.std()))
 
-    def _targets(self, examples: Sequence[Example]) -> np.ndarray:
+    def _targets(self, examples: Examples) -> np.ndarray:
         return self.labels.scaled(_numbers(examples))
 
-    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Examples) -> list[Any]:
         """Returns a number an example."""
         return self.labels.numbers(logits[:, 0]).tolist()
 
-    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+    def _score(self, predictions: Sequence[Any], examples: Examples) -> scores.Scores:
         return scores.score_numbers(predictions, _numbers(examples).tolist())
 
 
-def _numbers(examples: Sequence[Example]) -> np.ndarray:
+def _numbers(examples: Examples) -> np.ndarray:
     return np.array([example.label for example in examples], np.float64)
 
 
-def _file_of(example: Example) -> str:
-    return example.where.rpartition(":")[0] or example.where
+def _file_of(examples: Examples) -> str:
+    return examples[0].where.rpartition(":")[0] or examples[0].where
 
 
-def _all_have(examples: Sequence[Example]) -> str:
+def _all_have(examples: Examples) -> str:
     number = len(examples)
     return f"all {number:,} training examples have" if number > 1 else "the only training example has"

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from electra_cli import files
@@ -93,7 +93,7 @@ class Columns:
       text: the text, or the first of a pair, or the words.
       second_text: the second of a pair. '': none, unless `text` is '' too and the usual names are those of a pair.
       label: the labels or tags.
-      flag: what a user writes before `text=COLUMN`, `label=COLUMN` or `format=FORMAT`, for messages.
+      flag: the beginning of `text=COLUMN`, `label=COLUMN` or `format=FORMAT` in messages.
     """
 
     text: str = ""
@@ -158,33 +158,25 @@ def _is_number(column: str) -> bool:
 def read_table(
     path: str, file_format: str, columns: Columns, *, tagging: bool = False, skip_broken: bool = False
 ) -> Table:
-    """Reads a table.
+    """Reads a table: 'tsv' (no quoting: a quote is a character, as in GLUE), 'csv' (commas, quotes) or 'jsonl'.
 
-    Args:
-      path: the file.
-      file_format: 'tsv' (no quoting: a quote is a character, as in GLUE), 'csv' (commas, quotes) or 'jsonl'.
-      columns: there is no header if they are numbers.
-      tagging: whether words and tags are read, so that a blank line may separate sentences of a CoNLL file.
-      skip_broken: skip lines with another number of columns than the header.
-
-    Raises:
-      UserError: the file cannot be read, has no rows, or has a line that is broken.
+    There is no header if `columns` are numbers. In `tagging` a blank line may separate sentences of a CoNLL file.
+    `skip_broken` skips lines with another number of columns than the header. Raises a `UserError` where the file cannot
+    be read, has no rows, or has a broken line.
     """
     text = read_text(path)
     if file_format == "jsonl":
-        return dataclasses.replace(_read_json_lines(path, text), flag=columns.flag)
-    lines: Iterable[tuple[int, list[str]]]
+        return _read_json_lines(path, text, columns.flag)
+    rows: Iterator[tuple[int, list[str]]]
     if file_format == "tsv":
-        lines = [(number, line.split("\t")) for number, line in enumerate(split_lines(text), 1)]
+        rows = ((number, line.split("\t")) for number, line in enumerate(split_lines(text), 1))
     else:
-        lines = _read_csv(path, text, columns.flag)
-    rows = iter(lines)
+        rows = _read_csv(path, text, columns.flag)
     names = None if columns.are_numbers else tuple(name.strip() for name in next(rows)[1])
     table = Table(path, names, [Row(f"{path}:{number}", fields) for number, fields in rows], flag=columns.flag)
     if not table.rows:
-        raise UserError(
-            f"{path} has a header ({abbreviate(table.names or ())}) and nothing below it: give a file with examples"
-        )
+        header = abbreviate(table.names or ())
+        raise UserError(f"{path} has a header ({header}) and nothing below it: give a file with examples")
     return _check_widths(table, skip_broken, tagging, "tabs" if file_format == "tsv" else "commas")
 
 
@@ -193,14 +185,11 @@ def _check_widths(table: Table, skip_broken: bool, tagging: bool, separators: st
     broken = [row for row in table.rows if len(row.fields) != table.width]
     if broken and not skip_broken:
         row = broken[0]
-        is_blank = not any(field.strip() for field in row.fields)
-        if is_blank and tagging:
-            raise UserError(
-                f"{row.where}: the line is blank; if a line holds one word and blank ones divide sentences: "
-                f"{table.flag}format=conll"
-            )
-        if is_blank:
-            raise UserError(f"{row.where}: the line is blank: remove it{_separator_hint(table)}")
+        if not any(field.strip() for field in row.fields):
+            hint = f": remove it{_separator_hint(table)}"
+            if tagging:
+                hint = f"; if a line holds one word and blank ones divide sentences: {table.flag}format=conll"
+            raise UserError(f"{row.where}: the line is blank{hint}")
         remedy = _separator_hint(table) or f": fix the line, whose columns lie between {separators}"
         raise UserError(f"{row.where}: {_count(len(row.fields))}, where {expected} has {table.width}{remedy}")
     rows = [row for row in table.rows if len(row.fields) == table.width]
@@ -213,7 +202,7 @@ def _count(num_columns: int) -> str:
     return f"{num_columns} column{'' if num_columns == 1 else 's'}"
 
 
-def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]]:
+def _read_csv(path: str, text: str, flag: str) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # by default 131,072 characters
     reader = csv.reader(io.StringIO(text.rstrip(), newline=""), strict=True)
     first_line = 1
@@ -228,8 +217,8 @@ def _read_csv(path: str, text: str, flag: str) -> Iterable[tuple[int, list[str]]
         ) from error
 
 
-def _read_json_lines(path: str, text: str) -> Table:
-    records: list[tuple[str, dict[str, Any]]] = []
+def _read_json_lines(path: str, text: str, flag: str) -> Table:
+    records: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(split_lines(text), 1):
         where = f"{path}:{number}"
         if not line.strip():
@@ -243,9 +232,10 @@ def _read_json_lines(path: str, text: str) -> Table:
                 f"{where}: {type(record).__name__} in the place of an object; a file of JSON lines has one object a "
                 f"line, not all in one list"
             )
-        records.append((where, record))
-    names = tuple(dict.fromkeys(name for _, record in records for name in record))
-    return Table(path, names, [Row(where, [_clean(record.get(name)) for name in names]) for where, record in records])
+        records[where] = record
+    names = tuple(dict.fromkeys(name for record in records.values() for name in record))
+    rows = [Row(where, [_clean(record.get(name)) for name in names]) for where, record in records.items()]
+    return Table(path, names, rows, flag=flag)
 
 
 def _clean(value: Any) -> Any:
@@ -277,14 +267,10 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
     if not label_needed and label_index in (text_index, second_index):
         # The last column, in which labels would be, where there are none.
         has_label, label_index = False, None
-    indices = ColumnIndices(
-        text=text_index,
-        second_text=second_index,
-        label=label_index,
-        id=next((names.index(name) for name in _USUAL_IDS if name in names), None),
-        description=(f"texts in columns {text} and {second}" if second else f"text in column {text}")
-        + (f", labels in {label}" if has_label else ", no labels"),
-    )
+    description = f"texts in columns {text} and {second}" if second else f"text in column {text}"
+    description += f", labels in {label}" if has_label else ", no labels"
+    id_index = next((names.index(name) for name in _USUAL_IDS if name in names), None)
+    indices = ColumnIndices(text_index, second_index, label_index, id_index, description)
     used = indices.texts if label_index is None else [*indices.texts, label_index]
     if len(set(used)) < len(used):
         raise UserError(f"{table.path}: one column is read as two ({indices.description}): name different ones")
@@ -301,13 +287,11 @@ def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+    return value is None or not str(value).strip()
 
 
 def _has(table: Table, column: str) -> bool:
-    if column in (table.names or ()):
-        return True
-    return _is_number(column) and -table.width <= int(column) < table.width
+    return column in (table.names or ()) or (_is_number(column) and -table.width <= int(column) < table.width)
 
 
 def _index(table: Table, key: str, column: str) -> int:

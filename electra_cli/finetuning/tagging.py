@@ -9,7 +9,7 @@ from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
 from electra_cli.finetuning.base import Encoded, Task, TextEncoder, to_features
-from electra_cli.finetuning.examples import Example, LabelMap, are_labelled, most_frequent, sort_labels
+from electra_cli.finetuning.examples import Examples, LabelMap, are_labelled, most_frequent, sort_labels
 
 # Target of positions where no word begins.
 NO_WORD = -1
@@ -32,7 +32,7 @@ class Tagging(Task):
             return ("accuracy",)
         return ("f1", "precision", "recall", "accuracy")
 
-    def find_labels(self, examples: Sequence[Example]) -> LabelMap:
+    def find_labels(self, examples: Examples) -> LabelMap:
         """Returns the tags of the training data. Raises a `UserError` when there is one only."""
         tags = [tag for example in examples for tag in example.tags or ()]
         labels = sort_labels(tags)
@@ -42,16 +42,11 @@ class Tagging(Task):
         fallback = "O" if "O" in labels else most_frequent(tags)
         return LabelMap(self.kind, labels, fallback)
 
-    def _classes_of(self, example: Example) -> Sequence[str]:
-        return example.tags or ()
-
-    def _encode(
-        self, examples: Sequence[Example], encoder: TextEncoder, vocabulary: Vocabulary, length: int
-    ) -> Encoded:
+    def _encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded:
         """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
         indices = {label: index for index, label in enumerate(self.labels.labels)}
         unknown = [vocabulary.unk_id]
-        rows, starts_of_rows = [], []
+        rows, alignments = [], []
         targets: np.ndarray = np.full([len(examples), length], NO_WORD, np.int32)
         for row, example in enumerate(examples):
             assert example.words is not None
@@ -64,34 +59,30 @@ class Tagging(Task):
                 # A word of control characters only has no token, and needs one that carries its tag.
                 ids += pieces or unknown
             rows.append((ids[: length - 2], None))
-            starts_of_rows.append(np.array(starts, np.int32))
+            alignments.append(np.array(starts, np.int32))
             if example.tags is not None:
                 targets[row, starts] = [indices[tag] for tag in example.tags[: len(starts)]]
+        missing = [len(example.words or ()) - len(starts) for example, starts in zip(examples, alignments, strict=True)]
+        notice = (
+            f"words behind {length} tokens are not learned, and predicted as {self.labels.fallback!r}: "
+            f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples"
+        )
         return Encoded(
             features=to_features(rows, vocabulary, length),
             targets=targets if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            alignments=tuple(starts_of_rows),
-            notices=self._cut_notices(examples, starts_of_rows, length),
+            alignments=tuple(alignments),
+            notices=(notice,) if any(missing) else (),
         )
 
-    def _cut_notices(self, examples: Sequence[Example], starts: list[np.ndarray], length: int) -> tuple[str, ...]:
-        missing = [len(example.words or ()) - len(row) for example, row in zip(examples, starts, strict=True)]
-        if not any(missing):
-            return ()
-        return (
-            f"words behind {length} tokens are not learned, and predicted as {self.labels.fallback!r}: "
-            f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples",
-        )
-
-    def lengths(self, examples: Sequence[Example], encoder: TextEncoder) -> np.ndarray:
+    def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of all words, [CLS] and [SEP]."""
         return np.array(
             [sum(len(pieces) or 1 for pieces in encoder.encode_lines(example.words or ())) + 2 for example in examples],
             np.int32,
         )
 
-    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Sequence[Example]) -> list[Any]:
+    def predict(self, logits: np.ndarray, encoded: Encoded, examples: Examples) -> list[Any]:
         """Returns a tuple of tags an example, one for each of its words."""
         labels, fallback = self.labels.labels, self.labels.fallback
         assert encoded.alignments is not None
@@ -100,6 +91,6 @@ class Tagging(Task):
             for best, starts, example in zip(logits.argmax(axis=-1), encoded.alignments, examples, strict=True)
         ]
 
-    def _score(self, predictions: Sequence[Any], examples: Sequence[Example]) -> scores.Scores:
+    def _score(self, predictions: Sequence[Any], examples: Examples) -> scores.Scores:
         gold = [example.tags or () for example in examples]
         return scores.score_tags(predictions, gold, entities=scores.mark_entities(self.labels.labels))

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import ml_collections
@@ -12,7 +13,7 @@ from electra_cli.config.finetuning import kind_of
 from electra_cli.errors import UserError
 from electra_cli.finetuning import glue
 from electra_cli.finetuning.base import Task
-from electra_cli.finetuning.examples import Example, LabelMap, abbreviate, are_labelled
+from electra_cli.finetuning.examples import Example, Examples, LabelMap, abbreviate, are_labelled
 from electra_cli.finetuning.labeled_files import Contents, LabeledFile
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression
@@ -27,15 +28,9 @@ _HELD_OUT_STREAM = 0x5B117
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """The examples of a task.
+    """The examples of a task: training ones with labels, and test ones with labels or without.
 
-    Attributes:
-      train: labelled; one at least.
-      validation: labelled; may be empty.
-      test: labelled, or not labelled at all; may be empty.
-      labels: what the outputs of the head mean, from `train`.
-      notices: lines for the user.
-      more: further splits by name: of MNLI 'validation_mismatched' and 'test_mismatched'.
+    `notices` are lines for the user; `more` has of MNLI 'validation_mismatched' and 'test_mismatched'.
     """
 
     train: tuple[Example, ...]
@@ -52,31 +47,18 @@ class Splits:
         return {name: examples for name, examples in splits.items() if examples}
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskData:
-    """A task, whose labels are known, with its examples."""
-
-    task: Task
-    splits: Splits
-
-
-def read_task(config: ml_collections.ConfigDict) -> TaskData:
+def read_task(config: ml_collections.ConfigDict) -> tuple[Task, Splits]:
     """Returns the task of a config, with all of its examples; raises as `load_splits`."""
     task = build_task(config)
-    return TaskData(task, load_splits(config, task, seed=0))
+    return task, load_splits(config, task, seed=0)
 
 
 def build_task(config: ml_collections.ConfigDict) -> Task:
     """Returns the task of a checked config, whose labels are not known yet."""
-    kind, answers = kind_of(config.task), config.answers
+    kind = kind_of(config.task)
     score = config.primary_score or (glue.TASKS[config.task].primary_score if config.task in glue.TASKS else "")
     if kind == "question_answering":
-        return QuestionAnswering(
-            score,
-            doc_stride=answers.doc_stride,
-            max_answer_length=answers.max_answer_length,
-            num_best=answers.num_best,
-        )
+        return QuestionAnswering(score, **config.answers)
     if kind == "tagging":
         return Tagging(score)
     return Regression(score) if kind == "regression" else Classification(score)
@@ -98,11 +80,9 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     ]
     notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
-    validation: tuple[Example, ...] = ()
+    validation = contents["validation"].examples if "validation" in contents else ()
     held_out = ""
-    if "validation" in contents:
-        validation = contents["validation"].examples
-    elif data.validation_fraction > 0:
+    if "validation" not in contents and data.validation_fraction > 0:
         train, validation = split_off(train, data.validation_fraction, seed)
         verb = "is" if len(validation) == 1 else "are"
         held_out = (
@@ -131,23 +111,12 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
 
 
 def load_file(
-    path: str,
-    config: ml_collections.ConfigDict,
-    task: Task,
-    columns: Columns | None = None,
-    file_format: str = "",
+    path: str, config: ml_collections.ConfigDict, task: Task, columns: Columns | None = None, file_format: str = ""
 ) -> Contents:
     """Reads a file, labelled or not, to predict for with the model of a config.
 
-    Args:
-      path: the file.
-      config: the config of the fine-tuning.
-      task: its task, whose labels are known.
-      columns: None: those of the config, or those of its GLUE task's files.
-      file_format: '': that of the config, or by the name's ending.
-
-    Raises:
-      UserError: it is missing or broken, or has a label that the task does not know.
+    `columns` None: those of the config, or of its GLUE task's files; `file_format` '': that of the config, or by the
+    name's ending. Raises a `UserError` where it is missing or broken, or has a label that the task does not know.
     """
     data = config.data
     if columns is None:
@@ -193,7 +162,7 @@ def _path(data: ml_collections.ConfigDict, name: str) -> str:
     return files.join(data.dir, name) if data.dir and not files.is_remote(name) else name
 
 
-def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
+def _label_notices(task: Task, train: Examples) -> list[str]:
     labels = task.labels.labels
     by_folded = collections.defaultdict(list)
     for label in labels:
@@ -211,9 +180,7 @@ def _label_notices(task: Task, train: Sequence[Example]) -> list[str]:
     return notices
 
 
-def _overlap_notices(train: Sequence[Example], examples: Sequence[Example], name: str) -> list[str]:
-    if not examples:
-        return []
+def _overlap_notices(train: Examples, examples: Examples, name: str) -> list[str]:
     known = {(example.text, example.second_text) for example in train}
     overlap = sum((example.text, example.second_text) in known for example in examples)
     if not overlap or not are_labelled(examples):
@@ -221,32 +188,38 @@ def _overlap_notices(train: Sequence[Example], examples: Sequence[Example], name
     return [f"{overlap:,} of {len(examples):,} {name} examples are among the training examples: scores are flattered"]
 
 
-def split_off(
-    examples: Sequence[Example], fraction: float, seed: int
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def split_off(examples: Examples, fraction: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Divides examples into those that are trained on and those that are held out, both in the order of the file.
 
     Of each class the same fraction, between 0 and 1, is held out, within an example, but never all of it; and one
     example at least. Examples with the same text, or in question answering the same context, stay together, and then
-    within half of the largest text's examples. Which ones follows from the seed.
-
-    Raises:
-      UserError: there are too few examples to divide.
+    within half of the largest text's examples. Which ones follows from the seed. Raises a `UserError` for too few.
     """
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, _HELD_OUT_STREAM], np.uint64)))
     classes = [[groups[index] for index in rng.permutation(len(groups))] for groups in _classes(examples)]
-    division = _Division(examples)
+    labels_of = [{"", *example.classes} for example in examples]  # '': one example at least is trained on
+    remaining = collections.Counter(itertools.chain.from_iterable(labels_of))
+    held_out: set[int] = set()
+
+    def hold_out(group: Sequence[int]) -> bool:
+        """Holds examples out and returns True, unless the last one of a label is among them."""
+        labels = collections.Counter(label for index in group for label in labels_of[index])
+        if any(remaining[label] <= number for label, number in labels.items()):
+            return False
+        held_out.update(group)
+        remaining.subtract(labels)
+        return True
+
     owed = 0.0  # what one class got too many or too few of by rounding is passed on to the next
     for groups in classes:
         owed += fraction * sum(map(len, groups))
         for group in groups:
-            if len(group) / 2 <= owed and division.hold_out(group):
+            if len(group) / 2 <= owed and hold_out(group):
                 owed -= len(group)
         owed = min(max(owed, -0.5), 0.5)
-    if not division.held_out:  # less than half of any text's examples is asked for: one text, with few of them
+    if not held_out:  # less than half of any text's examples is asked for: one text, with few of them
         groups = [group for groups in sorted(classes, key=len, reverse=True) for group in groups]
-        any(division.hold_out(group) for group in sorted(groups, key=len))
-    held_out = division.held_out
+        any(hold_out(group) for group in sorted(groups, key=len))
     if not held_out:
         raise UserError(
             f"{examples[0].where}: training examples ({len(examples)}) are too few to hold some of them out: give "
@@ -258,42 +231,14 @@ def split_off(
     )
 
 
-class _Division:
-    """The indices of the examples that are held out, so that each label is still trained on."""
-
-    def __init__(self, examples: Sequence[Example]):
-        self.held_out: set[int] = set()
-        self._examples = examples
-        self._remaining = collections.Counter(label for example in examples for label in _labels_of(example))
-
-    def hold_out(self, group: Sequence[int]) -> bool:
-        """Holds examples out and returns True, unless the last one of a label is among them."""
-        labels = collections.Counter(label for index in group for label in _labels_of(self._examples[index]))
-        if any(self._remaining[label] <= number for label, number in labels.items()):
-            return False
-        self.held_out.update(group)
-        self._remaining.subtract(labels)
-        return True
-
-
-def _labels_of(example: Example) -> set[str]:
-    """Returns the labels that the example has, and '' for the example itself: one at least is trained on."""
-    return {"", *(example.tags or ()), *([example.label] if isinstance(example.label, str) else [])}
-
-
-def _classes(examples: Sequence[Example]) -> list[list[list[int]]]:
+def _classes(examples: Examples) -> list[list[list[int]]]:
     """Returns the indices of examples in groups that share a text, and these by class; what has none is one class."""
-    classes: dict[str, list[list[int]]] = collections.defaultdict(list)
-    for group in _groups(examples):
-        label = examples[group[0]].label
-        classes[label if isinstance(label, str) else ""].append(group)
-    return [classes[label] for label in sorted(classes)]
-
-
-def _groups(examples: Sequence[Example]) -> list[list[int]]:
-    """Returns the examples, by number, in groups that share a text."""
     groups: dict[tuple, list[int]] = collections.defaultdict(list)
     for index, example in enumerate(examples):
         is_question = bool(example.answers) or example.is_impossible
-        groups[("", example.second_text) if is_question else (example.text, example.second_text)].append(index)
-    return list(groups.values())
+        groups[("" if is_question else example.text, example.second_text)].append(index)
+    classes: dict[str, list[list[int]]] = collections.defaultdict(list)
+    for group in groups.values():
+        label = examples[group[0]].label
+        classes[label if isinstance(label, str) else ""].append(group)
+    return [classes[label] for label in sorted(classes)]

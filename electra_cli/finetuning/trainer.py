@@ -3,6 +3,7 @@
 The optimizer is the original's Adam with a learning rate that falls from the head to the embeddings.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -61,19 +62,20 @@ class Trainer:
         runtime: Runtime,
     ):
         assert train.targets is not None
-        self._config, self._kind, self._num_outputs = config, kind, num_outputs
-        self._start, self._runtime = start, runtime
+        self._config, self._kind, self._start, self._runtime = config, kind, start, runtime
         self._arrays = {**train.features, TARGETS: train.targets}
-        self._num_rows, self._length = train.features[features.INPUT_WORD_IDS].shape
-        batch_size = config.train.global_batch_size
+        self._num_rows, length = train.features[features.INPUT_WORD_IDS].shape
+        sizes, initializer_range = start.network.sizes, start.initializer_range
+        self._new_model = functools.partial(
+            build_model, sizes, kind, num_outputs, config.model, initializer_range, length=length
+        )
         num_epochs = config.train.num_epochs
-        self.num_steps = max(1, self._num_rows * num_epochs // batch_size)
+        self.num_steps = max(1, self._num_rows * num_epochs // config.train.global_batch_size)
         self.epoch_ends = [math.ceil(self.num_steps * epoch / num_epochs) for epoch in range(1, num_epochs + 1)]
         with runtime.strategy.scope():
             self.model = self._new_model()
-            self.optimizer = build_optimizer(
-                config.optimizer, config.runtime.precision, self.model.depths(), self.num_steps
-            )
+            precision, depths = config.runtime.precision, self.model.depths()
+            self.optimizer = build_optimizer(config.optimizer, precision, depths, self.num_steps)
             self.optimizer.build(self.model.trainable_variables)
             self._seed = tf.Variable(0, dtype=tf.int32, trainable=False)
         self.sums = IntervalSums(with_counts(SUM_SHAPES))
@@ -89,12 +91,6 @@ class Trainer:
             self.sums,
         )
         self._predict = compile_model(self.model, runtime)
-
-    def _new_model(self) -> TaskModel:
-        sizes, initializer_range = self._start.network.sizes, self._start.initializer_range
-        return build_model(
-            sizes, self._kind, self._num_outputs, self._config.model, initializer_range, length=self._length
-        )
 
     def restart(self, seed: int) -> None:
         """Resets weights, optimizer and sums to what a seed begins with."""
@@ -170,21 +166,17 @@ def _distribute(
     def make(part: Part) -> tf.data.Dataset:
         begin = part.index * part.num_replicas
         own = rows[:, begin : begin + part.num_replicas].reshape(-1, rows.shape[-1])
-        return (
-            tf.data.Dataset.from_tensor_slices(own)
-            .map(lambda chosen: {name: tf.gather(array, chosen) for name, array in constants.items()})
-            .with_options(pipeline_options())
-        )
+        dataset = tf.data.Dataset.from_tensor_slices(own)
+        dataset = dataset.map(lambda chosen: {name: tf.gather(array, chosen) for name, array in constants.items()})
+        return dataset.with_options(pipeline_options())
 
     return runtime.distribute(make)
 
 
 def shuffled_rows(num_rows: int, num_wanted: int, seed: int) -> np.ndarray:
     """Returns int64 [num_wanted] rows, epoch after epoch, each in the order that follows from (seed, epoch)."""
-    num_epochs = -(-num_wanted // num_rows)
-    orders = [
-        np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(num_rows) for epoch in range(num_epochs)
-    ]
+    keys = ([seed, epoch] for epoch in range(-(-num_wanted // num_rows)))
+    orders = [np.random.Generator(np.random.Philox(key=key)).permutation(num_rows) for key in keys]
     return np.concatenate(orders)[:num_wanted]
 
 
@@ -218,9 +210,8 @@ def layer_factors(depths: Sequence[int], decay: float) -> list[float]:
 
 def build_optimizer(settings, precision: str, depths: Sequence[int], num_steps: int) -> Optimizer:
     """Builds the optimizer of `num_steps` updates; `depths` as of `TaskModel.depths`; mixed_float16 scales losses."""
-    schedule = WarmupDecay(
-        settings.learning_rate, num_steps, int(settings.warmup_fraction * num_steps), settings.schedule
-    )
+    warmup_steps = int(settings.warmup_fraction * num_steps)
+    schedule = WarmupDecay(settings.learning_rate, num_steps, warmup_steps, settings.schedule)
     optimizer = LayerwiseAdam(
         schedule,
         layer_factors(depths, settings.layerwise_lr_decay),

@@ -8,7 +8,7 @@ TensorFlow is not imported here: mistakes in these files are reported before it 
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from electra_cli import files
@@ -28,12 +28,8 @@ _SEED_PREFIX = "seed-"
 class FineTuningRecord:
     """The content of a fine-tuning's `config.json`.
 
-    Attributes:
-      source: a description of the encoder.
-      initializer_range: standard deviation of weights that were drawn.
-      length: tokens that training examples are padded to.
-      has_pairs: whether an example is two texts.
-      data_fingerprint: of the examples, as arrays, and the weights it started from.
+    `source` describes the encoder; `length` are tokens that training examples are padded to; `data_fingerprint` is of
+    the examples, as arrays, and the weights it started from; `initializer_range` a standard deviation.
     """
 
     config: dict[str, Any]
@@ -47,30 +43,9 @@ class FineTuningRecord:
     data_fingerprint: str
 
 
-@dataclasses.dataclass(frozen=True)
-class SeedScores:
-    """The content of a seed's `scores.json`: by split, `examples` (a fingerprint), `num_examples` and `scores`.
-
-    `scores` are None where the split is not labelled.
-    """
-
-    splits: Mapping[str, Mapping[str, Any]]
-
-    def has(self, name: str, fingerprint: str) -> bool:
-        """Whether these examples were predicted."""
-        return name in self.splits and self.splits[name]["examples"] == fingerprint
-
-    def scores(self, name: str) -> dict[str, float]:
-        """Returns the scores of a labelled split."""
-        return dict(self.splits[name]["scores"])
-
-    def with_split(
-        self, name: str, fingerprint: str, num_examples: int, scores: Mapping[str, float] | None
-    ) -> "SeedScores":
-        """Returns these scores with a split added or replaced."""
-        values = None if scores is None else dict(scores)
-        entry = {"examples": fingerprint, "num_examples": num_examples, "scores": values}
-        return SeedScores({**self.splits, name: entry})
+# The content of a seed's `scores.json`: by split, `examples` (a fingerprint), `num_examples`, and `scores`, None where
+# it is not labelled.
+SeedScores = dict[str, dict[str, Any]]
 
 
 def read_record(workdir: str) -> FineTuningRecord:
@@ -137,8 +112,8 @@ def read_seed_scores(directory: str) -> SeedScores | None:
     if files.size(file) is None:
         return None
     try:
-        scores = SeedScores(json.loads(files.read_bytes(file)))
-        for entry in scores.splits.values():
+        scores: SeedScores = json.loads(files.read_bytes(file))
+        for entry in scores.values():
             if entry["scores"] is not None:
                 dict(entry["scores"])
             entry["examples"], entry["num_examples"]
@@ -147,8 +122,8 @@ def read_seed_scores(directory: str) -> SeedScores | None:
         raise UserError(f"{file} is damaged ({error}): remove it, then the same command writes it again") from error
 
 
-def seed_directory(workdir: str, seed: int) -> str:
-    """Returns the directory of a seed."""
+def seed_directory(workdir: str, seed: int | str) -> str:
+    """Returns the directory of a seed; '*': the pattern of all."""
     return files.join(workdir, f"{_SEED_PREFIX}{seed}")
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, WORD_BEGIN, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.model import SENTENCE_KINDS
-from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.finetuning.model import SENTENCE_KINDS, FineTunedModel
 from electra_cli.interop import google_tf1, huggingface_export, saved_model, tfm
 from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.runs import LoadedRun

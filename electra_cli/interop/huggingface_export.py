@@ -10,7 +10,7 @@ import numpy as np
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.huggingface import CONFIG_FILE, SETTINGS, size_keys, to_hf_layout, to_hf_name
 from electra_cli.interop.model_card import fine_tuned_card, run_card
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from electra_cli import __version__
-from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.runs import LoadedRun
 
 _ROLES = {
@@ -103,7 +103,7 @@ def fine_tuned_card(model: FineTunedModel) -> str:
         "vocabulary": f"{record.sizes.vocab_size:,} tokens, {'uncased' if record.lower_case else 'cased'}",
     }
     scores: list[str] = []
-    for name, split in model.scores.splits.items():
+    for name, split in model.scores.items():
         if split["scores"] is not None:
             scores += _figures_table(f"{name}, {split['num_examples']:,} examples", split["scores"])
     title = f", fine-tuned: {kind.replace('_', ' ')}"

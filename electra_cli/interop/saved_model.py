@@ -33,7 +33,7 @@ import tensorflow as tf
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.trained import FineTunedModel
+from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
 

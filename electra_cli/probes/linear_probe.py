@@ -13,7 +13,7 @@ import numpy as np
 from electra_cli.config.labeled_files import FLAG, TABLE_FORMATS, ProbeFile
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.examples import Example, abbreviate, sort_labels, to_number
+from electra_cli.finetuning.examples import Examples, abbreviate, sort_labels, to_number
 from electra_cli.finetuning.labeled_files import LabeledFile, format_by_name
 from electra_cli.finetuning.sentences import MAX_NUMERIC_CLASSES
 from electra_cli.finetuning.tables import Columns, check_file
@@ -31,12 +31,9 @@ _RIDGE_PENALTIES = np.logspace(1, 5, 9)
 
 @dataclasses.dataclass(frozen=True)
 class ProbeExamples:
-    """The examples of a probe.
+    """The examples of the file `name`.
 
-    Attributes:
-      name: of the file, which its scores begin with.
-      texts: a tuple an example: one text, or the two of a pair; as many of each.
-      targets: classes (str) or numbers (float64), [examples].
+    `texts` are tuples of one text, or of the two of a pair; `targets` classes (str) or numbers (float64), [examples].
     """
 
     name: str
@@ -61,8 +58,7 @@ def read_probe_file(file: ProbeFile, limit: int) -> ProbeExamples:
             f"{FLAG}format={'|'.join(TABLE_FORMATS)}"
         )
     columns = Columns(file.text, file.second_text, file.label, flag=FLAG)
-    kind = file.task or "classification"
-    examples = LabeledFile(file.path, columns, file_format).read(kind).examples
+    examples = LabeledFile(file.path, columns, file_format).read(file.task or "classification").examples
     is_classification = file.task == "classification" or (not file.task and not _are_numbers(examples))
     if len(examples) > limit:
         rows = np.random.Generator(np.random.Philox(key=[_KEY, 0])).permutation(len(examples))[:limit]
@@ -79,7 +75,7 @@ def read_probe_file(file: ProbeFile, limit: int) -> ProbeExamples:
     return ProbeExamples(file.name, texts, numbers, False)
 
 
-def _are_numbers(examples: Sequence[Example]) -> bool:
+def _are_numbers(examples: Examples) -> bool:
     numbers = {to_number(str(example.label)) for example in examples}
     if None in numbers or len(numbers) <= MAX_NUMERIC_CLASSES:
         return False
@@ -90,11 +86,11 @@ def _check_classes(path: str, labels: Sequence[str]) -> None:
     """Raises a `UserError` unless two classes are left, whichever fifth of the examples is taken away."""
     counts = collections.Counter(labels)
     if sum(count >= _NUM_FOLDS for count in counts.values()) < 2:
+        frequent = abbreviate([f"{label} ({count:,})" for label, count in counts.most_common(3)])
         raise UserError(
             f"{path}: two labels at least must have {_NUM_FOLDS} examples each, and of {len(labels):,} examples the "
-            f"most frequent labels are "
-            f"{abbreviate([f'{label} ({count:,})' for label, count in counts.most_common(3)])}: is {FLAG}label=COLUMN "
-            f"another, or are they numbers ({FLAG}task=regression)?"
+            f"most frequent labels are {frequent}: is {FLAG}label=COLUMN another, or are they numbers "
+            f"({FLAG}task=regression)?"
         )
 
 
@@ -109,13 +105,8 @@ def _check_numbers(path: str, numbers: Sequence[float]) -> None:
 def score_linear_model(features: np.ndarray, targets: np.ndarray, *, is_classification: bool) -> scores.Scores:
     """Returns cross-validated scores, the primary one first; they are the same each time, on any number of cores.
 
-    Args:
-      features: float [examples, width].
-      targets: classes (str) or numbers, [examples].
-      is_classification: whether they are classes.
-
-    Returns:
-      `accuracy`, `f1` and `mcc` of a logistic regression, or `spearman` and `pearson` of a ridge regression.
+    `accuracy`, `f1` and `mcc` of a logistic regression, or `spearman` and `pearson` of a ridge regression.
+    `features` are float [examples, width], `targets` as of `ProbeExamples`.
     """
     # Import time.
     from sklearn.linear_model import LogisticRegression, RidgeCV  # noqa: PLC0415

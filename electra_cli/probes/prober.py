@@ -61,7 +61,7 @@ class Prober:
         # Of each file the tokens of each text; of pairs the first and the second, one after the other.
         self._ids = [[cut_pair(ids, None, self._length)[0] for ids in encoder.encode_lines(texts)] for texts in lines]
         self._copy: Pretrainer | None = None
-        self._pool: Callable[[Mapping[str, np.ndarray]], tf.Tensor] | None = None
+        self._pool: Callable[[Mapping[str, tf.Tensor]], tf.Tensor] | None = None
         self._baseline: list[Scores] | None = None
 
     def run(self, is_stopped: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
@@ -110,12 +110,9 @@ class Prober:
         scores = []
         for probe, ids in zip(self._probes, self._ids, strict=True):
             means = self._encode(ids, is_stopped)
-            means = means.reshape(len(probe.texts), -1, means.shape[-1])
-            if means.shape[1] == 2:
-                first, second = means[:, 0], means[:, 1]
+            if len(probe.texts[0]) == 2:
+                first, second = means[::2], means[1::2]
                 means = np.concatenate([np.abs(first - second), first * second], axis=-1)
-            else:
-                means = means[:, 0]
             _end_if(is_stopped)
             scores.append(score_linear_model(means, probe.targets, is_classification=probe.is_classification))
         return scores

@@ -9,9 +9,9 @@ import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
+from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG
-from electra_cli.finetuning.trained import load_fine_tuned
 from electra_cli.finetuning.workdir import choose_seed
 from electra_cli.loggers.lines import Lines, Quiet
 from electra_cli.loggers.logger import Logger

@@ -13,7 +13,7 @@ from electra_cli import api
 from electra_cli.commands import export_checkpoint
 from electra_cli.errors import UserError
 from electra_cli.finetuning import finetune
-from electra_cli.finetuning.trained import load_fine_tuned
+from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, huggingface_export, saved_model
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
@@ -133,7 +133,7 @@ def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
     trained = load_fine_tuned(str(workdir), 0, silent)
     exporting.export_fine_tuned(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
     card = (tmp_path / "out/README.md").read_text()
-    for name, value in trained.scores.scores("validation").items():
+    for name, value in trained.scores["validation"]["scores"].items():
         assert f"| {name} | {value:.4f} |" in card
     assert "| validation, 20 examples | |" in card and "| seed | 0 |" in card
     assert f"| started from | {trained.record.source} |" in card
