@@ -9,6 +9,7 @@ from absl import flags
 
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.fields import Field
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
 from electra_cli.loggers import wandb_run
@@ -18,40 +19,49 @@ from electra_cli.workdir import run_files
 if TYPE_CHECKING:  # --help must not wait for it
     from electra_cli.data.source import OpenedRun
 
-FLAGS = flags.FlagValues()
+GROUPS: app.FlagGroups = {
+    "Required": {
+        "config": None,
+        "workdir": Field(None, "Directory of the run: checkpoints, metrics, config."),
+    },
+    "What to do": {
+        "mode": Field(
+            "train_and_eval",
+            "Train, evaluate the newest checkpoint, train with evaluations, or repeat the last step whose loss or "
+            "gradient was infinite or NaN, to see why.",
+            choices=("train", "eval", "train_and_eval", "replay"),
+        ),
+        "checkpoint": Field(
+            None,
+            "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval "
+            "evaluates it (best and ckpt-500 are those of the workdir), and a run without checkpoints of its own "
+            "starts from its weights.",
+        ),
+    },
+    "Before a run": {
+        "print_config": Field(
+            None,
+            "Print the config with all overrides and derived values, and do nothing else: text (the default without "
+            "a value) is a config file.",
+            choices=("text", "json"),
+        ),
+        "dry_run": Field(
+            False,
+            "Build everything, run a few steps and a short evaluation, check workdir and disk, and report what the "
+            "run would take; leaves nothing behind.",
+        ),
+    },
+    "Output": {
+        **app.OUTPUT_FLAGS,
+        "wandb_project": Field(
+            None,
+            "Weights & Biases project to which metrics and config are sent as well (pip install "
+            "'electra-pretrain[wandb]').",
+        ),
+    },
+}
+FLAGS = app.define_flags(GROUPS)
 CONFIG = ConfigFlag(FLAGS, PRETRAINING)
-flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, config.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "mode",
-    "train_and_eval",
-    ["train", "eval", "train_and_eval", "replay"],
-    "Train, evaluate the newest checkpoint, train with evaluations, or repeat the last step whose loss or gradient was "
-    "infinite or NaN, to see why.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval evaluates it (best "
-    "and ckpt-500 are those of the workdir), and a run without checkpoints of its own starts from its weights.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "wandb_project",
-    None,
-    "Weights & Biases project to which metrics and config are sent as well (pip install 'electra-pretrain[wandb]').",
-    flag_values=FLAGS,
-)
-
-flags.DEFINE_bool(
-    "dry_run", False, "Build everything, run a few steps and a short evaluation, check workdir and disk, and report "
-    "what the run would take; leaves nothing behind.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_enum(
-    "print_config", None, ["text", "json"], "Print the config with all overrides and derived values, and do nothing "
-    "else: text (the default without a value) is a config file.", flag_values=FLAGS,
-)  # fmt: skip
-app.define_output_flags(FLAGS)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
@@ -67,12 +77,6 @@ Examples:
 
 Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stopped by a signal and saved.
 """
-GROUPS = {
-    "Required": ("config", "workdir"),
-    "What to do": ("mode", "checkpoint"),
-    "Before a run": ("print_config", "dry_run"),
-    "Output": ("quiet", "log_format", "wandb_project"),
-}
 
 
 def _main(values: flags.FlagValues) -> None:

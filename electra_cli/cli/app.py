@@ -9,13 +9,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
 from electra_cli.cli.completion import completion_script
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.cli.help_text import COMMON_FLAGS, describe, describe_keys, help_text
-from electra_cli.config.fields import Rule
+from electra_cli.config.fields import Field
 from electra_cli.config.suggestions import did_you_mean
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.logger import Logger
@@ -27,6 +28,26 @@ EXIT_KEYBOARD_INTERRUPT = 130  # 128 + SIGINT, what shells give
 _HELP_FLAGS = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 _SHELLS = ("bash", "zsh", "fish")
 
+# The flags of a command, by the titles under which its help shows them; None: declared elsewhere, as `--config` is.
+FlagGroups = Mapping[str, Mapping[str, Field | None]]
+_DEFINE: dict[str, Callable[..., Any]] = {
+    "NoneType": flags.DEFINE_string,
+    "str": flags.DEFINE_string,
+    "bool": flags.DEFINE_bool,
+    "int": flags.DEFINE_integer,
+    "float": flags.DEFINE_float,
+    "list": flags.DEFINE_list,
+}
+# What `panel.choose_logger` takes.
+OUTPUT_FLAGS = {
+    "quiet": Field(False, "Print only warnings, errors and the final table."),
+    "log_format": Field(
+        "text",
+        "text: a live panel on a terminal, otherwise occasional lines. json: one object per line, for programs.",
+        choices=("text", "json"),
+    ),
+}
+
 
 def run(
     main: Callable[[flags.FlagValues], None],
@@ -35,7 +56,7 @@ def run(
     examples: str = "",
     parse_flags: Callable[[list[str]], list[str]] | None = None,
     *,
-    groups: Mapping[str, Sequence[str]] | None = None,
+    groups: FlagGroups | None = None,
     config: ConfigFlag | None = None,
     takes_directories: bool = False,
 ) -> None:
@@ -46,7 +67,6 @@ def run(
 
     Args:
       parse_flags: parses the command line in place of `config` or `flag_values`; returns what are no flags.
-      groups: names of the flags that the help shows together, by a title.
       takes_directories: whether directories may be on the command line without a flag.
     """
     program = os.path.basename(sys.argv[0])
@@ -143,24 +163,27 @@ def refuse_flags(values: flags.FlagValues, names: Iterable[str], reason: str) ->
             raise UserError(f"--{name} {reason}")
 
 
-def check_flags(values: flags.FlagValues, rules: Mapping[str, Rule]) -> None:
+def define_flags(groups: FlagGroups) -> flags.FlagValues:
+    """Returns the absl flags of a command; without default and type, a flag takes text."""
+    values = flags.FlagValues()
+    for name, field in _fields(groups).items():
+        if field.choices:
+            flags.DEFINE_enum(name, field.default, field.choices, field.description, flag_values=values)
+        else:
+            _DEFINE[field.type_name](name, field.default, field.description, flag_values=values)
+    return values
+
+
+def check_flags(values: flags.FlagValues, groups: FlagGroups) -> None:
     """Raises a `UserError` for the first flag whose value does not fulfil its rule; None fulfils all."""
-    for name, rule in rules.items():
+    for name, field in _fields(groups).items():
         value = values[name].value
-        if value is not None and not rule.holds(value):
-            raise UserError(f"--{name}={value}: {rule.remedy}")
+        if value is not None and (mistake := field.find_mistake(value)) is not None:
+            raise UserError(f"--{name}={value}: {mistake}")
 
 
-def define_output_flags(flag_values: flags.FlagValues) -> None:
-    """Declares `--quiet` and `--log_format`, which `panel.choose_logger` takes, among the flags of a command."""
-    flags.DEFINE_bool("quiet", False, "Print only warnings, errors and the final table.", flag_values=flag_values)
-    flags.DEFINE_enum(
-        "log_format",
-        "text",
-        ["text", "json"],
-        "text: a live panel on a terminal, otherwise occasional lines. json: one object per line, for programs.",
-        flag_values=flag_values,
-    )
+def _fields(groups: FlagGroups) -> dict[str, Field]:
+    return {name: field for fields in groups.values() for name, field in fields.items() if field is not None}
 
 
 def end_when_stopped(logger: Logger | None = None) -> None:

@@ -109,7 +109,7 @@ def _value_name(flag: Any, choices: Sequence[str]) -> str:
 def help_text(
     usage: str,
     flags: Iterable[FlagInfo],
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Iterable[str]],
     examples: str = "",
     schema: Schema | None = None,
 ) -> str:

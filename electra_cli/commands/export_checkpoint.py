@@ -4,40 +4,40 @@ from absl import flags
 
 from electra_cli import files
 from electra_cli.cli import app
+from electra_cli.config.fields import Field
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "workdir", None, "Workdir of electra-pretrain or electra-finetune, or output of electra-import.", flag_values=FLAGS
-)
-flags.DEFINE_enum(
-    "format", None, FORMATS, "huggingface: a transformers folder. saved_model: takes text, for TensorFlow Serving and "
-    "Hub. tfm: an init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra. For a "
-    "fine-tuned model, huggingface; for classification and regression, also saved_model.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_enum(
-    "network", "discriminator", ["discriminator", "generator", "both"], "Which network; for both, huggingface and tfm "
-    "create one directory each.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string("output_dir", None, "Directory to create; local.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "checkpoint", None, "best, ckpt-500, or the path of a checkpoint; by default, the newest.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_bool(
-    "averaged", True, "Export the moving averages of the weights, if the run keeps them "
-    "(config.optimizer.ema_decay).", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "vocab_file", None, "Vocabulary, if the data that the run was trained on is no longer available.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_bool("lower_case", None, "Whether text is lower-cased; by default, as the data was.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "For a fine-tuned model: the seed to export; default: the best.", flag_values=FLAGS)
-flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
+GROUPS: app.FlagGroups = {
+    "Required": {
+        "workdir": Field(None, "Workdir of electra-pretrain or electra-finetune, or output of electra-import."),
+        "format": Field(
+            None,
+            "huggingface: a transformers folder. saved_model: takes text, for TensorFlow Serving and Hub. tfm: an "
+            "init_checkpoint for tf-models-official. google_tf1: a checkpoint of google-research/electra. For a "
+            "fine-tuned model, huggingface; for classification and regression, also saved_model.",
+            choices=FORMATS,
+        ),
+        "output_dir": Field(None, "Directory to create; local."),
+    },
+    "Input": {
+        "network": Field(
+            "discriminator",
+            "Which network; for both, huggingface and tfm create one directory each.",
+            choices=("discriminator", "generator", "both"),
+        ),
+        "checkpoint": Field(None, "best, ckpt-500, or the path of a checkpoint; by default, the newest."),
+        "averaged": Field(
+            True, "Export the moving averages of the weights, if the run keeps them (config.optimizer.ema_decay)."
+        ),
+        "vocab_file": Field(None, "Vocabulary, if the data that the run was trained on is no longer available."),
+        "lower_case": Field(None, "Whether text is lower-cased; by default, as the data was.", value_type=bool),
+        "seed": Field(None, "For a fine-tuned model: the seed to export; default: the best.", value_type=int),
+    },
+    "Output": {"overwrite": Field(False, "Replace an output directory that is not empty.")},
+}
+FLAGS = app.define_flags(GROUPS)
 
 USAGE = """
 Exports a trained network or a fine-tuned model for another library, and compares it with the checkpoint before
@@ -53,11 +53,6 @@ Examples:
   {program} --workdir=run --format=saved_model --network=both --checkpoint=best --output_dir=electra-serving
   {program} --workdir=sentiment --format=huggingface --output_dir=sentiment-hf
 """
-GROUPS = {
-    "Required": ("workdir", "format", "output_dir"),
-    "Input": ("network", "checkpoint", "averaged", "vocab_file", "lower_case", "seed"),
-    "Output": ("overwrite",),
-}
 # Flags that do not apply to a fine-tuned model.
 _PRETRAINED_ONLY = ("network", "checkpoint", "averaged", "vocab_file", "lower_case")
 

@@ -7,6 +7,7 @@ from absl import flags
 
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.fields import Field
 from electra_cli.config.finetuning import FINETUNING, FORMATS, check, check_start
 from electra_cli.config.labeled_files import parse_file
 from electra_cli.finetuning.predicting import open_prediction, run_prediction
@@ -14,33 +15,36 @@ from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
 from electra_cli.loggers.logger import Logger
 
-FLAGS = flags.FlagValues()
+GROUPS: app.FlagGroups = {
+    "Required, except with --predict": {
+        "config": None,
+        "init": Field(
+            None,
+            "Encoder to start from: a workdir of electra-pretrain or one of its checkpoints, the output of "
+            "electra-import or electra-export, or random, the baseline.",
+        ),
+        "workdir": Field(None, "Directory of the fine-tuning: models, predictions, scores."),
+    },
+    "Input": {
+        "like": Field(None, "With --init=random: source of sizes and vocabulary, as --init."),
+        "vocab_file": Field(None, "Vocabulary or SentencePiece model, in place of the encoder's."),
+        "lower_case": Field(
+            None, "Whether text is lower-cased; by default, as the encoder's tokenizer does.", value_type=bool
+        ),
+    },
+    "Predictions": {
+        "predict": Field(
+            None,
+            "File to predict with the model in --workdir, instead of fine-tuning; "
+            "FILE:text=COLUMN,second_text=COLUMN,label=COLUMN,format=FORMAT if it differs from the training file.",
+        ),
+        "output": Field(None, "With --predict: file for the predictions, as JSON lines."),
+        "seed": Field(None, "With --predict: seed of the model to use; default: the best.", value_type=int),
+    },
+    "Output": app.OUTPUT_FLAGS,
+}
+FLAGS = app.define_flags(GROUPS)
 CONFIG = ConfigFlag(FLAGS, FINETUNING)
-flags.DEFINE_string("workdir", None, "Directory of the fine-tuning: models, predictions, scores.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "init",
-    None,
-    "Encoder to start from: a workdir of electra-pretrain or one of its checkpoints, the output of electra-import or "
-    "electra-export, or random, the baseline.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("like", None, "With --init=random: source of sizes and vocabulary, as --init.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "vocab_file", None, "Vocabulary or SentencePiece model, in place of the encoder's.", flag_values=FLAGS
-)
-flags.DEFINE_bool(
-    "lower_case", None, "Whether text is lower-cased; by default, as the encoder's tokenizer does.", flag_values=FLAGS
-)
-flags.DEFINE_string(
-    "predict",
-    None,
-    "File to predict with the model in --workdir, instead of fine-tuning; FILE:text=COLUMN,second_text=COLUMN,"
-    "label=COLUMN,format=FORMAT if it differs from the training file.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("output", None, "With --predict: file for the predictions, as JSON lines.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", None, "With --predict: seed of the model to use; default: the best.", flag_values=FLAGS)
-app.define_output_flags(FLAGS)
 
 USAGE = """
 Fine-tunes a pre-trained encoder on labelled files and scores it, or predicts with it. The same command resumes what
@@ -62,12 +66,6 @@ Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stop
 """
 # Settings that may follow the name of a file to predict for.
 _PREDICTED = {"text": (), "second_text": (), "label": (), "format": FORMATS}
-GROUPS = {
-    "Required, except with --predict": ("config", "init", "workdir"),
-    "Input": ("like", "vocab_file", "lower_case"),
-    "Predictions": ("predict", "output", "seed"),
-    "Output": ("quiet", "log_format"),
-}
 
 
 def _main(values: flags.FlagValues) -> None:

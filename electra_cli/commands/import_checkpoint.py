@@ -4,49 +4,59 @@ from absl import flags
 
 from electra_cli import files
 from electra_cli.cli import app
-from electra_cli.config.fields import Rule
+from electra_cli.config.fields import Field, Rule
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
 
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
-FLAGS = flags.FlagValues()
-flags.DEFINE_enum(
-    "format", None, FORMATS, "google_tf1: a checkpoint of google-research/electra. huggingface: a "
-    "transformers folder (ELECTRA, or BERT as a discriminator). tfm: a checkpoint of tf-models-official. "
-    "electra_pretrain: a workdir.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string("source", None, "The checkpoint, folder or workdir.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "generator_source", None, "With --format=huggingface: the generator's folder (ElectraForMaskedLM), when "
-    "--source is a discriminator's.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string("output_dir", None, "Directory to create; local.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "vocab_file", None, "The model's vocabulary, in place of the one stored with it.", flag_values=FLAGS
-)
-flags.DEFINE_bool(
-    "lower_case", None, "Whether text is lower-cased; by default, as the model's tokenizer says, or true.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "hparams", None, "With --format=google_tf1: JSON file of its hyperparameters, if they are not those of its "
-    "small model; by default, config.json beside the checkpoint.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_integer(
-    "num_attention_heads", None, "With --format=google_tf1: the discriminator's attention heads, if not one per 64 "
-    "units of width.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_integer(
-    "generator_num_attention_heads", None, "With --format=google_tf1: the generator's heads.", flag_values=FLAGS
-)
-flags.DEFINE_float(
-    "generator_size", 0.25, "Width of a newly initialized generator, as a fraction of the discriminator's.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "checkpoint", None, "With --format=electra_pretrain: best, or the path of a checkpoint.", flag_values=FLAGS
-)
-flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
+_AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
+GROUPS: app.FlagGroups = {
+    "Required": {
+        "format": Field(
+            None,
+            "google_tf1: a checkpoint of google-research/electra. huggingface: a transformers folder (ELECTRA, or "
+            "BERT as a discriminator). tfm: a checkpoint of tf-models-official. electra_pretrain: a workdir.",
+            choices=FORMATS,
+        ),
+        "source": Field(None, "The checkpoint, folder or workdir."),
+        "output_dir": Field(None, "Directory to create; local."),
+    },
+    "Input": {
+        "vocab_file": Field(None, "The model's vocabulary, in place of the one stored with it."),
+        "lower_case": Field(
+            None, "Whether text is lower-cased; by default, as the model's tokenizer says, or true.", value_type=bool
+        ),
+        "checkpoint": Field(None, "With --format=electra_pretrain: best, or the path of a checkpoint."),
+        "generator_source": Field(
+            None,
+            "With --format=huggingface: the generator's folder (ElectraForMaskedLM), when --source is a "
+            "discriminator's.",
+        ),
+        "hparams": Field(
+            None,
+            "With --format=google_tf1: JSON file of its hyperparameters, if they are not those of its small model; "
+            "by default, config.json beside the checkpoint.",
+        ),
+        "num_attention_heads": Field(
+            None,
+            "With --format=google_tf1: the discriminator's attention heads, if not one per 64 units of width.",
+            _AT_LEAST_1,
+            value_type=int,
+        ),
+        "generator_num_attention_heads": Field(
+            None, "With --format=google_tf1: the generator's heads.", _AT_LEAST_1, value_type=int
+        ),
+    },
+    "Output": {
+        "generator_size": Field(
+            0.25,
+            "Width of a newly initialized generator, as a fraction of the discriminator's.",
+            Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0, at most 1"),
+        ),
+        "overwrite": Field(False, "Replace an output directory that is not empty."),
+    },
+}
+FLAGS = app.define_flags(GROUPS)
 
 USAGE = """
 Turns a checkpoint of another library into a starting point for electra-pretrain: a checkpoint and its config.
@@ -58,19 +68,6 @@ Examples:
   {program} --format=google_tf1 --source=electra_small/electra_small --output_dir=start
   {program} --format=huggingface --source=discriminator/ --generator_source=generator/ --output_dir=start
 """
-GROUPS = {
-    "Required": ("format", "source", "output_dir"),
-    "Input": (
-        "vocab_file",
-        "lower_case",
-        "checkpoint",
-        "generator_source",
-        "hparams",
-        "num_attention_heads",
-        "generator_num_attention_heads",
-    ),
-    "Output": ("generator_size", "overwrite"),
-}
 # Flags that belong to one format.
 _ONLY_WITH = {
     "generator_source": "huggingface",
@@ -141,10 +138,7 @@ def _check(values: flags.FlagValues) -> None:
     for name, format_name in _ONLY_WITH.items():
         if values[name].present and values.format != format_name:
             raise UserError(f"--{name} belongs to --format={format_name}")
-    at_least_1 = Rule(lambda value: value >= 1, "must be at least 1")
-    share = Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0, at most 1")
-    rules = {"num_attention_heads": at_least_1, "generator_num_attention_heads": at_least_1, "generator_size": share}
-    app.check_flags(values, rules)
+    app.check_flags(values, GROUPS)
 
 
 def main() -> None:

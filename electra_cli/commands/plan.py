@@ -9,16 +9,20 @@ from absl import flags
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.checks import notices
+from electra_cli.config.fields import Field
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.planning import plan as planning
 from electra_cli.planning import report
 
-FLAGS = flags.FlagValues()
+GROUPS: app.FlagGroups = {
+    "Required": {"config": None},
+    "Output": {
+        "measure": Field(False, "Run 20 steps on this machine's devices, and correct the times predicted."),
+        "json": Field(False, "Print JSON: bytes, seconds, US dollars."),
+    },
+}
+FLAGS = app.define_flags(GROUPS)
 CONFIG = ConfigFlag(FLAGS, PRETRAINING)
-flags.DEFINE_bool(
-    "measure", False, "Run 20 steps on this machine's devices, and correct the times predicted.", flag_values=FLAGS
-)
-flags.DEFINE_bool("json", False, "Print JSON: bytes, seconds, US dollars.", flag_values=FLAGS)
 
 USAGE = """
 Estimates what a config costs before it runs: parameters, operations, memory, tokens, disk, and time and price on
@@ -32,7 +36,6 @@ Examples:
   {program} --config=large --config.runtime.precision=mixed_bfloat16
   {program} --config=small --measure
 """
-GROUPS = {"Required": ("config",), "Output": ("measure", "json")}
 
 
 def _main(values: flags.FlagValues) -> None:

@@ -12,97 +12,121 @@ from absl import flags
 
 from electra_cli import files
 from electra_cli.cli import app
-from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Rule
+from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, Field, Rule
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.lines import StageProgress, lines_logger
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
     from electra_cli.data.vocabulary import LearningSettings
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_list(
-    "input", [], "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst "
-    "are decompressed. builtin:python-docs is English prose from the Python installation and the packages this program "
-    "needs.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_list(
-    "input_weights", [], "How often to use the documents of each input, as in 1,0.5,3; a fraction uses a share of "
-    "them.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "text_field", "text", "Field of JSON lines or column of Parquet that holds the text.", flag_values=FLAGS
-)
-flags.DEFINE_string("output_dir", None, "Directory to create.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "vocab_file", None, "WordPiece vocabulary, a token per line, or SentencePiece model, NAME.model.", flag_values=FLAGS
-)
-flags.DEFINE_integer(
-    "learn_vocab", None, "Learn a vocabulary of this many tokens from the text instead.", flag_values=FLAGS
-)
-flags.DEFINE_enum(
-    "vocab_type", "wordpiece", ["wordpiece", "character"], "What to learn: pieces of words, or only characters, as for "
-    "Chinese, at most --learn_vocab of them.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_integer(
-    "vocab_min_frequency", 2, "Learn characters, and joined pairs of pieces, that occur this often or more.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_float(
-    "vocab_character_coverage", 0.9999, "Fraction of the text's characters that must be learned.", flag_values=FLAGS
-)
-flags.DEFINE_integer("vocab_reserved", 0, "Also add this many tokens [unused0], [unused1], ...", flag_values=FLAGS)
-flags.DEFINE_list("vocab_user_tokens", [], "Words that must be tokens, comma-separated.", flag_values=FLAGS)
-flags.DEFINE_float(
-    "vocab_sample_mb", 1024.0, "Maximum megabytes of text to learn from, spread evenly over all of it.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_bool("lower_case", True, "Lower-case text and strip accents.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "word_boundaries", "wordpiece", ["wordpiece", "whitespace"],
-    "What counts as a word for whole-word masking: a token and the '##' tokens that follow it, or the text between two "
-    "spaces (for Chinese, give segmented text).", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_integer("max_seq_length", 128, "Tokens per example, special tokens included.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "document_separator", "blank_line", ["blank_line", "file", "line"], "What ends a document.", flag_values=FLAGS
-)
-flags.DEFINE_enum(
-    "encoding_errors", "strict", ["strict", "replace"],
-    "On bytes that are not UTF-8: stop and report where, or replace and count them.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_float("validation_fraction", 0.01, "Fraction of the documents that is held out.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Determines packing, held-out documents and order.", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "num_workers", os.cpu_count() or 1, "Processes; the result is the same for any number.", flag_values=FLAGS
-)
-flags.DEFINE_float("shard_size_mb", 64.0, "Approximate megabytes per shard, before compression.", flag_values=FLAGS)
-flags.DEFINE_integer("min_words", 0, "Drop documents with fewer words.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "deduplicate", "none", ["none", "exact", "near"], "Drop documents with the same text as an earlier one, exactly or "
-    "nearly (MinHash of word 5-grams, Jaccard similarity of 0.8 or more).", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "inspect", None, "Instead of preparing: check a prepared directory byte by byte, and describe it.",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_enum(
-    "packing", "pairs", ["pairs", "single", "full"], "pairs: examples with two segments of one document, one in ten "
-    "with one. single: always one segment. full: as many documents as fit, for short documents.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_enum(
-    "runner", "local", ["local", "beam"], "What does the work: processes on this machine, or Apache Beam, which runs "
-    "on many; the examples are the same. For beam: pip install 'electra-pretrain[beam]'.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_string(
-    "beam_options", "", "Options for Apache Beam, as in \"--runner=FlinkRunner --flink_master=HOST:8081\"; without "
-    "--runner, the pipeline runs in processes on this machine.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_bool("quiet", False, "Print only warnings, errors and the final table.", flag_values=FLAGS)
-flags.DEFINE_enum(
-    "log_format", "text", ["text", "json"], "text: for people. json: one object per line on standard output, "
-    "for programs.", flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_bool("overwrite", False, "Replace an output directory that is not empty.", flag_values=FLAGS)
+_AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
+GROUPS: app.FlagGroups = {
+    "Required": {
+        "input": Field(
+            [],
+            "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst are "
+            "decompressed. builtin:python-docs is English prose from the Python installation and the packages this "
+            "program needs.",
+        ),
+        "output_dir": Field(None, "Directory to create."),
+    },
+    "Vocabulary, one of the first two": {
+        "vocab_file": Field(None, "WordPiece vocabulary, a token per line, or SentencePiece model, NAME.model."),
+        "learn_vocab": Field(
+            None,
+            "Learn a vocabulary of this many tokens from the text instead.",
+            Rule(lambda value: value >= 100, "must be at least 100 tokens"),
+            value_type=int,
+        ),
+        "vocab_type": Field(
+            "wordpiece",
+            "What to learn: pieces of words, or only characters, as for Chinese, at most --learn_vocab of them.",
+            choices=("wordpiece", "character"),
+        ),
+        "vocab_min_frequency": Field(
+            2, "Learn characters, and joined pairs of pieces, that occur this often or more.", _AT_LEAST_1
+        ),
+        "vocab_character_coverage": Field(
+            0.9999,
+            "Fraction of the text's characters that must be learned.",
+            Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0"),
+        ),
+        "vocab_reserved": Field(0, "Also add this many tokens [unused0], [unused1], ...", NOT_NEGATIVE),
+        "vocab_user_tokens": Field([], "Words that must be tokens, comma-separated."),
+        "vocab_sample_mb": Field(
+            1024.0, "Maximum megabytes of text to learn from, spread evenly over all of it.", POSITIVE
+        ),
+    },
+    "Input": {
+        "document_separator": Field("blank_line", "What ends a document.", choices=("blank_line", "file", "line")),
+        "text_field": Field("text", "Field of JSON lines or column of Parquet that holds the text."),
+        "input_weights": Field(
+            [], "How often to use the documents of each input, as in 1,0.5,3; a fraction uses a share of them."
+        ),
+        "encoding_errors": Field(
+            "strict",
+            "On bytes that are not UTF-8: stop and report where, or replace and count them.",
+            choices=("strict", "replace"),
+        ),
+        "min_words": Field(0, "Drop documents with fewer words.", NOT_NEGATIVE),
+        "deduplicate": Field(
+            "none",
+            "Drop documents with the same text as an earlier one, exactly or nearly (MinHash of word 5-grams, "
+            "Jaccard similarity of 0.8 or more).",
+            choices=("none", "exact", "near"),
+        ),
+        "lower_case": Field(True, "Lower-case text and strip accents."),
+        "word_boundaries": Field(
+            "wordpiece",
+            "What counts as a word for whole-word masking: a token and the '##' tokens that follow it, or the text "
+            "between two spaces (for Chinese, give segmented text).",
+            choices=("wordpiece", "whitespace"),
+        ),
+    },
+    "Output": {
+        "max_seq_length": Field(
+            128,
+            "Tokens per example, special tokens included.",
+            Rule(lambda value: 8 <= value <= 8192, "must be from 8 to 8192"),
+        ),
+        "packing": Field(
+            "pairs",
+            "pairs: examples with two segments of one document, one in ten with one. single: always one segment. "
+            "full: as many documents as fit, for short documents.",
+            choices=("pairs", "single", "full"),
+        ),
+        "validation_fraction": Field(0.01, "Fraction of the documents that is held out.", FRACTION),
+        "seed": Field(0, "Determines packing, held-out documents and order."),
+        "shard_size_mb": Field(64.0, "Approximate megabytes per shard, before compression.", POSITIVE),
+        "overwrite": Field(False, "Replace an output directory that is not empty."),
+    },
+    "How it runs": {
+        "num_workers": Field(os.cpu_count() or 1, "Processes; the result is the same for any number.", _AT_LEAST_1),
+        "runner": Field(
+            "local",
+            "What does the work: processes on this machine, or Apache Beam, which runs on many; the examples are the "
+            "same. For beam: pip install 'electra-pretrain[beam]'.",
+            choices=("local", "beam"),
+        ),
+        "beam_options": Field(
+            "",
+            'Options for Apache Beam, as in "--runner=FlinkRunner --flink_master=HOST:8081"; without --runner, the '
+            "pipeline runs in processes on this machine.",
+        ),
+    },
+    "Instead of preparing": {
+        "inspect": Field(None, "Instead of preparing: check a prepared directory byte by byte, and describe it."),
+    },
+    "Messages": {
+        "quiet": Field(False, "Print only warnings, errors and the final table."),
+        "log_format": Field(
+            "text",
+            "text: for people. json: one object per line on standard output, for programs.",
+            choices=("text", "json"),
+        ),
+    },
+}
+FLAGS = app.define_flags(GROUPS)
 
 USAGE = """
 Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRecord shards, shuffled over all the text.
@@ -124,37 +148,6 @@ Examples:
   {program} --inspect=data
   {program} --input=books.txt.gz,news.txt --vocab_file=vocab.txt --document_separator=line --output_dir=data
 """
-GROUPS = {
-    "Required": ("input", "output_dir"),
-    "Vocabulary, one of the first two": ("vocab_file", "learn_vocab", *_LEARNING_FLAGS),
-    "Input": (
-        "document_separator",
-        "text_field",
-        "input_weights",
-        "encoding_errors",
-        "min_words",
-        "deduplicate",
-        "lower_case",
-        "word_boundaries",
-    ),
-    "Output": ("max_seq_length", "packing", "validation_fraction", "seed", "shard_size_mb", "overwrite"),
-    "How it runs": ("num_workers", "runner", "beam_options"),
-    "Instead of preparing": ("inspect",),
-    "Messages": ("quiet", "log_format"),
-}
-
-_RULES = {
-    "learn_vocab": Rule(lambda value: value >= 100, "must be at least 100 tokens"),
-    "vocab_min_frequency": Rule(lambda value: value >= 1, "must be at least 1"),
-    "vocab_character_coverage": Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0"),
-    "vocab_reserved": NOT_NEGATIVE,
-    "vocab_sample_mb": POSITIVE,
-    "max_seq_length": Rule(lambda value: 8 <= value <= 8192, "must be from 8 to 8192"),
-    "validation_fraction": FRACTION,
-    "min_words": NOT_NEGATIVE,
-    "num_workers": Rule(lambda value: value >= 1, "must be at least 1"),
-    "shard_size_mb": POSITIVE,
-}
 
 
 def _main(values: flags.FlagValues) -> None:
@@ -292,7 +285,7 @@ def _check(values: flags.FlagValues) -> None:
         app.refuse_flags(values, _LEARNING_FLAGS, reason)
         if values.vocab_file.endswith(".model") and values["lower_case"].present:
             raise UserError(f"--lower_case={values.lower_case}: a SentencePiece model treats case in its own way")
-    app.check_flags(values, _RULES)
+    app.check_flags(values, GROUPS)
 
 
 def _handle_signals(handler: Callable[[int, object], None]) -> None:

@@ -5,24 +5,24 @@ import signal
 from absl import flags
 
 from electra_cli.cli import app
-from electra_cli.config.fields import NOT_NEGATIVE
+from electra_cli.config.fields import NOT_NEGATIVE, Field
 from electra_cli.errors import UserError
 from electra_cli.report import report
 
-FLAGS = flags.FlagValues()
+GROUPS: app.FlagGroups = {
+    "Output": {
+        "format": Field("html", "A page for browsers, or text for the terminal.", choices=report.FORMATS),
+        "output": Field(None, "File to write (default: report.html in the first workdir; text goes to the terminal)."),
+        "samples": Field(
+            3,
+            "Number of held-out examples per run, corrupted and judged by its newest checkpoint; 0: none, which "
+            "takes a second instead of half a minute.",
+            NOT_NEGATIVE,
+        ),
+    },
+}
+FLAGS = app.define_flags(GROUPS)
 FLAGS.set_gnu_getopt(True)  # workdirs may stand before flags
-flags.DEFINE_string(
-    "output", None, "File to write (default: report.html in the first workdir; text goes to the terminal).",
-    flag_values=FLAGS,
-)  # fmt: skip
-flags.DEFINE_enum("format", "html", report.FORMATS, "A page for browsers, or text for the terminal.", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "samples",
-    3,
-    "Number of held-out examples per run, corrupted and judged by its newest checkpoint; 0: none, which takes a second "
-    "instead of half a minute.",
-    flag_values=FLAGS,
-)
 
 USAGE = """
 Shows what runs of electra-pretrain did: curves, evaluations, probes, stops, config, and examples as the generator
@@ -37,15 +37,13 @@ Examples:
   {program} small small_mlm --output=comparison.html
 """
 
-GROUPS = {"Output": ("format", "output", "samples")}
-
 _workdirs: list[str] = []
 
 
 def _main(values: flags.FlagValues) -> None:
     if not _workdirs:
         raise UserError("no workdir is given: electra-report WORKDIR [WORKDIR ...]")
-    app.check_flags(values, {"samples": NOT_NEGATIVE})
+    app.check_flags(values, GROUPS)
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     with panel.choose_logger(f"electra-report {' '.join(_workdirs)}", quiet=False, log_format="text") as logger:
