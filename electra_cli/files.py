@@ -40,23 +40,26 @@ def read_json(path: str) -> dict[str, Any]:
     return record
 
 
+def _gfile() -> Any:
+    """Returns TensorFlow's file operations, whose import takes seconds; local paths do without."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    return tf.io.gfile
+
+
 def size(path: str) -> int | None:
     """Returns the size of a file in bytes; None when it does not exist."""
     if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415  (takes seconds; local paths can do without)
-
-        return tf.io.gfile.stat(path).length if tf.io.gfile.exists(path) else None
+        return _gfile().stat(path).length if _gfile().exists(path) else None
     return os.path.getsize(path) if os.path.isfile(path) else None
 
 
 def open_file(path: str, mode: str) -> IO[Any]:
     """Opens a file; a remote one is read in pieces."""
     if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415
-
-        if not tf.io.gfile.exists(path):
+        if not _gfile().exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return tf.io.gfile.GFile(path, mode)
+        return _gfile().GFile(path, mode)
     return open(path, mode)
 
 
@@ -81,28 +84,19 @@ def writing(what: str, to: str = "") -> Iterator[None]:
 
 def is_directory(path: str) -> bool:
     """Returns whether a directory of that name exists."""
-    if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415
-
-        return tf.io.gfile.isdir(path)
-    return os.path.isdir(path)
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
 def list_directory(path: str) -> list[str]:
     """Returns the names in a directory, sorted."""
-    if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415
-
-        return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(path))
-    return sorted(os.listdir(path))
+    names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
+    return sorted(name.rstrip("/") for name in names)
 
 
 def make_directories(path: str) -> None:
     """Makes a directory, and those above it, where they are missing."""
     if is_remote(path):
-        import tensorflow as tf  # noqa: PLC0415
-
-        tf.io.gfile.makedirs(path)
+        _gfile().makedirs(path)
     else:
         os.makedirs(path, exist_ok=True)
 
@@ -148,11 +142,9 @@ def write_atomically(file: str, content: str | bytes) -> None:
     temporary = f"{file}.tmp"
     data = content.encode() if isinstance(content, str) else content
     if is_remote(file):
-        import tensorflow as tf  # noqa: PLC0415
-
-        with tf.io.gfile.GFile(temporary, "wb") as stream:
+        with _gfile().GFile(temporary, "wb") as stream:
             stream.write(data)
-        tf.io.gfile.rename(temporary, file, overwrite=True)
+        _gfile().rename(temporary, file, overwrite=True)
         return
     try:
         with open(temporary, "wb") as local:

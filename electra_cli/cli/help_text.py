@@ -141,9 +141,8 @@ def _flag_text(flag: FlagInfo, width: int) -> str:
 def _two_columns(head: str, text: str, column: int, width: int) -> str:
     """Returns `head` with the wrapped text next to it, or below where it is too long."""
     lines = textwrap.wrap(text, width - column, break_on_hyphens=False)
-    if len(head) + 2 > column:
-        return "\n".join([head, *(" " * column + line for line in lines)])
-    return "\n".join([f"{head:<{column}}{lines[0]}", *(" " * column + line for line in lines[1:])])
+    first = head if len(head) + 2 > column else f"{head:<{column}}{lines.pop(0)}"
+    return "\n".join([first, *(" " * column + line for line in lines)])
 
 
 def _config_text(schema: Schema, width: int) -> str:

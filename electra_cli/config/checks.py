@@ -28,18 +28,15 @@ def check_relations(config: ml_collections.ConfigDict, generator: dict[str, int]
     `generator`: the sizes that `resolution.generator_sizes` derives.
     """
     check: _Require = functools.partial(require, config)
-    _check_masking(config.data, check)
+    data = config.data
+    check("data.random_token_prob", data.mask_token_prob + data.random_token_prob <= 1 + 1e-9,
+          f"and config.data.mask_token_prob={data.mask_token_prob} are shares of the same slots: together at most 1",
+    )  # fmt: skip
     _check_sizes(config, generator, check)
     _check_objective(config, check)
     _check_steps(config, check)
     _check_checkpoints(config, check)
     parse_probes(config.eval.probes)
-
-
-def _check_masking(data: Any, check: _Require) -> None:
-    check("data.random_token_prob", data.mask_token_prob + data.random_token_prob <= 1 + 1e-9,
-          f"and config.data.mask_token_prob={data.mask_token_prob} are shares of the same slots: together at most 1",
-    )  # fmt: skip
 
 
 def _check_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], check: _Require) -> None:
@@ -73,13 +70,9 @@ def _check_steps(config: ml_collections.ConfigDict, check: _Require) -> None:
     train = config.train
     check("train.gradient_accumulation_steps", train.global_batch_size % train.gradient_accumulation_steps == 0,
           f"must divide config.train.global_batch_size={train.global_batch_size}")  # fmt: skip
-    for section, key in (
-        ("train", "log_interval"),
-        ("train", "checkpoint_interval"),
-        ("eval", "interval"),
-        ("eval", "probe_interval"),
-    ):
-        check(f"{section}.{key}", config[section][key] % train.steps_per_loop == 0,
+    flat = flatten(config)
+    for key in ("train.log_interval", "train.checkpoint_interval", "eval.interval", "eval.probe_interval"):
+        check(key, flat[key] % train.steps_per_loop == 0,
               f"must be a multiple of config.train.steps_per_loop={train.steps_per_loop}")  # fmt: skip
 
 
@@ -108,10 +101,9 @@ def notices(config: Any, with_evaluation: bool = True) -> list[str]:
             f"config.optimizer.warmup_steps={warmup_steps:,} is more than half of the run of {num_steps:,} steps: "
             f"is that meant?"
         )
-    if config.train.best_metric and not with_evaluation:
-        lines.append("config.train.best_metric is not used: --mode=train evaluates nothing")
-    if config.eval.probes and not with_evaluation:
-        lines.append("config.eval.probes is not used: --mode=train evaluates nothing")
+    for key, value in (("train.best_metric", config.train.best_metric), ("eval.probes", config.eval.probes)):
+        if value and not with_evaluation:
+            lines.append(f"config.{key} is not used: --mode=train evaluates nothing")
     return lines + [f"config.{key} is not used: {reason}" for key, reason in _unused_keys(config)]
 
 

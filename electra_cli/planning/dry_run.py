@@ -23,7 +23,7 @@ from electra_cli.objectives.base import objective_of
 from electra_cli.objectives.costs import matmul_flops
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage
+from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage, existing_directory
 from electra_cli.probes.prober import read_probes
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes, start_from
@@ -146,9 +146,7 @@ def _try_phase(run: Run, phase: Phase, flops_per_second: float, with_evaluation:
     if any(total["nonfinite_replicas"].any() for total in totals):
         run.logger.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
     step_seconds = statistics.median(seconds[1:])
-    build, evaluation = 0.0, 0.0
-    if with_evaluation:
-        build, evaluation = _time_evaluation(run, phase)
+    build, evaluation = _time_evaluation(run, phase) if with_evaluation else (0.0, 0.0)
     added = {name: np.sum([total[name] for total in totals], axis=0) for name in totals[0]}
     return PhaseTrial(
         phase.number + 1,
@@ -200,8 +198,8 @@ def _time_evaluation(run: Run, phase: Phase) -> tuple[float, float]:
 
 def describe(trial: Trial, workdir: str) -> str:
     """Returns the result of a trial, for people."""
-    what = f"the run in {workdir}, from step {trial.step:,} on" if trial.step else f"a new run in {workdir}"
-    lines = [f"Dry run of {what}; nothing was written there."]
+    run = f"the run in {workdir}, from step {trial.step:,} on" if trial.step else f"a new run in {workdir}"
+    lines = [f"Dry run of {run}; nothing was written there."]
     several = len(trial.phases) > 1 or any(phase.number > 1 for phase in trial.phases)
     if not trial.phases:
         return f"{lines[0]} The run is complete: all {trial.step:,} steps are done."
@@ -261,15 +259,14 @@ def check_room(workdir: str, size: CheckpointSize) -> int | None:
     if files.is_remote(workdir):
         _check_remote(workdir)
         return None
-    directory = os.path.abspath(workdir)
-    if os.path.isdir(directory):
-        had_lock = os.path.exists(os.path.join(directory, _LOCK_FILE))
+    if os.path.isdir(workdir):
+        lock = os.path.join(workdir, _LOCK_FILE)
+        had_lock = os.path.exists(lock)
         with Workdir(workdir):  # which reports whether another process trains there
             pass
         if not had_lock:
-            os.remove(os.path.join(directory, _LOCK_FILE))
-    while not os.path.exists(directory):
-        directory = os.path.dirname(directory)
+            os.remove(lock)
+    directory = existing_directory(workdir)
     try:
         with tempfile.TemporaryFile(dir=directory):
             pass

@@ -101,9 +101,9 @@ def peak_memory() -> int:
         return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # Linux, whose getrusage begins with the memory of the process that started this one
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.M)
-        if found:
-            return int(found[1]) * 1024
+        peak = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.M)
+        if peak:
+            return int(peak[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -157,7 +157,7 @@ def calibrate(plan: Plan) -> Calibration:
     device, num_devices = _device_here()
     config = _measurable(plan, phase, device, num_devices)
     batch = config.train.global_batch_size
-    remat = plan.asks_for_remat
+    remat = plan.config.model.remat
     predicted = step_time(config, device, num_devices, 1, remat=remat)
     memory = memory_of(config, batch // num_devices, device, num_devices, 1, remat=remat)
     library_bytes = peak_memory()
@@ -190,14 +190,14 @@ def _device_here() -> tuple[Device, int]:
 def _measurable(plan: Plan, phase: PhasePlan, device: Device, num_devices: int) -> ml_collections.FrozenConfigDict:
     """Returns the phase's config with as many examples a step as can be measured."""
     config = ml_collections.ConfigDict(phase.config.to_dict())
-    most = largest_part(phase.config, dataclasses.replace(device, memory=_MEMORY_SHARE * device.memory),
-                        remat=plan.asks_for_remat)  # fmt: skip
+    limit = largest_part(phase.config, dataclasses.replace(device, memory=_MEMORY_SHARE * device.memory),
+                        remat=plan.config.model.remat)  # fmt: skip
     parts = num_devices * config.train.gradient_accumulation_steps
-    examples = max(1, min(config.train.global_batch_size // parts, most))
+    examples = max(1, min(config.train.global_batch_size // parts, limit))
     config.train.gradient_accumulation_steps = 1
     while True:
         config.train.global_batch_size = examples * num_devices
-        seconds = step_time(config, device, num_devices, 1, remat=plan.asks_for_remat).total
+        seconds = step_time(config, device, num_devices, 1, remat=plan.config.model.remat).total
         if seconds <= _LONGEST_STEP or examples == 1:
             return ml_collections.FrozenConfigDict(config)
         examples = max(1, examples // 2)

@@ -93,11 +93,6 @@ class Plan:
     devices: tuple[DeviceRow, ...]
     assumes_vocab_size: bool
 
-    @property
-    def asks_for_remat(self) -> bool:
-        """Whether the config asks for blocks to be computed again."""
-        return self.config.model.remat
-
 
 def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, correction: float = 1.0) -> Plan:
     """Makes the plan of a config with overrides; raises a `UserError` as `read_run` does.
@@ -107,11 +102,8 @@ def make_plan(config: ml_collections.ConfigDict, here: Device | None = None, cor
     run = read_run(config, needs_data=False)
     parameters = count_parameters(run.resolved)
     phases = tuple(_plan_phase(phase, parameters) for phase in run.phases)
-    local = here or this_cpu()
-    rows: list[DeviceRow] = []
-    for device in ACCELERATORS:
-        rows += _plan_devices(phases, device, NUMBERS_OF_DEVICES, 1.0)
-    rows += _plan_devices(phases, local, (1,), correction)
+    rows = [row for device in ACCELERATORS for row in _plan_devices(phases, device, NUMBERS_OF_DEVICES, 1.0)]
+    rows += _plan_devices(phases, here or this_cpu(), (1,), correction)
     return Plan(run.resolved, parameters, phases, checkpoint_size(run.resolved), tuple(rows), run.assumes_vocab_size)
 
 

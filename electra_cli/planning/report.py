@@ -26,7 +26,7 @@ _MEMORIES = (ACCELERATORS[3], ACCELERATORS[4], ACCELERATORS[2], ACCELERATORS[0])
 
 def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
     """Returns a plan of a config called `name` as a page of text, with notes below its heading."""
-    lines = [_heading(plan, name), *notes, "", *_parameter_lines(plan)]
+    lines = [_heading(plan, name), *notes, "", _row("parameters", _parameters_text(plan))]
     several = len(plan.phases) > 1
     for phase in plan.phases:
         title = f"phase {phase.number + 1}" if several else "run"
@@ -34,12 +34,7 @@ def to_text(plan: Plan, name: str, notes: Sequence[str] = ()) -> str:
         texts = (_run_text(phase), repetition, _flops_text(phase))
         lines += [_row("" if number else title, text) for number, text in enumerate(texts) if text]
     one, kept = describe_bytes(plan.checkpoints.one), describe_bytes(plan.checkpoints.kept)
-    lines.append(
-        _row(
-            "checkpoints",
-            f"{one} each; {plan.checkpoints.num_kept} kept, and one being written: {kept}",
-        )
-    )
+    lines.append(_row("checkpoints", f"{one} each; {plan.checkpoints.num_kept} kept, and one being written: {kept}"))
     lines += ["", *_memory_lines(plan), "", *_device_lines(plan), "", *_assumptions(plan)]
     return "\n".join(line.rstrip() for line in lines)
 
@@ -78,10 +73,7 @@ def _phase_json(phase: PhasePlan) -> dict[str, Any]:
         "num_steps": phase.num_steps,
         "global_batch_size": phase.config.train.global_batch_size,
         "max_seq_length": phase.config.data.max_seq_length,
-        "num_examples": phase.num_examples,
-        "num_positions": phase.num_positions,
-        "real_tokens": phase.real_tokens,
-        "num_epochs": phase.num_epochs,
+        **{name: getattr(phase, name) for name in ("num_examples", "num_positions", "real_tokens", "num_epochs")},
         "data": dataclasses.asdict(phase.data) if phase.data else None,
         "flops": {"paper": phase.paper_flops, "six_n": phase.parameter_flops, "matmul": phase.matmul_flops},
         "memory": [dataclasses.asdict(row) for row in phase.memory],
@@ -111,21 +103,19 @@ def _row(title: str, text: str) -> str:
 
 def _heading(plan: Plan, name: str) -> str:
     config = plan.config
-    what = describe_model(config.to_dict())
+    model = describe_model(config.to_dict())
     assumed = " (assumed)" if plan.assumes_vocab_size else ""
-    return f"{name}: {what}, vocabulary {config.derived.vocab_size:,}{assumed}, {config.runtime.precision}"
+    return f"{name}: {model}, vocabulary {config.derived.vocab_size:,}{assumed}, {config.runtime.precision}"
 
 
-def _parameter_lines(plan: Plan) -> list[str]:
+def _parameters_text(plan: Plan) -> str:
     parameters = plan.parameters
     if not parameters.generator:
-        text = f"{parameters.discriminator:,}; training builds {parameters.trained:,}, with the head"
-    else:
-        text = (
-            f"discriminator {parameters.discriminator:,}, generator {parameters.generator:,}, both "
-            f"{parameters.networks:,}; training builds {parameters.trained:,}"
-        )
-    return [_row("parameters", text)]
+        return f"{parameters.discriminator:,}; training builds {parameters.trained:,}, with the head"
+    return (
+        f"discriminator {parameters.discriminator:,}, generator {parameters.generator:,}, both "
+        f"{parameters.networks:,}; training builds {parameters.trained:,}"
+    )
 
 
 def _run_text(phase: PhasePlan) -> str:
@@ -160,21 +150,18 @@ def _flops_text(phase: PhasePlan) -> str:
 def _memory_lines(plan: Plan) -> list[str]:
     rows = [(phase, row) for phase in plan.phases for row in phase.memory]
     unit, size, digits = _unit(max(row.memory.peak for _, row in rows))
-    most = [
-        [
-            f"{largest_part(with_precision(phase.config, row.precision), device, remat=row.remat):,}"
-            for device in _MEMORIES
-        ]
-        for phase, row in rows
-    ]
-    width = max(5, *(len(number) for numbers in most for number in numbers))
+    limits = []
+    for phase, row in rows:
+        config = with_precision(phase.config, row.precision)
+        limits.append([f"{largest_part(config, device, remat=row.remat):,}" for device in _MEMORIES])
+    width = max(5, *(len(number) for numbers in limits for number in numbers))
     sizes = " ".join(f"{device.memory / GIB:>{width}.0f}" for device in _MEMORIES)
     lines = [
         f"{f'{unit} of one accelerator that makes the whole step':<71}most examples at once in GiB of",
         f"{'':<22}{'examples':>8}{'weights':>8}{'optim.':>7}{'grads':>6}{'activ.':>8}{'logits':>7}{'peak':>8}"
         f"   {sizes}",
     ]
-    for (phase, row), numbers in zip(rows, most, strict=True):
+    for (phase, row), numbers in zip(rows, limits, strict=True):
         title = f"{phase.number + 1}: " if len(plan.phases) > 1 else ""
         title += row.precision.removeprefix("mixed_") + (" and remat" if row.remat else "")
         memory = row.memory
@@ -182,9 +169,9 @@ def _memory_lines(plan: Plan) -> list[str]:
             (memory.weights, 8), (memory.optimizer, 7), (memory.gradients, 6), (memory.activations, 8),
             (memory.logits, 7), (memory.peak, 8),
         )  # fmt: skip
-        shown = "".join(f"{part / size:>{room}.{digits}f}" for part, room in parts)
+        bytes_text = "".join(f"{part / size:>{room}.{digits}f}" for part, room in parts)
         fitting = " ".join(f"{number:>{width}}" for number in numbers)
-        lines.append(f"{title:<22}{row.num_examples:>8,}{shown}   {fitting}")
+        lines.append(f"{title:<22}{row.num_examples:>8,}{bytes_text}   {fitting}")
     return lines
 
 
@@ -219,7 +206,7 @@ def _impossible_numbers(plan: Plan) -> dict[int, str]:
     reasons: dict[int, set[str]] = {}
     for row in plan.devices:
         reasons.setdefault(row.num_devices, set()).add("; ".join(_reasons(row)))
-    return {number: "".join(found) for number, found in reasons.items() if len(found) == 1 and found != {""}}
+    return {number: "".join(texts) for number, texts in reasons.items() if len(texts) == 1 and texts != {""}}
 
 
 def _reasons(row: DeviceRow) -> list[str]:
@@ -241,7 +228,7 @@ def _advice(plan: Plan, row: DeviceRow) -> str:
     if parts != [phase.config.train.gradient_accumulation_steps for phase in plan.phases]:
         key = "phases" if len(parts) > 1 else "train"
         changes.append(f"{key}.gradient_accumulation_steps={','.join(map(str, parts))}")
-    if any(placement.remat for placement in placements) and not plan.asks_for_remat:
+    if any(placement.remat for placement in placements) and not plan.config.model.remat:
         changes.append("model.remat=true")
     return "; ".join([", ".join(bounds), *(changes and [" ".join(changes)])])
 
@@ -259,14 +246,12 @@ def _duration(seconds: float) -> str:
 def _assumptions(plan: Plan) -> list[str]:
     lines = [
         f"Predicted from data sheets (docs/scale.md), not measured; --measure makes steps here. Prices are assumed, of "
-        f"{PRICES_OF}.",
+        f"{PRICES_OF}."
     ]
-    faster = _gain_of_bfloat16(plan, ACCELERATORS[0])
-    if faster is not None:
-        lines.append(
-            f"config.runtime.precision=mixed_bfloat16 would be {faster:.1f} times as fast on one "
-            f"{ACCELERATORS[0].name}."
-        )
+    device = ACCELERATORS[0]
+    gain = _gain_of_bfloat16(plan, device)
+    if gain is not None:
+        lines.append(f"config.runtime.precision=mixed_bfloat16 would be {gain:.1f} times as fast on one {device.name}.")
     return lines
 
 
@@ -276,7 +261,7 @@ def _gain_of_bfloat16(plan: Plan, device: Device) -> float | None:
     if phase.config.runtime.precision != "float32":
         return None
     slow, fast = (
-        place(with_precision(phase.config, precision), device, 1, remat=plan.asks_for_remat)
+        place(with_precision(phase.config, precision), device, 1, remat=plan.config.model.remat)
         for precision in ("float32", "mixed_bfloat16")
     )
     if isinstance(slow, str) or isinstance(fast, str):

@@ -171,8 +171,9 @@ def place(config: Any, device: Device, num_devices: int, *, remat: bool, correct
     if batch % (num_devices * parts):
         return f"a batch of {batch:,} cannot be divided: make it a multiple of {num_devices * parts:,}"
     examples = batch // num_devices
+    divisors = [number for number in range(parts, examples + 1) if examples % number == 0]
     for with_remat in sorted({remat, True}):
-        for num_parts in (number for number in _divisors(examples) if number >= parts):
+        for num_parts in divisors:
             memory = memory_of(config, examples // num_parts, device, num_devices, num_parts, remat=with_remat)
             if memory.peak <= USABLE_MEMORY * device.memory:
                 time = step_time(config, device, num_devices, num_parts, remat=with_remat).corrected(correction)
@@ -216,7 +217,3 @@ def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, 
         elementwise=moved / device.bandwidth,
         all_reduce=ring / device.all_reduce_bandwidth(num_devices),
     )
-
-
-def _divisors(number: int) -> list[int]:
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]

@@ -135,7 +135,7 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     has_parts = config.train.gradient_accumulation_steps > 1
     gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
     generator, discriminator = costs.network_sizes(config)
-    sizes = [size for size in (generator, discriminator) if size is not None]
+    sizes = [discriminator] if generator is None else [generator, discriminator]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
     activations = execution.at_once(kept)
     working = num_examples * max(execution.working(size, remat) for size in sizes)
@@ -154,7 +154,7 @@ def kept_of_example(config: Any, *, compiled: bool) -> float:
     """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
     execution = _Execution(config, compiled)
     generator, discriminator = costs.network_sizes(config)
-    sizes = [size for size in (generator, discriminator) if size is not None]
+    sizes = [discriminator] if generator is None else [generator, discriminator]
     has_logits = not config.objective.uniform_generator
     logits = FLOAT * discriminator.num_predictions * discriminator.vocab_size * execution.logits_alive * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
@@ -258,10 +258,7 @@ def describe_shortage(workdir: str, size: CheckpointSize) -> str | None:
     if files.is_remote(workdir):
         return None
     directory = os.path.join(workdir, CHECKPOINT_DIRECTORY)
-    place = os.path.abspath(workdir)
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(existing_directory(workdir)).free
     if os.path.isdir(directory):  # those that are there will be replaced
         free += sum(files.size(os.path.join(directory, name)) or 0 for name in os.listdir(directory))
     if free >= size.kept:
@@ -272,6 +269,12 @@ def describe_shortage(workdir: str, size: CheckpointSize) -> str | None:
         f"one being written) but {describe_bytes(free)} are free there: make room, lower "
         f"config.train.keep_checkpoints{fewer}"
     )
+
+
+def existing_directory(path: str) -> str:
+    """Returns a local directory, or the nearest one above it that exists."""
+    path = os.path.abspath(path)
+    return path if os.path.exists(path) else existing_directory(os.path.dirname(path))
 
 
 def describe_bytes(number: float) -> str:

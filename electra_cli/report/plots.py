@@ -219,12 +219,9 @@ def _describe(run: RunRecord, series: dict[str, tuple[np.ndarray, np.ndarray]]) 
 
 
 def _label_abscissa(axes: Axes, runs: Sequence[RunRecord], over_tokens: bool) -> None:
-    axes.set_xlabel(_tokens_label(runs) if over_tokens else "step")
+    tokens = "real tokens" if all(run.counts_real_tokens for run in runs) else "tokens, with padding"
+    axes.set_xlabel(tokens if over_tokens else "step")
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=_TICKS, integer=True))  # there are no parts of a step
-
-
-def _tokens_label(runs: Sequence[RunRecord]) -> str:
-    return "real tokens" if all(run.counts_real_tokens for run in runs) else "tokens, with padding"
 
 
 def _to_svg(figure: Figure, key: str) -> str:
