@@ -165,8 +165,8 @@ _SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat"
 def _build_encoder(
     config: ml_collections.FrozenConfigDict, name: str, sizes: dict[str, int], embeddings: ElectraEmbeddings
 ) -> ElectraEncoder:
-    settings: dict[str, Any] = {setting: config.model[setting] for setting in _SETTINGS}
-    return ElectraEncoder(embeddings, **sizes, **settings, name=name)
+    settings: dict[str, Any] = {**sizes, **{setting: config.model[setting] for setting in _SETTINGS}}
+    return ElectraEncoder(embeddings, **settings, name=name)
 
 
 def _build_embeddings(config: ml_collections.FrozenConfigDict, name: str, **sharing: Any) -> ElectraEmbeddings:

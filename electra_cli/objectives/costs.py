@@ -7,6 +7,7 @@ hardware: matrix products alone, as made here, and twice as much backward as for
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Operations an element, as the paper's script counts them: draw, compare, mask, scale; sum, square, sum, bias, scale;
@@ -64,6 +65,9 @@ class NetworkSize(EncoderSizes):
     num_predictions: int
 
 
+_Count = Callable[[NetworkSize], float]
+
+
 def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
     """Returns the sizes of the generator, if there is one, and of the network that is kept."""
     shared = {
@@ -83,13 +87,15 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
 
 def training_flops(config: Any) -> float:
     """Returns the operations of a whole run (of one phase, when there are several), as the paper counts them."""
+    forward = _of_example(config, _encoder_flops, {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops})
+    return 2.0 * forward * config.train.global_batch_size * config.train.num_steps
+
+
+def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count]) -> float:
+    """Adds up operations of an example, forward."""
     generator, kept = network_sizes(config)
-    head = {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops}[outline_of(config).kept_head]
-    an_example = _encoder_flops(kept) + head(kept)
-    if generator is not None:
-        an_example += _encoder_flops(generator) + _masked_lm_flops(generator)
-    # Twice: forward and backward.
-    return 2.0 * an_example * config.train.global_batch_size * config.train.num_steps
+    count = encoder(kept) + heads[outline_of(config).kept_head](kept)
+    return count if generator is None else count + (encoder(generator) + heads["masked_lm"](generator))
 
 
 def _encoder_flops(size: NetworkSize) -> float:
@@ -126,12 +132,8 @@ def _rtd_flops(size: NetworkSize) -> float:
 
 def matmul_flops(config: Any) -> float:
     """Returns the operations of matrix products of one training step (of a phase): both passes, all replicas."""
-    generator, kept = network_sizes(config)
-    head = {"rtd": _rtd_products, "masked_lm": _masked_lm_products}[outline_of(config).kept_head]
-    an_example = _encoder_products(kept) + head(kept)
-    if generator is not None:
-        an_example += _encoder_products(generator) + _masked_lm_products(generator)
-    return 3.0 * an_example * config.train.global_batch_size
+    forward = _of_example(config, _encoder_products, {"rtd": _rtd_products, "masked_lm": _masked_lm_products})
+    return 3.0 * forward * config.train.global_batch_size
 
 
 def _encoder_products(size: NetworkSize) -> int:

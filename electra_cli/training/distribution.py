@@ -238,7 +238,9 @@ def _build_strategy(
             ) from error
     if name == "tpu":
         try:
-            return distribute_utils.get_distribution_strategy(name, tpu_address=settings.tpu or _default_tpu())
+            return distribute_utils.get_distribution_strategy(
+                name, tpu_address=settings.tpu or os.environ.get("TPU_NAME", "local")
+            )
         except (ValueError, tf.errors.OpError, RuntimeError) as error:
             reason = "TensorFlow sees none here" if "OpKernel" in str(error) else str(error).splitlines()[0]
             raise UserError(
@@ -250,10 +252,6 @@ def _build_strategy(
     return distribute_utils.get_distribution_strategy(
         name, num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus
     )
-
-
-def _default_tpu() -> str:
-    return os.environ.get("TPU_NAME", "local")
 
 
 def _check_batch(global_batch_size: int, num_parts: int, num_replicas: int) -> None:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, reading
 from electra_cli.data.source import DataSource, Phase
-from electra_cli.data.vocabulary import WORD_BEGIN, Vocabulary
+from electra_cli.data.vocabulary import WORD_BEGIN
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample, Token
 from electra_cli.modeling import features
@@ -106,13 +106,7 @@ class Sampler:
     The phase must have passed `check_validation`. Without a runtime it is the default strategy, without XLA.
     """
 
-    def __init__(
-        self,
-        model: Pretrainer,
-        phase: Phase,
-        num_samples: int,
-        runtime: Runtime | None = None,
-    ):
+    def __init__(self, model: Pretrainer, phase: Phase, num_samples: int, runtime: Runtime | None = None):
         assert phase.source.validation is not None
         self._vocabulary = phase.source.vocabulary
         self._num_samples = min(num_samples, phase.source.validation.num_examples)
@@ -137,13 +131,12 @@ class Sampler:
             name: self._strategy.experimental_local_results(value)[0].numpy()
             for name, value in self._compute(batch).items()
         }
-        outputs |= {name: batch[name].numpy() for name in (features.INPUT_MASK, *_SLOTS)}
+        slots = (features.MASKED_LM_POSITIONS, features.MASKED_LM_WEIGHTS)
+        outputs |= {name: batch[name].numpy() for name in (features.INPUT_MASK, *slots)}
         rows = [{name: value[index] for name, value in outputs.items()} for index in range(self._num_samples)]
-        texts = _token_texts(self._vocabulary)
+        word_part = WORD_BEGIN if self._vocabulary.is_sentencepiece else "##"
+        texts = [token.removeprefix(word_part) or token for token in self._vocabulary.tokens]
         return [_to_sample(row, texts, self._vocabulary.continues_word) for row in rows]
-
-
-_SLOTS = (features.MASKED_LM_POSITIONS, features.MASKED_LM_WEIGHTS)
 
 
 def _sample_outputs(objective: Objective, inputs: Tensors, outputs: Tensors) -> Tensors:
@@ -187,8 +180,3 @@ def _to_sample(row: dict[str, np.ndarray], texts: list[str], continues_word: np.
             )
         )
     return Sample(tuple(tokens))
-
-
-def _token_texts(vocabulary: Vocabulary) -> list[str]:
-    word_part = WORD_BEGIN if vocabulary.is_sentencepiece else "##"
-    return [token.removeprefix(word_part) or token for token in vocabulary.tokens]

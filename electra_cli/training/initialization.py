@@ -70,7 +70,7 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
     old_sizes = {shapes[key][0] for key, variable in found.variables.items() if variable.ref() in by_token}
     old = _old_vocabulary(path, changes, old_sizes)
     new_rows = _pieces_of_new_tokens(old, changes.vocabulary, logger.notice) if old else []
-    averages = _moving_averages(optimizer)
+    averages = {variable.ref() for variable in evaluated_values(optimizer, ())}
     values = []
     for key, variable in found.variables.items():
         if variable is optimizer.iterations or variable.ref() in averages:
@@ -110,11 +110,6 @@ def _moments(optimizer: Optimizer) -> list[list[tf.Variable]]:
     inner = inner_optimizer(optimizer)
     names = ("_m", "_v", "_momentums", "_velocities", "_model_variables_moving_average")
     return [list(getattr(inner, name)) for name in names if getattr(inner, name, None)]
-
-
-def _moving_averages(optimizer: Optimizer) -> set:
-    inner = inner_optimizer(optimizer)
-    return {variable.ref() for variable in getattr(inner, "_model_variables_moving_average", None) or ()}
 
 
 def _append_rows(table: np.ndarray, new_rows: list[list[int]], is_moment: bool) -> np.ndarray:

@@ -29,7 +29,7 @@ def gradients_of(
         loss, sums = compute_loss()
         if uses_loss_scaling(optimizer):
             loss = optimizer.get_scaled_loss(loss)
-    # Those of word tables are dense anyhow, which heads use as kernels.
+    # Gradients of word tables are dense anyhow, since heads use the tables too.
     return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
 
 

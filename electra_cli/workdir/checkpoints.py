@@ -240,7 +240,8 @@ class Checkpoints:
             return
         # Copied, since a step may write to a variable's memory.
         values = {key: np.array(variable.numpy()) for key, variable in self._layout.variables.items()}
-        self._pending = self._executor.submit(write_with, _bundle_writer(values, self._layout.graph))
+        write = functools.partial(_write_bundle, values, self._layout.graph)
+        self._pending = self._executor.submit(write_with, write)
 
     def _write_and_learn_layout(self, path: str) -> None:
         self._checkpoint.write(path)
@@ -259,20 +260,16 @@ class Checkpoints:
         self._files.keep_only({*regular[-self._settings.keep_checkpoints :], *steps[-1:], *for_good})
 
 
-def _bundle_writer(values: Mapping[str, np.ndarray], graph: bytes) -> Callable[[str], None]:
-    """Returns a function that writes values to a path as `tf.train.Checkpoint.write` does.
+def _write_bundle(values: Mapping[str, np.ndarray], graph: bytes, path: str) -> None:
+    """Writes values to a path as `tf.train.Checkpoint.write` does.
 
     TensorFlow's `experimental_enable_async_checkpoint` reports errors only at the next write, or as a last traceback.
     """
-
-    def write(path: str) -> None:
-        names = sorted(values)
-        with tf.device("CPU:0"):
-            tf.raw_ops.SaveV2(
-                prefix=path,
-                tensor_names=[*names, GRAPH_KEY],
-                shape_and_slices=[""] * (len(names) + 1),
-                tensors=[*(tf.convert_to_tensor(values[name]) for name in names), tf.constant(graph)],
-            )
-
-    return write
+    names = sorted(values)
+    with tf.device("CPU:0"):
+        tf.raw_ops.SaveV2(
+            prefix=path,
+            tensor_names=[*names, GRAPH_KEY],
+            shape_and_slices=[""] * (len(names) + 1),
+            tensors=[*(tf.convert_to_tensor(values[name]) for name in names), tf.constant(graph)],
+        )
