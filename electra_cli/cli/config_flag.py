@@ -2,10 +2,11 @@
 
 import ast
 import importlib.machinery
+import importlib.util
 import pathlib
 import re
 import shlex
-import types
+import sys
 
 import ml_collections
 from absl import flags
@@ -114,8 +115,11 @@ class ConfigFlag:
     def _load(self, file: str) -> ml_collections.ConfigDict:
         presets = ", ".join(self.schema.names())
         try:
+            # Not by its ending, which may be any; dataclasses in the file look their module up.
             loader = importlib.machinery.SourceFileLoader("config_file", file)
-            module = types.ModuleType(loader.name)
+            spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
+            assert spec is not None
+            module = sys.modules[loader.name] = importlib.util.module_from_spec(spec)
             loader.exec_module(module)
             config = module.get_config()
             if not isinstance(config, ml_collections.ConfigDict):

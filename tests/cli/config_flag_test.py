@@ -56,3 +56,20 @@ def test_a_config_file_is_executed_once(tmp_path):
     )
     flag = parsed(f"--config={file}", "--config.train.num_steps=5")
     assert (tmp_path / "runs").read_text() == "x" and flag.config.train.num_steps == 5
+
+
+def test_a_config_file_knows_where_it_is_and_may_define_dataclasses(tmp_path):
+    file = tmp_path / "my config"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses, pathlib\n"
+        "from electra_cli.config import default_config\n"
+        "@dataclasses.dataclass\nclass Sizes:\n    layers: int = 3\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.model.num_layers = Sizes().layers\n"
+        "    config.init.checkpoint = str(pathlib.Path(__file__).parent)\n"
+        "    return config\n"
+    )
+    config = parsed(f"--config={file}").config
+    assert (config.model.num_layers, config.init.checkpoint) == (3, str(tmp_path))
