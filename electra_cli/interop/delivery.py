@@ -1,7 +1,8 @@
 """A new directory for an import or export, which appears complete and checked or not at all."""
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 
 from electra_cli import files
 from electra_cli.data.output_directory import OutputDirectory
@@ -21,12 +22,8 @@ _FILES = (
 def new_directory(path: str, *, overwrite: bool) -> Iterator[str]:
     """Gives a directory to write to, which becomes `path` at the end of the block, and is removed after any error.
 
-    Args:
-      path: the directory to be made; local.
-      overwrite: whether one that is there and not empty may be replaced.
-
     Raises:
-      UserError: `path` is remote, is there and not empty, or cannot be written.
+      UserError: `path` is remote, cannot be written, or is not empty and may not be replaced (`overwrite`).
     """
     with _open(path, overwrite) as output:
         yield output.path
@@ -34,9 +31,16 @@ def new_directory(path: str, *, overwrite: bool) -> Iterator[str]:
 
 
 def check_destination(path: str, *, overwrite: bool) -> None:
-    """Raises the `UserError` of `new_directory`, before time is spent on anything, and leaves nothing."""
+    """Raises the `UserError` of `new_directory`, and leaves nothing, before time is spent on anything."""
     with _open(path, overwrite):
         pass
+
+
+def write_texts(directory: str, contents: Mapping[str, str]) -> None:
+    """Writes files of text, in UTF-8, by name."""
+    for name, content in contents.items():
+        with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
+            stream.write(content)
 
 
 def _open(path: str, overwrite: bool) -> OutputDirectory:

@@ -49,11 +49,8 @@ def export_run(
     """Writes networks of a run to a new directory.
 
     Args:
-      run: the run.
       format_name: 'huggingface', 'saved_model', 'tfm' or 'google_tf1'.
       network: 'discriminator', 'generator' or 'both', of which huggingface and tfm write a directory each.
-      output_dir, overwrite: as of `delivery.new_directory`.
-      notice: receives lines to print.
 
     Returns:
       The largest difference of hidden states and logits from the run's own on sample text.
@@ -76,15 +73,13 @@ def export_run(
         if format_name == "google_tf1":
             return google_tf1.write_run(run, roles, directory)
         differences = []
+        writer = huggingface_export if format_name == "huggingface" else tfm
         for role in roles:
             below = directory if len(roles) == 1 else os.path.join(directory, role)
             os.makedirs(below, exist_ok=True)
-            if format_name == "huggingface":
-                huggingface_export.write(run, role, below)
-                differences.append(huggingface_export.compare(run, role, below, texts))
-            else:
-                tfm.write(run, role, below)
-                differences.append(tfm.compare(run, role, below, texts))
+            writer.write(run, role, below)
+            differences.append(writer.compare(run, role, below, texts))
+            if writer is tfm:
                 tanh = tfm.compare(run, role, below, texts, exact=False)
                 notice(
                     f"tf-models-official computes GELU in its tanh form: before fine-tuning, the {role}'s outputs "
@@ -96,12 +91,7 @@ def export_run(
 
 
 def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, *, overwrite: bool) -> float:
-    """Writes a fine-tuned model to a new directory.
-
-    Args:
-      model: the model.
-      format_name: what `check_format` allows.
-      output_dir, overwrite: as of `delivery.new_directory`.
+    """Writes a fine-tuned model to a new directory in a format that `check_format` allows.
 
     Returns:
       The largest difference of logits (saved_model: of probabilities or numbers) from the model's own on sample text.
@@ -111,7 +101,7 @@ def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, 
     """
     check_format(format_name, model.task.kind)
     writer = huggingface_export if format_name == "huggingface" else saved_model
-    examples = sample_examples(model)
+    examples = _sample_examples(model)
 
     def write(directory: str) -> float:
         writer.write_fine_tuned(model, directory)
@@ -121,7 +111,7 @@ def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, 
 
 
 def _deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool) -> float:
-    """Creates a directory of what `write` writes to it, if the difference that `write` returns is small enough."""
+    """Creates a directory with what `write` writes to it, if the difference that `write` returns is small enough."""
     with new_directory(output_dir, overwrite=overwrite) as directory:
         difference = write(directory)
         if not difference <= TOLERANCE:
@@ -134,14 +124,13 @@ def _deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool)
 
 def sample_texts(vocabulary: Vocabulary) -> list[str]:
     """Returns texts to compare on: four sentences, and words of the vocabulary in a fixed random order."""
-    words = [
-        token.removeprefix("##").replace(WORD_BEGIN, "") for token in vocabulary.tokens if token not in SPECIAL_TOKENS
-    ]
+    tokens = [token for token in vocabulary.tokens if token not in SPECIAL_TOKENS]
+    words = [token.removeprefix("##").replace(WORD_BEGIN, "") for token in tokens]
     rng = random.Random(0)
     return [*_SAMPLE_TEXTS, *(" ".join(rng.choices(words, k=length)) for length in (5, 20, 80))]
 
 
-def sample_examples(model: FineTunedModel) -> list[Example]:
+def _sample_examples(model: FineTunedModel) -> list[Example]:
     """Returns unlabelled examples of the task's kind to compare on."""
     # In the text of a task [MASK] is no token.
     texts = [text.replace("[MASK] ", "") for text in sample_texts(model.tokenizer.vocabulary)]
@@ -151,13 +140,8 @@ def sample_examples(model: FineTunedModel) -> list[Example]:
         texts, seconds = [texts[0]] * len(texts), list(texts)
     elif model.record.has_pairs:
         seconds = [*texts[1:], texts[0]]
-    return [
-        Example(
-            where=f"sample {index}",
-            id=str(index),
-            text=text,
-            second_text=second,
-            words=tuple(text.split()) if kind == "tagging" else None,
-        )
-        for index, (text, second) in enumerate(zip(texts, seconds, strict=True))
-    ]
+    examples = []
+    for index, (text, second) in enumerate(zip(texts, seconds, strict=True)):
+        words = tuple(text.split()) if kind == "tagging" else None
+        examples.append(Example(f"sample {index}", str(index), text, second_text=second, words=words))
+    return examples

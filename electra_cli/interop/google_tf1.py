@@ -17,6 +17,7 @@ from electra_cli.config.resolution import generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
+from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
@@ -59,11 +60,10 @@ _MODEL_HPARAMS = {
 _RATES = ("model.hidden_dropout", "model.attention_dropout", "model.initializer_range")
 # Variables that are no weights: the step, and the moments of its Adam.
 _NO_WEIGHT = re.compile(r"global_step|.*/adam_[mv]")
-_STEP = "global_step"
 
 
 def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
-    """Returns our config of the original's hyperparameters, under its own names.
+    """Returns our config for the original's hyperparameters.
 
     Absent ones are those of its small model, but for heads and feed-forward size, which follow from `hidden_size`.
 
@@ -73,8 +73,7 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
     config = default_config()
     flat = dict(hparams)
     overrides = dict(flat.pop("model_hparam_overrides", {}))
-    if "hidden_size" in overrides:
-        # What follows from the width there (util/training_utils.get_bert_config).
+    if "hidden_size" in overrides:  # others follow from it: util/training_utils.get_bert_config
         overrides.setdefault("num_attention_heads", max(1, overrides["hidden_size"] // 64))
         overrides.setdefault("intermediate_size", 4 * overrides["hidden_size"])
     num_slots = flat.pop("max_predictions_per_seq", None)
@@ -94,7 +93,7 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def read_weights(checkpoint: str) -> Weights:
-    """Returns the weights of a checkpoint, float32 as they are there, without the optimizer's moments and the step.
+    """Returns the float32 weights of a checkpoint, without the optimizer's moments and the step.
 
     Raises:
       UserError: it cannot be read, or is damaged.
@@ -107,23 +106,19 @@ def read_weights(checkpoint: str) -> Weights:
     return {name: reader.get_tensor(name) for name in sorted(names)}
 
 
-def find_checkpoint(source: str) -> str:
-    """Returns the prefix of the checkpoint that `source` names: itself, or the one in a directory.
-
-    Raises:
-      UserError: there is none, or there are several and no file `checkpoint` that names the last.
-    """
+def _find_checkpoint(source: str) -> str:
+    """Returns the prefix of the checkpoint that `source` names: itself, or the last one in a directory."""
     if not tf.io.gfile.isdir(source):
         return source.removesuffix(".index")
     latest = tf.train.latest_checkpoint(source)
     if latest is not None:
         return latest
     paths = [path.removesuffix(".index") for path in sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))]
-    if len(paths) != 1:
+    option = Option("--source")
+    if not paths:
+        raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
+    if len(paths) > 1:
         names = ", ".join(map(os.path.basename, paths))
-        option = Option("--source")
-        if not paths:
-            raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
         raise UserError(option, f"={source} holds several checkpoints ({names}): give one, ", option, f"={source}/NAME")
     return paths[0]
 
@@ -138,9 +133,9 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
       hparams_file: JSON of the hyperparameters that differ from its defaults, in place of that `config.json`.
 
     Raises:
-      UserError: no such checkpoint, or one that is damaged, or hyperparameters that contradict it.
+      UserError: no such checkpoint, a damaged one, or hyperparameters that contradict it.
     """
-    checkpoint = find_checkpoint(source)
+    checkpoint = _find_checkpoint(source)
     weights = read_weights(checkpoint)
     if "electra/embeddings/word_embeddings" not in weights:
         raise UserError(f"{checkpoint} is no checkpoint of google-research/electra: it has no "
@@ -168,8 +163,8 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
     return external
 
 
-def _from_weights(weights: Mapping[str, np.ndarray], source: str, heads: int, generator_heads: int) -> ExternalModel:
-    """Returns the networks of weights under the names of `objectives/weights.py`, with their attention heads."""
+def _from_weights(weights: Weights, source: str, heads: int, generator_heads: int) -> ExternalModel:
+    """Returns the networks that weights make, with their attention heads."""
     discriminator = weights_module.split(weights, "discriminator", heads)
     generator = weights_module.split(weights, "generator", generator_heads)
     is_tied = generator is not None and not any(name.startswith("generator/encoder/") for name in weights)
@@ -202,7 +197,7 @@ def write_run(run: LoadedRun, roles: list[str], directory: str) -> float:
     """Writes networks of a run with hyperparameters and vocabulary.
 
     Returns:
-      0 if the written weights are the run's to the bit, otherwise infinity.
+      0 if the written weights equal the run's bit for bit, otherwise infinity.
 
     Raises:
       UserError: the original has no hyperparameter for a value of the config.
@@ -217,9 +212,7 @@ def write_run(run: LoadedRun, roles: list[str], directory: str) -> float:
         weights = {name: value for name, value in weights.items() if not name.startswith(drop)}
     prefix = os.path.join(directory, f"model.ckpt-{run.step}")
     write(weights, run.step, prefix)
-    with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as stream:
-        json.dump(hparams_of(run.config), stream, indent=1, sort_keys=True)
-        stream.write("\n")
+    write_texts(directory, {"config.json": json.dumps(_hparams(run.config), indent=1, sort_keys=True) + "\n"})
     run.tokenizer.save(directory)
     return 0.0 if weights_module.are_equal(weights, read_weights(prefix)) else float("inf")
 
@@ -228,25 +221,20 @@ def write(weights: Mapping[str, np.ndarray], step: int, prefix: str) -> None:
     """Writes weights as a checkpoint that the original's code reads, with its `checkpoint` file.
 
     Args:
-      weights: under the names of `objectives/weights.py`.
       step: becomes `global_step`, int64.
       prefix: of the files, in an existing local directory.
     """
-    values = {**weights, _STEP: np.int64(step)}
+    values = {**weights, "global_step": np.int64(step)}
     names = sorted(values)
     tensors = [tf.convert_to_tensor(values[name]) for name in names]
     tf.raw_ops.SaveV2(prefix=prefix, tensor_names=names, shape_and_slices=[""] * len(names), tensors=tensors)
-    name = os.path.basename(prefix)
-    with open(os.path.join(os.path.dirname(prefix), "checkpoint"), "w", encoding="utf-8") as stream:
-        stream.write(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+    directory, name = os.path.split(prefix)
+    state = f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+    write_texts(directory, {"checkpoint": state})
 
 
-def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
-    """Returns the original's hyperparameters of a resolved config of ours, as its `--hparams` takes them.
-
-    Raises:
-      UserError: what the original has no hyperparameter for.
-    """
+def _hparams(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    """Returns the original's hyperparameters for a resolved config, as its `--hparams` takes them."""
     flat = flatten(config)
     derived, model = config.derived, config.model
     rule = {
@@ -257,8 +245,8 @@ def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
         if derived[name] != wanted and not config.objective.tied_generator and outline_of(config).has_generator:
             raise UserError(f"the generator's {name.removeprefix('generator_')} is {derived[name]}; "
                             f"google-research/electra makes it {wanted}")  # fmt: skip
-    hparams = {name: flat[key] for name, key in _HPARAMS.items()}
-    hparams |= {
+    return {
+        **{name: flat[key] for name, key in _HPARAMS.items()},
         "vocab_size": derived.vocab_size,
         "generator_hidden_size": derived.generator_hidden_size / model.hidden_size,
         "generator_layers": derived.generator_num_layers / model.num_layers,
@@ -267,4 +255,3 @@ def hparams_of(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
         "max_predictions_per_seq": derived.max_predictions_per_seq,
         "model_hparam_overrides": {name: flat[key] for name, key in _MODEL_HPARAMS.items()},
     }
-    return hparams

@@ -1,9 +1,9 @@
 """Tokenization in the graph of a SavedModel: strings in, ids out, by operations of TensorFlow and tensorflow-text.
 
-WordPiece follows `tokenizers`' BertNormalizer and BertPreTokenizer, which training uses, step by step. Where they still
-differ: `tokenizers` knows Unicode 8 of 2015, TensorFlow a newer version, so that marks, punctuation and control
-characters that came later are letters to the one only. Of the 63,487 characters of the Basic Multilingual Plane these
-are 115 in lower case, 36 otherwise; the rarest of Arabic, Indic and medieval signs.
+WordPiece follows `tokenizers`' BertNormalizer and BertPreTokenizer, which training uses, step by step. One difference
+is left: `tokenizers` knows Unicode 8 of 2015, TensorFlow a newer version, so that later marks, punctuation and control
+characters are letters to the former only: 115 of the 63,487 characters of the Basic Multilingual Plane in lower case,
+36 otherwise, the rarest of Arabic, Indic and medieval signs.
 """
 
 import tensorflow as tf
@@ -11,7 +11,7 @@ import tensorflow_text as tf_text
 
 from electra_cli.data.tokenization import TokenizerSettings
 
-# What Unicode calls "other" is dropped but for these three, as is U+FFFD (BertNormalizer: clean_text).
+# Dropped: what Unicode calls "other", but for tab, line feed and carriage return; U+FFFD (BertNormalizer: clean_text).
 _CONTROL = r"[\x{0}-\x{8}\x{B}\x{C}\x{E}-\x{1F}\x{7F}-\x{9F}\p{Cf}\p{Co}\x{FFFD}]"
 _SPACE = r"[\t\n\r\p{Z}]+"
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
@@ -23,15 +23,13 @@ _CHINESE = (
 _MAX_WORD_LENGTH = 100  # characters; longer words are unknown: as in data/tokenization.py
 # Cleaning drops it, so that no text has it and its only piece is [UNK].
 _UNKNOWN_WORD = "\ufffd"
-_MASK = "[MASK]"
 
 
 class GraphTokenizer(tf.Module):
     """Text to ids, as `runs.encode_texts` makes them.
 
     Args:
-      settings: the tokenizer of a run.
-      vocab_file: a file of its vocabulary, which becomes an asset of the SavedModel.
+      vocab_file: becomes an asset of the SavedModel.
       max_length: tokens of a row, [CLS] and [SEP] included; longer texts are cut.
     """
 
@@ -39,8 +37,8 @@ class GraphTokenizer(tf.Module):
         super().__init__()
         vocabulary = settings.vocabulary
         self._lower_case, self._max_length = settings.lower_case, max_length
-        self._cls_id, self._sep_id, self._mask_id = vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id
-        self._pad_id = vocabulary.pad_id
+        self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
+        self._mask_id, self._pad_id = vocabulary.mask_id, vocabulary.pad_id
         whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         self._ids = tf.lookup.StaticVocabularyTable(
             tf.lookup.TextFileInitializer(vocab_file, tf.string, whole_line, tf.int64, line_number), num_oov_buckets=1
@@ -54,23 +52,17 @@ class GraphTokenizer(tf.Module):
                 self._sentencepiece = tf_text.SentencepieceTokenizer(stream.read(), out_type=tf.int32)
         else:
             self._wordpiece = tf_text.WordpieceTokenizer(
-                self._ids,
-                max_bytes_per_word=4 * _MAX_WORD_LENGTH,
-                token_out_type=tf.int32,
-                unknown_token="[UNK]",
+                self._ids, max_bytes_per_word=4 * _MAX_WORD_LENGTH, token_out_type=tf.int32, unknown_token="[UNK]"
             )
 
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns int32 [batch, longest] `input_word_ids`, `input_mask` and `input_type_ids` of strings [batch]."""
         # Text between two [MASK] is tokenized by itself, as in `encode_texts`.
-        parts = tf.strings.split(texts, _MASK)
+        parts = tf.strings.split(texts, "[MASK]")
         ids = parts.with_values(self._encode(parts.values))
-        is_first = tf.equal(
-            tf.range(tf.shape(parts.values, tf.int64)[0]), tf.gather(parts.row_splits, parts.value_rowids())
-        )
-        masks = tf.RaggedTensor.from_row_lengths(
-            tf.fill([tf.reduce_sum(tf.cast(~is_first, tf.int32))], self._mask_id), tf.cast(~is_first, tf.int64)
-        )
+        starts = tf.gather(parts.row_splits, parts.value_rowids())
+        num_masks = tf.cast(tf.range(tf.shape(parts.values, tf.int64)[0]) != starts, tf.int64)  # before each part
+        masks = tf.RaggedTensor.from_row_lengths(tf.fill([tf.reduce_sum(num_masks)], self._mask_id), num_masks)
         rows = parts.with_values(tf.concat([masks, ids.values], axis=1)).merge_dims(1, 2)
         return self._assemble(rows[:, : self._max_length - 2])
 
@@ -120,14 +112,14 @@ class GraphTokenizer(tf.Module):
         return self._wordpiece.tokenize(words).merge_dims(1, 2)
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
-        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # what is no UTF-8 becomes U+FFFD
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # invalid bytes become U+FFFD
         texts = tf.strings.regex_replace(texts, _CONTROL, "")
-        # Before accents go: the compatibility ideographs are others afterwards, but stay apart.
+        # Before accents are removed, which turns compatibility ideographs into others.
         texts = tf.strings.regex_replace(texts, f"({_CHINESE})", r" \1 ")
         if self._lower_case:
             texts = tf_text.normalize_utf8(texts, "NFD")
             texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
-            # `tokenizers` lowers each character by itself; ICU would write a sigma at the end of a word as a final one.
+            # `tokenizers` lower-cases each character by itself; ICU makes a sigma at the end of a word a final one.
             texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
             texts = tf.strings.lower(texts, encoding="utf-8")
         return texts

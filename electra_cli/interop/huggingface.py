@@ -1,14 +1,14 @@
-"""Models of Hugging Face transformers: names and layout of their weights to ours and back; folders are read.
+"""Reads folders of Hugging Face transformers; names and layout of their weights to ours and back.
 
-Read are folders of `ElectraForPreTraining` (a discriminator), `ElectraForMaskedLM` (a generator), any other model of
-ELECTRA and any of BERT (a discriminator without its head). Transformers is not imported; PyTorch is, for files that it
-wrote.
+`ElectraForPreTraining` becomes a discriminator, `ElectraForMaskedLM` a generator, any other ELECTRA and any BERT a
+discriminator without its head. Transformers is not imported; PyTorch is, for files that it wrote.
 """
 
+import contextlib
 import dataclasses
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from electra_cli.objectives.weights import Network, Weights
 
 CONFIG_FILE = "config.json"
 _SAFETENSORS, _PYTORCH = "model.safetensors", "pytorch_model.bin"
-# Parts of names there and here, in this order; what is left is the same.
+_HEADS = ("discriminator_predictions.", "generator_predictions.")
+_INSTALL = "pip install 'electra-pretrain[huggingface]'"
+# Parts of names there and here, replaced in this order; the rest is the same.
 _PARTS = (
     ("encoder.layer.", "encoder.layer_"),
     ("discriminator_predictions.dense_prediction.", "predictions.dense_1."),
@@ -53,15 +55,14 @@ def read(source: str) -> ExternalModel:
     Raises:
       UserError: it is none, is incomplete, holds code, contradicts its own config, or is of another kind of model.
     """
-    files.check_directory("--source", source, f"give the folder of a model, with its {CONFIG_FILE}")
+    option = Option("--source")
+    files.check_directory(option, source, f"give the folder of a model, with its {CONFIG_FILE}")
     file = os.path.join(source, CONFIG_FILE)
     if not os.path.exists(file):
-        raise UserError(Option("--source"), f"={source} holds no {CONFIG_FILE}: it is no model of transformers")
+        raise UserError(option, f"={source} holds no {CONFIG_FILE}: it is no model of transformers")
     config = read_json(file)
     if "config" in config:
-        raise UserError(
-            Option("--source"), f"={source} is a workdir of electra-pretrain: give --format=electra_pretrain"
-        )
+        raise UserError(option, f"={source} is a workdir of electra-pretrain: give --format=electra_pretrain")
     if config.get("model_type") not in ("electra", "bert"):
         raise UserError(f"{file}: model_type is {config.get('model_type')!r}; electra and bert can be imported")
     for key, (wanted, meaning) in _REQUIRED.items():
@@ -81,13 +82,15 @@ def read(source: str) -> ExternalModel:
 
 
 def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Network, list[str]]:
-    is_bert = config["model_type"] == "bert"
-    role = "generator" if any(name.startswith("generator_predictions.") for name in tensors) else "discriminator"
-    if role == "generator" and any(name.startswith("discriminator_predictions.") for name in tensors):
-        raise UserError(f"{os.path.dirname(file)} holds the heads of both networks: save each in a folder of its own")
+    """Returns the network of a folder's tensors, and the names of those that belong to none."""
+    folder, is_bert = os.path.dirname(file), config["model_type"] == "bert"
+    heads = {name.split("_")[0] for name in tensors if name.startswith(_HEADS)}
+    if len(heads) == 2:
+        raise UserError(f"{folder} holds the heads of both networks: save each in a folder of its own")
+    role = "generator" if "generator" in heads else "discriminator"
     table = tensors.get("electra.embeddings.word_embeddings.weight")
     if not np.array_equal(tensors.get("generator_lm_head.weight", table), table):
-        raise UserError(f"{os.path.dirname(file)}: the head's table is not the word table, as ELECTRA's is")
+        raise UserError(f"{folder}: the head's table is not the word table, as ELECTRA's is")
     num_heads = config.get("num_attention_heads")
     if not isinstance(num_heads, int) or num_heads < 1:
         raise UserError(f"{file}: num_attention_heads is {num_heads!r}, not a number")
@@ -102,7 +105,7 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
     try:
         unexpected += network.drop_unknown()
     except UserError as error:
-        raise UserError(f"{os.path.dirname(file)}: {error}") from error
+        raise UserError(f"{folder}: {error}") from error
     for key, size in size_keys(network.sizes).items():
         if key in config and config[key] != size:
             raise UserError(f"{file}: {key} is {config[key]}, the weights have {size}")
@@ -111,9 +114,8 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
 
 def size_keys(sizes: EncoderSizes) -> dict[str, int]:
     """Returns the sizes of a network as arguments of transformers' `ElectraConfig`."""
-    return {
-        "num_hidden_layers" if name == "num_layers" else name: size for name, size in dataclasses.asdict(sizes).items()
-    }
+    items = dataclasses.asdict(sizes).items()
+    return {"num_hidden_layers" if name == "num_layers" else name: size for name, size in items}
 
 
 def from_hf_name(name: str) -> str | None:
@@ -125,19 +127,15 @@ def from_hf_name(name: str) -> str | None:
         name = name.replace(theirs, ours)
     if not name.startswith(("embeddings.", "embeddings_project.", "encoder.", "predictions.")):
         return None
-    # Checkpoints of old versions have gamma and beta.
-    is_norm = "LayerNorm." in name
-    is_table = name.endswith("_embeddings.weight")
-    stem, _, last = name.rpartition(".")
-    if last == "weight":
-        last = "gamma" if is_norm else "" if is_table else "kernel"
-    elif last == "bias" and is_norm:
-        last = "beta"
-    return "/".join(filter(None, [stem.replace(".", "/"), last]))
+    if name.endswith("_embeddings.weight"):
+        name = name.removesuffix(".weight")
+    elif "LayerNorm." in name:  # of old versions with gamma and beta
+        name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+    return name.replace(".weight", ".kernel").replace(".", "/")
 
 
 def to_hf_name(name: str, role: str) -> str:
-    """Returns the name of a tensor of `ElectraForPreTraining` or `ElectraForMaskedLM` for one in a `Network`."""
+    """Returns the name in `ElectraForPreTraining` or `ElectraForMaskedLM` of a weight of a `Network`."""
     if name == "predictions/output_bias":
         return "generator_lm_head.bias"
     stem, _, last = name.rpartition("/")
@@ -149,22 +147,18 @@ def to_hf_name(name: str, role: str) -> str:
 
 
 def to_hf_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """Returns a weight of a `Network` as PyTorch has it: kernels are [outputs, inputs]."""
+    """Returns a weight of a `Network` in PyTorch's layout: kernels are [outputs, inputs]."""
     return np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
 
 
 def _read_tensors(source: str) -> tuple[Weights, list[str]]:
     """Returns all tensors of a folder as float32, and notices for the user."""
-    readers: tuple[tuple[str, Callable[[str], dict[str, Any]]], ...] = (
-        (_SAFETENSORS, _read_safetensors),
-        (_PYTORCH, _read_pytorch),
-    )
-    for name, read_file in readers:
-        index = os.path.join(source, f"{name}.index.json")
-        if os.path.exists(os.path.join(source, name)):
-            return _to_float32(read_file(os.path.join(source, name)))
-        if os.path.exists(index):
-            return _to_float32(_read_shards(source, index, read_file))
+    for name, read_file in ((_SAFETENSORS, _read_safetensors), (_PYTORCH, _read_pytorch)):
+        file = os.path.join(source, name)
+        if os.path.exists(file):
+            return _to_float32(read_file(file))
+        if os.path.exists(f"{file}.index.json"):
+            return _to_float32(_read_shards(source, f"{file}.index.json", read_file))
     raise UserError(Option("--source"), f"={source} holds neither {_SAFETENSORS} nor {_PYTORCH}")
 
 
@@ -185,42 +179,34 @@ def _read_shards(source: str, index: str, read_file: Callable[[str], dict[str, A
     return tensors
 
 
-def _read_safetensors(file: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def _needs_extra(message: str) -> Iterator[None]:
+    """Raises a `UserError` where an import in the block fails."""
     try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UserError(message) from error
+
+
+def _read_safetensors(file: str) -> dict[str, Any]:
+    with _needs_extra(f"reading safetensors needs that package, which is not installed: {_INSTALL}"):
         import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
         from safetensors.numpy import load_file  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise UserError(
-            "reading safetensors needs that package, which is not installed: pip install "
-            "'electra-pretrain[huggingface]'"
-        ) from error
     try:
         return load_file(file)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
-    except (KeyError, TypeError, AttributeError):
-        return _read_bfloat16(file)  # a type that NumPy does not have
-
-
-def _read_bfloat16(file: str) -> dict[str, Any]:
-    try:
-        from safetensors.torch import load_file  # noqa: PLC0415  (PyTorch is an extra)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{file} holds bfloat16, which takes PyTorch to read: pip install 'electra-pretrain[huggingface]', or save "
-            f"it in float32"
-        ) from error
-    return load_file(file)
+    except (KeyError, TypeError, AttributeError):  # a type that NumPy does not have
+        with _needs_extra(f"{file} holds bfloat16, which takes PyTorch to read: {_INSTALL}, or save it in float32"):
+            from safetensors.torch import load_file as load_with_torch  # noqa: PLC0415
+        return load_with_torch(file)
 
 
 def _read_pytorch(file: str) -> dict[str, Any]:
-    try:
+    with _needs_extra(
+        f"{file}: reading it needs PyTorch, which is not installed: {_INSTALL}, or save it as safetensors"
+    ):
         import torch  # noqa: PLC0415  (an extra; only this format needs it)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{file}: reading it needs PyTorch, which is not installed: pip install 'electra-pretrain[huggingface]', "
-            f"or save it as safetensors"
-        ) from error
     try:
         # Without this a pickle may run any code.
         tensors = torch.load(file, map_location="cpu", weights_only=True)
@@ -234,27 +220,28 @@ def _read_pytorch(file: str) -> dict[str, Any]:
 
 
 def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
-    """Takes arrays of NumPy or tensors of PyTorch; drops those of integers."""
-    types = {name: str(value.dtype).removeprefix("torch.") for name, value in tensors.items()}
-    weights = {
-        name: np.asarray(value if isinstance(value, np.ndarray) else value.float().numpy(), np.float32)
-        for name, value in tensors.items()
-        if "float" in types[name]
-    }
-    others = sorted({types[name] for name in weights} - {"float32"})
-    return weights, [f"Weights of type {', '.join(others)} became float32."] if others else []
+    """Takes NumPy arrays or PyTorch tensors; drops those of integers."""
+    weights, others = {}, set()
+    for name, value in tensors.items():
+        dtype = str(value.dtype).removeprefix("torch.")
+        if "float" in dtype:
+            others |= {dtype} - {"float32"}
+            weights[name] = np.asarray(value if isinstance(value, np.ndarray) else value.float().numpy(), np.float32)
+    return weights, [f"Weights of type {', '.join(sorted(others))} became float32."] if others else []
 
 
 def _read_vocabulary(source: str) -> dict[str, Any]:
     """Returns the arguments of `ExternalModel` that a folder's tokenizer decides."""
     arguments: dict[str, Any] = {}
-    tokenizer_file, settings_file = (os.path.join(source, name) for name in ("tokenizer.json", "tokenizer_config.json"))
+    vocab_file, tokenizer_file, settings_file = (
+        os.path.join(source, name) for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+    )
     if os.path.exists(settings_file):
         lower_case = read_json(settings_file).get("do_lower_case")
         if isinstance(lower_case, bool):
             arguments["lower_case"] = lower_case
-    if os.path.exists(os.path.join(source, "vocab.txt")):
-        arguments["vocab_file"] = os.path.join(source, "vocab.txt")
+    if os.path.exists(vocab_file):
+        arguments["vocab_file"] = vocab_file
     if os.path.exists(tokenizer_file):
         tokenizer = read_json(tokenizer_file)
         model = tokenizer.get("model") or {}

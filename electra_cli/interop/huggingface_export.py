@@ -11,10 +11,12 @@ from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import FineTunedModel
+from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.huggingface import CONFIG_FILE, SETTINGS, size_keys, to_hf_layout, to_hf_name
 from electra_cli.interop.model_card import fine_tuned_card, run_card
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
+from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network, Weights, read_encoder
 
 _NETWORK_CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
@@ -25,8 +27,7 @@ _TASK_CLASSES = {
     "question_answering": "ElectraForQuestionAnswering",
 }
 _PROBLEM_TYPES = {"classification": "single_label_classification", "regression": "regression"}
-# The names of the output layer of each task's head; of a text there is a dense layer before it.
-_DENSE_LAYER = "classifier.dense"
+# The output layer of each task's head; heads on whole texts have `classifier.dense` before it.
 _OUTPUT_LAYERS = {
     "classification": "classifier.out_proj",
     "regression": "classifier.out_proj",
@@ -39,7 +40,7 @@ _SPECIAL_TOKENS = {
 
 
 def check_installed() -> None:
-    """Raises a `UserError` when what writes and checks is not installed."""
+    """Raises a `UserError` when a library that writing and checking need is not installed."""
     try:
         import safetensors  # noqa: F401, PLC0415  (an extra; only this format needs it)
         import torch  # noqa: F401, PLC0415
@@ -59,40 +60,30 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
       OSError: it cannot be written.
     """
     _require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
-    network = run.network(role)
-    config = _config(network, run.config.model, run.config.model.initializer_range, run.tokenizer)
-    _write_folder(
-        directory,
-        {"architectures": [_NETWORK_CLASSES[role]], "model_type": "electra", **config},
-        _tensors(network.weights, role),
-        run.tokenizer,
-        network.sizes.max_position_embeddings,
-        run_card(run, role),
-    )
+    network, rates = run.network(role), run.config.model
+    config = _config(_NETWORK_CLASSES[role], network.sizes, rates, rates.initializer_range, run.tokenizer)
+    tensors = _tensors(network.weights, role)
+    length = network.sizes.max_position_embeddings
+    _write_folder(directory, config, tensors, run.tokenizer, length, run_card(run, role))
 
 
 def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
-    """Writes what `write` does; raises as it."""
-    _require_wordpiece(
-        model.tokenizer,
-        "--format=saved_model" if model.model.head_dense is not None else "an encoder with WordPiece",
-    )
-    kind, network = model.task.kind, Network("discriminator", {}, model.record.sizes.num_attention_heads)
-    network.weights = read_encoder(model.model.encoder)
-    config = {
-        "architectures": [_TASK_CLASSES[kind]],
-        "model_type": "electra",
-        **_config(network, model.config.model, model.record.initializer_range, model.tokenizer),
-    }
+    """Writes a fine-tuned model as `write` does a network; raises what it raises."""
+    others = "--format=saved_model" if model.model.head_dense is not None else "an encoder with WordPiece"
+    _require_wordpiece(model.tokenizer, others)
+    kind, record, rates = model.task.kind, model.record, model.config.model
+    weights = read_encoder(model.model.encoder)
+    sizes = Network("discriminator", weights, record.sizes.num_attention_heads).sizes
+    config = _config(_TASK_CLASSES[kind], sizes, rates, record.initializer_range, model.tokenizer)
     if kind != "question_answering":
-        # Of a regression transformers counts outputs by their names, too.
+        # Transformers counts the outputs of a regression by their names, too.
         names = model.task.labels.labels if kind != "regression" else ("number",)
         config["id2label"] = {str(index): name for index, name in enumerate(names)}
         config["label2id"] = {name: index for index, name in enumerate(names)}
     if kind in _PROBLEM_TYPES:
         config["problem_type"] = _PROBLEM_TYPES[kind]
-    config["classifier_dropout"] = model.config.model.head_dropout
-    tensors = {**_tensors(network.weights, "discriminator"), **_head_tensors(model)}
+    config["classifier_dropout"] = rates.head_dropout
+    tensors = {**_tensors(weights, "discriminator"), **_head_tensors(model)}
     _write_folder(directory, config, tensors, model.tokenizer, model.max_length, fine_tuned_card(model))
 
 
@@ -103,11 +94,15 @@ def _require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
         )
 
 
-def _config(network: Network, rates: Any, initializer_range: float, tokenizer: TokenizerSettings) -> dict[str, Any]:
-    """Returns the arguments of transformers' `ElectraConfig`; `rates` are the section `model` of a config."""
+def _config(
+    architecture: str, sizes: EncoderSizes, rates: Any, initializer_range: float, tokenizer: TokenizerSettings
+) -> dict[str, Any]:
+    """Returns transformers' `config.json`; `rates` are the section `model` of a config."""
     settings = {**rates.to_dict(), "initializer_range": initializer_range}
     return {
-        **size_keys(network.sizes),
+        "architectures": [architecture],
+        "model_type": "electra",
+        **size_keys(sizes),
         "hidden_act": "gelu",
         "layer_norm_eps": LAYER_NORM_EPSILON,
         "pad_token_id": tokenizer.vocabulary.pad_id,
@@ -122,15 +117,14 @@ def _tensors(weights: Weights, role: str) -> Weights:
 def _head_tensors(model: FineTunedModel) -> Weights:
     output = _OUTPUT_LAYERS[model.task.kind]
     tensors = {}
-    for name, layer in ((_DENSE_LAYER, model.model.head_dense), (output, model.model.head_output)):
+    for name, layer in (("classifier.dense", model.model.head_dense), (output, model.model.head_output)):
         if layer is not None:
             tensors[f"{name}.weight"] = np.ascontiguousarray(layer.kernel.numpy().T)
             tensors[f"{name}.bias"] = layer.bias.numpy()
     if model.task.kind == "regression":
-        # Their output is the number itself.
-        label_map = model.task.labels
-        tensors[f"{output}.weight"] *= np.float32(label_map.deviation)
-        tensors[f"{output}.bias"] = label_map.numbers(tensors[f"{output}.bias"]).astype(np.float32)
+        labels = model.task.labels  # transformers' output is the number itself
+        tensors[f"{output}.weight"] *= np.float32(labels.deviation)
+        tensors[f"{output}.bias"] = labels.numbers(tensors[f"{output}.bias"]).astype(np.float32)
     return tensors
 
 
@@ -145,14 +139,8 @@ def _write_folder(
     import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
     from safetensors.numpy import save_file  # noqa: PLC0415
 
-    contents = {
-        CONFIG_FILE: json.dumps(config, indent=1) + "\n",
-        "README.md": card,
-        **tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length),
-    }
-    for name, content in contents.items():
-        with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
-            stream.write(content)
+    write_texts(directory, {CONFIG_FILE: json.dumps(config, indent=1) + "\n", "README.md": card})
+    write_texts(directory, tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length))
     try:
         save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
@@ -160,7 +148,7 @@ def _write_folder(
 
 
 def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) -> dict[str, str]:
-    """Returns the content of the files of a `BertTokenizerFast`, by name; text is cut to `max_length` tokens."""
+    """Returns the files of a `BertTokenizerFast`, contents by name; text is cut to `max_length` tokens."""
     import tokenizers  # noqa: PLC0415  (import time)
     from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415
 
@@ -188,11 +176,7 @@ def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) 
 
 
 def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> float:
-    """Loads a folder that `write` wrote and returns the largest difference of hidden states and logits from ours.
-
-    Raises:
-      UserError: the tokens of the texts differ.
-    """
+    """Returns the largest difference of states and logits once loaded; raises a `UserError` where tokens differ."""
     tokenizer = _load(directory, "AutoTokenizer")
     length = min(128, run.config.model.max_position_embeddings)
     inputs = encode_texts(run.tokenizer, texts, length)
@@ -206,11 +190,7 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> floa
 
 
 def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
-    """Loads a folder that `write_fine_tuned` wrote and returns the largest difference of logits from ours.
-
-    Raises:
-      UserError: the tokens of the examples differ.
-    """
+    """Returns the largest difference of logits once loaded; raises a `UserError` where tokens differ."""
     task, encoder = model.task, model.tokenizer.build()
     tokenizer = _load(directory, "AutoTokenizer")
     encoded = task.encode(examples, encoder, model.tokenizer.vocabulary, model.max_length)
@@ -224,14 +204,13 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
         else:
             theirs = tokenizer(example.text, example.second_text)["input_ids"]
         _check_tokens(example.text, theirs, ids[rows.index(index)])
-    automatic = _TASK_CLASSES[task.kind].replace("Electra", "AutoModel")
-    outputs = _outputs(_load(directory, automatic), inputs)
+    outputs = _outputs(_load(directory, _TASK_CLASSES[task.kind].replace("Electra", "AutoModel")), inputs)
     if task.kind == "question_answering":
         logits = np.stack([outputs.start_logits, outputs.end_logits], axis=-1)
+    elif task.kind == "regression":
+        logits = task.labels.scaled(outputs.logits.numpy())
     else:
         logits = outputs.logits.numpy()
-    if task.kind == "regression":
-        logits = task.labels.scaled(logits)
     kept: Any = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
     return max_abs_diff([(logits, model.model(inputs, training=False))], kept)
 

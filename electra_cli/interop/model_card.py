@@ -12,18 +12,28 @@ _ROLES = {
     "fine-tune.",
     "generator": "The generator: a masked language model.",
 }
+# What a model for each kind of task does, and the pipeline tag of that on model hubs.
 _TASKS = {
-    "classification": "It predicts the class of {texts}",
-    "regression": "It predicts a number for {texts}",
-    "tagging": "It predicts a tag for each word of a text",
-    "question_answering": "It finds the answer to a question in a text",
+    "classification": ("It predicts the class of {texts}", "text-classification"),
+    "regression": ("It predicts a number for {texts}", "text-classification"),
+    "tagging": ("It predicts a tag for each word of a text", "token-classification"),
+    "question_answering": ("It finds the answer to a question in a text", "question-answering"),
 }
-_PIPELINES = {
-    "classification": "text-classification",
-    "regression": "text-classification",
-    "tagging": "token-classification",
-    "question_answering": "question-answering",
-}
+_CARD = """\
+---
+library_name: transformers
+{metadata}tags:
+- electra
+---
+
+# {title}
+
+{about} with electra-pretrain {version} ([ELECTRA](https://arxiv.org/abs/2003.10555)).
+
+```python
+{use}```
+
+{tables}"""
 _LOAD = """\
 from transformers import {automatic}, AutoTokenizer
 
@@ -73,14 +83,15 @@ def run_card(run: LoadedRun, role: str) -> str:
         "batch": f"{config.train.global_batch_size:,} examples of {config.data.max_seq_length:,} tokens",
         "learning rate": f"{config.optimizer.learning_rate:g} ({config.optimizer.name}, {config.optimizer.schedule})",
     }
-    figures = {
+    scores = {
         name: value
         for name, value in run.held_out.items()
         if isinstance(value, float) and name not in ("step", "phase")
     }
-    scores = _figures_table(f"held-out, step {run.held_out['step']:,}", figures) if figures else []
-    about = f"{_ROLES[role]} Pre-trained"
-    return _card(f" {role}", [], about, _USES[role], _settings_table("training", training), scores)
+    tables = _table("training", training)
+    if scores:
+        tables += _scores_table(f"held-out, step {run.held_out['step']:,}", scores)
+    return _card(f"ELECTRA {role}", "", f"{_ROLES[role]} Pre-trained", _USES[role], tables)
 
 
 def fine_tuned_card(model: FineTunedModel) -> str:
@@ -102,44 +113,25 @@ def fine_tuned_card(model: FineTunedModel) -> str:
         "seed": model.seed,
         "vocabulary": f"{record.sizes.vocab_size:,} tokens, {'uncased' if record.lower_case else 'cased'}",
     }
-    scores: list[str] = []
+    tables = _table("fine-tuning", fine_tuning)
     for name, split in model.scores.items():
         if split["scores"] is not None:
-            scores += _figures_table(f"{name}, {split['num_examples']:,} examples", split["scores"])
-    title = f", fine-tuned: {kind.replace('_', ' ')}"
-    what = _TASKS[kind].format(texts="two texts" if record.has_pairs else "a text")
-    metadata = [f"pipeline_tag: {_PIPELINES[kind]}"]
-    return _card(
-        title, metadata, f"{what}{named}. Fine-tuned", use, _settings_table("fine-tuning", fine_tuning), scores
+            tables += _scores_table(f"{name}, {split['num_examples']:,} examples", split["scores"])
+    task, pipeline = _TASKS[kind]
+    about = f"{task.format(texts='two texts' if record.has_pairs else 'a text')}{named}. Fine-tuned"
+    title = f"ELECTRA, fine-tuned: {kind.replace('_', ' ')}"
+    return _card(title, f"pipeline_tag: {pipeline}\n", about, use, tables)
+
+
+def _card(title: str, metadata: str, about: str, use: str, tables: list[str]) -> str:
+    return _CARD.format(
+        metadata=metadata, title=title, about=about, version=__version__, use=use, tables="\n".join(tables)
     )
 
 
-def _card(title: str, metadata: list[str], about: str, use: str, settings: list[str], scores: list[str]) -> str:
-    lines = [
-        "---",
-        "library_name: transformers",
-        *metadata,
-        "tags:",
-        "- electra",
-        "---",
-        "",
-        f"# ELECTRA{title}",
-        "",
-        f"{about} with electra-pretrain {__version__} ([ELECTRA](https://arxiv.org/abs/2003.10555)).",
-        "",
-        "```python",
-        *use.splitlines(),
-        "```",
-        "",
-        *settings,
-        *scores,
-    ]
-    return "\n".join(lines)
+def _table(title: str, rows: Mapping[str, Any], alignment: str = "---") -> list[str]:
+    return [f"| {title} | |", f"| --- | {alignment} |", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
 
 
-def _settings_table(title: str, rows: Mapping[str, Any]) -> list[str]:
-    return [f"| {title} | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
-
-
-def _figures_table(title: str, rows: Mapping[str, float]) -> list[str]:
-    return [f"| {title} | |", "| --- | --: |", *(f"| {name} | {value:.4f} |" for name, value in rows.items()), ""]
+def _scores_table(title: str, scores: Mapping[str, float]) -> list[str]:
+    return _table(title, {name: f"{score:.4f}" for name, score in scores.items()}, "--:")

@@ -1,4 +1,4 @@
-"""A workdir, or a starting point of `electra-import`, as exports and the Python API need it."""
+"""Loads a workdir, or a starting point of `electra-import`, for exports and the Python API."""
 
 import dataclasses
 import os
@@ -30,19 +30,13 @@ from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_co
 
 @dataclasses.dataclass(frozen=True)
 class LoadedRun:
-    """A trained model with all that is known of it.
-
-    A role is one of its networks, 'discriminator' or 'generator'.
+    """A trained model with all that is known of it; a role is one of its networks, 'discriminator' or 'generator'.
 
     Attributes:
-      workdir: its directory.
-      checkpoint: the checkpoint that was read.
-      step: its step.
-      config: the resolved config.
-      model: the model, with the weights of the checkpoint or their averages.
-      is_averaged: whether they are averages.
-      tokenizer: how its text became tokens.
-      held_out: the last held-out metrics up to that step; empty when there are none.
+      checkpoint: path of the checkpoint that was read.
+      config: resolved.
+      is_averaged: whether the weights are moving averages.
+      held_out: the last held-out metrics up to `step`; empty when there are none.
     """
 
     workdir: str
@@ -56,11 +50,11 @@ class LoadedRun:
 
     @property
     def roles(self) -> list[str]:
-        """Which networks it has, the discriminator first."""
+        """The networks that it has, the discriminator first."""
         return list(self.model.networks)
 
     def network(self, role: str) -> Network:
-        """Returns the network of a role with its head, as arrays."""
+        """Returns a network with its head, as arrays."""
         heads = self.config.model.num_attention_heads
         if role == "generator" and "discriminator" in self.roles:
             heads = self.config.derived.generator_num_attention_heads
@@ -69,39 +63,37 @@ class LoadedRun:
         return network
 
     def head_variables(self, role: str) -> list[tf.Variable]:
-        """Returns the variables of the head of a role."""
+        """Returns the variables of a network's head."""
         if role == "generator":
             assert self.model.masked_lm is not None
             return self.model.masked_lm.variables
         return [*self.model.discriminator_projection.variables, *self.model.discriminator_head.variables]
 
     def hidden_states(self, role: str, inputs: dict[str, tf.Tensor]) -> list[tf.Tensor]:
-        """Returns the output of each layer, float32 [batch, seq_length, hidden_size].
+        """Returns the output of each layer, float32 [batch, seq_length, hidden_size]; nothing is masked or corrupted.
 
         Args:
-          role: the network, by itself: nothing is masked or corrupted.
           inputs: int32 [batch, seq_length] of `features.UNMASKED`.
         """
         return self.model.networks[role](inputs, training=False)["encoder_outputs"]
 
     def logits(self, role: str, encoded: tf.Tensor, positions: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns the logits of a role's head from the last layer's output.
+        """Returns a head's logits.
 
         Args:
-          role: the network.
-          encoded: [batch, seq_length, hidden_size].
-          positions: int32 [batch, n], those that a generator predicts; None: all.
+          encoded: the last layer's output [batch, seq_length, hidden_size].
+          positions: int32 [batch, n] that a generator predicts; None: all.
 
         Returns:
-          Of a discriminator float32 [batch, seq_length], of "was replaced"; of a generator [batch, n, vocab_size].
+          Of a discriminator (replaced or not) float32 [batch, seq_length], of a generator [batch, n, vocab_size].
         """
         if role == "discriminator":
             logits = self.model.discriminator_head(self.model.discriminator_projection(encoded))
             return tf.cast(tf.squeeze(logits, axis=-1), tf.float32)
         assert self.model.masked_lm is not None
         if positions is None:
-            batch_size, length = tf.shape(encoded)[0], tf.shape(encoded)[1]
-            positions = tf.tile(tf.range(length)[tf.newaxis], [batch_size, 1])
+            batch_and_length = tf.shape(encoded)[:2]
+            positions = tf.broadcast_to(tf.range(batch_and_length[1]), batch_and_length)
         return tf.cast(self.model.masked_lm(encoded, positions), tf.float32)
 
 
@@ -117,15 +109,13 @@ def load_run(
     """Reads a workdir, or what `electra-import` wrote.
 
     Args:
-      workdir: the directory.
       checkpoint: 'best', a path, or a directory whose newest is taken; None: the newest of the workdir.
-      averaged: whether moving averages are taken for the weights, where the run keeps some.
+      averaged: whether to take the moving averages of the weights, if the run keeps them.
       vocab_file: the vocabulary or SentencePiece model, in place of the run's.
       lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
-      notice: receives lines to print.
 
     Raises:
-      UserError: no such workdir or checkpoint, one that is damaged, or a vocabulary that is missing or does not fit.
+      UserError: no such workdir or checkpoint, a damaged one, or a vocabulary that is missing or does not fit.
     """
     record = read_record(workdir)
     config = read_config(record, os.path.join(workdir, CONFIG_FILE))
@@ -144,16 +134,8 @@ def load_run(
         raise error.with_options({} if checkpoint else {"--checkpoint": "--workdir"}) from error
     step = step_of(path)
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
-    return LoadedRun(
-        workdir=workdir,
-        checkpoint=path,
-        step=step,
-        config=config,
-        model=model,
-        is_averaged=averaged and config.optimizer.ema_decay > 0,
-        tokenizer=tokenizer,
-        held_out=lines[-1] if lines else {},
-    )
+    is_averaged = averaged and config.optimizer.ema_decay > 0
+    return LoadedRun(workdir, path, step, config, model, is_averaged, tokenizer, lines[-1] if lines else {})
 
 
 def _find_tokenizer(
@@ -190,13 +172,11 @@ def encode_texts(
 ) -> dict[str, np.ndarray]:
     """Returns int32 [texts, longest] `input_word_ids`, `input_mask` and `input_type_ids`: [CLS] text [SEP] and padding.
 
-    '[MASK]' in a text is the token of that name. Texts of more than `max_length` tokens are cut.
+    '[MASK]' in a text is the token of that name.
 
     Args:
-      tokenizer: the settings.
-      texts: the texts.
-      max_length: tokens of a text, [CLS] and [SEP] included.
-      encoder: what `tokenizer.build()` returned before; it remembers words.
+      max_length: tokens to cut a text to, [CLS] and [SEP] included.
+      encoder: a result of `tokenizer.build()` to use again: it remembers words.
     """
     encoder = encoder or tokenizer.build()
     rows: list[tuple[list[int], None]] = []
@@ -219,7 +199,6 @@ def max_abs_diff(pairs: Iterable[tuple[Any, Any]], kept: Any = ...) -> float:
     """Returns the largest absolute difference within pairs of arrays or tensors of one shape; NaN where one is NaN.
 
     Args:
-      pairs: what is compared.
-      kept: index of what counts in each, such as a bool [batch, seq_length] of tokens that are no padding.
+      kept: index of what to compare in each, such as a bool [batch, seq_length] of tokens that are no padding.
     """
     return float(np.max([np.abs(np.asarray(one) - np.asarray(other))[kept].max() for one, other in pairs]))

@@ -19,13 +19,14 @@ The signature of a fine-tuned model takes strings `text` [batch], of a task of p
 - of a regression `number` float32 [batch].
 
 All return `tokens` string, `input_word_ids` and `input_mask` int32 [batch, length] too. Reloading takes TensorFlow and
-`import tensorflow_text`, nothing of ours: functions hold the Keras model by closure, so that its variables are saved
-and its layers are not.
+`import tensorflow_text` only: functions hold the Keras model by closure, which saves its variables and not its layers.
 """
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -39,8 +40,7 @@ from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpa
 
 NUM_PREDICTIONS = 5
 _DEFAULT = "serving_default"
-_TEXT = tf.TensorSpec([None], tf.string, "text")
-_SECOND_TEXT = tf.TensorSpec([None], tf.string, "second_text")
+_TEXT, _SECOND_TEXT = (tf.TensorSpec([None], tf.string, name) for name in ("text", "second_text"))
 _IDS = {
     name: tf.TensorSpec([None, None], tf.int32, name) for name in ("input_word_ids", "input_mask", "input_type_ids")
 }
@@ -49,35 +49,28 @@ Outputs = dict[str, tf.Tensor]
 
 def write(run: LoadedRun, roles: list[str], directory: str) -> None:
     """Writes networks of a run, 'discriminator' and 'generator' or one of them, to an existing directory."""
-
-    def build(vocab_file: str) -> tuple[tf.Module, dict[str, Callable]]:
+    with _vocabulary_file(run.tokenizer, directory) as vocab_file:
         module = _RunModule(run, roles, vocab_file)
         functions = module.text_functions
-        return module, {**functions, _DEFAULT: functions.get("replaced_tokens") or functions["fill_mask"]}
-
-    _save(run.tokenizer, directory, build)
+        default = functions.get("replaced_tokens") or functions["fill_mask"]
+        tf.saved_model.save(module, directory, signatures={**functions, _DEFAULT: default})
 
 
 def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
     """Writes a classification or regression to an existing directory."""
-
-    def build(vocab_file: str) -> tuple[tf.Module, dict[str, Callable]]:
+    with _vocabulary_file(model.tokenizer, directory) as vocab_file:
         module = _FineTunedModule(model, vocab_file)
-        return module, {_DEFAULT: module.predict}
-
-    _save(model.tokenizer, directory, build)
+        tf.saved_model.save(module, directory, signatures={_DEFAULT: module.predict})
 
 
-def _save(
-    tokenizer: TokenizerSettings, directory: str, build: Callable[[str], tuple[tf.Module, dict[str, Callable]]]
-) -> None:
-    """Writes the module and signatures that `build` makes of a vocabulary file, which becomes an asset."""
+@contextlib.contextmanager
+def _vocabulary_file(tokenizer: TokenizerSettings, directory: str) -> Iterator[str]:
+    """Gives a temporary `vocab.txt` in a directory, which becomes an asset of what is saved in the block."""
     with tempfile.TemporaryDirectory(dir=directory) as temporary:
         vocab_file = os.path.join(temporary, "vocab.txt")
         with open(vocab_file, "wb") as stream:
             stream.write(tokenizer.vocabulary.to_bytes())
-        module, signatures = build(vocab_file)
-        tf.saved_model.save(module, directory, signatures=signatures)
+        yield vocab_file
 
 
 class _RunModule(tf.Module):
@@ -94,67 +87,58 @@ class _RunModule(tf.Module):
         @tf.function(input_signature=[_IDS])
         def encode(inputs):
             layers = run.hidden_states(role, inputs)
-            return {
-                "default": layers[-1][:, 0],
-                "pooled_output": layers[-1][:, 0],
-                "sequence_output": layers[-1],
-                "encoder_outputs": layers,
-            }
+            first = layers[-1][:, 0]
+            return {"default": first, "pooled_output": first, "sequence_output": layers[-1], "encoder_outputs": layers}
 
         self.__call__ = encode
-        self.text_functions: dict[str, Callable[[tf.Tensor], Outputs]] = {"embeddings": self._embeddings(run, role)}
+        self.text_functions = {"embeddings": self._on_text(_embeddings, run, role)}
         if "discriminator" in roles:
-            self.text_functions["replaced_tokens"] = self._replaced_tokens(run)
+            self.text_functions["replaced_tokens"] = self._on_text(_replaced_tokens, run)
         if "generator" in roles:
-            self.text_functions["fill_mask"] = self._fill_mask(run)
+            self.text_functions["fill_mask"] = self._on_text(_fill_mask, run, self.tokenizer)
 
-    def _embeddings(self, run, role):
+    def _on_text(self, compute: Callable[..., Outputs], *arguments: Any) -> Callable[[tf.Tensor], Outputs]:
+        """Returns a function of texts: their tokens, and what `compute` returns of the arguments and their ids."""
+
         @tf.function(input_signature=[_TEXT])
-        def embeddings(text):
+        def outputs(text):
             inputs = self.tokenizer(text)
-            layers = run.hidden_states(role, inputs)
-            last, mask = layers[-1], tf.cast(inputs["input_mask"], tf.float32)[..., tf.newaxis]
-            return {
-                **_token_outputs(self.tokenizer, inputs),
-                "layers": tf.stack(layers, axis=1),
-                "sequence_output": last,
-                "first": last[:, 0],
-                "mean": tf.reduce_sum(last * mask, axis=1) / tf.reduce_sum(mask, axis=1),
-                "max": tf.reduce_max(tf.where(mask > 0, last, last.dtype.min), axis=1),
-            }
+            return {**_token_outputs(self.tokenizer, inputs), **compute(*arguments, inputs)}
 
-        return embeddings
+        return outputs
 
-    def _replaced_tokens(self, run):
-        @tf.function(input_signature=[_TEXT])
-        def replaced_tokens(text):
-            inputs = self.tokenizer(text)
-            logits = run.logits("discriminator", run.hidden_states("discriminator", inputs)[-1])
-            probability = tf.sigmoid(logits) * tf.cast(inputs["input_mask"], tf.float32)
-            return {**_token_outputs(self.tokenizer, inputs), "replaced_probability": probability}
 
-        return replaced_tokens
+def _embeddings(run: LoadedRun, role: str, inputs: Outputs) -> Outputs:
+    layers = run.hidden_states(role, inputs)
+    last, mask = layers[-1], tf.cast(inputs["input_mask"], tf.float32)[..., tf.newaxis]
+    return {
+        "layers": tf.stack(layers, axis=1),
+        "sequence_output": last,
+        "first": last[:, 0],
+        "mean": tf.reduce_sum(last * mask, axis=1) / tf.reduce_sum(mask, axis=1),
+        "max": tf.reduce_max(tf.where(mask > 0, last, last.dtype.min), axis=1),
+    }
 
-    def _fill_mask(self, run):
-        @tf.function(input_signature=[_TEXT])
-        def fill_mask(text):
-            inputs = self.tokenizer(text)
-            positions = tf.ragged.boolean_mask(
-                tf.broadcast_to(tf.range(tf.shape(inputs["input_mask"])[1]), tf.shape(inputs["input_mask"])),
-                tf.equal(inputs["input_word_ids"], run.tokenizer.vocabulary.mask_id),
-            ).to_tensor(-1)
-            encoded = run.hidden_states("generator", inputs)[-1]
-            probabilities = tf.nn.softmax(run.logits("generator", encoded, tf.maximum(positions, 0)))
-            best, ids = tf.math.top_k(probabilities, NUM_PREDICTIONS)
-            return {
-                **_token_outputs(self.tokenizer, inputs),
-                "mask_positions": positions,
-                "filled_ids": ids,
-                "filled_tokens": self.tokenizer.tokens_of(ids),
-                "filled_probability": best,
-            }
 
-        return fill_mask
+def _replaced_tokens(run: LoadedRun, inputs: Outputs) -> Outputs:
+    logits = run.logits("discriminator", run.hidden_states("discriminator", inputs)[-1])
+    return {"replaced_probability": tf.sigmoid(logits) * tf.cast(inputs["input_mask"], tf.float32)}
+
+
+def _fill_mask(run: LoadedRun, tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
+    positions = tf.ragged.boolean_mask(
+        tf.broadcast_to(tf.range(tf.shape(inputs["input_mask"])[1]), tf.shape(inputs["input_mask"])),
+        tf.equal(inputs["input_word_ids"], run.tokenizer.vocabulary.mask_id),
+    ).to_tensor(-1)
+    encoded = run.hidden_states("generator", inputs)[-1]
+    probabilities = tf.nn.softmax(run.logits("generator", encoded, tf.maximum(positions, 0)))
+    best, ids = tf.math.top_k(probabilities, NUM_PREDICTIONS)
+    return {
+        "mask_positions": positions,
+        "filled_ids": ids,
+        "filled_tokens": tokenizer.tokens_of(ids),
+        "filled_probability": best,
+    }
 
 
 class _FineTunedModule(tf.Module):
@@ -187,18 +171,15 @@ class _FineTunedModule(tf.Module):
 
 
 def _token_outputs(tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
-    """Returns what every signature returns of the tokens."""
+    """Returns the outputs that all signatures have."""
     ids = inputs["input_word_ids"]
     return {"tokens": tokenizer.tokens_of(ids), "input_word_ids": ids, "input_mask": inputs["input_mask"]}
 
 
 def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) -> float:
-    """Loads what `write` wrote and returns the largest difference of its figures from those of the run.
+    """Loads what `write` wrote and returns the largest difference of its outputs from the run's.
 
-    Texts of which the graph makes other tokens (`graph_tokenization`) are skipped.
-
-    Raises:
-      UserError: it makes other tokens of half of the texts or more.
+    Texts of which the graph makes other tokens (`graph_tokenization`) are skipped; half of them are a `UserError`.
     """
     signatures = tf.saved_model.load(directory).signatures
     max_length = run.config.model.max_position_embeddings
@@ -219,7 +200,7 @@ def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) 
 
 
 def _filled_pairs(run: LoadedRun, fill_mask: Callable, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Returns the probabilities of the tokens for each [MASK], those of the graph and those of the run."""
+    """Returns the probabilities of tokens for each [MASK], the graph's and the run's."""
     masked = [f"{text[:60]} [MASK]" for text in texts]
     filled = {name: value.numpy() for name, value in fill_mask(text=tf.constant(masked)).items()}
     inputs = encode_texts(run.tokenizer, masked, run.config.model.max_position_embeddings)
@@ -237,31 +218,27 @@ def _filled_pairs(run: LoadedRun, fill_mask: Callable, texts: list[str]) -> list
 def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
     """Loads what `write_fine_tuned` wrote and returns the largest difference of its probabilities from the model's.
 
-    Numbers are compared in deviations of the training labels. Examples of which the graph makes other tokens
-    (`graph_tokenization`) are skipped.
-
-    Raises:
-      UserError: it makes other tokens of half of the texts or more, or names other classes.
+    Numbers are compared in standard deviations of the training labels; examples are skipped as by `compare`.
     """
     signature = tf.saved_model.load(directory).signatures[_DEFAULT]
     texts = {"text": tf.constant([example.text for example in examples])}
     if model.record.has_pairs:
         texts["second_text"] = tf.constant([example.second_text or "" for example in examples])
     outputs = {name: value.numpy() for name, value in signature(**texts).items()}
-    task = model.task
-    encoded = task.encode(examples, model.tokenizer.build(), model.tokenizer.vocabulary, model.max_length)
-    is_same = _check_tokens(outputs, encoded.features)
-    logits = model.model(encoded.features, training=False)
-    labels = task.labels.labels
+    task, tokenizer = model.task, model.tokenizer
+    inputs = task.encode(examples, tokenizer.build(), tokenizer.vocabulary, model.max_length).features
+    is_same = _check_tokens(outputs, inputs)
+    logits = model.model(inputs, training=False)
+    labels = [label.encode() for label in task.labels.labels]
     if not labels:
         return max_abs_diff([(task.labels.scaled(outputs["number"]), logits[:, 0])], is_same)
-    if any(row.tolist() != [label.encode() for label in labels] for row in outputs["labels"]):
+    if any(row.tolist() != labels for row in outputs["labels"]):
         raise UserError("the labels in the graph are others: nothing was exported")
     return max_abs_diff([(outputs["probabilities"], tf.nn.softmax(logits))], is_same)
 
 
 def _check_tokens(theirs: Outputs, ours: dict[str, np.ndarray]) -> list[bool]:
-    """Returns of which texts the graph makes our tokens; raises a `UserError` where it is half of them or fewer."""
+    """Returns of which texts the graph makes our tokens; raises a `UserError` where that is half of them or fewer."""
     is_same = [first == second for first, second in zip(unpadded_rows(theirs), unpadded_rows(ours), strict=True)]
     if 2 * sum(is_same) <= len(is_same):
         raise UserError(

@@ -1,4 +1,4 @@
-"""Models read in any format: of other libraries, to import them, and the encoder that a fine-tuning starts from."""
+"""Reads models of all formats: of other libraries, to import them, and encoders, to fine-tune them."""
 
 import dataclasses
 import json
@@ -34,30 +34,24 @@ def read_source(
 
     Args:
       format_name: 'google_tf1', 'huggingface' or 'tfm'.
-      source: where it is; see the module of that format.
+      source: what `read` of the format's module takes.
       generator_source: with huggingface, the folder of the generator.
       hparams_file: with google_tf1, a file of hyperparameters.
-      num_attention_heads: heads of the discriminator, where the format does not record them and its rule does not hold.
-      generator_num_attention_heads: and of the generator.
+      num_attention_heads: of the discriminator, where the format does not record them and its rule does not hold.
+      generator_num_attention_heads: of the generator.
 
     Raises:
       UserError: it cannot be read, or is incomplete.
     """
     if format_name == "google_tf1":
         external = google_tf1.read(source, hparams_file)
-    elif format_name == "tfm":
-        external = tfm.read(source)
     else:
-        external = huggingface.read(source)
+        external = (tfm if format_name == "tfm" else huggingface).read(source)
     if generator_source:
         other = huggingface.read(generator_source)
         if external.discriminator is None or other.generator is None:
-            raise UserError(
-                Option("--source"),
-                " must be a discriminator (ElectraForPreTraining) and ",
-                Option("--generator_source"),
-                " a generator (ElectraForMaskedLM)",
-            )
+            discriminator = (Option("--source"), " must be a discriminator (ElectraForPreTraining) and ")
+            raise UserError(*discriminator, Option("--generator_source"), " a generator (ElectraForMaskedLM)")
         external.generator = other.generator
         external.unexpected += other.unexpected
     if external.is_tied or external.discriminator is None:
@@ -76,7 +70,7 @@ def read_source(
 
 
 def _check_complete(network: Network, source: str) -> None:
-    """Raises a `UserError` unless all of a network is there, and all of its head or nothing."""
+    """Raises a `UserError` unless a network has all of its weights, but for a discriminator's head."""
     missing = sorted(expected_shapes(network.role, network.sizes).keys() - network.weights.keys())
     if any(not name.startswith("predictions/") for name in missing) or (missing and network.has_head):
         raise UserError(f"{source}: {len(missing)} weights of the {network.role} are missing, such as {missing[0]}")
@@ -99,8 +93,7 @@ def open_starting_point(
       init: a workdir of electra-pretrain, what electra-import wrote, what electra-export wrote for another library, a
         checkpoint of a workdir; or 'random'.
       role: 'discriminator' or 'generator'; where there is one network, that one is taken.
-      logger: receives progress reports.
-      like: with 'random', such a one, whose sizes and tokenizer are taken.
+      like: with 'random', a path as of `init`, whose sizes and tokenizer are taken.
       vocab_file: the vocabulary or SentencePiece model, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
@@ -131,11 +124,12 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Ca
     path = path if files.is_remote(path) else os.path.abspath(path)
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)
-    if workdir is not None:
-        return load_run(workdir, checkpoint=path, vocab_file=vocab_file, lower_case=lower_case, notice=notice)
-    format_name = _format_of(directory)
+    format_name = _format_of(directory) if workdir is None else None
     if format_name is None:
-        return load_run(directory, vocab_file=vocab_file, lower_case=lower_case, notice=notice)
+        checkpoint = None if workdir is None else path
+        return load_run(
+            workdir or directory, checkpoint=checkpoint, vocab_file=vocab_file, lower_case=lower_case, notice=notice
+        )
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
         external = read_source(format_name, path)
@@ -150,15 +144,14 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Ca
             notice=lambda _: None,
         )
         run = load_run(directory, notice=notice)
-        if run.tokenizer.sentencepiece_file:  # which will be gone
-            model_file = vocab_file or external.vocab_file
-            assert model_file is not None
-            run = dataclasses.replace(run, tokenizer=read_tokenizer(model_file))
-        return run
+    model_file = vocab_file or external.vocab_file
+    if run.tokenizer.sentencepiece_file and model_file:  # its copy is gone
+        run = dataclasses.replace(run, tokenizer=read_tokenizer(model_file))
+    return run
 
 
 def _workdir_of_checkpoints(directory: str) -> str | None:
-    """Returns the workdir that a directory holds checkpoints of; None: it is none of these."""
+    """Returns the workdir that a directory holds the checkpoints of; None: it holds none."""
     above, name = os.path.split(directory.rstrip("/"))
     if name == "best":
         above, name = os.path.split(above)
@@ -166,16 +159,11 @@ def _workdir_of_checkpoints(directory: str) -> str | None:
 
 
 def _format_of(directory: str) -> str | None:
-    """Returns the format of another library that a directory has; None: it is a workdir, or looks like one.
-
-    Raises:
-      UserError: it is none of them.
-    """
-    names = files.list_directory(directory)
+    """Returns a directory's format of another library, None for a workdir; raises a `UserError` for all others."""
+    option, names = Option("--init"), files.list_directory(directory)
     if "saved_model.pb" in names:
         raise UserError(
-            Option("--init"),
-            f"={directory} is a SavedModel, which cannot be trained: export with --format=huggingface",
+            option, f"={directory} is a SavedModel, which cannot be trained: export with --format=huggingface"
         )
     if CONFIG_FILE in names:
         file = files.join(directory, CONFIG_FILE)
@@ -184,9 +172,7 @@ def _format_of(directory: str) -> str | None:
         except ValueError as error:
             raise UserError(f"{file} is damaged ({error})") from error
         if "finetuning" in record:
-            raise UserError(
-                Option("--init"), f"={directory} is fine-tuned already: give the encoder that it started from"
-            )
+            raise UserError(option, f"={directory} is fine-tuned already: give the encoder that it started from")
         if "model_type" in record:
             return "huggingface"
         if "config" in record:
@@ -198,6 +184,6 @@ def _format_of(directory: str) -> str | None:
     below = [name for name in names if name in ("discriminator", "generator")]
     hint = f"; did you mean {os.path.join(directory, below[0])}?" if below else ""
     raise UserError(
-        Option("--init"),
+        option,
         f"={directory} is neither a workdir of electra-pretrain nor what electra-import or electra-export wrote{hint}",
     )

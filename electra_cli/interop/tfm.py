@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import os
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +15,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
+from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
@@ -51,9 +51,10 @@ _BLOCK = {
 # Those of its ElectraPretrainer.
 _HEADS = {
     "discriminator": {
-        f"{theirs}/{kind}": f"predictions/{ours}/{kind}"
-        for theirs, ours in (("discriminator_projection", "dense"), ("discriminator_head", "dense_1"))
-        for kind in _DENSE
+        "discriminator_projection/kernel": "predictions/dense/kernel",
+        "discriminator_projection/bias": "predictions/dense/bias",
+        "discriminator_head/kernel": "predictions/dense_1/kernel",
+        "discriminator_head/bias": "predictions/dense_1/bias",
     },
     "generator": {
         "masked_lm/dense/kernel": "predictions/dense/kernel",
@@ -64,7 +65,6 @@ _HEADS = {
     },
 }
 CHECKPOINT_NAME, CONFIG_FILE = "encoder.ckpt", "encoder.yaml"
-_POOLER_SEED = 0
 
 
 class _Objects:
@@ -81,23 +81,23 @@ class _Objects:
         self._nodes = TrackableObjectGraph.FromString(self._reader.get_tensor(GRAPH_KEY)).nodes
 
     def find(self, path: str, start: int = 0) -> int | None:
-        """Returns the number of the object at a path of attributes; None when there is none."""
+        """Returns the number of the object at a path of attributes; None: there is none."""
         while path:
             children = {child.local_name: child.node_id for child in self._nodes[start].children}
-            # Names of weights may have slashes themselves.
-            part = path if path in children else path.split("/")[0]
+            part = path if path in children else path.split("/")[0]  # names of weights may have slashes themselves
             if part not in children:
                 return None
             start, path = children[part], path[len(part) + 1 :]
         return start
 
     def value(self, path: str, start: int) -> np.ndarray | None:
-        """Returns the variable at a path, float32; None when there is none."""
+        """Returns the variable at a path, float32; None: there is none."""
         node = self.find(path, start)
-        if node is None or not _keys(self._nodes[node]):
+        key = None if node is None else self._key(node)
+        if key is None:
             return None
         self.read.add(node)
-        return np.asarray(self._reader.get_tensor(_keys(self._nodes[node])[0]), np.float32)
+        return np.asarray(self._reader.get_tensor(key), np.float32)
 
     def unread(self, start: int, name: str) -> list[str]:
         """Returns the paths of the variables below an object that were not read."""
@@ -105,7 +105,7 @@ class _Objects:
         queue, seen = collections.deque([(start, name)]), {start}
         while queue:
             node, path = queue.popleft()
-            if _keys(self._nodes[node]) and node not in self.read:
+            if self._key(node) is not None and node not in self.read:
                 paths.append(path)
             for child in self._nodes[node].children:
                 if child.node_id not in seen and "optimizer" not in child.local_name:
@@ -113,9 +113,10 @@ class _Objects:
                     queue.append((child.node_id, f"{path}/{child.local_name}"))
         return sorted(paths)
 
-
-def _keys(node: Any) -> list[str]:
-    return [attribute.checkpoint_key for attribute in node.attributes if attribute.name == "VARIABLE_VALUE"]
+    def _key(self, node: int) -> str | None:
+        """Returns the name of a variable's tensor; None: the object is none."""
+        attributes = self._nodes[node].attributes
+        return next((each.checkpoint_key for each in attributes if each.name == "VARIABLE_VALUE"), None)
 
 
 def read(source: str) -> ExternalModel:
@@ -128,15 +129,11 @@ def read(source: str) -> ExternalModel:
     Raises:
       UserError: there is none, it is damaged, or of something else.
     """
-    path = source.removesuffix(".index")
-    if tf.io.gfile.isdir(source):
-        latest = tf.train.latest_checkpoint(source)
-        if latest is None:
-            raise UserError(
-                Option("--source"),
-                f"={source} has no file `checkpoint` that names one: give the path of a checkpoint",
-            )
-        path = latest
+    is_directory = tf.io.gfile.isdir(source)
+    path = tf.train.latest_checkpoint(source) if is_directory else source.removesuffix(".index")
+    if path is None:
+        message = f"={source} has no file `checkpoint` that names one: give the path of a checkpoint"
+        raise UserError(Option("--source"), message)
     damage = find_damage(path)
     if damage is not None:
         raise UserError(f"{path} is no checkpoint that can be read: {damage}")
@@ -210,8 +207,8 @@ def _merge_heads(name: str, value: np.ndarray) -> np.ndarray:
 def write(run: LoadedRun, role: str, directory: str) -> None:
     """Writes an encoder that the tasks of `official.nlp` take as `init_checkpoint`, and its config as `encoder.yaml`.
 
-    ELECTRA has no pooler; that of the encoder, which `sentence_prediction` puts its classifier on, is new: a truncated
-    normal from a fixed seed.
+    ELECTRA has no pooler; the encoder's, which `sentence_prediction` puts its classifier on, is newly initialized: a
+    truncated normal from a fixed seed.
     """
     network, model = run.network(role), run.config.model
     config = BertEncoderConfig(
@@ -228,9 +225,7 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
         CONFIG_FILE: yaml.safe_dump({"task": {"model": {"encoder": {"type": "bert", "bert": written}}}}),
         "checkpoint": f'model_checkpoint_path: "{CHECKPOINT_NAME}"\n',
     }
-    for name, content in contents.items():
-        with open(os.path.join(directory, name), "w", encoding="utf-8") as stream:
-            stream.write(content)
+    write_texts(directory, contents)
     run.tokenizer.save(directory)
 
 
@@ -247,13 +242,13 @@ def _assign(encoder: tf_keras.layers.Layer, network: Network, initializer_range:
             variable = functools.reduce(getattr, theirs.split("/"), block)
             variable.assign(network.weights[f"encoder/layer_{index}/{ours}"].reshape(variable.shape))
     kernel = encoder.pooler_layer.kernel
-    kernel.assign(tf_keras.initializers.TruncatedNormal(stddev=initializer_range, seed=_POOLER_SEED)(kernel.shape))
+    kernel.assign(tf_keras.initializers.TruncatedNormal(stddev=initializer_range, seed=0)(kernel.shape))
 
 
 def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exact: bool = True) -> float:
     """Loads what `write` wrote and returns the largest difference of its layers' outputs from ours.
 
-    It computes the exact GELU, or if not `exact` its tanh form, as `official.nlp` does.
+    `exact`: with the exact GELU, otherwise with its tanh form, as `official.nlp` computes it.
     """
     sizes = run.network(role).sizes
     encoder = networks.BertEncoder(

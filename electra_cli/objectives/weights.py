@@ -6,7 +6,7 @@ The discriminator is 'electra', its head 'discriminator_predictions'; the genera
 under 'generator', as the original has them with `untied_generator_embeddings`. Where one network is both (tied, or of
 the objective mlm), it is 'electra'.
 
-Formats that hold one network a file know a `Network`: the same names without those of the networks.
+Formats that hold one network a file use a `Network`: the same names without those of the networks.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.costs import EncoderSizes
 
 Weights = dict[str, np.ndarray]
-# A variable of ours and the names of its parts there, joined along the last axis.
+# A variable of ours and the names of its parts in the original, joined along the last axis.
 _Pair = tuple[tf.Variable, tuple[str, ...]]
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
 _EMBEDDINGS = (*(f"embeddings/{name}" for name in _TABLES), "embeddings/LayerNorm/gamma", "embeddings/LayerNorm/beta")
@@ -38,7 +38,7 @@ class Network:
       role: 'discriminator' or 'generator'.
       weights: float32 arrays by name: 'embeddings/...', 'embeddings_project/...', 'encoder/layer_0/...', and of the
         head, if there is one, 'predictions/...'.
-      num_attention_heads: heads of its layers, which do not follow from the arrays.
+      num_attention_heads: of its layers; it does not follow from the arrays.
     """
 
     role: str
@@ -47,7 +47,7 @@ class Network:
 
     @property
     def sizes(self) -> EncoderSizes:
-        """The sizes that the shapes of the weights make.
+        """The sizes that follow from the shapes of the weights.
 
         Raises:
           UserError: they contradict each other, or a weight is missing.
@@ -60,26 +60,24 @@ class Network:
         for name in _TABLES:
             if f"embeddings/{name}" not in self.weights:
                 raise UserError(f"the {self.role} has no weight embeddings/{name}")
-        vocab_size, embedding_size = self.weights["embeddings/word_embeddings"].shape
+        words, positions, types = (self.weights[f"embeddings/{name}"] for name in _TABLES)
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
         sizes = EncoderSizes(
-            vocab_size=vocab_size,
-            embedding_size=embedding_size,
+            vocab_size=len(words),
+            embedding_size=words.shape[1],
             hidden_size=hidden_size,
             num_layers=num_layers,
             num_attention_heads=self.num_attention_heads,
             intermediate_size=intermediate_size,
-            max_position_embeddings=len(self.weights["embeddings/position_embeddings"]),
-            type_vocab_size=len(self.weights["embeddings/token_type_embeddings"]),
+            max_position_embeddings=len(positions),
+            type_vocab_size=len(types),
         )
         if hidden_size % self.num_attention_heads:
             raise UserError(f"the {self.role} of width {hidden_size} cannot have {self.num_attention_heads} heads")
         for name, shape in expected_shapes(self.role, sizes).items():
             if name in self.weights and self.weights[name].shape != shape:
-                raise UserError(
-                    f"the {self.role}'s weight {name} has shape {list(self.weights[name].shape)}, the others make it "
-                    f"{list(shape)}"
-                )
+                actual = list(self.weights[name].shape)
+                raise UserError(f"the {self.role}'s weight {name} has shape {actual}, the others make it {list(shape)}")
         return sizes
 
     @property
@@ -88,11 +86,7 @@ class Network:
         return any(name.startswith("predictions/") for name in self.weights)
 
     def drop_unknown(self) -> list[str]:
-        """Removes the weights that a network of these sizes does not have, and returns their names.
-
-        Raises:
-          UserError: shapes contradict each other.
-        """
+        """Removes the weights that a network of these `sizes` does not have, and returns their names."""
         unknown = sorted(self.weights.keys() - expected_shapes(self.role, self.sizes).keys())
         for name in unknown:
             del self.weights[name]
@@ -100,7 +94,7 @@ class Network:
 
 
 def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of each weight of a network with head."""
+    """Returns the shapes of all weights of a network and its head, by name."""
     hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -136,33 +130,28 @@ def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]
 
 
 def join(discriminator: Network | None, generator: Network | None) -> Weights:
-    """Returns the weights of both networks, equal embeddings shared; a generator alone is that of the objective mlm."""
-    if discriminator is None:
-        assert generator is not None
-        return _scoped(generator, "electra")
-    weights = _scoped(discriminator, "electra")
-    if generator is not None:
-        shared = _EMBEDDINGS if shares_embeddings(discriminator, generator) else ()
-        own = {name: value for name, value in generator.weights.items() if name not in shared}
-        weights |= _scoped(dataclasses.replace(generator, weights=own), "generator")
+    """Returns the weights of both networks, equal embeddings once; a generator alone is that of the objective mlm."""
+    weights: Weights = {}
+    for network in (discriminator, generator):
+        if network is not None:
+            scope = "generator/" if weights else "electra/"
+            for name, value in network.weights.items():
+                prefix = f"{network.role}_" if name.startswith("predictions/") else scope
+                weights[prefix + name] = value
+    if discriminator is not None and generator is not None and shares_embeddings(discriminator, generator):
+        for name in _EMBEDDINGS:
+            del weights[f"generator/{name}"]
     return weights
 
 
-def _scoped(network: Network, scope: str) -> Weights:
-    return {
-        f"{network.role}_{name}" if name.startswith("predictions/") else f"{scope}/{name}": value
-        for name, value in network.weights.items()
-    }
-
-
 def shares_embeddings(discriminator: Network, generator: Network) -> bool:
-    """Returns whether all embeddings of two networks are there and equal, bit for bit."""
+    """Returns whether two networks have all embeddings, equal bit for bit."""
     first, second = discriminator.weights, generator.weights
     return all(name in first and name in second and np.array_equal(first[name], second[name]) for name in _EMBEDDINGS)
 
 
 def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int) -> Network | None:
-    """Returns one of the networks that `join` put together; None when it is not there."""
+    """Returns one of the networks that `join` put together; None: it is not among them."""
     scope, head = _SCOPES[role], f"{role}_predictions/"
     has_encoder = any(name.startswith(f"{scope}/encoder/") for name in weights)
     if not has_encoder and not any(name.startswith(head) for name in weights):
@@ -175,10 +164,10 @@ def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int
 
 
 def read(model: Pretrainer) -> Weights:
-    """Returns all weights of a pretrainer of `build_pretrainer`, float32, as copies.
+    """Returns copies of all weights of a pretrainer, float32.
 
-    Gradient-disentangled embeddings become what they add up to, the word table of `model.embedding_sharing=word` that
-    of both networks.
+    Gradient-disentangled embeddings become their sums, the word table of `model.embedding_sharing=word` that of both
+    networks.
     """
     weights = _values(named_weights(model))
     networks = _networks(model)
@@ -194,13 +183,7 @@ def read(model: Pretrainer) -> Weights:
 
 @dataclasses.dataclass(frozen=True)
 class Assignment:
-    """What `assign` did.
-
-    Attributes:
-      matched: names that were assigned.
-      missing: names of the model that were not given: their weights are as they were.
-      unexpected: names that were given and are not the model's.
-    """
+    """The names of weights that `assign` assigned, those that were missing and left unchanged, and unknown ones."""
 
     matched: list[str]
     missing: list[str]
@@ -208,26 +191,21 @@ class Assignment:
 
 
 def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, require_all: bool = False) -> Assignment:
-    """Puts weights, float32 arrays under the names of this module, into a pretrainer, as far as there are any.
+    """Assigns those weights to a pretrainer that there are; `require_all`: a missing one is an error.
 
     Raises:
-      UserError: a weight has another shape than the model's, or `require_all` and one is missing. The model is
-        unchanged.
+      UserError: a weight has another shape than the model's, or is missing. The model is unchanged.
     """
     return _assign(named_weights(model), weights, require_all)
 
 
 def assign_encoder(encoder: ElectraEncoder, network: Network) -> None:
-    """Puts the weights of a network, but for those of its head, into an encoder with embeddings of its own.
-
-    Raises:
-      UserError: one is missing, or of another shape. The encoder is unchanged.
-    """
+    """Assigns the weights of a network, but for its head, to an encoder with embeddings of its own; see `assign`."""
     _assign(_named_encoder_weights(encoder), network.weights, require_all=True)
 
 
 def read_encoder(encoder: ElectraEncoder) -> Weights:
-    """Returns the weights of an encoder with embeddings of its own, float32, under the names of `Network.weights`."""
+    """Returns the weights of an encoder with embeddings of its own, as of `Network.weights`."""
     return _values(_named_encoder_weights(encoder))
 
 
@@ -264,10 +242,7 @@ def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], require_a
 
 
 def named_weights(model: Pretrainer) -> Iterator[_Pair]:
-    """Yields every weight of a pretrainer of `build_pretrainer` once, with its names.
-
-    Query, key and value are three weights there and one here.
-    """
+    """Yields every weight of a pretrainer once, with its names: query, key and value are three and one variable."""
     seen: set[Any] = set()
     for scope, network in _networks(model).items():
         for variable, names in _embeddings(network.embeddings, f"{scope}/"):
