@@ -24,7 +24,7 @@ from electra_cli.objectives.weights import Network, Weights
 CONFIG_FILE = "config.json"
 _SAFETENSORS, _PYTORCH = "model.safetensors", "pytorch_model.bin"
 _HEADS = ("discriminator_predictions.", "generator_predictions.")
-_INSTALL = "pip install 'electra-pretrain[huggingface]'"
+INSTALL = "pip install 'electra-pretrain[huggingface]'"
 # Parts of names there and here, replaced in this order; the rest is the same.
 _PARTS = (
     ("encoder.layer.", "encoder.layer_"),
@@ -146,11 +146,6 @@ def to_hf_name(name: str, role: str) -> str:
     return f"{role}_{name}" if name.startswith("predictions.") else f"electra.{name}"
 
 
-def to_hf_layout(name: str, value: np.ndarray) -> np.ndarray:
-    """Returns a weight of a `Network` in PyTorch's layout: kernels are [outputs, inputs]."""
-    return np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
-
-
 def _read_tensors(source: str) -> tuple[Weights, list[str]]:
     """Returns all tensors of a folder as float32, and notices for the user."""
     for name, read_file in ((_SAFETENSORS, _read_safetensors), (_PYTORCH, _read_pytorch)):
@@ -189,7 +184,7 @@ def _needs_extra(message: str) -> Iterator[None]:
 
 
 def _read_safetensors(file: str) -> dict[str, Any]:
-    with _needs_extra(f"reading safetensors needs that package, which is not installed: {_INSTALL}"):
+    with _needs_extra(f"reading safetensors needs that package, which is not installed: {INSTALL}"):
         import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
         from safetensors.numpy import load_file  # noqa: PLC0415
     try:
@@ -197,14 +192,14 @@ def _read_safetensors(file: str) -> dict[str, Any]:
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
     except (KeyError, TypeError, AttributeError):  # a type that NumPy does not have
-        with _needs_extra(f"{file} holds bfloat16, which takes PyTorch to read: {_INSTALL}, or save it in float32"):
+        with _needs_extra(f"{file} holds bfloat16, which takes PyTorch to read: {INSTALL}, or save it in float32"):
             from safetensors.torch import load_file as load_with_torch  # noqa: PLC0415
         return load_with_torch(file)
 
 
 def _read_pytorch(file: str) -> dict[str, Any]:
     with _needs_extra(
-        f"{file}: reading it needs PyTorch, which is not installed: {_INSTALL}, or save it as safetensors"
+        f"{file}: reading it needs PyTorch, which is not installed: {INSTALL}, or save it as safetensors"
     ):
         import torch  # noqa: PLC0415  (an extra; only this format needs it)
     try:

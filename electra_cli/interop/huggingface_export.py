@@ -1,5 +1,6 @@
 """A network of a run, or a fine-tuned model, as a folder of Hugging Face transformers, compared with ours."""
 
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.delivery import write_texts
-from electra_cli.interop.huggingface import CONFIG_FILE, SETTINGS, size_keys, to_hf_layout, to_hf_name
+from electra_cli.interop.huggingface import CONFIG_FILE, INSTALL, SETTINGS, size_keys, to_hf_name
 from electra_cli.interop.model_card import fine_tuned_card, run_card
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
@@ -42,14 +43,10 @@ _SPECIAL_TOKENS = {
 def check_installed() -> None:
     """Raises a `UserError` when a library that writing and checking need is not installed."""
     try:
-        import safetensors  # noqa: F401, PLC0415  (an extra; only this format needs it)
-        import torch  # noqa: F401, PLC0415
-        import transformers  # noqa: F401, PLC0415
+        for name in ("safetensors", "torch", "transformers"):
+            importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"--format=huggingface needs {error.name}, which is not installed: pip install "
-            f"'electra-pretrain[huggingface]'"
-        ) from error
+        raise UserError(f"--format=huggingface needs {error.name}, which is not installed: {INSTALL}") from error
 
 
 def write(run: LoadedRun, role: str, directory: str) -> None:
@@ -111,7 +108,11 @@ def _config(
 
 
 def _tensors(weights: Weights, role: str) -> Weights:
-    return {to_hf_name(name, role): to_hf_layout(name, value) for name, value in weights.items()}
+    """Returns weights of a `Network` under PyTorch's names and in its layout: kernels are [outputs, inputs]."""
+    return {
+        to_hf_name(name, role): np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
+        for name, value in weights.items()
+    }
 
 
 def _head_tensors(model: FineTunedModel) -> Weights:
@@ -182,8 +183,7 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> floa
     inputs = encode_texts(run.tokenizer, texts, length)
     for text, ids in zip(texts, unpadded_rows(inputs), strict=True):
         _check_tokens(text, tokenizer(text, truncation=True, max_length=length)["input_ids"], ids)
-    automatic = "AutoModelForPreTraining" if role == "discriminator" else "AutoModelForMaskedLM"
-    theirs = _outputs(_load(directory, automatic), inputs)
+    theirs = _outputs(directory, _NETWORK_CLASSES[role], inputs)
     states = run.hidden_states(role, inputs)
     pairs = [(theirs.logits, run.logits(role, states[-1])), *zip(theirs.hidden_states[1:], states, strict=True)]
     return max_abs_diff(pairs, inputs["input_mask"].astype(bool))
@@ -204,7 +204,7 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
         else:
             theirs = tokenizer(example.text, example.second_text)["input_ids"]
         _check_tokens(example.text, theirs, ids[rows.index(index)])
-    outputs = _outputs(_load(directory, _TASK_CLASSES[task.kind].replace("Electra", "AutoModel")), inputs)
+    outputs = _outputs(directory, _TASK_CLASSES[task.kind], inputs)
     if task.kind == "question_answering":
         logits = np.stack([outputs.start_logits, outputs.end_logits], axis=-1)
     elif task.kind == "regression":
@@ -224,9 +224,11 @@ def _load(directory: str, automatic: str) -> Any:
     return getattr(transformers, automatic).from_pretrained(directory)
 
 
-def _outputs(model: Any, inputs: dict[str, np.ndarray]) -> Any:
+def _outputs(directory: str, architecture: str, inputs: dict[str, np.ndarray]) -> Any:
+    """Returns what the written model, loaded as users load it, computes."""
     import torch  # noqa: PLC0415  (an extra; only this format needs it)
 
+    model = _load(directory, architecture.replace("Electra", "AutoModel"))
     with torch.no_grad():
         return model.eval()(
             torch.tensor(inputs["input_word_ids"], dtype=torch.long),

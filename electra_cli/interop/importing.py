@@ -159,8 +159,7 @@ def import_external(
         "freshly_initialized": sorted(assigned.missing),
     }
     _print_report(external, report, notice)
-    _write(model, resolved, tokenizer, report, output_dir, overwrite)
-    _print_next_steps(output_dir, notice)
+    _write(model, resolved, tokenizer, report, output_dir, overwrite, notice)
 
 
 def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, notice: Callable[[str], None] = print) -> None:
@@ -171,8 +170,7 @@ def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, notice: Call
         "missing": [], "unexpected": [], "freshly_initialized": [],
     }  # fmt: skip
     notice(f"Matched: all {len(names)} weights of {run.checkpoint}.")
-    _write(run.model, run.config, run.tokenizer, report, output_dir, overwrite)
-    _print_next_steps(output_dir, notice)
+    _write(run.model, run.config, run.tokenizer, report, output_dir, overwrite, notice)
 
 
 def _missing_heads(external: ExternalModel) -> list[str]:
@@ -246,7 +244,9 @@ def _write(
     report: dict,
     output_dir: str,
     overwrite: bool,
+    notice: Callable[[str], None],
 ) -> None:
+    """Writes and checks the directory, and prints the next steps."""
     record = {"config": config.to_dict(), "data_fingerprint": "none: an import"}
     if tokenizer is not None:
         record["tokenizer"] = {"lower_case": tokenizer.lower_case}
@@ -264,6 +264,13 @@ def _write(
             written = load_run(directory, notice=lambda _: None)
             if not weights_module.are_equal(weights_module.read(written.model), weights_module.read(model)):
                 raise UserError(f"what was written to {output_dir} is not what was read: nothing was imported")
+    vocab_file = find_vocab_file(output_dir)
+    if vocab_file is None:
+        notice("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
+    notice(f"Starting point: {output_dir}")
+    notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file or 'VOCABULARY'} --output_dir=DATA")
+    config_file = os.path.join(output_dir, PYTHON_CONFIG)
+    notice(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")
 
 
 def _python_config(config: ml_collections.FrozenConfigDict, format_name: str) -> str:
@@ -273,13 +280,3 @@ def _python_config(config: ml_collections.FrozenConfigDict, format_name: str) ->
     changed = [key for key in flat if key.startswith(sections) and key in default and flat[key] != default[key]]
     overrides = "".join(f"    config.{key} = {flat[key]!r}\n" for key in changed)
     return _PYTHON_CONFIG.format(format=format_name, overrides=overrides)
-
-
-def _print_next_steps(output_dir: str, notice: Callable[[str], None]) -> None:
-    vocab_file = find_vocab_file(output_dir)
-    if vocab_file is None:
-        notice("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
-    notice(f"Starting point: {output_dir}")
-    notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file or 'VOCABULARY'} --output_dir=DATA")
-    config_file = os.path.join(output_dir, PYTHON_CONFIG)
-    notice(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")

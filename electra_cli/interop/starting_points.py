@@ -17,7 +17,8 @@ from electra_cli.interop import google_tf1, huggingface, tfm
 from electra_cli.interop.importing import ExternalModel, import_external
 from electra_cli.interop.runs import LoadedRun, load_run
 from electra_cli.loggers.logger import Logger
-from electra_cli.objectives.weights import Network, expected_shapes
+from electra_cli.objectives.costs import expected_shapes
+from electra_cli.objectives.weights import Network
 from electra_cli.workdir.run_files import CONFIG_FILE
 
 

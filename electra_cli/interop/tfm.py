@@ -1,6 +1,5 @@
 """Checkpoints of tf-models-official: encoders and its `ElectraPretrainer`, read; encoders to fine-tune, written."""
 
-import collections
 import dataclasses
 import functools
 import os
@@ -21,7 +20,7 @@ from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
 from electra_cli.objectives.weights import Network, Weights
 from electra_cli.workdir.checkpoint_files import find_damage
-from electra_cli.workdir.checkpoint_matching import GRAPH_KEY
+from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, variable_keys, walk
 
 # Weights of its BertEncoder and of its blocks, as paths of attributes, and our names.
 _ENCODER = {
@@ -93,30 +92,24 @@ class _Objects:
     def value(self, path: str, start: int) -> np.ndarray | None:
         """Returns the variable at a path, float32; None: there is none."""
         node = self.find(path, start)
-        key = None if node is None else self._key(node)
-        if key is None:
+        keys = [] if node is None else variable_keys(self._nodes[node])
+        if not keys:
             return None
         self.read.add(node)
-        return np.asarray(self._reader.get_tensor(key), np.float32)
+        return np.asarray(self._reader.get_tensor(keys[0]), np.float32)
 
-    def unread(self, start: int, name: str) -> list[str]:
-        """Returns the paths of the variables below an object that were not read."""
-        paths = []
-        queue, seen = collections.deque([(start, name)]), {start}
-        while queue:
-            node, path = queue.popleft()
-            if self._key(node) is not None and node not in self.read:
-                paths.append(path)
-            for child in self._nodes[node].children:
-                if child.node_id not in seen and "optimizer" not in child.local_name:
-                    seen.add(child.node_id)
-                    queue.append((child.node_id, f"{path}/{child.local_name}"))
-        return sorted(paths)
+    def unread(self, start: int) -> list[str]:
+        """Returns the paths of the variables below an object that were not read, but for optimizers."""
 
-    def _key(self, node: int) -> str | None:
-        """Returns the name of a variable's tensor; None: the object is none."""
-        attributes = self._nodes[node].attributes
-        return next((each.checkpoint_key for each in attributes if each.name == "VARIABLE_VALUE"), None)
+        def below(node: int, _: str) -> dict[str, int]:
+            children = self._nodes[node].children
+            return {each.local_name: each.node_id for each in children if "optimizer" not in each.local_name}
+
+        return sorted(
+            f"model/{path}"
+            for node, path in walk(start, below, key=int)
+            if variable_keys(self._nodes[node]) and node not in self.read
+        )
 
 
 def read(source: str) -> ExternalModel:
@@ -155,7 +148,7 @@ def read(source: str) -> ExternalModel:
         discriminator=read["discriminator"],
         generator=read.get("generator"),
         vocab_file=find_vocab_file(os.path.dirname(path)),
-        unexpected=objects.unread(root, "model"),
+        unexpected=objects.unread(root),
         notices=[
             "tf-models-official computes GELU in its tanh form, this program the exact one: outputs differ a little "
             "until training has gone on."

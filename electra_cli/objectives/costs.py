@@ -85,6 +85,42 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
     return NetworkSize(**{name: config.derived[f"generator_{name}"] for name in names}, **shared), kept
 
 
+def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of all weights of a network and its head, by the names of `objectives.weights.Network`."""
+    hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def dense(name: str, inputs: int, outputs: int) -> None:
+        shapes[f"{name}/kernel"], shapes[f"{name}/bias"] = (inputs, outputs), (outputs,)
+
+    def layer_norm(name: str, width: int) -> None:
+        shapes[f"{name}/LayerNorm/gamma"] = shapes[f"{name}/LayerNorm/beta"] = (width,)
+
+    shapes["embeddings/word_embeddings"] = (sizes.vocab_size, embedding)
+    shapes["embeddings/position_embeddings"] = (sizes.max_position_embeddings, embedding)
+    shapes["embeddings/token_type_embeddings"] = (sizes.type_vocab_size, embedding)
+    layer_norm("embeddings", embedding)
+    if embedding != hidden:
+        dense("embeddings_project", embedding, hidden)
+    for index in range(sizes.num_layers):
+        layer = f"encoder/layer_{index}"
+        for part in ("query", "key", "value"):
+            dense(f"{layer}/attention/self/{part}", hidden, hidden)
+        dense(f"{layer}/attention/output/dense", hidden, hidden)
+        layer_norm(f"{layer}/attention/output", hidden)
+        dense(f"{layer}/intermediate/dense", hidden, inner)
+        dense(f"{layer}/output/dense", inner, hidden)
+        layer_norm(f"{layer}/output", hidden)
+    if role == "generator":
+        dense("predictions/dense", hidden, embedding)
+        layer_norm("predictions", embedding)
+        shapes["predictions/output_bias"] = (sizes.vocab_size,)
+    else:
+        dense("predictions/dense", hidden, hidden)
+        dense("predictions/dense_1", hidden, 1)
+    return shapes
+
+
 def training_flops(config: Any) -> float:
     """Returns the operations of a whole run (of one phase, when there are several), as the paper counts them."""
     forward = _of_example(config, _encoder_flops, {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops})

@@ -20,7 +20,7 @@ from electra_cli.errors import UserError
 from electra_cli.modeling.encoders import ElectraEncoder
 from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm
 from electra_cli.objectives.base import Pretrainer
-from electra_cli.objectives.costs import EncoderSizes
+from electra_cli.objectives.costs import EncoderSizes, expected_shapes
 
 Weights = dict[str, np.ndarray]
 # A variable of ours and the names of its parts in the original, joined along the last axis.
@@ -91,42 +91,6 @@ class Network:
         for name in unknown:
             del self.weights[name]
         return unknown
-
-
-def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
-    """Returns the shapes of all weights of a network and its head, by name."""
-    hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def dense(name: str, inputs: int, outputs: int) -> None:
-        shapes[f"{name}/kernel"], shapes[f"{name}/bias"] = (inputs, outputs), (outputs,)
-
-    def layer_norm(name: str, width: int) -> None:
-        shapes[f"{name}/LayerNorm/gamma"] = shapes[f"{name}/LayerNorm/beta"] = (width,)
-
-    rows = (sizes.vocab_size, sizes.max_position_embeddings, sizes.type_vocab_size)
-    for table, count in zip(_TABLES, rows, strict=True):
-        shapes[f"embeddings/{table}"] = (count, embedding)
-    layer_norm("embeddings", embedding)
-    if embedding != hidden:
-        dense("embeddings_project", embedding, hidden)
-    for index in range(sizes.num_layers):
-        layer = f"encoder/layer_{index}"
-        for part in ("query", "key", "value"):
-            dense(f"{layer}/attention/self/{part}", hidden, hidden)
-        dense(f"{layer}/attention/output/dense", hidden, hidden)
-        layer_norm(f"{layer}/attention/output", hidden)
-        dense(f"{layer}/intermediate/dense", hidden, inner)
-        dense(f"{layer}/output/dense", inner, hidden)
-        layer_norm(f"{layer}/output", hidden)
-    if role == "generator":
-        dense("predictions/dense", hidden, embedding)
-        layer_norm("predictions", embedding)
-        shapes["predictions/output_bias"] = (sizes.vocab_size,)
-    else:
-        dense("predictions/dense", hidden, hidden)
-        dense("predictions/dense_1", hidden, 1)
-    return shapes
 
 
 def join(discriminator: Network | None, generator: Network | None) -> Weights:

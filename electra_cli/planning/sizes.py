@@ -8,6 +8,7 @@ at the update.
 """
 
 import dataclasses
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,8 +19,7 @@ from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
-# Of the optimizers of `training/optimization.py`, all of which are kinds of Adam.
-_MOMENTS = 2
+_MOMENTS = 2  # of the optimizers of `training/optimization.py`, all of which are kinds of Adam
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,40 +44,46 @@ class Parameters:
 def count_parameters(config: Any) -> Parameters:
     """Counts the parameters of a resolved config."""
     generator, discriminator = costs.network_sizes(config)
-    embeddings = _embeddings(config)
-    large = _encoder(discriminator)
-    kept = sum(embeddings.values()) + large
     head = costs.outline_of(config).kept_head
-    heads = {f"{head}_head": {"rtd": _rtd_head, "masked_lm": _masked_lm_head}[head](discriminator)}
+    kept = _count("generator" if head == "masked_lm" else "discriminator", discriminator)
+    heads = {f"{head}_head": kept["head"]}
+    embeddings, encoder = kept["embeddings"], kept["encoder"]
     if generator is None:
-        own = {"discriminator_embeddings": sum(embeddings.values()), "discriminator_encoder": large}
-        return Parameters({**own, **heads}, 0, kept)
-    heads = {"masked_lm_head": _masked_lm_head(generator), **heads}
+        groups = {"discriminator_embeddings": embeddings, "discriminator_encoder": encoder, **heads}
+        return Parameters(groups, 0, embeddings + encoder)
+    small = _count("generator", generator)
+    heads = {"masked_lm_head": small["head"], **heads}
     if config.objective.tied_generator:
-        return Parameters({"shared_embeddings": sum(embeddings.values()), "shared_encoder": large, **heads}, kept, kept)
-    small = _encoder(generator)
-    groups = {
-        **_divide_embeddings(embeddings, config.model.embedding_sharing),
-        "generator_encoder": small,
-        "discriminator_encoder": large,
-        **heads,
+        groups = {"shared_embeddings": embeddings, "shared_encoder": encoder, **heads}
+    else:
+        groups = {
+            **_divide_embeddings(kept, config.model.embedding_sharing),
+            "generator_encoder": small["encoder"],
+            "discriminator_encoder": encoder,
+            **heads,
+        }
+    return Parameters(groups, embeddings + small["encoder"], embeddings + encoder)
+
+
+def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
+    """Returns the parameters of a network's parts; those of the embeddings are the sum of tables and LayerNorm."""
+    parts = {
+        "word_table": "embeddings/word_embeddings",
+        "layer_norm": "embeddings/LayerNorm/",
+        "embeddings": "embeddings/",
+        "encoder": ("embeddings_project/", "encoder/"),
+        "head": "predictions/",
     }
-    return Parameters(groups, sum(embeddings.values()) + small, kept)
-
-
-def _embeddings(config: Any) -> dict[str, int]:
-    width = config.model.embedding_size
+    shapes = costs.expected_shapes(role, size).items()
     return {
-        "word": config.derived.vocab_size * width,
-        "position": config.model.max_position_embeddings * width,
-        "type": config.model.type_vocab_size * width,
-        "layer_norm": 2 * width,
+        part: sum(math.prod(shape) for name, shape in shapes if name.startswith(prefix))
+        for part, prefix in parts.items()
     }
 
 
-def _divide_embeddings(embeddings: dict[str, int], sharing: str) -> dict[str, int]:
-    """Returns what both networks look up, and what one alone does."""
-    total, word = sum(embeddings.values()), embeddings["word"]
+def _divide_embeddings(numbers: dict[str, int], sharing: str) -> dict[str, int]:
+    """Returns the parameters of embeddings that networks share, and of each network's own."""
+    total, word, norm = (numbers[name] for name in ("embeddings", "word_table", "layer_norm"))
     if sharing == "all":
         return {"shared_embeddings": total}
     if sharing == "word":
@@ -85,28 +91,8 @@ def _divide_embeddings(embeddings: dict[str, int], sharing: str) -> dict[str, in
         return {"shared_embeddings": word, "generator_embeddings": own, "discriminator_embeddings": own}
     if sharing == "gradient_disentangled":
         # The discriminator adds tables of its own to the generator's; LayerNorm is each one's.
-        norm = embeddings["layer_norm"]
         return {"shared_embeddings": total - norm, "generator_embeddings": norm, "discriminator_embeddings": total}
     return {"generator_embeddings": total, "discriminator_embeddings": total}
-
-
-def _encoder(size: costs.NetworkSize) -> int:
-    h, i, e = size.hidden_size, size.intermediate_size, size.embedding_size
-    attention = 3 * h * (h + 1) + h * (h + 1)
-    feed_forward = i * (h + 1) + h * (i + 1)
-    layer_norms = 2 * 2 * h
-    projection = h * (e + 1) if e != h else 0
-    return size.num_layers * (attention + feed_forward + layer_norms) + projection
-
-
-def _rtd_head(size: costs.NetworkSize) -> int:
-    return size.hidden_size * (size.hidden_size + 2) + 1
-
-
-def _masked_lm_head(size: costs.NetworkSize) -> int:
-    """Dense layer to the embeddings' width, LayerNorm, and a bias an entry; the table is the embeddings'."""
-    e = size.embedding_size
-    return e * (size.hidden_size + 1) + 2 * e + size.vocab_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +120,10 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     optimizer = trained * num_copies(config)
     has_parts = config.train.gradient_accumulation_steps > 1
     gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
-    generator, discriminator = costs.network_sizes(config)
-    sizes = [discriminator] if generator is None else [generator, discriminator]
+    sizes = [size for size in costs.network_sizes(config) if size is not None]
+    discriminator = sizes[-1]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
-    activations = execution.at_once(kept)
+    activations = max(kept) if compiled else sum(kept)
     working = num_examples * max(execution.working(size, remat) for size in sizes)
     a_copy = FLOAT * num_examples * discriminator.num_predictions * discriminator.vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
@@ -153,10 +139,9 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 def kept_of_example(config: Any, *, compiled: bool) -> float:
     """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
     execution = _Execution(config, compiled)
-    generator, discriminator = costs.network_sizes(config)
-    sizes = [discriminator] if generator is None else [generator, discriminator]
+    sizes = [size for size in costs.network_sizes(config) if size is not None]
     has_logits = not config.objective.uniform_generator
-    logits = FLOAT * discriminator.num_predictions * discriminator.vocab_size * execution.logits_alive * has_logits
+    logits = FLOAT * sizes[-1].num_predictions * sizes[-1].vocab_size * execution.logits_alive * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
 
 
@@ -204,10 +189,6 @@ class _Execution:
             again = self.recomputed(size) if remat else 0.0
             kept.append(self.embeddings(size) + size.num_layers * (self.block(size) - again))
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
-
-    def at_once(self, kept: Sequence[float]) -> float:
-        """What is kept of the networks at one time."""
-        return max(kept) if self.compiled else sum(kept)
 
     def _scores(self, size: costs.NetworkSize) -> float:
         """Bytes a token of attention probabilities, before and after dropout."""

@@ -55,8 +55,8 @@ def match(
         ids = _node_children(nodes[node_id], name, sections)
         return {key: (child, ids[key]) for key, child in _children(item, name, sections).items() if key in ids}
 
-    for (item, node_id), name in _walk((root, 0), pairs, key=lambda pair: (id(pair[0]), pair[1])):
-        keys = _variable_keys(nodes[node_id])
+    for (item, node_id), name in walk((root, 0), pairs, key=lambda pair: (id(pair[0]), pair[1])):
+        keys = variable_keys(nodes[node_id])
         if not (isinstance(item, tf.Variable) and keys):
             continue
         (key,) = keys
@@ -69,11 +69,11 @@ def match(
             misfits.append(
                 f"{name} is {here[0].name} {here[1]} by the config, {there[0].name} {there[1]} in the checkpoint"
             )
-    for item, name in _walk(root, lambda item, name: _children(item, name, sections), key=id):
+    for item, name in walk(root, lambda item, name: _children(item, name, sections), key=id):
         if isinstance(item, tf.Variable) and id(item) not in matched_variables:
             misfits.append(f"{name} is not in the checkpoint")
-    for node_id, name in _walk(0, lambda node_id, name: _node_children(nodes[node_id], name, sections), key=int):
-        if _variable_keys(nodes[node_id]) and node_id not in matched_nodes:
+    for node_id, name in walk(0, lambda node_id, name: _node_children(nodes[node_id], name, sections), key=int):
+        if variable_keys(nodes[node_id]) and node_id not in matched_nodes:
             misfits.append(f"{name} is only in the checkpoint")
     # The model first: it says more than the moments of the optimizer, which differ with it.
     return Match(variables, sorted(misfits, key=lambda misfit: misfit.startswith("optimizer")), serialized)
@@ -97,7 +97,7 @@ def require_no_misfits(path: str, misfits: list[str]) -> None:
         )
 
 
-def _walk(
+def walk(
     root: Any, children: Callable[[Any, str], Mapping[str, Any]], key: Callable[[Any], Hashable]
 ) -> list[tuple[Any, str]]:
     """Returns each node of a graph once, with its shortest path; `children` takes both, and `key` identifies a node."""
@@ -121,5 +121,6 @@ def _node_children(node: Any, path: str, sections: tuple[str, ...]) -> dict[str,
     return {child.local_name: child.node_id for child in node.children if path or child.local_name in sections}
 
 
-def _variable_keys(node: Any) -> list[str]:
+def variable_keys(node: Any) -> list[str]:
+    """Returns the checkpoint's key of a node's value, if the node is a variable."""
     return [attribute.checkpoint_key for attribute in node.attributes if attribute.name == "VARIABLE_VALUE"]
