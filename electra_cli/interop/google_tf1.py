@@ -18,6 +18,7 @@ from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
 from electra_cli.interop.delivery import write_texts
+from electra_cli.interop.huggingface import SETTINGS
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
@@ -53,11 +54,8 @@ _MODEL_HPARAMS = {
     "intermediate_size": "model.intermediate_size",
     "max_position_embeddings": "model.max_position_embeddings",
     "type_vocab_size": "model.type_vocab_size",
-    "hidden_dropout_prob": "model.hidden_dropout",
-    "attention_probs_dropout_prob": "model.attention_dropout",
-    "initializer_range": "model.initializer_range",
+    **SETTINGS,
 }
-_RATES = ("model.hidden_dropout", "model.attention_dropout", "model.initializer_range")
 # Variables that are no weights: the step, and the moments of its Adam.
 _NO_WEIGHT = re.compile(r"global_step|.*/adam_[mv]")
 
@@ -145,19 +143,18 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
         hparams_file = tf.io.gfile.join(directory, "config.json")
     hparams = read_json(hparams_file) if hparams_file else {}
     config = config_from_hparams(hparams)
-    heads = max(1, weights["electra/encoder/layer_0/output/dense/bias"].shape[0] // 64)
+    heads = max(1, len(weights["electra/encoder/layer_0/output/dense/bias"]) // 64)
     if "model_hparam_overrides" in hparams:
         heads = config.model.num_attention_heads
-    generator = "generator/encoder/layer_0/output/dense/bias"
-    is_tied = generator not in weights and "generator_predictions/output_bias" in weights
-    generator_heads = heads if is_tied else max(1, weights.get(generator, np.zeros(64)).shape[0] // 64)
+    generator_bias = weights.get("generator/encoder/layer_0/output/dense/bias")  # None where it is tied, or none
+    generator_heads = heads if generator_bias is None else max(1, len(generator_bias) // 64)
     external = _from_weights(weights, checkpoint, heads, generator_heads)
     if hparams:
         settings = flatten(config)
         names = {**_HPARAMS, **_MODEL_HPARAMS}
         given = [names[name] for name in {**hparams, **hparams.get("model_hparam_overrides", {})} if name in names]
         external.settings = {key: settings[key] for key in given if not key.startswith("model.")}
-        external.settings |= {key: settings[key] for key in _RATES}
+        external.settings |= {key: settings[key] for key in SETTINGS.values()}
         _check_sizes(external, config, given, hparams_file or "")
     external.vocab_file = find_vocab_file(directory)
     return external
@@ -183,9 +180,8 @@ def _check_sizes(external: ExternalModel, config: ml_collections.ConfigDict, giv
     if external.discriminator is None:
         return
     for name, size in dataclasses.asdict(external.discriminator.sizes).items():
-        wanted = flatten(config)[f"model.{name}"]
-        if f"model.{name}" in given and wanted != size:
-            raise UserError(f"{file} makes {name} {wanted}, the weights have {size}")
+        if f"model.{name}" in given and config.model[name] != size:
+            raise UserError(f"{file} makes {name} {config.model[name]}, the weights have {size}")
     if external.generator is None or external.is_tied:
         return
     wanted, width = generator_sizes(config)["hidden_size"], external.generator.sizes.hidden_size

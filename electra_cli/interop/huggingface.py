@@ -41,7 +41,7 @@ _REQUIRED = {
     "position_embedding_type": ("absolute", "absolute positions"),
     "layer_norm_eps": (LAYER_NORM_EPSILON, f"a LayerNorm epsilon of {LAYER_NORM_EPSILON}"),
 }
-# Names there, and keys of ours, of what sizes do not determine.
+# Names there (and in google-research/electra, both from BERT) and our keys of what sizes do not determine.
 SETTINGS = {
     "hidden_dropout_prob": "model.hidden_dropout",
     "attention_probs_dropout_prob": "model.attention_dropout",

@@ -119,10 +119,10 @@ def import_external(
     format_name: str,
     output_dir: str,
     *,
-    vocab_file: str | None,
-    lower_case: bool | None,
-    generator_size: float,
-    overwrite: bool,
+    vocab_file: str | None = None,
+    lower_case: bool | None = None,
+    generator_size: float = 0.25,
+    overwrite: bool = False,
     notice: Callable[[str], None] = print,
 ) -> None:
     """Writes the starting point of an external model.

@@ -10,14 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config.resolution import divide
-from electra_cli.data.tokenization import (
-    SentencePieceTokenizer,
-    Tokenizer,
-    TokenizerSettings,
-    read_tokenizer,
-    saved_tokenizer,
-    tokenizer_of_data,
-)
+from electra_cli.data import tokenization
+from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer, TokenizerSettings
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
@@ -148,8 +142,8 @@ def _find_tokenizer(
     if lower_case is None:
         lower_case = (record.get("tokenizer") or {}).get("lower_case")
     if vocab_file:
-        return read_tokenizer(vocab_file, lower_case)
-    saved = saved_tokenizer(workdir, lower_case)
+        return tokenization.read_tokenizer(vocab_file, lower_case)
+    saved = tokenization.saved_tokenizer(workdir, lower_case)
     if saved is not None:
         return saved
     data_dir = divide(config)[0].config.data.dir
@@ -161,7 +155,7 @@ def _find_tokenizer(
             Option("--lower_case"),
             "=false where it is cased)",
         )
-    return tokenizer_of_data(data_dir, lower_case)
+    return tokenization.tokenizer_of_data(data_dir, lower_case)
 
 
 def encode_texts(

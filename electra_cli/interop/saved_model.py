@@ -23,6 +23,7 @@ All return `tokens` string, `input_word_ids` and `input_mask` int32 [batch, leng
 """
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,13 +38,12 @@ from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
+from electra_cli.modeling.features import UNMASKED
 
 NUM_PREDICTIONS = 5
 _DEFAULT = "serving_default"
 _TEXT, _SECOND_TEXT = (tf.TensorSpec([None], tf.string, name) for name in ("text", "second_text"))
-_IDS = {
-    name: tf.TensorSpec([None, None], tf.int32, name) for name in ("input_word_ids", "input_mask", "input_type_ids")
-}
+_IDS = {name: tf.TensorSpec([None, None], tf.int32, name) for name in UNMASKED}
 Outputs = dict[str, tf.Tensor]
 
 
@@ -126,10 +126,9 @@ def _replaced_tokens(run: LoadedRun, inputs: Outputs) -> Outputs:
 
 
 def _fill_mask(run: LoadedRun, tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
-    positions = tf.ragged.boolean_mask(
-        tf.broadcast_to(tf.range(tf.shape(inputs["input_mask"])[1]), tf.shape(inputs["input_mask"])),
-        tf.equal(inputs["input_word_ids"], run.tokenizer.vocabulary.mask_id),
-    ).to_tensor(-1)
+    is_mask = inputs["input_word_ids"] == run.tokenizer.vocabulary.mask_id
+    indices = tf.broadcast_to(tf.range(tf.shape(is_mask)[1]), tf.shape(is_mask))
+    positions = tf.ragged.boolean_mask(indices, is_mask).to_tensor(-1)
     encoded = run.hidden_states("generator", inputs)[-1]
     probabilities = tf.nn.softmax(run.logits("generator", encoded, tf.maximum(positions, 0)))
     best, ids = tf.math.top_k(probabilities, NUM_PREDICTIONS)
@@ -183,9 +182,9 @@ def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) 
     """
     signatures = tf.saved_model.load(directory).signatures
     max_length = run.config.model.max_position_embeddings
-    theirs = signatures["embeddings"](text=tf.constant(texts))
-    is_same = _check_tokens(theirs, encode_texts(run.tokenizer, texts, max_length))
-    texts = [text for text, same in zip(texts, is_same, strict=True) if same]
+    outputs = signatures["embeddings"](text=tf.constant(texts))
+    is_same = _check_tokens(outputs, encode_texts(run.tokenizer, texts, max_length))
+    texts = list(itertools.compress(texts, is_same))
     inputs = encode_texts(run.tokenizer, texts, max_length)
     layers = signatures["embeddings"](text=tf.constant(texts))["layers"]
     states = run.hidden_states(roles[0], inputs)

@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
@@ -126,24 +127,13 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Ca
     directory = path if tf.io.gfile.isdir(path) else os.path.dirname(path)
     workdir = _workdir_of_checkpoints(directory)
     format_name = _format_of(directory) if workdir is None else None
+    vocabulary: dict[str, Any] = {"vocab_file": vocab_file, "lower_case": lower_case}
     if format_name is None:
-        checkpoint = None if workdir is None else path
-        return load_run(
-            workdir or directory, checkpoint=checkpoint, vocab_file=vocab_file, lower_case=lower_case, notice=notice
-        )
+        return load_run(workdir or directory, checkpoint=path if workdir else None, notice=notice, **vocabulary)
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
         external = read_source(format_name, path)
-        import_external(
-            external,
-            format_name,
-            directory,
-            vocab_file=vocab_file,
-            lower_case=lower_case,
-            generator_size=0.25,
-            overwrite=False,
-            notice=lambda _: None,
-        )
+        import_external(external, format_name, directory, notice=lambda _: None, **vocabulary)
         run = load_run(directory, notice=notice)
     model_file = vocab_file or external.vocab_file
     if run.tokenizer.sentencepiece_file and model_file:  # its copy is gone
