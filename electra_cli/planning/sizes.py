@@ -67,16 +67,16 @@ def count_parameters(config: Any) -> Parameters:
 
 def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
     """Returns the parameters of a network's parts; those of the embeddings are the sum of tables and LayerNorm."""
-    parts = {
+    parts: dict[str, str | tuple[str, ...]] = {
         "word_table": "embeddings/word_embeddings",
         "layer_norm": "embeddings/LayerNorm/",
         "embeddings": "embeddings/",
         "encoder": ("embeddings_project/", "encoder/"),
         "head": "predictions/",
     }
-    shapes = costs.expected_shapes(role, size).items()
+    numbers = {name: math.prod(shape) for name, shape in costs.expected_shapes(role, size).items()}
     return {
-        part: sum(math.prod(shape) for name, shape in shapes if name.startswith(prefix))
+        part: sum(number for name, number in numbers.items() if name.startswith(prefix))
         for part, prefix in parts.items()
     }
 
