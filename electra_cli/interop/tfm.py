@@ -92,11 +92,10 @@ class _Objects:
     def value(self, path: str, start: int) -> np.ndarray | None:
         """Returns the variable at a path, float32; None: there is none."""
         node = self.find(path, start)
-        keys = [] if node is None else variable_keys(self._nodes[node])
-        if not keys:
+        if node is None or not variable_keys(self._nodes[node]):
             return None
         self.read.add(node)
-        return np.asarray(self._reader.get_tensor(keys[0]), np.float32)
+        return np.asarray(self._reader.get_tensor(variable_keys(self._nodes[node])[0]), np.float32)
 
     def unread(self, start: int) -> list[str]:
         """Returns the paths of the variables below an object that were not read, but for optimizers."""
