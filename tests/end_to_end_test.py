@@ -90,7 +90,7 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     by_itself = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'run'}"]  # with its own config
     resumed = forking.run(by_itself, capture_output=True, text=True, timeout=400)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"Going on from step {stopped[1]}." in resumed.stdout
+    assert f"Resuming from step {stopped[1]}." in resumed.stdout
     assert_same_run(prepared / "whole", prepared / "run")
 
     evaluated = forking.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
@@ -205,7 +205,7 @@ def test_a_pipeline_stopped_by_sigterm_leaves_nothing(tmp_path):
     _, errors = process.communicate(timeout=200)
     assert process.returncode == 75
     assert errors.count("\n") == 1
-    assert errors.endswith("stopped by SIGTERM; nothing was written, the same command starts anew\n")
+    assert errors.endswith("stopped by SIGTERM; nothing was written, the same command starts again\n")
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
@@ -225,7 +225,7 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert errors.splitlines()[-1].endswith("stopped by SIGTERM; the same command goes on where it ended")
+    assert errors.splitlines()[-1].endswith("stopped by SIGTERM; the same command resumes where it ended")
     assert "Traceback" not in errors
     assert sorted(os.listdir(tmp_path)) == ["data.partial", "text.txt"]
     again = forking.run(

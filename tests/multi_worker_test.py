@@ -144,5 +144,5 @@ def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed,
         assert "Traceback" not in workers.output(other)
     again = Workers(data_dir, workdir)
     assert again.wait() == [0, 0], again.output(0) + again.output(1)
-    assert "Going on from step 2" in again.output(0)
+    assert "Resuming from step 2" in again.output(0)
     assert_same_run(undisturbed, workdir)

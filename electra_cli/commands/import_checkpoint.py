@@ -35,7 +35,7 @@ GROUPS: app.FlagGroups = {
         "hparams": Field(
             None,
             "With --format=google_tf1: JSON file of its hyperparameters, if they are not those of its small model; "
-            "by default, config.json beside the checkpoint.",
+            "by default, config.json next to the checkpoint.",
         ),
         "num_attention_heads": Field(
             None,

@@ -300,7 +300,7 @@ def _end(number: int, _: object) -> None:
 
 
 def _stop_before_writing(number: int) -> Interrupted:
-    return Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew")
+    return Interrupted(f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts again")
 
 
 def _interrupt_inspection(number: int, _: object) -> None:
@@ -308,7 +308,7 @@ def _interrupt_inspection(number: int, _: object) -> None:
 
 
 def _interrupt(number: int, _: object) -> None:
-    raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command goes on where it ended")
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command resumes where it ended")
 
 
 # What a signal made of a run of Beam, if one came.

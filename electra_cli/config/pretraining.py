@@ -274,7 +274,7 @@ _FIELDS = {
     ),
     "eval.probes": ChangeableField(
         (),
-        "Labelled files on which a linear model of the frozen encoder is scored, beside the same with random weights: "
+        "Labelled files on which a linear model of the frozen encoder is scored, next to the same with random weights: "
         "tables with the usual column names, or FILE:text=COLUMN,label=COLUMN. Empty: none.",
     ),
     "eval.probe_interval": ChangeableField(0, "Steps between two probes; 0: with every evaluation.", NOT_NEGATIVE),

@@ -191,7 +191,7 @@ def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError
     """Returns what a failure means: that the file is damaged, or only that it cannot be read now."""
     # bz2, zstd and Parquet report damage by an OSError without a number; those of file systems have one.
     if isinstance(error, text_inputs.DAMAGE) or (type(error) is OSError and error.errno is None):
-        return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file anew")
+        return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file again")
     reason = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)  # of TensorFlow
     return UnreadableError(f"{path} cannot be read after {what_was_read}: {reason or error}")
 

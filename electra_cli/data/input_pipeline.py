@@ -346,7 +346,7 @@ def _locate_documents(document_lengths: tf.RaggedTensor, is_real: tf.Tensor) -> 
 
 
 def _unmask(ids: tf.Tensor, parsed: dict[str, tf.RaggedTensor]) -> tf.Tensor:
-    """Restores the originals: tf-models-official masks once, when it writes; here masks are drawn anew each time."""
+    """Restores the originals: tf-models-official masks once, when it writes; here masks are drawn again each time."""
     weights, positions = parsed["masked_lm_weights"], parsed["masked_lm_positions"]
     is_used = weights.flat_values > 0
     indices = tf.stack([tf.cast(positions.value_rowids(), tf.int64), positions.flat_values], -1)
@@ -380,8 +380,8 @@ def reading(data_dir: str, when: str, split: DataSplit) -> Iterator[None]:
         counted = re.search(r"\[(\S[^\[\]]*)\] \[holds\] \[(\d+)\] \[whole records, not\] \[(\d+)\]", message)
         problem = _miscounted(*counted.groups()) if counted else _find_damage(split)
         raise UserError(
-            f"reading {data_dir} failed {when}: {problem or message[:300]}; copy it anew or prepare the data anew, "
-            f"then the same command goes on from the newest checkpoint"
+            f"reading {data_dir} failed {when}: {problem or message[:300]}; copy it again or prepare the data again, "
+            f"then the same command resumes from the newest checkpoint"
         ) from error
 
 

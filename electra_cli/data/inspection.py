@@ -40,7 +40,7 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
         raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with")
     model_file = files.join(data_dir, SENTENCEPIECE_FILE)
     if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
-        raise UserError(f"{model_file} is not the model that the shards were made with: copy it anew")
+        raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
     say(f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
         f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}")  # fmt: skip
@@ -64,7 +64,7 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
         for line in _histogram(lengths, manifest.max_seq_length):
             say(line)
     if (counted != read_token_counts(data_dir)).any():
-        raise UserError(f"{data_dir}/token_counts.txt does not count the training examples: prepare the data anew")
+        raise UserError(f"{data_dir}/token_counts.txt does not count the training examples: prepare the data again")
     for line in _show_examples(data_dir, manifest, vocabulary):
         say(line)
     say("\nAll checksums and counts are those of the manifest.")
@@ -82,7 +82,7 @@ def _read_split(
         checksum = file_checksum(path)
         if checksum != shard.sha256:
             raise UserError(f"{path} was altered: its SHA-256 is {checksum[:16]}..., not {shard.sha256[:16]}...: "
-                            f"copy it anew or prepare the data anew")  # fmt: skip
+                            f"copy it again or prepare the data again")  # fmt: skip
         shard_lengths = []
         for batch in _batches(_part(data_dir, manifest, split, shard), manifest, vocabulary):
             mask = batch[features.INPUT_MASK]
@@ -94,7 +94,7 @@ def _read_split(
         found = sum(map(len, shard_lengths)), sum(int(part.sum()) for part in shard_lengths)
         if found != (shard.examples, shard.real_tokens):
             raise UserError(f"{path} holds {found[0]:,} examples of {found[1]:,} tokens, not {shard.examples:,} of "
-                            f"{shard.real_tokens:,}: prepare the data anew")  # fmt: skip
+                            f"{shard.real_tokens:,}: prepare the data again")  # fmt: skip
     return counts, np.concatenate(lengths).astype(np.int64), num_segments
 
 

@@ -1,4 +1,4 @@
-"""Dynamic masking: which tokens of a batch the generator has to predict, drawn anew each time an example is seen."""
+"""Dynamic masking: which tokens of a batch the generator has to predict, drawn again each time an example is seen."""
 
 import dataclasses
 

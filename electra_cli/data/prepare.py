@@ -126,7 +126,7 @@ def _resumable_reading() -> Iterator[None]:
     try:
         yield
     except UnreadableError as error:  # it could be read before the work
-        raise ResumableError(f"{error}; once it can be read, the same command goes on where it ended") from error
+        raise ResumableError(f"{error}; once it can be read, the same command resumes where it ended") from error
 
 
 def load_vocabulary(path: str | None, settings: PrepareSettings) -> tuple[Vocabulary | None, bytes]:

@@ -162,11 +162,11 @@ def find_data(data_dir: str, max_seq_length: int) -> DataSource:
     tokenizer = tokenizer_of_manifest(data_dir, manifest)
     if tokenizer.vocabulary.sha256 != manifest.vocab_sha256:
         raise UserError(
-            f"{data_dir}/{VOCAB_FILE} is not the vocabulary that the shards were made with; prepare the data anew"
+            f"{data_dir}/{VOCAB_FILE} is not the vocabulary that the shards were made with; prepare the data again"
         )
     num_shards = len(manifest.splits.get("train", ()))
     if not num_shards:
-        raise UserError(f"{data_dir} has no training examples; prepare the data anew")
+        raise UserError(f"{data_dir} has no training examples; prepare the data again")
     size = DataSize(manifest.vocab_size, num_shards, manifest.num_examples("train"), manifest.real_tokens("train"))
     return DataSource(data_dir, max_seq_length, tokenizer, manifest, size)
 
@@ -273,7 +273,7 @@ def count_records(file: str) -> int:
             position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
             records += 1
     if position != size:
-        raise UserError(f"{file} is cut off or no TFRecord file: record {records} ends beyond the file; make it anew")
+        raise UserError(f"{file} is cut off or no TFRecord file: record {records} ends beyond the file; make it again")
     return records
 
 

@@ -213,7 +213,7 @@ class Spool:
             if examples.tell() < self._size:
                 raise UserError(
                     f"{self._file} was cut off: it holds {examples.tell():,} bytes of {self._size:,}; the same "
-                    f"command starts anew"
+                    f"command starts again"
                 )
             examples.truncate(self._size)
 

@@ -184,14 +184,14 @@ def read_manifest(data_dir: str) -> Manifest:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; run electra-prepare first") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): prepare the data anew") from error
+        raise UserError(f"{path} is damaged ({type(error).__name__}: {error}): prepare the data again") from error
     if manifest.fingerprint != fingerprint:
-        raise UserError(f"{path} was altered: its fingerprint does not fit what it lists; prepare the data anew")
+        raise UserError(f"{path} was altered: its fingerprint does not fit what it lists; prepare the data again")
     for shard in (shard for shards in splits.values() for shard in shards):
         found = files.size(files.join(data_dir, shard.file))
         if found != shard.bytes:
             state = "is missing" if found is None else f"has {found:,} bytes, not {shard.bytes:,}"
-            raise UserError(f"{files.join(data_dir, shard.file)} {state}: copy it anew or prepare the data anew")
+            raise UserError(f"{files.join(data_dir, shard.file)} {state}: copy it again or prepare the data again")
     return manifest
 
 
@@ -219,7 +219,7 @@ def read_token_counts(data_dir: str) -> np.ndarray:
     try:
         return np.array(files.read_bytes(path).split(), dtype=np.int64)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} is missing or damaged ({error}): prepare the data anew") from error
+        raise UserError(f"{path} is missing or damaged ({error}): prepare the data again") from error
 
 
 def shard_name(split: str, index: int, num_shards: int) -> str:

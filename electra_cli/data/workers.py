@@ -70,7 +70,7 @@ class Workers:
                 yield pending.popleft().result()
         except concurrent.futures.process.BrokenProcessPool as error:
             raise ResumableError(
-                "a worker process was killed, most likely because the memory ran out: the same command goes on where "
+                "a worker process was killed, most likely because the memory ran out: the same command resumes where "
                 "it ended, with fewer --num_workers if need be"
             ) from error
 

@@ -108,7 +108,7 @@ class SeedRun:
             self._logger.notice(f"seed {self._seed}: trained before")
             return self._trainer.num_steps
         step = int(self._trainer.optimizer.iterations.numpy())
-        self._logger.notice(f"seed {self._seed}: going on from step {step:,}")
+        self._logger.notice(f"seed {self._seed}: resuming from step {step:,}")
         return step
 
     def _train(self, step: int) -> None:
@@ -170,7 +170,7 @@ class SeedRun:
         if not self._is_trained:
             self._save(step)
         where = f"step {step:,} of seed {self._seed}"
-        raise Interrupted(f"stopped by {self._stop.name} at {where}; saved: the same command goes on from there")
+        raise Interrupted(f"stopped by {self._stop.name} at {where}; saved: the same command resumes from there")
 
     def _end_epoch(self, step: int) -> None:
         epoch, num_epochs = self._trainer.epoch_ends.index(step) + 1, len(self._trainer.epoch_ends)

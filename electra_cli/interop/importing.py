@@ -36,7 +36,7 @@ _PYTHON_CONFIG = '''\
 
     electra-pretrain --config=THIS_FILE --config.data.dir=DATA --workdir=RUN
 
-Sizes are those of the imported model; it starts from the checkpoint beside this file. Batch, steps and
+Sizes are those of the imported model; it starts from the checkpoint next to this file. Batch, steps and
 learning rate are yours to choose.
 """
 

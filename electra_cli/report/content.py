@@ -169,14 +169,14 @@ def _describe(event: dict[str, Any], before: dict[str, Any] | None) -> tuple[str
         if before is None and step == 0:
             return "", f"begins{devices}"
         cause = "" if before is None or before["event"] in ("stop", "error", "end") else ", after it was killed"
-        return "resume", f"goes on from step {step:,}{devices}{cause}{again}"
+        return "resume", f"resumes from step {step:,}{devices}{cause}{again}"
     if name == "stop":
         return "stop", f"stopped by {event.get('reason', 'a signal')} and saved"
     if name == "error":
         return "error", f"ends with an error: {event.get('reason', 'not told')}"
     if name == "rollback":
         loss, median = event.get("total_loss"), event.get("median")
-        why = "" if loss is None or median is None else f": total_loss {loss:.3f} beside a median of {median:.3f}"
+        why = "" if loss is None or median is None else f": total_loss {loss:.3f} against a median of {median:.3f}"
         return "rollback", f"rolled back to step {event.get('restored_step', 0):,}{why}"
     if name == "nonfinite":
         replicas = ", ".join(map(str, event.get("replicas", [])))

@@ -147,7 +147,7 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
         if size == new.size:
             return None
         raise UserError(
-            f"checkpoint {path} has {size:,} tokens, the data {new.size:,}, and its vocabulary is not beside it: give "
+            f"checkpoint {path} has {size:,} tokens, the data {new.size:,}, and its vocabulary is not next to it: give "
             f"it, --config.init.vocab_file=FILE"
         )
     old = Vocabulary.from_file(file)

@@ -111,7 +111,7 @@ def _run(run: TrainingRun, hooks: Sequence[Hook], checkpoint: str | None) -> Non
             run.logger.notice(f"The run is complete: all {num_steps:,} steps are done.")
         else:
             if run.step:
-                run.logger.notice(f"Going on from step {run.step:,}.")
+                run.logger.notice(f"Resuming from step {run.step:,}.")
             run.measure_devices()
             with _recording_end(run, hooks, lost_step):
                 train_phases(run, hooks)

@@ -119,7 +119,7 @@ def _replay(record: Record, run: Run) -> bool:
     else:
         say(
             "Finite when computed again: neither these weights nor these examples are the cause. Look for a faulty "
-            "device or its memory, or for settings that changed (precision, jit_compile); the same command goes on."
+            "device or its memory, or for settings that changed (precision, jit_compile); the same command resumes."
         )
     return is_bad
 

@@ -161,7 +161,7 @@ class TrainingRun(Run):
             changes = Changes.of(self.config, self.phases[0].source.vocabulary)
             start_from(checkpoint or self.config.init.checkpoint, self.model, self.optimizer, changes, self.logger)
         elif checkpoint:
-            self.logger.notice(f"--checkpoint={checkpoint} is not read: the run goes on from its own checkpoints.")
+            self.logger.notice(f"--checkpoint={checkpoint} is not read: the run resumes from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self.workdir.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
         tokenizer = self.phases[0].source.tokenizer
@@ -235,7 +235,7 @@ class TrainingRun(Run):
         """Raises an `Interrupted` when any worker was asked to stop: all of them stop after the same step."""
         if self.runtime.total(self.stop.requested) > 0:
             name = self.stop.name or "another worker's signal"
-            raise Interrupted(f"stopped by {name} {where}; saved: the same command goes on from there")
+            raise Interrupted(f"stopped by {name} {where}; saved: the same command resumes from there")
 
     def is_evaluation_due(self) -> bool:
         """Whether this step is one of every `eval.interval` steps, or the last of a phase."""

@@ -83,7 +83,7 @@ class LossSpikes(Hook):
         monitor.num_skipped.assign(num_skipped + step - run.step)
         run.logger.event("rollback", step, restored_step=run.step, total_loss=loss, median=median)
         run.logger.warning(
-            f"Warning, {what}: rolled back to step {run.step:,}, from where it goes on with other examples "
+            f"Warning, {what}: rolled back to step {run.step:,}, from where it continues with other examples "
             f"({num_rollbacks + 1} of {settings.max_rollbacks} times)."
         )
 

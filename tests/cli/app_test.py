@@ -254,5 +254,5 @@ def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.returncode == 75
-    told = f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts anew"
+    told = f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts again"
     assert result.stderr == f"electra-prepare: {told}\n"

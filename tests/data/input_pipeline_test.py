@@ -184,7 +184,7 @@ def test_an_altered_shard_is_named(sharded, tmp_path, place, is_training):
     common = {"pad_id": 0, "max_seq_length": SEQ_LENGTH, "global_batch_size": 8}
     with (
         pytest.raises(UserError, match=rf"reading data failed in a test: {file} (holds \d+ whole records, not \d+|is "
-                      rf"damaged \([^\[\]{{}}]+\)); copy it anew"),
+                      rf"damaged \([^\[\]{{}}]+\)); copy it again"),
         reading("data", "in a test", split),
     ):  # fmt: skip
         if is_training:
@@ -209,7 +209,7 @@ def test_a_shard_that_is_gone_is_named(sharded, tmp_path):
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     thread.join(60)
-    assert told and told[0].startswith(f"reading data failed in a test: {file} is gone; copy it anew")
+    assert told and told[0].startswith(f"reading data failed in a test: {file} is gone; copy it again")
 
 
 def example(**features):
@@ -298,7 +298,7 @@ def test_bad_directories(data_dir, tmp_path):
     [
         (lambda d: (d / "manifest.json").write_text("{"), "is damaged"),
         (lambda d: (d / "manifest.json").write_text('{"format_version": 9}'), "format 9, newer than"),
-        (lambda d: next(d.glob("train-*")).unlink(), "is missing: copy it anew"),
+        (lambda d: next(d.glob("train-*")).unlink(), "is missing: copy it again"),
         (lambda d: next(d.glob("train-*")).write_bytes(b"x"), "has 1 bytes, not"),
         (lambda d: (d / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nx\n"), "is not the vocabulary"),
         (

@@ -41,8 +41,8 @@ def test_what_is_told_is_what_the_manifest_says(data_dir):
     ("name", "damage", "message"),
     [
         ("train-*", lambda c: c[:50] + bytes([c[50] ^ 1]) + c[51:], r"train-\S+ was altered: its SHA-256 is"),
-        ("train-*", lambda c: c[:-1], r"train-\S+ has [\d,]+ bytes, not [\d,]+: copy it anew"),
-        ("train-*", lambda c: None, r"train-\S+ is missing: copy it anew"),
+        ("train-*", lambda c: c[:-1], r"train-\S+ has [\d,]+ bytes, not [\d,]+: copy it again"),
+        ("train-*", lambda c: None, r"train-\S+ is missing: copy it again"),
         ("vocab.txt", lambda c: c + b"more\n", "is not the vocabulary that the shards were made with"),
         ("token_counts.txt", lambda c: c.replace(b"\n", b"1\n", 1), r"token_counts\.txt does not count"),
         ("manifest.json", lambda c: c.replace(b'"examples": ', b'"examples": 1', 1), r"holds \d+ examples of .* not 1"),

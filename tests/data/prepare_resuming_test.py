@@ -98,7 +98,7 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path, monkeypatch, corpus_fi
 def test_a_failure_to_read_loses_nothing(tmp_path, monkeypatch, corpus_file, data_dir, call):
     stale = OSError(errno.ESTALE, os.strerror(errno.ESTALE))
     original = interrupted_at(monkeypatch, files, "open_file", call, stale)
-    with pytest.raises(ResumableError, match=r"cannot be read.*: Stale file handle; once .*the same command goes on"):
+    with pytest.raises(ResumableError, match=r"cannot be read.*: Stale file handle; once .*the same command resumes"):
         prepare_small(corpus_file, tmp_path / "data")
     assert (tmp_path / "data.partial" / "vocab.txt").exists() == (call > 1)
     monkeypatch.setattr(files, "open_file", original)
@@ -114,7 +114,7 @@ def test_an_input_that_is_gone_for_a_while_loses_nothing(tmp_path, monkeypatch, 
         prepare_module, "learn_vocabulary", lambda *given: text.rename(f"{text}.gone") and learn(*given)
     )
     with pytest.raises(
-        ResumableError, match="no such file or directory; once it can be read, the same command goes on"
+        ResumableError, match="no such file or directory; once it can be read, the same command resumes"
     ):
         prepare_small(text, tmp_path / "data")
     (tmp_path / "text.txt.gone").rename(text)

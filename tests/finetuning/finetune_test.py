@@ -129,7 +129,7 @@ def test_stopped_and_started_again_is_as_never_stopped(tmp_path, short, whole, s
             short(tmp_path / "other", 2, train__seeds=(stop_at + 5,))  # leaves its state in the trainer
     told = []
     assert short(tmp_path / "stopped", logger=Lines(told.append)) == summary
-    assert any(line.startswith("seed 0: going on from step") for line in told)
+    assert any(line.startswith("seed 0: resuming from step") for line in told)
     expected = contents(workdir)
     assert contents(tmp_path / "stopped") == expected
     assert {"seed-0/metrics.jsonl", "seed-0/predictions-validation.jsonl", "seed-0/scores.json"} <= set(expected)
@@ -473,7 +473,7 @@ def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
-    assert errors.count("\n") == 1 and "stopped by SIGTERM at step" in errors and "the same command goes on" in errors
+    assert errors.count("\n") == 1 and "stopped by SIGTERM at step" in errors and "the same command resumes" in errors
     steps = CheckpointFiles(str(tmp_path / "stopped/seed-0/checkpoints")).steps()
     assert len(steps) == 1 and 0 < steps[0] < 12_800
     again = Terminal(flags("stopped"), columns=100)
@@ -481,5 +481,5 @@ def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
     shown = again.read_until("  epoch ")
     again.process.kill()
     again.end()
-    assert f"seed 0: going on from step {steps[0]:,}\r\n" in shown
+    assert f"seed 0: resuming from step {steps[0]:,}\r\n" in shown
     assert "starting TensorFlow, " in shown and "building step " in shown

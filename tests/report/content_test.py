@@ -103,9 +103,9 @@ def test_history_in_words(tmp_path):
         "begins on 2 GPUs",
         "loss or gradient of replica 1 infinite or NaN: the update is left out",
         "stopped by SIGTERM and saved",
-        "goes on from step 15 on 2 GPUs",
-        "rolled back to step 20: total_loss 81.000 beside a median of 25.500",
-        "goes on from step 20 on 2 GPUs, after it was killed; steps to 30 are computed again",
+        "resumes from step 15 on 2 GPUs",
+        "rolled back to step 20: total_loss 81.000 against a median of 25.500",
+        "resumes from step 20 on 2 GPUs, after it was killed; steps to 30 are computed again",
         "all steps are done",
     ]
     assert (rows[2].time, rows[2].step, rows[2].sign) == ("2026-01-02 03:04:02", 15, "■")

@@ -177,7 +177,7 @@ def test_killed_at_twenty_random_moments_equals_never_killed(data, tmp_path):
     saved = 0
     for number, moment in enumerate(draw_moments(seed=5), 1):
         run = moment.kill(starter, usual)
-        going_on = re.search(r"Going on from step (\d+)\.", run.output)
+        going_on = re.search(r"Resuming from step (\d+)\.", run.output)
         if going_on:
             # Nothing that was saved is lost; the checkpoint that the kill before fell into may count or not.
             assert saved <= int(going_on[1]) <= saved + 2
@@ -193,7 +193,7 @@ def test_killed_at_twenty_random_moments_equals_never_killed(data, tmp_path):
     assert killed_in["saving"] >= 3 and killed_in["evaluating"] >= 1, killed_in
     assert killed_in["starting"] + killed_in["computing"] >= 2, killed_in
 
-    going_on = re.search(r"Going on from step (\d+)\.", starter.finish().output)
+    going_on = re.search(r"Resuming from step (\d+)\.", starter.finish().output)
     assert saved <= (int(going_on[1]) if going_on else 0) <= saved + 2
     assert_same_run(whole.workdir, starter.workdir)
     for directory in ("checkpoints", "checkpoints/best"):
@@ -225,14 +225,14 @@ def test_sigterm_loses_nothing_whatever_is_under_way(whole, data, tmp_path):
         assert stage in run.doing_at(sent), f"{name}: the signal came when it was over"
         line = re.fullmatch(
             r"electra-pretrain: stopped by SIGTERM (at|while evaluating) step (\d+); "
-            r"saved: the same command goes on from there",
+            r"saved: the same command resumes from there",
             told(run),
         )
         assert line, told(run)
         step_end = next(when for note, when in run.noted if note == "end computing")
         assert run.ended - max(sent, step_end) < SECONDS_TO_STOP
         assert steps_in(starter.workdir / "checkpoints")[-1] == int(line[2])
-        assert f"Going on from step {line[2]}." in starter.finish(**changes).output
+        assert f"Resuming from step {line[2]}." in starter.finish(**changes).output
         assert_same_run(whole, starter.workdir)
         print(f"SIGTERM while {name}: {told(run)} after {run.ended - sent:.2f} s")
 
@@ -272,7 +272,7 @@ def test_a_disk_full_while_saving_leaves_the_checkpoints_before(whole, begun, sm
     assert "no checkpoint of step 8 could be written to" in message and "No space left on device" in message
     assert content_of(checkpoints) == before and [path for path in checkpoints.iterdir() if path.is_dir()] == []
     (small_disk / "ballast").unlink()
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
 
@@ -283,7 +283,7 @@ def test_a_write_that_fails_while_saving_leaves_the_checkpoints_before(whole, be
     message = starter.fail(functools.partial(limit_files, 32_000), train__async_checkpoints=True)
     assert "no checkpoint of step 8 could be written to" in message and "File too large" in message
     assert content_of(starter.workdir / "checkpoints") == before
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
 
@@ -295,7 +295,7 @@ def test_a_disk_full_while_metrics_are_written(whole, begun, small_disk):
     assert run.end() == 2, run.output + run.errors
     assert re.search(r"metrics of step \d+ could not be written to .*No space left on device", told(run)), told(run)
     (small_disk / "ballast").unlink()
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
 
@@ -307,7 +307,7 @@ def test_a_disk_full_while_the_config_is_written(whole, begun, small_disk):
     assert "config.json" in message and "No space left on device" in message
     assert content_of(starter.workdir) == before
     (small_disk / "ballast").unlink()
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
 
@@ -319,7 +319,7 @@ def test_a_clock_that_is_set_back_changes_nothing(whole, begun):
     for name in ("config.json", "metrics.jsonl", "checkpoints/checkpoint"):
         os.utime(starter.workdir / name, (4_000_000_000, 4_000_000_000))
     run = starter.finish(clock_set_back)
-    assert "Going on from step 6." in run.output
+    assert "Resuming from step 6." in run.output
     assert_same_run(whole, starter.workdir)
     rates = [line["tokens_per_second"] for line in read_metrics(str(starter.workdir)) if line["split"] == "train"]
     usual = [line["tokens_per_second"] for line in read_metrics(str(whole)) if line["split"] == "train"]
@@ -369,13 +369,13 @@ def shard_of_step(data_dir, step):
 # One after the other: the step that reads the file (None: evaluation), what is done to it, and what is told, the first
 # of prepared data, the second of TFRecords of others.
 SHARD_FAULTS = {
-    "cut": (9, cut, ["{} has [0-9,]+ bytes, not [0-9,]+: copy it anew", "{} is cut off or no TFRecord file"]),
-    "removed": (9, pathlib.Path.unlink, ["{} is missing: copy it anew", "other data than config.data.dir="]),
-    "held out, altered": (None, flip, [r"failed in evaluation: {} is damaged \(.*\); copy it anew"] * 2),
+    "cut": (9, cut, ["{} has [0-9,]+ bytes, not [0-9,]+: copy it again", "{} is cut off or no TFRecord file"]),
+    "removed": (9, pathlib.Path.unlink, ["{} is missing: copy it again", "other data than config.data.dir="]),
+    "held out, altered": (None, flip, [r"failed in evaluation: {} is damaged \(.*\); copy it again"] * 2),
     "altered": (
         9,
         flip,
-        [r"between steps (8 and 9|8 and 10|9 and 10): {} is damaged \(.*\); copy it anew"] * 2,
+        [r"between steps (8 and 9|8 and 10|9 and 10): {} is damaged \(.*\); copy it again"] * 2,
     ),
 }
 
@@ -402,7 +402,7 @@ def test_damaged_shards_are_named_and_not_trained_on(whole, data, begun, foreign
             after = content_of(starter.workdir / "checkpoints")
             assert all(after[kept] == before[kept] for kept in before if kept != "checkpoint")
             file.write_bytes(content)
-        assert "Going on from step 8." in starter.finish().output
+        assert "Resuming from step 8." in starter.finish().output
         assert_same_run(undisturbed, starter.workdir)
 
     in_pairs(damage_and_mend, ["prepared", "foreign"])
@@ -554,7 +554,7 @@ def test_a_config_emptied(whole, begun):
     assert "config.json is damaged" in starter.fail(mode="eval")
     assert content_of(starter.workdir) == before
     file.write_bytes(content)
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
 
@@ -579,5 +579,5 @@ def test_checkpoints_replaced_by_a_file(whole, begun):
     assert "is no directory" in starter.fail(mode="eval")
     checkpoints.unlink()
     (starter.workdir / "away").rename(checkpoints)
-    assert "Going on from step 6." in starter.finish().output
+    assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)

@@ -193,7 +193,7 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
     (tmp_path / "lonely").mkdir()
     for file in (source / "checkpoints").glob("ckpt-3.*"):
         (tmp_path / "lonely" / file.name).write_bytes(file.read_bytes())
-    refuse("has 108 tokens, the data 112, and its vocabulary is not beside it", path=tmp_path / "lonely")
+    refuse("has 108 tokens, the data 112, and its vocabulary is not next to it", path=tmp_path / "lonely")
     checkpoint = tf.train.Checkpoint(model=Target().model)
     refuse("holds no optimizer: give --config.init.optimizer=fresh", path=checkpoint.write(str(tmp_path / "bare")),
            restore_optimizer=True)  # fmt: skip

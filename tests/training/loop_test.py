@@ -170,7 +170,7 @@ def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monk
     assert metrics_of(tmp_path)[-1]["step"] == 10  # beyond the checkpoint of step 8
     with open(tmp_path / "metrics.jsonl", "a") as stream:
         stream.write('{"step": 12, "spl')  # cut by the kill
-    assert "Going on from step 8." in train(config, tmp_path)
+    assert "Resuming from step 8." in train(config, tmp_path)
     start = events_of(tmp_path)[-2]
     assert (start["event"], start["step"], start["lost_step"]) == ("start", 8, 10)
     assert_same_run(finished[0], tmp_path)
@@ -286,7 +286,7 @@ def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
     config.data.dir = str(tmp_path)
-    with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 1: .*prepare the data anew"):
+    with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 1: .*prepare the data again"):
         train(config, tmp_path / "run")
 
 

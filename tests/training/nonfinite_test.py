@@ -78,7 +78,7 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
     lines = []
     assert not replay.replay_step(config, str(tmp_path), Lines(lines.append))
     assert "Finite when computed again" in lines[-1]
-    assert "Going on from step 4." in train(config, tmp_path, with_evaluation=False)
+    assert "Resuming from step 4." in train(config, tmp_path, with_evaluation=False)
     assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 6]
 
 
@@ -168,7 +168,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     told = [line for line in lines if "rolled back" in line]
     assert len(told) == 1
     assert told[0].startswith(f"Warning, step {step}: total_loss ") and "is more than 3 times the median" in told[0]
-    assert f"rolled back to step {restored}, from where it goes on with other examples (1 of 1 times)." in told[0]
+    assert f"rolled back to step {restored}, from where it continues with other examples (1 of 1 times)." in told[0]
     (event,) = [event for event in events_of(tmp_path / "run") if event["event"] == "rollback"]
     assert (event["step"], event["restored_step"]) == (step, restored) and event["total_loss"] > 3 * event["median"]
     calm, found = metrics_of(tmp_path / "calm"), metrics_of(tmp_path / "run")

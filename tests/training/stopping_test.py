@@ -104,5 +104,5 @@ def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, data_dir, tm
         with pytest.raises(Interrupted, match="stopped by a preemption notice at step 2; saved"):
             train(config, tmp_path / "run", with_evaluation=False)
     metadata_server.answer = "FALSE"
-    assert "Going on from step 2." in train(config, tmp_path / "run", with_evaluation=False)
+    assert "Resuming from step 2." in train(config, tmp_path / "run", with_evaluation=False)
     assert_same_run(tmp_path / "whole", tmp_path / "run")

@@ -97,7 +97,7 @@ def test_damage_is_told_and_the_run_goes_on_exactly(whole, config, tmp_path, dam
         assert len(told) == 1 and "\n" not in told[0]
         assert told[0].startswith(f"Checkpoint {directory}/ckpt-6 is damaged (") and part in told[0]
         assert told[0].endswith("ckpt-4 is used instead.")
-        assert "Going on from step 4." in lines
+        assert "Resuming from step 4." in lines
         assert_same_run(whole, tmp_path / "run")  # metrics too: step 6 has one line
     assert steps_in(directory) == [2, 4, 6]
 
@@ -137,7 +137,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(whole, config, tmp_path, monkey
             train(config, tmp_path, with_evaluation=False)
     assert steps_in(tmp_path / "checkpoints") == [2, 4]
     assert not list((tmp_path / "checkpoints").glob("*6*"))
-    assert "Going on from step 4." in train(config, tmp_path, with_evaluation=False)
+    assert "Resuming from step 4." in train(config, tmp_path, with_evaluation=False)
     assert_same_run(whole, tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_a_run_killed_while_saving_goes_on_exactly(whole, config, data_dir, tmp_
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert len(list((workdir / "checkpoints").glob("ckpt-4.*"))) > 0
     lines = train(config, workdir, with_evaluation=False)
-    assert f"Going on from step {step}." in lines and not any("damaged" in line for line in lines)
+    assert f"Resuming from step {step}." in lines and not any("damaged" in line for line in lines)
     assert_same_run(whole, workdir)
     names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert names == sorted(path.name for path in (whole / "checkpoints").iterdir())
@@ -220,7 +220,7 @@ def test_the_best_is_that_of_the_metrics_and_a_resume_compares_with_it(evaluated
         path.unlink()
     file = tmp_path / "run" / "checkpoints" / "best" / "best.json"
     file.write_text(json.dumps({**record, "value": 0.5}))
-    assert "Going on from step 4." in train(config, tmp_path / "run")
+    assert "Resuming from step 4." in train(config, tmp_path / "run")
     assert json.loads(file.read_text())["value"] == 0.5
     assert_same_run(evaluated, tmp_path / "run")
     # One that is beaten is replaced by the step that beats it: here 6, the only one computed again.
@@ -262,7 +262,7 @@ def test_a_given_checkpoint_is_evaluated_and_started_from(whole, evaluated, conf
         assert any(weight.shape == value.shape and np.array_equal(weight, value) for value in source)
     assert steps_in(stopped / "checkpoints") == [2, 4, 6]
     lines = train(config, stopped, with_evaluation=False, checkpoint="/nowhere/any/more")
-    assert "--checkpoint=/nowhere/any/more is not read: the run goes on from its own checkpoints." in lines
+    assert "--checkpoint=/nowhere/any/more is not read: the run resumes from its own checkpoints." in lines
     config.model.hidden_size = 32
     with pytest.raises(UserError, match=r"are of different models: .*\[.*32.*\] by the config"):
         train(config, tmp_path / "other", with_evaluation=False, checkpoint=given)
