@@ -1,9 +1,7 @@
-"""Preparation over Apache Beam: the pure steps of the local path, as a pipeline for many machines or one.
-
-Workers read groups of files, find copies, pack, and write a shard for each range of keys, so that the examples and
-their order over all shards are those of `prepare.prepare`; only the ends of shards differ. What workers write is
-temporary until the launching process knows all of it.
-"""
+"""Preparation over Apache Beam: the pure steps of the local path as a pipeline. Workers read groups of files, find
+copies, pack, and write a shard for each range of keys, so that the examples and their order over all shards are those
+of `prepare.prepare`; only shard boundaries differ. The launching process publishes the workers' temporary files once
+all are complete."""
 
 import contextlib
 import dataclasses
@@ -55,15 +53,11 @@ def prepare(
     report: Report,
     beam_options: str = "",
 ) -> Manifest:
-    """Prepares a corpus as `prepare.prepare` does, whose arguments these are; this process learns the vocabulary.
+    """Prepares a corpus as `prepare.prepare` does, with its arguments and errors; this process learns the vocabulary.
 
-    Workers must be able to read `inputs` and to write `output_dir`, which may be of any file system that Beam knows;
-    `num_workers` are processes of this machine. `beam_options` are Beam's as on a command line, `--runner=FlinkRunner
+    Workers must be able to read `inputs` and write `output_dir`, on any file system that Beam knows. `num_workers`
+    counts processes of this machine; `beam_options` are as on a command line, `--runner=FlinkRunner
     --flink_master=HOST:8081`.
-
-    Raises:
-      UserError: input, vocabulary, output directory or options will not do, or the runner fails. What `output_dir`
-        held is intact.
     """
     options = _parse_options(beam_options, num_workers)
     given, sentencepiece = load_vocabulary(vocab_file, settings)
@@ -129,11 +123,8 @@ class Output:
 
 @contextlib.contextmanager
 def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
-    """Yields where to write; nothing is left of it after an exception.
-
-    Raises:
-      UserError: it is not empty, cannot be written, or Beam does not know its file system.
-    """
+    """Yields where to write and cleans up after an exception; a `UserError` when the directory is not empty or not
+    writable."""
     job = uuid.uuid4().hex  # never the job that left something there
     if not files.is_remote(output_dir):
         with OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job) as directory:
@@ -180,11 +171,7 @@ def _prepare_here(
     report: Report,
     output: Output,
 ) -> tuple[Vocabulary, list[str], Learned]:
-    """Does in this process what comes before packing.
-
-    Returns:
-      The vocabulary; the inputs as workers can read them; and how the vocabulary was learned.
-    """
+    """Returns the vocabulary, the inputs as workers can read them, and how the vocabulary was learned."""
     with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
         preparation = Preparation(inputs, settings, local, local, workers, report)
         with contextlib.closing(preparation):
@@ -230,7 +217,7 @@ def _parse_options(text: str, num_workers: int) -> PipelineOptions:
 def _name_shards(
     shards: Iterable[tuple[str, int, str, Shard]],
 ) -> tuple[dict[str, str], dict[str, tuple[Shard, ...]]]:
-    """Returns the names that files get, by path, and the shards of each split; a range without keys has no shard."""
+    """Returns the final file names by path, and the shards of each split; a range without keys has no shard."""
     moves: dict[str, str] = {}
     splits: dict[str, tuple[Shard, ...]] = {}
     for split in SPLITS:

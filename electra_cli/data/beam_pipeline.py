@@ -1,7 +1,7 @@
 """The pipeline of `beam.py`: files to chunks, copies, packed examples, and shards in ranges of keys.
 
-A mistake of the user's that a worker finds, such as a damaged file, travels through the pipeline as data: runners retry
-what raises, and each words exceptions in its own way. A worker's memory holds a chunk or a shard at a time.
+A user's mistake that a worker detects, such as a damaged file, travels through the pipeline as data: runners retry
+exceptions, and each rewords them. A worker's memory holds one chunk or shard at a time.
 """
 
 import contextlib
@@ -40,8 +40,7 @@ ChunkId = tuple[int, int]  # group of files, and number in it; in this order chu
 
 @dataclasses.dataclass
 class Counts:
-    """What was read and packed, in one bucket; `error` is the first chunk with a mistake of the user's, and the
-    message."""
+    """What one bucket's workers read and packed; `error` is the first chunk with a user's mistake, and the message."""
 
     totals: Totals = dataclasses.field(default_factory=Totals)
     text_bytes: int = 0
@@ -63,7 +62,7 @@ def _add_counts(parts: Iterable[Counts]) -> Counts:
 
 @dataclasses.dataclass
 class Written:
-    """Shards by split, number and path, and int64 [vocab_size], how often each token occurs in those of training."""
+    """Shards by split, number and path, and int64 [vocab_size], how often each token occurs in the training shards."""
 
     shards: list[tuple[str, int, str, Shard]] = dataclasses.field(default_factory=list)
     token_counts: Any = 0
@@ -86,14 +85,11 @@ def run_pipeline(
     scratch: str,
     held_out_below: float,
 ) -> tuple[Counts, Written]:
-    """Runs the pipeline and waits for its end.
+    """Runs the pipeline to its end; a `UserError` when a file cannot be read, the runner failed, or no result came
+    back.
 
     Documents whose hash in [0, 1) is lower than `held_out_below` are held out; `scratch` receives shards and the
     result.
-
-    Raises:
-      UserError: a file cannot be read, the runner failed, or nothing came back.
-      Interrupted: a signal came.
     """
     result_file = files.join(scratch, f"{uuid.uuid4().hex}.pickle")
     pipeline = beam.Pipeline(options=options)
@@ -143,7 +139,6 @@ def run_pipeline(
 
 
 def _run(pipeline: beam.Pipeline) -> str:
-    """Runs a pipeline and returns how it ended."""
     runner = pipeline.options.view_as(StandardOptions).runner
     try:
         result = pipeline.run()
@@ -171,8 +166,6 @@ def copy_to(local_path: str, path: str) -> None:
 
 
 class _ReadChunks(beam.DoFn):
-    """Turns number and files of a group into (id, (blocks, cuts in long documents)) of its chunks."""
-
     def __init__(self, corpus: Corpus):
         self._corpus = corpus
 
@@ -200,7 +193,7 @@ def _sign(element, settings: PrepareSettings):
 
 
 def _copies_among(element):
-    """Yields chunk and number of the copies among documents of one key, as `duplicates.CopyIndex` finds them."""
+    """Yields chunk and number of the copies among documents of one key."""
     _, documents = element
     first = min(documents)
     for document in documents:
@@ -209,8 +202,6 @@ def _copies_among(element):
 
 
 class _Pack(beam.DoFn):
-    """Turns chunks and their copies into split and serialized examples."""
-
     def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece: bytes, held_out_below: float):
         self._arguments = vocabulary, settings
         self._sentencepiece = sentencepiece
@@ -248,7 +239,6 @@ def _divide(element, settings: PrepareSettings, counts: Counts):
 
 
 def _write(element, scratch: str, settings: PrepareSettings, vocab_size: int) -> Written:
-    """Writes a shard."""
     (split, index), parts = element
     examples = sorted(itertools.chain.from_iterable(map(split_records, parts)))
     # Each attempt has a name of its own.
@@ -267,6 +257,5 @@ def _write(element, scratch: str, settings: PrepareSettings, vocab_size: int) ->
 
 
 def _leave_result(written: Written, counts: Counts, path: str) -> None:
-    """Writes what the launching process has to know."""
     with FileSystems.create(path) as stream:
         stream.write(pickle.dumps((counts, written)))

@@ -1,7 +1,5 @@
-"""Text files in, documents out, in two steps: files to blocks of whole documents, quickly; blocks to documents.
-
-The first step reads files and looks for ends of documents only, so that one process can feed many that do the second.
-"""
+"""Text files in, documents out: one process cuts files into blocks of complete documents, many read documents from
+blocks."""
 
 import dataclasses
 import functools
@@ -22,54 +20,33 @@ _GROUP_BYTES = 2**26
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """How files are read.
+    """How files are read; in JSON lines and Parquet each record is a document."""
 
-    Attributes:
-      separator: what ends a document of plain text: 'blank_line', the 'file', or the 'line'. In JSON lines and Parquet
-        each record is a document.
-      encoding_errors: 'strict', or 'replace' to read what is not UTF-8 as U+FFFD and count it.
-      text_field: the field of JSON lines and the column of Parquet that hold the text.
-    """
-
-    separator: str = "blank_line"
-    encoding_errors: str = "strict"
-    text_field: str = "text"
+    separator: str = "blank_line"  # what ends a document of plain text: 'blank_line', 'file' or 'line'
+    encoding_errors: str = "strict"  # or 'replace', to read what is not UTF-8 as U+FFFD and count it
+    text_field: str = "text"  # the JSON field or Parquet column of the text
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A document.
+    """A document."""
 
-    Attributes:
-      position: 'file/block/number'; everything random about the document follows from it.
-      lines: its lines, stripped, none empty.
-      weight: how often it is to be used.
-    """
-
-    position: str
-    lines: tuple[str, ...]
-    weight: float = 1.0
+    position: str  # 'file/block/number'; everything random about the document follows from it
+    lines: tuple[str, ...]  # stripped, none empty
+    weight: float = 1.0  # how often to use it
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """A part of a file that ends where a document ends.
-
-    Attributes:
-      path, file_index: the file, and its number among the input files.
-      number: the block's number in the file.
-      first_line, offset: lines, and bytes of text (of Parquet: rows), of the file before it.
-      content: encoded text; of Parquet the texts of its rows.
-      weight: of its documents.
-    """
+    """A part of a file that ends where a document ends."""
 
     path: str
-    file_index: int
-    number: int
-    first_line: int
-    offset: int
-    content: bytes | tuple[str, ...]
-    weight: float = 1.0
+    file_index: int  # among the input files
+    number: int  # in the file
+    first_line: int  # lines of the file before it
+    offset: int  # bytes of text (of Parquet: rows) of the file before it
+    content: bytes | tuple[str, ...]  # encoded text; of Parquet the texts of its rows
+    weight: float = 1.0  # of its documents
 
     @functools.cached_property
     def num_bytes(self) -> int:
@@ -78,20 +55,13 @@ class Block:
 
 
 class Corpus:
-    """The text of files, in a fixed order.
-
-    Args:
-      inputs: files, directories and patterns (`inputs.list_files`). Compressed files are unpacked while being read.
-      text_format: how to read them.
-      weights: how often documents of each input are to be used; none: once.
+    """The text of files, in a fixed order. Without `weights`, by input, documents are used once. An `UnreadableError`
+    when an input is missing or holds no file.
 
     Attributes:
-      files, sizes: the input files, and their bytes on disk.
-      text_bytes: bytes of text read so far.
+      sizes: bytes of the input files on disk.
+      text_bytes: uncompressed bytes read so far.
       num_cut: cuts so far in documents that were too long.
-
-    Raises:
-      UnreadableError: an input is missing or holds no file.
     """
 
     def __init__(self, inputs: Sequence[str], text_format: TextFormat, weights: Sequence[float] = ()):
@@ -109,15 +79,15 @@ class Corpus:
 
     @property
     def fraction_read(self) -> float:
-        """Fraction of all files that was read so far."""
+        """Fraction of the bytes of all files read so far."""
         return min(1.0, self._bytes_read / max(1, sum(self.sizes)))
 
     def estimate_bytes(self) -> int:
-        """Returns about how many bytes of text there are: sizes of files, of packed ones four times as much."""
+        """Estimates the bytes of text: the sizes of files, four times as much for compressed ones."""
         return sum(size * _unpacking(path) for path, size in zip(self.files, self.sizes, strict=True))
 
     def groups(self) -> list[range]:
-        """Returns all files, by number, in groups of consecutive ones, which chunks do not reach over."""
+        """Returns the numbers of all files, in groups of consecutive ones; no chunk spans two groups."""
         groups, begin, total = [], 0, 0
         for index, (path, size) in enumerate(zip(self.files, self.sizes, strict=True)):
             total += size * _unpacking(path)
@@ -132,11 +102,8 @@ class Corpus:
             yield from self.chunks_of(group)
 
     def chunks_of(self, group: range) -> Iterator[list[Block]]:
-        """Yields the text of a group of files in chunks, consecutive blocks of a megabyte or more together.
-
-        Raises:
-          UserError: a file is damaged, or (UnreadableError) cannot be read now.
-        """
+        """Yields a group's text in chunks: consecutive blocks, together a megabyte or more. A `UserError` when a file
+        is damaged; an `UnreadableError` when it cannot be read now."""
         chunk: list[Block] = []
         for file_index in group:
             for block in self._blocks(file_index):
@@ -188,7 +155,7 @@ class Corpus:
 
 
 def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError:
-    """Returns what a failure means: that the file is damaged, or only that it cannot be read now."""
+    """Distinguishes a damaged file from one that only cannot be read now."""
     # bz2, zstd and Parquet report damage by an OSError without a number; those of file systems have one.
     if isinstance(error, text_inputs.DAMAGE) or (type(error) is OSError and error.errno is None):
         return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file again")
@@ -202,12 +169,8 @@ def _unpacking(path: str) -> int:
 
 
 def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[bytes, bool]]:
-    """Joins and cuts consecutive pieces of a file where documents end, as `TextFormat.separator` says.
-
-    Yields:
-      (content, is_cut): blocks of complete documents; `is_cut` when the last one continues in the next block, because
-      16 MiB hold no end of a document. Then it is cut at the end of a line or of a word.
-    """
+    """Yields (content, is_cut): blocks of complete documents. `is_cut`: the last one continues in the next block,
+    because 16 MiB hold no end of a document; it is cut at the end of a line or word."""
     buffer = bytearray()
     searched = 0  # where an end of a document may still begin
     for piece in pieces:
@@ -225,7 +188,7 @@ def cut_into_blocks(pieces: Iterator[bytes], separator: str) -> Iterator[tuple[b
 
 
 def _last_end(buffer: bytearray, begin: int, separator: str) -> int:
-    """Returns where the last document ends that ends within the buffer; 0 when none does."""
+    """Returns where the last document that ends within the buffer ends; 0 when none does."""
     if separator == "file":
         return 0
     ends = (b"\n",) if separator == "line" else (b"\n\n", b"\n\r\n")
@@ -243,12 +206,8 @@ def _last_line_or_word(buffer: bytearray) -> int:
 
 
 def read_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[Document]:
-    """Yields the documents of a block, and counts in `replaced`, by file, characters put in place of bytes that are not
-    UTF-8.
-
-    Raises:
-      UserError: it is binary, not UTF-8, or no JSON with such a field.
-    """
+    """Yields a block's documents; counts in `replaced`, by file, characters that replaced bytes that are not UTF-8. A
+    `UserError` when the block is binary, not UTF-8, or no JSON with such a field."""
     for index, lines in enumerate(_lines_of_documents(block, text_format, replaced)):
         yield Document(f"{block.file_index}/{block.number}/{index}", lines, block.weight)
 

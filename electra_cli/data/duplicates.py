@@ -1,10 +1,9 @@
-"""Which documents of a corpus are copies of an earlier one, exactly or nearly, with bounded memory.
+"""Which documents of a corpus are exact or near copies of an earlier one, with bounded memory.
 
-Near copies are found by MinHash (Broder, 1997) and banding: the signatures of two documents agree at each position with
-the probability that is the Jaccard similarity of their sets of word 5-grams. Signatures are divided into bands; of the
-documents that share a band with an earlier one, those are copies whose whole signature agrees with that of the first
-such document at `NEAR_THRESHOLD` of the positions or more. Whether a document is a copy depends on the order of the
-corpus only, so that processes can share the work.
+Near copies are found by MinHash (Broder, 1997) and banding: two documents' signatures agree at each position with the
+probability that is the Jaccard similarity of their sets of word 5-grams. A document is a copy when it shares a band
+with an earlier one and its signature agrees with that of the first such document at `NEAR_THRESHOLD` of the positions
+or more. That depends only on the order of the corpus, so that processes can share the work.
 """
 
 import hashlib
@@ -47,12 +46,8 @@ def _hash32(shingle: bytes) -> int:
 
 
 class CopyIndex:
-    """The signatures seen so far, near or exact, and the copies among them, in a database on disk that outlives a kill.
-
-    Attributes:
-      num_chunks: chunks added so far.
-      is_complete: whether all chunks were added.
-    """
+    """The signatures seen so far, near or exact, and the copies among them, in a database on disk that outlives a
+    kill."""
 
     def __init__(self, path: str, *, is_near: bool):
         self._is_near = is_near
@@ -118,12 +113,12 @@ class CopyIndex:
 
 
 def estimate_similarity(first: bytes, second: bytes) -> float:
-    """Returns the estimated Jaccard similarity of two documents, from their near signatures."""
+    """Estimates the Jaccard similarity of two documents from their near signatures."""
     return float(np.mean(np.frombuffer(first, np.uint32) == np.frombuffer(second, np.uint32)))
 
 
 def bands(signature: bytes) -> Iterator[bytes]:
-    """Yields the bands of a near signature: 16 bytes each, of which near copies most likely share one."""
+    """Yields the bands of a near signature, 16 bytes each; near copies most likely share one."""
     for band in range(_NUM_BANDS):
         part = signature[4 * band * _BAND_HASHES : 4 * (band + 1) * _BAND_HASHES]
         yield bytes([band]) + hashlib.blake2b(part, digest_size=15).digest()

@@ -1,9 +1,9 @@
 """Masked batches from prepared shards, from any step on.
 
-The stream of training examples is a pure function of (data, train.seed): epoch after epoch, the shards in an order
-drawn for the epoch, in each shard the examples in an order drawn for epoch and shard. Batch s takes the examples
-s x global_batch_size to (s + 1) x global_batch_size of that stream and is masked with seeds that follow from s. To
-start at step s costs reading one shard, whatever s.
+The stream of training examples is a pure function of (data, train.seed): each epoch visits the shards, and each visit a
+shard's examples, in an order drawn for it. Batch s takes the examples s x global_batch_size to (s + 1) x
+global_batch_size of that stream, masked with seeds that follow from s. To start at step s costs reading one shard,
+whatever s.
 """
 
 import contextlib
@@ -30,17 +30,12 @@ _BATCHES_AHEAD = 4
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The part of a batch that one host computes, for its replicas.
+    """The part of a batch that one host computes; each replica of it gets an equal, consecutive share, a batch of its
+    own."""
 
-    Attributes:
-      index: number of the host.
-      num_parts: hosts.
-      num_replicas: replicas of a host; each gets an equal, consecutive share, a batch of its own.
-    """
-
-    index: int = 0
-    num_parts: int = 1
-    num_replicas: int = 1
+    index: int = 0  # number of the host
+    num_parts: int = 1  # hosts
+    num_replicas: int = 1  # of a host
 
     def size(self, global_batch_size: int) -> int:
         """Returns the examples of the part."""
@@ -79,22 +74,13 @@ def training_dataset(
     """Returns the endless dataset of masked training batches `start_step`, `start_step` + 1, ...
 
     Args:
-      split: the shards.
-      masking: how to mask.
-      pad_id: id that fills the end of an example.
-      max_seq_length: tokens of an example, padding included.
-      global_batch_size: examples of a batch, over all replicas.
-      seed: `train.seed`.
       start_step: optimizer updates already made.
       first_step: of them, those made on other data: the step that takes the first examples.
-      part: which part of each batch is wanted. Only that is parsed and masked; what it holds does not depend on how
-        many parts there are.
+      part: only this part is parsed and masked; its content does not depend on how many parts there are.
 
     Returns:
       Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
-
-    Raises:
-      tf.errors.InvalidArgumentError: (while iterating) a shard is damaged; see `reading`.
+      Iterating raises tf.errors.InvalidArgumentError at a damaged shard; see `reading`.
     """
     first_slot, num_skipped = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
     slots = tf.data.Dataset.range(first_slot, tf.int64.max)
@@ -122,13 +108,8 @@ def training_dataset(
 def training_batches(
     phase: Phase, distribute: Callable[[Callable[[Part], tf.data.Dataset]], Iterable], data_step: int
 ) -> Iterator:
-    """Returns an iterator over the distributed batches of a phase.
-
-    Args:
-      phase: the phase.
-      distribute: distributes what a function returns for the part of each host over devices.
-      data_step: steps of the run whose examples come before, skipped ones included.
-    """
+    """Returns an iterator over a phase's batches, which `distribute` puts on devices; `data_step` counts the steps of
+    the run that took earlier examples, skipped ones included."""
 
     def make(part: Part) -> tf.data.Dataset:
         return training_dataset(
@@ -159,11 +140,8 @@ def evaluation_dataset(
     """Returns the dataset of the first `num_examples` examples of a split (0: all), with masks that never change.
 
     Neither examples nor masks depend on a seed, a step or the batch size, so that any two runs on the same data can be
-    compared. The last batch is filled up with examples of padding alone, which count nowhere. Arguments and results are
-    those of `training_dataset`.
-
-    Raises:
-      tf.errors.DataLossError, tf.errors.FailedPreconditionError: (while iterating) a shard is damaged; see `reading`.
+    compared. The last batch is filled up with examples of padding alone, which count nowhere. Iterating raises
+    tf.errors.DataLossError or FailedPreconditionError at a damaged shard; see `reading`.
     """
     shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
 
@@ -200,17 +178,8 @@ def evaluation_dataset(
 
 
 def locate_example(shard_examples: Sequence[int], seed: int, index: int) -> tuple[int, int]:
-    """Returns the position of the example `index` of the training stream.
-
-    Args:
-      shard_examples: examples of each shard.
-      seed: `train.seed`.
-      index: position in the stream, from 0; may be any number of epochs ahead.
-
-    Returns:
-      (slot, offset): the shard is the one visited as number `slot` since the beginning (all epochs counted), and the
-      example is number `offset` in the order that this visit takes.
-    """
+    """Returns (slot, offset) of the example `index` of the training stream, which may be any number of epochs ahead:
+    the number of the visit to a shard, over all epochs, and the example's position in the order of this visit."""
     epoch, rest = divmod(index, sum(shard_examples))
     order = _shard_order(len(shard_examples), seed, epoch).numpy()
     ends = np.cumsum([shard_examples[shard] for shard in order])
@@ -241,7 +210,7 @@ def _shard_order(num_shards: int, seed: int, epoch: tf.Tensor | int) -> tf.Tenso
 
 @tf.autograph.experimental.do_not_convert
 def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
-    """Reads the shard that is visited as number `slot` (int64, scalar): string [examples], in the order to be seen."""
+    """Reads the shard of visit `slot` (int64, scalar): string [examples], in the order of the stream."""
     num_shards = len(split.files)
     epoch = slot // num_shards
     shard = tf.gather(_shard_order(num_shards, seed, epoch), slot % num_shards)
@@ -267,11 +236,11 @@ def _example_order(num_examples: tf.Tensor | int, seed: int, epoch: tf.Tensor | 
 
 
 def pipeline_options() -> tf.data.Options:
-    """Returns the options of all pipelines: batches in a fixed order, divided as asked for, and nothing tuned.
+    """Returns the options of all pipelines: batches in a fixed order, divided explicitly, and no tuning.
 
-    Where TensorFlow tunes, closing an iterator may wait a minute for the thread that does: it misses the notice to end
-    if that comes while it goes to sleep (2.20, `Model::OptimizeLoop`). With several devices TensorFlow adds iterators
-    of its own, which still tune.
+    Where TensorFlow tunes, closing an iterator may wait a minute for the tuning thread, which misses a notice to end
+    that comes while it goes to sleep (2.20, `Model::OptimizeLoop`). With several devices TensorFlow adds iterators that
+    still tune.
     """
     options = tf.data.Options()
     options.deterministic = True
@@ -291,12 +260,8 @@ def detect_format(file: str) -> tuple[RecordFormat | None, int]:
 
 
 def parse_split(serialized: tf.Tensor, split: DataSplit, max_seq_length: int, pad_id: int) -> dict[str, tf.Tensor]:
-    """Parses serialized examples, string [batch], of a split.
-
-    Returns:
-      `features.UNMASKED`; where the split has them, also `features.CONTINUES_WORD` and `features.PACKED`; int32
-      [batch, max_seq_length], padded.
-    """
+    """Parses a split's serialized examples, string [batch], to `features.UNMASKED` and, where the split has them,
+    `features.CONTINUES_WORD` and `features.PACKED`: int32 [batch, max_seq_length], padded."""
     if split.record_format is RecordFormat.ELECTRA_PRETRAIN:
         return _parse_prepared(serialized, split, max_seq_length, pad_id)
     names = split.record_format.value[:3]
@@ -356,13 +321,8 @@ def _unmask(ids: tf.Tensor, parsed: dict[str, tf.RaggedTensor]) -> tf.Tensor:
 
 @contextlib.contextmanager
 def reading(data_dir: str, when: str, split: DataSplit) -> Iterator[None]:
-    """Turns the errors of datasets that are iterated within it into a `UserError` that names the data.
-
-    Args:
-      data_dir: the directory that is read.
-      when: 'between steps 5 and 10'.
-      split: the shards that are read; they are read again to find the damaged one.
-    """
+    """Turns errors of iterating datasets into a `UserError` that names the data, the time (`when`: 'between steps 5 and
+    10') and the damaged shard, which is found by reading the shards again."""
     try:
         yield
     except (
@@ -386,7 +346,7 @@ def reading(data_dir: str, when: str, split: DataSplit) -> Iterator[None]:
 
 
 def _find_damage(split: DataSplit) -> str | None:
-    """Reads the shards of a split and returns which is damaged and how; None when all can be read."""
+    """Returns which shard of a split is damaged and how; None when all can be read."""
     for file, expected in zip(split.files, split.examples, strict=True):
         try:
             count = sum(1 for _ in tf.data.TFRecordDataset(file, compression_type=split.compression))

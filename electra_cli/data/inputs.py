@@ -24,17 +24,13 @@ _PARQUET_BATCH_ROWS = 1000
 
 
 def reading_errors(path: str) -> tuple[type[Exception], ...]:
-    """Returns what is raised where a file cannot be read, or is damaged."""
+    """Returns the exceptions of a file that cannot be read, or is damaged."""
     return (*DAMAGE, *files.errors())
 
 
 def list_files(path: str) -> list[str]:
     """Returns the files that an `--input` names: a file, a directory (all files below it that are not hidden, sorted),
-    or a pattern with *, ? or [...]; local or remote (`gs://`).
-
-    Raises:
-      UnreadableError: there is no such file.
-    """
+    or a pattern with *, ? or [...]; local or remote (`gs://`). An `UnreadableError` when there is none."""
     if files.is_remote(path):
         return _list_remote(path)
     if os.path.isfile(path):
@@ -92,10 +88,8 @@ def is_parquet(path: str) -> bool:
 
 
 def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
-    """Returns a stream that unpacks an open file as its name says: `.gz`, `.bz2`, `.xz` or `.zst`.
-
-    Reading it raises OSError or one of `DAMAGE` when the file cannot be read or is damaged.
-    """
+    """Returns a stream that unpacks an open file as its name says: `.gz`, `.bz2`, `.xz` or `.zst`. Reading it raises
+    OSError or one of `DAMAGE` when the file cannot be read or is damaged."""
     suffix = os.path.splitext(path)[1]
     if suffix == ".gz":
         return cast(IO[bytes], gzip.open(raw))
@@ -111,11 +105,8 @@ def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
 
 
 def read_json_text(line: str, field: str, path: str, number: int) -> str:
-    """Returns the text of a line of JSON lines, '{"text": "...", ...}'; path and number, from 1, are for errors.
-
-    Raises:
-      UserError: it is no JSON object, or has no such text.
-    """
+    """Returns the text of a line '{"text": "...", ...}'. A `UserError` with path and line number (from 1) when it has
+    none."""
     try:
         record = json.loads(line)
     except ValueError as error:
@@ -127,7 +118,7 @@ def read_json_text(line: str, field: str, path: str, number: int) -> str:
 
 
 def without_surrogates(text: str) -> str:
-    """Puts U+FFFD in place of halves of UTF-16 pairs, which JSON can name and no text can hold."""
+    """Replaces halves of UTF-16 pairs, which JSON can name and no text can hold, by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -146,12 +137,8 @@ def _text_of(record: Any, field: str, where: str) -> str:
 
 
 def read_parquet_texts(path: str, field: str) -> Iterator[list[str]]:
-    """Yields a column of a Parquet file, some rows at a time, empty for null.
-
-    Raises:
-      UserError: there is no such column, or it is no text.
-      OSError or one of `DAMAGE`: it cannot be read.
-    """
+    """Yields a Parquet column, some rows at a time, empty for null; a `UserError` when there is no such column of text,
+    OSError or one of `DAMAGE` when the file cannot be read."""
     import pyarrow  # noqa: PLC0415  (import time)
     from pyarrow import parquet  # noqa: PLC0415
 
@@ -174,12 +161,9 @@ _TABLE_SUFFIXES = (".tsv", ".csv")
 
 
 def describe_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
-    """Returns what is read, in a line (empty without files), and warnings of tables, which are read as text too.
+    """Returns a line on what is read (empty without files), and warnings of tables, which are read as text too.
 
     A table that was named itself is meant; one that a directory or pattern gave is warned of.
-
-    Raises:
-      UserError: an input is missing or holds no file.
     """
     all_names: list[str] = []
     warnings: list[str] = []
@@ -201,7 +185,6 @@ def describe_inputs(inputs: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _name_within(path: str, file: str) -> str:
-    """Returns the name of a file within the directory that was given, or its last part."""
     folder = path.rstrip("/") + "/"
     return file.removeprefix(folder) if file.startswith(folder) else os.path.basename(file)
 

@@ -1,4 +1,4 @@
-"""A look into prepared data: checks every byte and describes what is there."""
+"""Checks every byte of prepared data and describes it."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -29,11 +29,8 @@ _NUM_SHOWN = 3
 
 
 def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
-    """Checks a local directory of electra-prepare against its manifest and describes it, a line at a time, with `say`.
-
-    Raises:
-      UserError: something is missing, damaged, or not what the manifest says.
-    """
+    """Checks a local directory of electra-prepare against its manifest and describes it with `say`, line by line; a
+    `UserError` when something is missing, damaged, or not as in the manifest."""
     manifest = read_manifest(data_dir)
     vocabulary = Vocabulary.from_file(files.join(data_dir, "vocab.txt"))
     if vocabulary.sha256 != manifest.vocab_sha256:
@@ -99,7 +96,6 @@ def _read_split(
 
 
 def _part(data_dir: str, manifest: Manifest, name: str, shard: Shard) -> DataSplit:
-    """Returns the split that one shard makes."""
     split = prepared_split(data_dir, dataclasses.replace(manifest, splits={name: (shard,)}), name)
     assert split is not None
     return split
