@@ -123,8 +123,7 @@ class Output:
 
 @contextlib.contextmanager
 def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
-    """Yields where to write and cleans up after an exception; a `UserError` when the directory is not empty or not
-    writable."""
+    """Yields where to write, and cleans up after an exception; a `UserError` when that is not empty or not writable."""
     job = uuid.uuid4().hex  # never the job that left something there
     if not files.is_remote(output_dir):
         with OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job) as directory:

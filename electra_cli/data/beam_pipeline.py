@@ -85,8 +85,7 @@ def run_pipeline(
     scratch: str,
     held_out_below: float,
 ) -> tuple[Counts, Written]:
-    """Runs the pipeline to its end; a `UserError` when a file cannot be read, the runner failed, or no result came
-    back.
+    """Runs the pipeline to its end; a `UserError` when a file cannot be read, the runner failed, or no result exists.
 
     Documents whose hash in [0, 1) is lower than `held_out_below` are held out; `scratch` receives shards and the
     result.

@@ -1,5 +1,4 @@
-"""Text files in, documents out: one process cuts files into blocks of complete documents, many read documents from
-blocks."""
+"""Text files in, documents out: one process cuts files into blocks of documents, and many processes read these."""
 
 import dataclasses
 import functools
@@ -55,8 +54,9 @@ class Block:
 
 
 class Corpus:
-    """The text of files, in a fixed order. Without `weights`, by input, documents are used once. An `UnreadableError`
-    when an input is missing or holds no file.
+    """The text of files, in a fixed order; an `UnreadableError` when an input is missing or holds no file.
+
+    Documents of an input are used as often as its weight says; without `weights`, once.
 
     Attributes:
       sizes: bytes of the input files on disk.
@@ -102,8 +102,10 @@ class Corpus:
             yield from self.chunks_of(group)
 
     def chunks_of(self, group: range) -> Iterator[list[Block]]:
-        """Yields a group's text in chunks: consecutive blocks, together a megabyte or more. A `UserError` when a file
-        is damaged; an `UnreadableError` when it cannot be read now."""
+        """Yields a group's text in chunks: consecutive blocks, together a megabyte or more.
+
+        Raises a `UserError` when a file is damaged; an `UnreadableError` when it cannot be read now.
+        """
         chunk: list[Block] = []
         for file_index in group:
             for block in self._blocks(file_index):

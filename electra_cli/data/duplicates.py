@@ -46,8 +46,8 @@ def _hash32(shingle: bytes) -> int:
 
 
 class CopyIndex:
-    """The signatures seen so far, near or exact, and the copies among them, in a database on disk that outlives a
-    kill."""
+    """The near or exact signatures seen so far, and the copies among them, in a database on disk that survives
+    kills."""
 
     def __init__(self, path: str, *, is_near: bool):
         self._is_near = is_near

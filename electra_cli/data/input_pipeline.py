@@ -30,8 +30,7 @@ _BATCHES_AHEAD = 4
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The part of a batch that one host computes; each replica of it gets an equal, consecutive share, a batch of its
-    own."""
+    """The part of a batch that one host computes; each replica of it gets an equal, consecutive share as its batch."""
 
     index: int = 0  # number of the host
     num_parts: int = 1  # hosts
@@ -75,7 +74,7 @@ def training_dataset(
 
     Args:
       start_step: optimizer updates already made.
-      first_step: of them, those made on other data: the step that takes the first examples.
+      first_step: those of them made on other data; this step takes the first examples.
       part: only this part is parsed and masked; its content does not depend on how many parts there are.
 
     Returns:
@@ -146,7 +145,7 @@ def evaluation_dataset(
     shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
 
     def read(file: tf.Tensor, num_examples: tf.Tensor) -> tf.data.Dataset:
-        # Of some damages the reader makes an early end.
+        # At some damages the reader ends early without an error.
         shard = tf.data.TFRecordDataset(file, compression_type=split.compression)
         return shard.apply(tf.data.experimental.assert_cardinality(num_examples))
 

@@ -105,8 +105,7 @@ def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
 
 
 def read_json_text(line: str, field: str, path: str, number: int) -> str:
-    """Returns the text of a line '{"text": "...", ...}'. A `UserError` with path and line number (from 1) when it has
-    none."""
+    """Returns the text of a line '{"text": "...", ...}'; a `UserError` with path and line (from 1) when it has none."""
     try:
         record = json.loads(line)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Dynamic masking: which tokens of a batch the generator has to predict, drawn again each time an example is seen."""
+"""Dynamic masking: the tokens of a batch that the generator has to predict, drawn for each use of an example."""
 
 import dataclasses
 
@@ -17,15 +17,12 @@ class MaskingSettings:
     Attributes:
       mask_prob: fraction of an example's real tokens that is masked (paper, section 3.1: 0.15; 0.25 for Large).
       max_predictions_per_seq: slots of an example, the most tokens that are masked.
-      mask_token_prob: fraction of the masked tokens that is shown as [MASK] (0.85 in google-research/electra,
+      mask_token_prob: fraction of masked tokens shown as [MASK] (0.85 in google-research/electra,
         `pretrain_helpers.mask`; 0.8 in BERT, section 3.1).
-      random_token_prob: fraction that is shown as a random token; the others keep their token (0; 0.1 in BERT).
-      mask_token_id: id of [MASK].
-      special_token_ids: ids that are never masked and never drawn: [CLS], [SEP], [PAD], [MASK].
-      vocab_size: entries of the vocabulary, from which random tokens are drawn.
+      random_token_prob: fraction shown as a random token (0; 0.1 in BERT); the others keep their token.
+      special_token_ids: never masked and never drawn: [CLS], [SEP], [PAD], [MASK].
       max_ngram: longest span that is masked as one, in units.
-      continues_word: bool [vocab_size], tokens that belong to the unit of the token before them; None: every token is
-        a unit, unless the data says otherwise.
+      continues_word: bool [vocab_size], tokens that belong to the unit of the token before; None: each token is a unit.
       uses_segmentation: whether `features.CONTINUES_WORD` decides the units instead.
     """
 
@@ -42,7 +39,7 @@ class MaskingSettings:
 
 
 def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
-    """Returns how examples are masked under a resolved config with the vocabulary of its data."""
+    """Returns how a resolved config masks examples of this data."""
     vocabulary = source.vocabulary
     masks_words = config.data.mask_unit == "word"
     return MaskingSettings(
@@ -68,22 +65,19 @@ def mask_batch(
 ) -> dict[str, tf.Tensor]:
     """Masks a batch.
 
-    Positions are drawn without replacement. google-research/electra draws with replacement: of its 19 draws at length
-    128 only about 17.7 are distinct.
+    An example of n real tokens gets round(n x mask_prob) masked slots, at least 1, at most `max_predictions_per_seq`,
+    and never more than it has tokens that may be masked. A unit of several tokens that does not fit into the rest is
+    not masked, which may leave slots empty. Positions are drawn without replacement; google-research/electra draws with
+    replacement: of its 19 draws at length 128 only about 17.7 are distinct.
 
     Args:
       batch: `features.UNMASKED`, int32 [batch, seq_length], and with `uses_segmentation` `features.CONTINUES_WORD`.
-      settings: how to mask.
-      masking_seed: int32 [2], decides positions and what they show.
+      masking_seed: int32 [2], decides positions and the tokens shown there.
       sampling_seed: int32 [2], decides `features.SAMPLING_UNIFORM`.
-      rows: (first, total): these are the rows from `first` on of a batch of `total` rows, and are masked as in that.
-        None: they are all.
+      rows: (first, total): mask as the rows from `first` on of a batch of `total` rows. None: the batch is complete.
 
     Returns:
-      `features.MASKED`, and `features.PACKED` if they are in the batch. An example of n real tokens gets
-      round(n x mask_prob) masked slots, at least 1 and at most `max_predictions_per_seq`, but never more than it has
-      tokens that may be masked. Units of several tokens may leave slots empty: a unit that does not fit into what is
-      left is not masked.
+      `features.MASKED`, and `features.PACKED` if they are in the batch.
     """
     ids, mask = batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK]
     num_rows = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
@@ -142,10 +136,8 @@ def _unit_starts(batch: dict[str, tf.Tensor], settings: MaskingSettings, is_cand
 
 
 def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, draws: tf.Tensor) -> tf.Tensor:
-    """Joins units, from the first to the last, to spans of 1 to `max_ngram`; a length n is as likely as 1/n.
-
-    The distribution is ALBERT's (arXiv 1909.11942, section 4.1). Spans end before special tokens.
-    """
+    """Joins units, in order, to spans of 1 to `max_ngram`, a length n with a probability proportional to 1/n (ALBERT,
+    arXiv 1909.11942, section 4.1). Spans end before special tokens."""
     shape = tf.shape(starts)
     weights = 1.0 / np.arange(1, max_ngram + 1)
     ends = tf.constant(np.cumsum(weights / weights.sum())[:-1], tf.float32)
@@ -160,15 +152,9 @@ def _span_starts(starts: tf.Tensor, is_candidate: tf.Tensor, max_ngram: int, dra
 
 
 def _choose_units(starts: tf.Tensor, is_candidate: tf.Tensor, budget: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Takes complete units in a random order, each that still fits into the budget.
+    """Takes complete units in a random order, each that still fits into the budget, int32 [batch], of tokens.
 
-    Args:
-      starts, is_candidate: bool [batch, seq_length], first tokens, and all tokens, of units.
-      budget: int32 [batch], tokens to take at most.
-      draws: float32 [batch, seq_length] in [0, 1).
-
-    Returns:
-      bool [batch, seq_length], the tokens of the units taken.
+    `starts`, first tokens, and `is_candidate`, all tokens, of units, draws in [0, 1), and result: [batch, seq_length].
     """
     length = starts.shape[1]
     unit = tf.cumsum(tf.cast(starts, tf.int32), axis=1) - 1

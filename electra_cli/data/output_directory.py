@@ -23,17 +23,16 @@ _MAX_NAMES = 4  # of files in a message
 class OutputDirectory:
     """Collects files in `DIR.partial` and renames it to DIR on `commit()`.
 
-    A context manager. When it is left without `commit()`, `DIR.partial` stays, so that the same job can resume from it;
-    after a `UserError`, or without a job, there is nothing to resume and it is removed. A kill within `commit()` loses
-    neither the new files nor those that they replace: the same job finishes it, and another one first puts back what
-    was there.
+    A context manager; entering raises a `UserError` when the target may not be replaced, cannot be written, or is being
+    written by another process. Left without `commit()`, `DIR.partial` stays, so that the same job can resume from it;
+    after a `UserError`, or without a job, it is removed. A kill within `commit()` loses neither the new files nor those
+    that they replace: the same job finishes it, and another one first restores what was there.
 
     Args:
       path: the directory to appear; local.
       overwrite: whether one that is there and not empty may be replaced.
       owned: patterns (`fnmatch`) of the names that such a directory holds: one with others is never replaced.
-      job: what the files follow from, as JSON; None: what is not finished is not resumed. What another job left in
-        `DIR.partial` is removed.
+      job: what determines the files, as JSON; files of another job in `DIR.partial` are removed. None: never resume.
 
     Attributes:
       path: where the files are to be written.
@@ -54,12 +53,6 @@ class OutputDirectory:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> "OutputDirectory":
-        """Makes the directories.
-
-        Raises:
-          UserError: the target is not empty and may not be replaced, cannot be written, or is being written by another
-            process.
-        """
         try:
             self._open()
         except BaseException as error:
@@ -106,7 +99,7 @@ class OutputDirectory:
         self._take_lock(self.path)
 
     def _take_lock(self, directory: str) -> None:
-        """Locks the directory; the lock goes away with the process, whatever ends it."""
+        """Locks the directory until the process ends, however it does."""
         self._lock = open(os.path.join(directory, _LOCK_FILE), "w")  # noqa: SIM115  (open until the end)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -141,11 +134,7 @@ class OutputDirectory:
                 _remove(os.path.join(self.path, name))
 
     def discard(self) -> None:
-        """Removes all that was written.
-
-        Raises:
-          OSError: it cannot be removed.
-        """
+        """Removes everything written; raises OSError when it cannot."""
         if os.path.exists(self.path):
             self._empty()
             shutil.rmtree(self.path)
@@ -166,7 +155,7 @@ class OutputDirectory:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Removes what is left when all is in its place; the mark last, by which another call knows to do so."""
+        """Removes what `commit()` leaves, the mark last: while it is there, another call continues the removal."""
         shutil.rmtree(self._old, ignore_errors=True)
         self._unlock()
         _remove_file(os.path.join(self._target, _LOCK_FILE))
@@ -191,14 +180,7 @@ class OutputDirectory:
 
 
 def check_replaceable(directory: str, names: Iterable[str], owned: Sequence[str], *, overwrite: bool) -> None:
-    """Raises a `UserError` unless a directory is empty, or holds only what a command wrote there and may be replaced.
-
-    Args:
-      directory: the directory.
-      names: what it holds.
-      owned: see `OutputDirectory`.
-      overwrite: whether it may be replaced.
-    """
+    """Raises a `UserError` unless `names` is empty, or `overwrite` is set and all of them match patterns of `owned`."""
     names = sorted(names)
     others = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in owned)]
     if others:
@@ -220,7 +202,7 @@ def _is_disk_full(error: BaseException) -> bool:
 
 
 def _remove_file(path: str) -> None:
-    """Removes a file that may be gone: another process may do the same, or a kill came after it."""
+    """Removes a file that may already be gone: by another process, or before a kill."""
     with contextlib.suppress(FileNotFoundError):
         os.remove(path)
 

@@ -1,4 +1,4 @@
-"""The pure step: blocks of text in, packed examples with their keys out. The same in every process and runner."""
+"""The pure step: blocks of text in, packed examples with their keys out; the same in every process and runner."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ class PrepareSettings:
 
     @property
     def has_words(self) -> bool:
-        """Whether records say where words are continued."""
+        """Whether records mark tokens that continue a word."""
         return self.word_boundaries == "whitespace"
 
     @property
@@ -60,8 +60,7 @@ class PrepareSettings:
 
 @dataclasses.dataclass
 class ChunkReader:
-    """Reads the documents of a chunk, and counts them, short ones, and by file the characters put in position of bad
-    bytes."""
+    """Reads a chunk's documents; counts them, short ones, and by file the characters that replaced bad bytes."""
 
     settings: PrepareSettings
     num_documents: int = 0
@@ -103,13 +102,10 @@ class Packer:
     def pack(
         self, blocks: Sequence[Block], dropped: Collection[int], held_out_below: float, num_buckets: int
     ) -> PackedChunk:
-        """Packs a chunk of text for a spool of so many buckets.
+        """Packs a chunk of text for a spool of `num_buckets`; a `UserError` when the text cannot be read.
 
-        Documents whose number is dropped are skipped; those whose hash in [0, 1) is lower than `held_out_below` are
+        `dropped` are numbers of documents to skip; documents whose hash in [0, 1) is lower than `held_out_below` are
         held out.
-
-        Raises:
-          UserError: the text cannot be read.
         """
         packed = PackedChunk(num_buckets)
         reader = ChunkReader(self._settings)
@@ -184,15 +180,8 @@ def check_documents(num_documents: int, num_short: int, names: Sequence[str], se
 
 
 def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings) -> float | None:
-    """Checks what was packed of the files of these names.
-
-    Returns:
-      None; or, where chance held out no document but some are to be, the hash in [0, 1) below which to hold out
-      instead.
-
-    Raises:
-      UserError: there is no text, no example, or nothing is left to train on.
-    """
+    """Raises a `UserError` when there is no text, no example, or nothing to train on. Returns the hash in [0, 1) below
+    which to hold out documents instead when chance held out none; else None."""
     check_documents(totals.num_documents, totals.num_short, names, settings)
     if not totals.num_records:
         raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
@@ -208,7 +197,7 @@ def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings
 
 
 def _num_copies(weight: float, position: str) -> int:
-    """Returns how often a document is taken for training: its weight, rounded up or down by chance."""
+    """Returns how often training uses a document: its weight, rounded up or down by chance."""
     if weight == 1.0:
         return 1
     whole = int(weight)
@@ -228,8 +217,7 @@ _MIN_FRACTION = 8
 
 
 class Segments(NamedTuple):
-    """An example before special tokens: ids, arrays of 'I' (uint32), of its first and second segment; the second may
-    be empty."""
+    """An example's segments without special tokens: ids, arrays of 'I' (uint32); the second may be empty."""
 
     first: array
     second: array
@@ -249,18 +237,14 @@ def pack_document(
     first segment while it fits into half of the target, and one that does not fit goes there too half of the time.
 
     Two departures. The original throws away what exceeds an example, of a long line all but its beginning; here it
-    begins the next example, so that every token of a document is in exactly one. And it carries the target length
-    from one document to the next; here each document draws its own, so that documents can be packed in any order.
+    begins the next example, so that every token is in exactly one. And it carries the target length from one document
+    to the next; here each document draws its own, so that documents can be packed in any order.
 
     Args:
       sentences: token ids, arrays of 'I', of the document's lines, without special tokens.
-      max_seq_length: tokens of an example, special tokens included; at least 8.
-      rng: decides everything random.
+      max_seq_length: special tokens ([CLS] and one [SEP] a segment) included; at least 8.
       single_segment_prob: probability that an example has a first segment only.
       short_target_prob: probability that an example has a random, shorter target length.
-
-    Yields:
-      Segments that fit `max_seq_length` with [CLS] and one [SEP] a segment.
     """
 
     def draw_target() -> int:
@@ -295,7 +279,7 @@ def _without_giants(sentences: Iterable[array], longest: int) -> Iterator[array]
 def _divide(
     sentences: list[array], max_seq_length: int, target: int, rng: random.Random, single_segment_prob: float
 ) -> tuple[Segments, list[array]]:
-    """Makes one example of the sentences; returns it and what did not fit."""
+    """Makes one example of the sentences; returns it and the rest."""
     is_single = rng.random() < single_segment_prob
     first_target = sum(map(len, sentences)) + 1 if is_single else (target - 3) // 2
     first, second = array("I"), array("I")
@@ -314,12 +298,9 @@ def _divide(
 def pack_full(documents: Iterable[array], max_seq_length: int) -> Iterator[list[array]]:
     """Packs consecutive documents, token ids as arrays of 'I' without special tokens, into full examples.
 
-    For corpora of short documents. Each document of an example becomes a sequence of its own, with a [CLS] and a [SEP],
-    so that attention can be kept within it. What exceeds an example begins the next; every token is in exactly one.
-
-    Yields:
-      The pieces of documents, arrays of 'I', that make an example; they fit with a [CLS] and a [SEP] each into
-      `max_seq_length` (8 or more).
+    For corpora of short documents. Each document of an example becomes a sequence with its own [CLS] and [SEP], so that
+    attention can be kept within it. What exceeds an example begins the next; every token is in exactly one. Yields the
+    pieces of an example, which with these special tokens fit into `max_seq_length` (8 or more).
     """
     pieces: list[array] = []
     room = max_seq_length - 2  # for tokens of one more piece
@@ -337,8 +318,8 @@ def pack_full(documents: Iterable[array], max_seq_length: int) -> Iterator[list[
 
 
 def add_special_tokens(segments: Segments, cls_id: int, sep_id: int) -> tuple[array, int]:
-    """Returns the ids `[CLS] first [SEP] second [SEP]` (without the last two when the second segment is empty) and the
-    length of the part of type 0, which the first [SEP] ends."""
+    """Returns ids `[CLS] first [SEP] second [SEP]`, the last two unless `second` is empty, and the length to the first
+    [SEP]."""
     ids = array("I", [cls_id])
     ids += segments.first
     ids.append(sep_id)

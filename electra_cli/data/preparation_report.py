@@ -1,4 +1,4 @@
-"""A manifest in; what was prepared, and what of the text the user should look at, reported. No TensorFlow here."""
+"""Reports what a manifest holds and what of the text the user should look at. No TensorFlow here."""
 
 import runpy
 import shlex
@@ -11,11 +11,8 @@ _PRESET = "small"
 
 
 def training_command(data_dir: str, manifest: Manifest) -> str:
-    """Returns a command line that pre-trains `--config=small` on prepared data.
-
-    The preset's length of examples is overridden where the data has another. Where nothing is held out, nothing is
-    evaluated.
-    """
+    """Returns a command line that pre-trains `--config=small` on prepared data, with the data's length of examples and
+    without evaluation where nothing is held out."""
     config = runpy.run_path(PRETRAINING.path(_PRESET))["get_config"]()
     arguments = [f"--config={_PRESET}", f"--config.data.dir={data_dir}"]
     length = manifest.max_seq_length

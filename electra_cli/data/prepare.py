@@ -1,8 +1,8 @@
 """Raw text to shards: read, tokenize and pack in parallel, shuffle, write in parallel, all or nothing.
 
 The parent reads blocks of text; workers tokenize and pack them (`packing.py`); the spool brings the examples into one
-order that follows from the seed (`spool.py`); workers write a shard each. The bytes that come out do not depend on the
-number of workers. A stopped preparation resumes: each stage notes on disk what of it is done.
+order that follows from the seed (`spool.py`); workers write a shard each. The output does not depend on the number of
+workers. A stopped preparation resumes: each stage records its progress on disk.
 """
 
 import contextlib
@@ -67,17 +67,12 @@ def prepare(
     """Prepares a corpus and returns the manifest that was written.
 
     Args:
-      inputs: files, directories and `builtin:python-docs`.
-      output_dir: local directory to create.
-      settings: how to prepare it.
+      inputs: files, directories, patterns and `builtin:python-docs`.
       vocab_file: a vocabulary, a token a line, or a SentencePiece model; None to learn one.
-      learning: how to learn it.
-      num_workers: processes.
-      overwrite: whether to replace what `output_dir` holds, once the new data is complete.
-      report: receives progress reports.
+      overwrite: whether to replace the content of `output_dir`, which is local, once the new data is complete.
 
     Raises:
-      UserError: input, vocabulary or output directory will not do. What `output_dir` held is intact.
+      UserError: input, vocabulary or output directory is unsuitable; the content of `output_dir` is intact.
       ResumableError: no space is left, a worker was killed, or a file could no longer be read. The same call resumes.
     """
     given, sentencepiece = load_vocabulary(vocab_file, settings)
@@ -122,7 +117,7 @@ def prepare(
 
 @contextlib.contextmanager
 def _resumable_reading() -> Iterator[None]:
-    """Turns a failure to read, after which all that was done is still good, into one that the same command resumes."""
+    """Turns a failure to read, which invalidates no finished work, into one that the same command resumes from."""
     try:
         yield
     except UnreadableError as error:  # it could be read before the work
@@ -131,10 +126,7 @@ def _resumable_reading() -> Iterator[None]:
 
 def load_vocabulary(path: str | None, settings: PrepareSettings) -> tuple[Vocabulary | None, bytes]:
     """Returns the vocabulary of a file of tokens or a SentencePiece model, and the model; None and b"" without a path.
-
-    Raises:
-      UserError: it cannot be read, or does not fit the settings.
-    """
+    A `UserError` when it cannot be read or does not fit the settings."""
     if path is None:
         return None, b""
     if path.endswith(tokenization.SUFFIX):
@@ -171,19 +163,8 @@ _CORPUS_NOTE = "corpus.json"
 
 
 class Preparation:
-    """The stages of one preparation, each of which resumes from what it finds done.
-
-    Args:
-      inputs: files, directories, patterns and `builtin:python-docs`.
-      settings: how to prepare them.
-      directory: where vocabulary and shards go; local.
-      scratch: directory for temporary files.
-      workers: the processes that work.
-      report: receives progress reports.
-
-    Attributes:
-      inputs: files, directories and patterns; the built-in corpus is a file by now.
-    """
+    """The stages of one preparation, each of which resumes from its recorded progress; `directory`, local, receives
+    vocabulary and shards. `inputs` holds the built-in corpus as a file."""
 
     def __init__(
         self,
@@ -225,7 +206,7 @@ class Preparation:
         return self._copies.num_copies if self._copies else 0
 
     def deduplicate(self) -> None:
-        """Finds the documents to drop as copies of an earlier one, when the settings ask for it."""
+        """Finds the copies of earlier documents, when the settings ask for it."""
         if self._settings.deduplicate == "none":
             return
         is_near = self._settings.deduplicate == "near"
@@ -246,7 +227,7 @@ class Preparation:
         index.save(is_complete=True)
 
     def provide_vocabulary(self, given: Vocabulary | None, learning: LearningSettings | None) -> Vocabulary:
-        """Writes the vocabulary, which is learned when none is given, and returns it."""
+        """Writes and returns the vocabulary, which is learned when none is given."""
         path = os.path.join(self._directory, VOCAB_FILE)
         if os.path.exists(path):
             return Vocabulary.from_file(path)
@@ -286,15 +267,12 @@ class Preparation:
         return learn_vocabulary(words.counts, learning, WordSplitter(lower_case=self._settings.lower_case))
 
     def read_learned(self) -> Learned:
-        """Returns how the vocabulary was learned, and statistics of that."""
+        """Returns how the vocabulary was learned, and its statistics."""
         return self.read_note("learning.json"), self.read_note("learned.json")
 
     def pack(self, vocabulary: Vocabulary) -> Spool:
-        """Returns all packed examples; both splits hold some, unless none are to be held out.
-
-        Raises:
-          UserError: there is no text, no example, or no document can be held out.
-        """
+        """Returns all packed examples; unless nothing is to be held out, both splits hold some. Raises as
+        `check_totals`."""
         settings = self._settings
         spool = Spool(self._scratch, self._open_corpus().estimate_bytes())
         note = self.read_note("held_out.json")
@@ -347,7 +325,7 @@ class Preparation:
         files.write_atomically(os.path.join(self._scratch, name), json.dumps(content))
 
     def read_note(self, name: str) -> dict[str, Any]:
-        """Returns what a stage noted in the scratch directory; empty when it did not."""
+        """Returns what a stage recorded in the scratch directory; empty when it recorded nothing."""
         path = os.path.join(self._scratch, name)
         if not os.path.exists(path):
             return {}
@@ -367,14 +345,8 @@ def build_manifest(
     corpus: Mapping[str, int],
     num_copies: int,
 ) -> Manifest:
-    """Returns the manifest of shards.
-
-    Args:
-      inputs: as the user gave them.
-      sentencepiece: the SentencePiece model; empty with a WordPiece vocabulary.
-      corpus: `files`, `text_bytes` and `long_documents_cut`.
-      num_copies: documents dropped as copies.
-    """
+    """Returns the manifest of shards; `inputs` are as the user gave them, `sentencepiece` is empty with WordPiece, and
+    `corpus` holds `files`, `text_bytes` and `long_documents_cut`."""
     return Manifest(
         max_seq_length=settings.max_seq_length,
         vocab_size=vocabulary.size,

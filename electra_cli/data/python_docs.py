@@ -1,9 +1,6 @@
-"""The built-in corpus: English prose that lies on every machine this program is installed on.
-
-It is taken from the documentation strings and texts of the Python installation and of the packages that this program
-needs, so that a first model can be trained without a download. What is no prose (code, tables, signatures) is left out
-by the rules below, and a paragraph that occurs several times is taken once.
-"""
+"""The built-in corpus: English prose from the documentation strings and texts of the Python installation and of the
+packages that this program needs, so that a first model can be trained without a download. The rules below leave out
+code, tables and signatures; a paragraph that occurs several times is taken once."""
 
 import ast
 import hashlib
@@ -35,10 +32,7 @@ _MARKUP = re.compile(r"``?|\*\*|:[a-z:]+:(?=`)|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\
 def extract(output_file: str, map_tasks: Callable[..., Iterator], report: Callable[..., None]) -> None:
     """Writes the corpus to a text file: a paragraph a line, documents separated by blank lines.
 
-    Args:
-      output_file: the file to write.
-      map_tasks: an ordered `map`, over processes or not.
-      report: called with (stage, fraction done, bytes) now and then.
+    `map_tasks` is an ordered `map`, over processes or not; `report` receives (stage, fraction done, bytes).
     """
     files = [*_stdlib_files(), *_package_files()]
     tasks = [files[start : start + _FILES_A_TASK] for start in range(0, len(files), _FILES_A_TASK)]
@@ -107,7 +101,7 @@ def extract_prose(files: list[str]) -> list[list[str]]:
 
 
 def _texts(file: str) -> list[str]:
-    """Returns a Python file's documentation strings, or a text file's whole text; nothing where that fails."""
+    """Returns a Python file's documentation strings, or all of a text file; nothing where that fails."""
     try:
         with open(file, encoding="utf-8") as stream:
             content = stream.read()

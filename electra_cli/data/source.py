@@ -1,7 +1,5 @@
-"""The data of a run, opened once: a data directory's vocabulary, manifest and splits, and the phases that read them.
-
-TensorFlow is imported for remote paths only, and to look into TFRecords of other programs.
-"""
+"""The data of a run: a data directory's vocabulary, manifest and splits, and the phases that read them. TensorFlow is
+imported for remote paths only, and to look into TFRecords of other programs."""
 
 import dataclasses
 import enum
@@ -32,8 +30,8 @@ if TYPE_CHECKING:  # it imports TensorFlow
     from electra_cli.data.masking import MaskingSettings
 
 # Of causal language models, up to four passes over the same text cost next to nothing, and the value of more decays to
-# zero (Muennighoff et al., Scaling Data-Constrained Language Models, NeurIPS 2023). ELECTRA masks each pass anew and
-# was not measured: from ten times as many on the user is warned.
+# zero (Muennighoff et al., Scaling Data-Constrained Language Models, NeurIPS 2023). ELECTRA draws new masks for
+# each pass and was not measured: the user is warned from ten times as many on.
 _MANY_EPOCHS = 40
 
 
@@ -49,21 +47,14 @@ class RecordFormat(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class DataSplit:
-    """The shards of one split.
-
-    Attributes:
-      files, examples: paths of the shards, and the examples of each.
-      compression: '' or 'GZIP'.
-      has_words: whether they say where words are continued.
-      has_documents: whether an example holds several documents.
-    """
+    """The shards of one split."""
 
     files: tuple[str, ...]
-    examples: tuple[int, ...]
-    compression: str
+    examples: tuple[int, ...]  # of each shard
+    compression: str  # '' or 'GZIP'
     record_format: RecordFormat
-    has_words: bool = False
-    has_documents: bool = False
+    has_words: bool = False  # whether records mark tokens that continue a word
+    has_documents: bool = False  # whether an example holds several documents
 
     @property
     def num_examples(self) -> int:
@@ -91,13 +82,8 @@ class _Splits:
 
 @dataclasses.dataclass(frozen=True)
 class DataSource:
-    """A directory of electra-prepare, or of TFRecords of google-research/electra or tf-models-official.
-
-    Attributes:
-      max_seq_length: tokens of an example that the run is configured for.
-      tokenizer: how its text became tokens.
-      manifest: what it holds; None in a directory of another program.
-    """
+    """A directory of electra-prepare, or (without a manifest) of TFRecords of google-research/electra or
+    tf-models-official; `max_seq_length` is the run's, in tokens."""
 
     data_dir: str
     max_seq_length: int
@@ -131,11 +117,8 @@ class DataSource:
         return self._splits.fingerprint
 
     def load(self) -> None:
-        """Reads what training needs beyond the manifest; without one, the number of examples of every shard.
-
-        Raises:
-          UserError: a shard or the counts of tokens are missing or damaged, or examples have another length.
-        """
+        """Reads what training needs beyond the manifest; without one, the number of examples of every shard. A
+        `UserError` when shards or counts of tokens are missing or damaged, or examples have another length."""
         _ = self._splits
 
     @functools.cached_property
@@ -144,15 +127,11 @@ class DataSource:
 
 
 def find_data(data_dir: str, max_seq_length: int) -> DataSource:
-    """Returns a data directory, not yet loaded.
+    """Returns a data directory, not yet loaded; a `UserError` when the directory, a shard or the vocabulary is missing,
+    damaged, or of another sequence length.
 
-    Args:
-      data_dir: directory; without a manifest every file in it with `.tfrecord` in its name is a shard, of validation
-        when the name starts with `validation`, else of training, and it must have a `vocab.txt`.
-      max_seq_length: the length that the run is configured for.
-
-    Raises:
-      UserError: the directory, a shard or the vocabulary is missing or damaged, or of another sequence length.
+    Without a manifest every file with `.tfrecord` in its name is a shard, of validation when the name starts with
+    `validation`, else of training, and there must be a `vocab.txt`.
     """
     files.check_directory("config.data.dir", data_dir, f"electra-prepare --output_dir={data_dir} makes one")
     manifest = find_manifest(data_dir)
@@ -256,11 +235,7 @@ def _foreign_splits(source: DataSource) -> _Splits:
 
 
 def count_records(file: str) -> int:
-    """Counts the records of an uncompressed TFRecord file by their headers.
-
-    Raises:
-      UserError: the file ends within a record.
-    """
+    """Counts an uncompressed TFRecord file's records by their headers; a `UserError` when it ends within a record."""
     size = files.size(file) or 0
     position = records = 0
     with files.open_file(file, "rb") as stream:
@@ -305,14 +280,9 @@ class OpenedRun(RunConfig):
 
 
 def read_run(config: ml_collections.ConfigDict, *, needs_data: bool = True) -> OpenedRun:
-    """Checks and resolves a config with overrides, and finds its data.
-
-    A phase without a directory of data is an error unless `needs_data` is False.
-
-    Raises:
-      UserError: the config cannot be trained with, or data is missing, damaged, does not fit, or has another vocabulary
-        than that of the first phase.
-    """
+    """Checks and resolves a config with overrides, and finds its data, which may be unnamed if `needs_data` is False. A
+    `UserError` when the config is invalid, or data is missing, damaged, does not fit, or has another vocabulary than
+    that of the first phase."""
     phases = check(config, needs_data=needs_data)
     settings = [phase.config.data for phase in phases]
     sources = [find_data(data.dir, data.max_seq_length) if data.dir else None for data in settings]
@@ -348,7 +318,7 @@ def phase_at(phases: Sequence[Phase], step: int) -> Phase:
 
 
 def fingerprint(phases: Sequence[Phase]) -> str:
-    """Returns what identifies the data of a run."""
+    """Returns the identity of a run's data."""
     parts = [phase.source.fingerprint for phase in phases]
     return parts[0] if len(parts) == 1 else hashlib.sha256(" ".join(parts).encode()).hexdigest()
 

@@ -1,10 +1,10 @@
 """One shuffle of all examples with bounded memory: by key to buckets on disk, which are sorted one by one.
 
-Every example has a key, and the order of keys is the order of examples. Workers sort what they pack into buckets, the
-parent appends to one file, and then each shard is made from the buckets that its part of the order covers. So memory
-holds one bucket a process, and the result depends neither on the number of workers nor of buckets. A bucket consists of
-pieces, each with the position of the one before it, so that only the last ones are remembered, however many there are.
-A second file keeps these, and how much of the first is complete, for after a kill.
+The order of the examples' keys is the order of examples. Workers sort what they pack into buckets, the parent appends
+to one file, and each shard is made from the buckets that its part of the order covers. So memory holds one bucket a
+process, and the result depends neither on the number of workers nor of buckets. A bucket consists of pieces, each with
+the position of the one before it, so that only the last ones are remembered, however many there are. A second file
+records these and the complete length of the first, to resume after a kill.
 """
 
 import dataclasses
@@ -39,17 +39,11 @@ Bucket = tuple[str, int]  # split and number
 
 
 class PackedExample(NamedTuple):
-    """A packed example.
+    """A packed example."""
 
-    Attributes:
-      key: 16 bytes that its position in the order follows from.
-      lengths: uint32 lengths of its sequences as bytes: of pairs, of the first segment; else, of all documents.
-      ids: uint32 token ids as bytes; may carry `CONTINUES_WORD`.
-    """
-
-    key: bytes
-    lengths: bytes
-    ids: bytes
+    key: bytes  # 16 bytes that decide its position in the order
+    lengths: bytes  # uint32: of pairs, length of the first segment; else, lengths of all documents
+    ids: bytes  # uint32 token ids; may carry `CONTINUES_WORD`
 
 
 @dataclasses.dataclass
@@ -57,11 +51,10 @@ class Totals:
     """Counts of what was packed.
 
     Attributes:
-      num_short: documents dropped because they are short.
       num_records: examples by bucket.
       num_bytes: bytes of ids by split.
       least_hash: the lowest hash in [0, 1) of a document that has examples; 2 when there is none.
-      replaced: by file, characters that were put in place of bytes that are not UTF-8.
+      replaced: by file, characters that replaced bytes that are not UTF-8.
     """
 
     num_documents: int = 0
@@ -76,10 +69,8 @@ class Totals:
         return sum(number for (name, _), number in self.num_records.items() if name == split)
 
     def num_shards(self, split: str, shard_size_mb: float) -> int:
-        """Returns how many shards of at most about so many megabytes the examples of a split fill.
-
-        It is 1, 2, 4 or a multiple of 8, whatever the number of workers, so that they share shards evenly.
-        """
+        """Returns how many shards of at most about `shard_size_mb` megabytes the examples of a split fill: 1, 2, 4 or a
+        multiple of 8, whatever the number of workers, so that they share shards evenly."""
         # A record takes about half of what its ids take as uint32; never more shards than examples.
         fewest = max(1, math.ceil(self.num_bytes[split] / 2 / (shard_size_mb * 1e6)))
         even = 2 ** (fewest - 1).bit_length() if fewest <= 8 else math.ceil(fewest / 8) * 8
@@ -95,7 +86,7 @@ class Totals:
         self.replaced.update(other.replaced)
 
     def to_json(self) -> dict:
-        """Returns what `from_json` reads."""
+        """Returns the input of `from_json`."""
         records = [[*bucket, number] for bucket, number in sorted(self.num_records.items())]
         return {**vars(self), "num_records": records}
 
@@ -108,7 +99,7 @@ class Totals:
 
 
 class PackedChunk:
-    """The examples of some documents, sorted into buckets: by bucket, serialized examples one after the other."""
+    """The examples of some documents, by bucket: serialized, one after the other."""
 
     def __init__(self, num_buckets: int):
         self._num_buckets = num_buckets
@@ -126,16 +117,10 @@ class PackedChunk:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A part of the order of one split, which one shard holds.
+    """A part of the order of one split, which one shard holds: from example `begin` to `end` of the buckets, sorted."""
 
-    Attributes:
-      file: the spool's file.
-      buckets: (offset, length) of the last piece of each bucket that it covers, in order.
-      begin, end: examples of the sorted content of these buckets.
-    """
-
-    file: str
-    buckets: tuple[tuple[int, int], ...]
+    file: str  # the spool's
+    buckets: tuple[tuple[int, int], ...]  # (offset, length) of each bucket's last piece, in order
     begin: int
     end: int
 
@@ -169,22 +154,9 @@ def split_records(content: bytes, begin: int = 0) -> list[PackedExample]:
 
 
 class Spool:
-    """Examples on disk, in buckets by key, until their order is known.
-
-    Resumes from what an earlier, killed process spooled in the directory.
-
-    Args:
-      directory: where to write.
-      text_bytes: about how much text will come; decides the number of buckets.
-
-    Attributes:
-      num_chunks: chunks added so far.
-      is_complete: whether all chunks were added.
-      totals: the counts of all that was added.
-
-    Raises:
-      UserError: there is less of the examples than was written.
-    """
+    """Examples on disk, in buckets by key, until their order is known; resumes from a killed process's spool in the
+    directory. `text_bytes`, an estimate, decides the number of buckets. A `UserError` when the file of examples is
+    shorter than recorded."""
 
     def __init__(self, directory: str, text_bytes: int):
         self._file = os.path.join(directory, "examples")
@@ -255,7 +227,7 @@ class Spool:
         files.write_atomically(self._state_file, json.dumps(state))
 
     def discard(self) -> None:
-        """Forgets all that was added."""
+        """Removes everything added."""
         os.remove(self._state_file)
         self._last_pieces.clear()
         self._size = self.num_chunks = 0

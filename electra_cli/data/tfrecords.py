@@ -31,11 +31,7 @@ _CRC_DELTA = 0xA282EAD8  # of TFRecord's masked checksums (tensorflow/core/lib/h
 
 
 def serialize_examples(features: Mapping[str, Sequence[np.ndarray]]) -> list[bytes]:
-    """Returns serialized `tf.train.Example`s.
-
-    Args:
-      features: by name, the values of each example: one or more integers, at least 0 and less than 2^28.
-    """
+    """Returns serialized `tf.train.Example`s of each feature's values: one or more integers in [0, 2^28) an example."""
     columns = []
     for name, rows in sorted(features.items()):
         lengths = np.array([len(row) for row in rows])
@@ -124,9 +120,9 @@ class Manifest:
 
     Attributes:
       lower_case: whether text was lower-cased and accents stripped before WordPiece.
-      settings, statistics: how the data was prepared, and what was seen meanwhile.
-      splits: shards by split, 'train' and 'validation'.
-      sentencepiece_sha256: the checksum of the SentencePiece model; '' with a WordPiece vocabulary.
+      settings, statistics: how the data was prepared, and what was counted.
+      splits: 'train' and 'validation'.
+      sentencepiece_sha256: '' with a WordPiece vocabulary.
       compression: of the shards, as TFRecord readers name it.
     """
 
@@ -143,7 +139,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """Tells one data set from another: a checksum over vocabulary, length and all shards' checksums."""
+        """A checksum over vocabulary, length and all shards' checksums, different for each data set."""
         parts = [self.vocab_sha256, str(self.max_seq_length)]
         parts += [shard.sha256 for name in sorted(self.splits) for shard in self.splits[name]]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
@@ -164,11 +160,8 @@ class Manifest:
 
 
 def read_manifest(data_dir: str) -> Manifest:
-    """Reads `manifest.json` and checks that every shard is there with the size it should have.
-
-    Raises:
-      UserError: the manifest is missing, damaged or of a newer format, or a shard is missing or of another size.
-    """
+    """Reads `manifest.json`. A `UserError` when it is missing, damaged or of a newer format, or a shard is missing or
+    of another size."""
     path = files.join(data_dir, MANIFEST_FILE)
     try:
         record = json.loads(files.read_bytes(path))
@@ -210,11 +203,8 @@ def check_length(data_dir: str, found: int, configured: int) -> None:
 
 
 def read_token_counts(data_dir: str) -> np.ndarray:
-    """Returns int64 [vocab_size], how often each token occurs in the training examples.
-
-    Raises:
-      UserError: the file is missing or damaged.
-    """
+    """Returns int64 [vocab_size], occurrences of each token in training examples; a `UserError` without a valid
+    file."""
     path = files.join(data_dir, TOKEN_COUNTS_FILE)
     try:
         return np.array(files.read_bytes(path).split(), dtype=np.int64)
@@ -235,17 +225,10 @@ def token_counts_to_bytes(counts: np.ndarray) -> bytes:
 def write_shard(
     path: str, parts: Iterable[Sequence[PackedExample]], *, lengths_name: str, has_words: bool, vocab_size: int
 ) -> tuple[Shard, np.ndarray]:
-    """Writes a new TFRecord file of the examples in `parts`.
+    """Writes a new local TFRecord file; returns its description, and int64 [vocab_size], the occurrences of each token.
 
-    Args:
-      path: the file; local.
-      parts: sequences of examples.
-      lengths_name: the feature that their lengths become, `FIRST_SEGMENT_LENGTH` or `DOCUMENT_LENGTHS`.
-      has_words: whether to write where words are continued.
-      vocab_size: entries of the vocabulary.
-
-    Returns:
-      Its description, and int64 [vocab_size], how often each token occurs in it.
+    `lengths_name` is the feature that lengths become, `FIRST_SEGMENT_LENGTH` or `DOCUMENT_LENGTHS`; `has_words` adds
+    the one of continued words.
     """
     num_examples = real_tokens = 0
     counts: np.ndarray = np.zeros(vocab_size, np.int64)

@@ -1,8 +1,7 @@
 """BERT's WordPiece tokenization: text in, ids out, exactly those of the `tokenizers` package, several times as fast.
 
-BERT's tokenizer treats what is between two spaces by itself, whatever is around it, and so does this one: it
-asks `tokenizers` once for each different piece of text and remembers the answer. English prose needs some 20 answers
-for a thousand words.
+BERT tokenizes the text between two spaces independently of the rest. This asks `tokenizers` once for each different
+piece of text and remembers the answer: some 20 requests for a thousand words of English prose.
 """
 
 import dataclasses
@@ -27,14 +26,11 @@ _MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
 
 class Tokenizer:
     """Tokenizes as BERT does: clean, lower-case and strip accents when asked, split at punctuation, then into pieces.
-
     Text that happens to hold '[MASK]' or another special token is tokenized like any text.
 
     Args:
-      vocabulary: the pieces.
-      lower_case: whether to lower-case ('uncased').
-      strip_accents: whether to strip accents; None: as `lower_case` says, which is BERT's choice.
-      keeps_words: whether all but the first token of what is between two spaces carry `CONTINUES_WORD`.
+      strip_accents: None: as `lower_case`, which is BERT's choice.
+      keeps_words: whether all but the first token between two spaces carry `CONTINUES_WORD`.
     """
 
     def __init__(
@@ -72,12 +68,8 @@ class Tokenizer:
         return [self.encode(line) for line in lines]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """Returns the ids of a text and where its tokens are, some ten times as slowly as `encode`.
-
-        Returns:
-          The ids that `encode` gives, but never with `CONTINUES_WORD`; and int32 [tokens, 2], the first character of
-          `text` that each token is made of, and the one after its last.
-        """
+        """Returns the ids of `encode`, without `CONTINUES_WORD`, some ten times as slowly, and int32 [tokens, 2], each
+        token's first character in `text` and the one after its last."""
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return array("I", encoding.ids), np.array(encoding.offsets, np.int32).reshape(-1, 2)
 
@@ -116,14 +108,10 @@ SUFFIX = ".model"
 
 
 class SentencePieceTokenizer:
-    """Tokenizes with a SentencePiece model, which cleans and splits text in its own way.
+    """Tokenizes with a SentencePiece model, which cleans and splits text in its own way; a `UserError` for a bad file.
 
-    Attributes:
-      vocabulary: its pieces, by id; '<unk>' and '<pad>' under BERT's names. Those of BERT's special tokens that it
-        lacks follow its last piece.
-
-    Raises:
-      UserError: the file cannot be read, or is no SentencePiece model.
+    `vocabulary` holds its pieces by id, '<unk>' and '<pad>' under BERT's names; BERT's special tokens that it lacks
+    follow its last piece.
     """
 
     def __init__(self, path: str):
@@ -149,8 +137,7 @@ class SentencePieceTokenizer:
         return [array("I", ids) for ids in self._processor.encode(list(lines), out_type=int)]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """Returns the ids of a text and where its tokens are, as `Tokenizer` does; the space before a word is no part
-        of it here."""
+        """As `Tokenizer.encode_with_offsets`; the space before a word is no part of its token."""
         encoding = self._processor.encode(text, return_type="offset_mapping")
         offsets: np.ndarray = np.array(encoding["offsets"], np.int32).reshape(-1, 2)
         for index, (begin, end) in enumerate(encoding["offsets"]):
@@ -160,20 +147,14 @@ class SentencePieceTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How text becomes tokens: the vocabulary, whether text is lower-cased and its accents stripped, and a
-    SentencePiece model that replaces WordPiece; None: there is none.
-    """
+    """How text becomes tokens; `lower_case` strips accents too, and a SentencePiece model replaces WordPiece."""
 
     vocabulary: Vocabulary
     lower_case: bool
     sentencepiece_file: str | None = None
 
     def build(self) -> Tokenizer | SentencePieceTokenizer:
-        """Returns what tokenizes as the run's data was.
-
-        Raises:
-          UserError: the vocabulary is that of a SentencePiece model, and the model is not known.
-        """
+        """Returns the tokenizer; a `UserError` when the vocabulary is SentencePiece's and the model is missing."""
         if self.sentencepiece_file:
             return SentencePieceTokenizer(self.sentencepiece_file)
         if self.vocabulary.is_sentencepiece:
@@ -186,11 +167,8 @@ class TokenizerSettings:
         return Tokenizer(self.vocabulary, lower_case=self.lower_case)
 
     def save(self, directory: str) -> None:
-        """Writes `vocab.txt` and, of a SentencePiece model, `sentencepiece.model`, unless they are there already.
-
-        Raises:
-          OSError, tf.errors.OpError: they cannot be written.
-        """
+        """Writes `vocab.txt` and `sentencepiece.model`, if there is a model, unless they are there already; raises
+        OSError or tf.errors.OpError when it cannot."""
         contents = {VOCAB_FILE: self.vocabulary.to_bytes()}
         if self.sentencepiece_file:
             contents[SENTENCEPIECE_FILE] = files.read_bytes(self.sentencepiece_file)
@@ -201,37 +179,30 @@ class TokenizerSettings:
 
 
 def read_tokenizer(vocab_file: str, lower_case: bool | None = None) -> TokenizerSettings:
-    """Returns the tokenizer of a vocabulary file, or of a SentencePiece model, whose name ends in `.model`.
-
-    Text is lower-cased unless `lower_case` is False; a model does that, or not, by itself.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """Returns the tokenizer of a vocabulary, or of a SentencePiece model (`.model`), which ignores `lower_case`; None
+    lower-cases. A `UserError` when the file cannot be read."""
     if vocab_file.endswith(SUFFIX):
         return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, False, vocab_file)
     return TokenizerSettings(Vocabulary.from_file(vocab_file), lower_case is not False)
 
 
 def saved_tokenizer(directory: str, lower_case: bool | None = None) -> TokenizerSettings | None:
-    """Returns what `TokenizerSettings.save` wrote to a directory; None: nothing is there."""
+    """Returns what `TokenizerSettings.save` wrote to a directory; None when there is nothing."""
     file = find_vocab_file(directory)
     return None if file is None else read_tokenizer(file, lower_case)
 
 
 def find_vocab_file(directory: str) -> str | None:
-    """Returns the SentencePiece model of a directory, or else its vocabulary; None: it has neither."""
+    """Returns the SentencePiece model of a directory, or else its vocabulary; None when it has neither."""
     paths = (files.join(directory, name) for name in (SENTENCEPIECE_FILE, VOCAB_FILE))
     return next((file for file in paths if files.size(file) is not None), None)
 
 
 def tokenizer_of_data(data_dir: str, lower_case: bool | None = None) -> TokenizerSettings:
-    """Returns how the text of a directory with `vocab.txt`, of electra-prepare or not, became tokens.
+    """Returns how the text of a directory with `vocab.txt` became tokens; a `UserError` when files are missing or
+    damaged.
 
     `lower_case` overrides the manifest; without either, text is lower-cased.
-
-    Raises:
-      UserError: vocabulary or manifest are missing or damaged.
     """
     manifest = find_manifest(data_dir)
     settings = tokenizer_of_manifest(data_dir, manifest)
@@ -239,7 +210,7 @@ def tokenizer_of_data(data_dir: str, lower_case: bool | None = None) -> Tokenize
 
 
 def tokenizer_of_manifest(data_dir: str, manifest: Manifest | None) -> TokenizerSettings:
-    """Returns what `tokenizer_of_data` does, of a directory whose manifest is known."""
+    """As `tokenizer_of_data`, of a directory whose manifest is known."""
     vocabulary = Vocabulary.from_file(files.join(data_dir, VOCAB_FILE))
     if manifest is None:
         return TokenizerSettings(vocabulary, lower_case=True)

@@ -20,9 +20,8 @@ _MAX_REMEMBERED = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary; a token's id is its index. Of WordPiece those that continue a word begin with '##', of
-    SentencePiece those that begin one with '\u2581'.
-    """
+    """A token's id is its index. WordPieces that continue a word begin with '##', SentencePieces that begin one,
+    '\u2581'."""
 
     tokens: tuple[str, ...]
 
@@ -91,11 +90,7 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str) -> "Vocabulary":
-        """Reads a file of one token a line.
-
-        Raises:
-          UserError: it is missing, not UTF-8 text, lacks a special token, or names a token twice or not at all.
-        """
+        """Reads a file of one token a line; a `UserError` when it is missing, not UTF-8 text, or as `from_tokens`."""
         try:
             text = files.read_bytes(path).decode()
         except UnicodeDecodeError as error:
@@ -112,11 +107,8 @@ class Vocabulary:
 
     @classmethod
     def from_tokens(cls, tokens: tuple[str, ...], path: str) -> "Vocabulary":
-        """Checks the tokens of the file `path`.
-
-        Raises:
-          UserError: they lack a special token, or name a token twice or not at all.
-        """
+        """Checks the tokens of `path`: a `UserError` when a special token is missing, or one is empty or named
+        twice."""
         missing = [token for token in SPECIAL_TOKENS if token not in tokens]
         if len(missing) == len(SPECIAL_TOKENS):
             raise UserError(f"{path} is no WordPiece vocabulary: none of its lines is {', '.join(SPECIAL_TOKENS)}")
@@ -142,10 +134,9 @@ class LearningSettings:
       size: tokens, special ones included.
       type: 'wordpiece'; or 'character', for vocabularies of single characters, as for Chinese.
       min_frequency: how often a character, or a pair of pieces that is joined, must occur in the text.
-      character_coverage: fraction of the text's characters that must be in the vocabulary; the rarest others are left
-        out, with the words that have them.
+      character_coverage: fraction of the text's characters that the vocabulary must cover; words with others are left
+        out.
       num_reserved: tokens [unused0], [unused1], ... for later use.
-      user_tokens: words that are to be tokens.
       sample_mb: megabytes of text to learn from at most, spread evenly over the corpus.
     """
 
@@ -159,9 +150,7 @@ class LearningSettings:
 
 
 class WordSplitter:
-    """Splits text into words as BERT's tokenizer does: cleaned, lower-cased (and accents stripped) if asked, split at
-    punctuation.
-    """
+    """Splits text into words as BERT does: cleaned, lower-cased without accents if asked, split at punctuation."""
 
     def __init__(self, *, lower_case: bool):
         from tokenizers import normalizers, pre_tokenizers  # noqa: PLC0415  (import time)
@@ -194,7 +183,7 @@ class WordSplitter:
 
 
 class WordCounts:
-    """Counts of words with bounded memory; of too many different ones the rarest are forgotten, and counted in sum."""
+    """Counts of words with bounded memory: of too many, the rarest are only counted in sum."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -214,12 +203,9 @@ class WordCounts:
 def learn_vocabulary(counts: Counter[str], settings: LearningSettings, splitter: WordSplitter) -> Vocabulary:
     """Learns a vocabulary from how often each word occurs in text that `splitter` split.
 
-    Returns:
-      Special tokens (ids 0 to 4), reserved ones, those of the user, characters, then WordPieces in the order learned by
-      the trainer of the `tokenizers` package. Equal counts give an equal vocabulary.
-
-    Raises:
-      UserError: the text supports no vocabulary of that size, or a token of the user's cannot be one.
+    Special tokens (ids 0 to 4) come first, then reserved ones, the user's, characters, and WordPieces in the order
+    learned by the trainer of the `tokenizers` package. Equal counts give an equal vocabulary. A `UserError` when the
+    text supports no vocabulary of that size, or a token of the user's cannot be one.
     """
     _check_user_tokens(settings.user_tokens, splitter)
     first = [*SPECIAL_TOKENS, *(f"[unused{number}]" for number in range(settings.num_reserved)), *settings.user_tokens]
@@ -242,7 +228,6 @@ def learn_vocabulary(counts: Counter[str], settings: LearningSettings, splitter:
 
 
 def _train(words: list[tuple[str, int]], first: list[str], settings: LearningSettings) -> Iterator[str]:
-    """Returns all tokens, `first` and what is learned of the words, by id."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: PLC0415  (import time)
 
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -275,7 +260,7 @@ def _check_user_tokens(tokens: Sequence[str], splitter: WordSplitter) -> None:
 
 
 def _choose_alphabet(counts: Counter[str], settings: LearningSettings) -> set[str]:
-    """Returns the most frequent characters of the words, as many as cover the fraction that is asked for."""
+    """Returns the most frequent characters of the words, as many as cover the configured fraction."""
     frequency: Counter[str] = Counter()
     for word, count in counts.items():
         for character in word:

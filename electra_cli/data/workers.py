@@ -1,4 +1,4 @@
-"""A pool of processes that gives results in the order of the tasks, and the tasks of a preparation."""
+"""A pool of processes, and the tasks of a preparation."""
 
 import collections
 import concurrent.futures
@@ -29,11 +29,7 @@ Chunk = tuple[Sequence[Block], frozenset[int]]
 
 
 class Workers:
-    """A pool of processes, or this process where one is enough; results come in the order of the tasks.
-
-    Args:
-      num_workers: processes; 1 starts none.
-    """
+    """A pool of processes, or this process if `num_workers` is 1; results come in the order of the tasks."""
 
     def __init__(self, num_workers: int):
         self._num_workers = num_workers
@@ -51,11 +47,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
 
     def map(self, function: Callable, tasks: Iterable) -> Iterator:
-        """Yields `function(task)` in order; few tasks are read ahead of what is consumed.
-
-        Raises:
-          ResumableError: a process was killed.
-        """
+        """Yields `function(task)` in order, reading few tasks ahead; a `ResumableError` when a process was killed."""
         if self._pool is None:
             yield from map(function, tasks)
             return
@@ -77,11 +69,8 @@ class Workers:
 
 @contextlib.contextmanager
 def _without_ctrl_c() -> Iterator[None]:
-    """Blocks SIGINT in processes that are started within, from their first moment on, and holds it back in this one.
-
-    Ctrl-C reaches the whole group of processes; the parent ends the workers. What is within must not be cut short: a
-    worker would find but half of what it is sent.
-    """
+    """Blocks SIGINT in processes started within, from their first moment on, and defers it in this one. Ctrl-C reaches
+    all processes of the group, and the parent ends the workers; cut short, a worker would receive half of its data."""
     if threading.current_thread() is not threading.main_thread():  # no other may set handlers, nor is one cut short
         yield
         return
@@ -127,7 +116,7 @@ def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], 
 def pack_chunk(
     settings: PrepareSettings, directory: str, vocab_sha256: str, held_out_below: float, num_buckets: int, chunk: Chunk
 ) -> PackedChunk:
-    """Returns the examples of a chunk, packed with the vocabulary in `directory`; see `Packer.pack`."""
+    """Packs a chunk with the vocabulary in `directory`; see `Packer.pack`."""
     return _packer(directory, vocab_sha256, settings).pack(*chunk, held_out_below, num_buckets)
 
 
@@ -143,11 +132,7 @@ def _packer(directory: str, vocab_sha256: str, settings: PrepareSettings) -> Pac
 def make_shard(
     settings: PrepareSettings, directory: str, scratch: str, vocab_size: int, task: tuple[str, Slice]
 ) -> tuple[Shard, np.ndarray]:
-    """Writes the shard of a name and a slice, unless a note says that it is complete.
-
-    Returns:
-      Its description, and int64 [vocab_size], how often each token occurs in it.
-    """
+    """Writes the shard of a name and a slice, unless a note records it as complete; returns what `write_shard` does."""
     name, part = task
     note = os.path.join(scratch, f"{name}.json")
     if os.path.exists(note):
