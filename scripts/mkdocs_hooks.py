@@ -18,5 +18,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
-    """Leads links to them, which are `../NAME.md` in the repository, to their place in the site."""
-    return re.sub(rf"\]\(\.\./({'|'.join(map(re.escape, PAGES))})", r"](\1", markdown)
+    """Rewrites links to them, and theirs to the pages in docs/, which differ between repository and site."""
+    names = "|".join(map(re.escape, PAGES))
+    return re.sub(rf"\]\((?:\.\./({names})|docs/)", r"](\1", markdown)
