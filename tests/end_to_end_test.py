@@ -231,5 +231,5 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     again = forking.run(
         command("electra_cli.commands.prepare", *flags), capture_output=True, text=True, check=True, timeout=300
     )
-    assert "going on with" in again.stderr
+    assert "resuming" in again.stderr
     assert sorted(os.listdir(tmp_path)) == ["data", "text.txt"]

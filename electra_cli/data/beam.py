@@ -19,24 +19,14 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from electra_cli import files
-from electra_cli.data import python_docs
+from electra_cli.data import python_docs, tfrecords
 from electra_cli.data.beam_pipeline import copy_to, run_pipeline
 from electra_cli.data.output_directory import OutputDirectory, check_replaceable
 from electra_cli.data.packing import PrepareSettings, check_totals
-from electra_cli.data.prepare import Learned, Preparation, Report, build_manifest, load_vocabulary
+from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
 from electra_cli.data.spool import SPLITS
-from electra_cli.data.tfrecords import (
-    DATA_FILES,
-    MANIFEST_FILE,
-    SENTENCEPIECE_FILE,
-    TOKEN_COUNTS_FILE,
-    VOCAB_FILE,
-    Manifest,
-    Shard,
-    shard_name,
-    token_counts_to_bytes,
-)
-from electra_cli.data.vocabulary import LearningSettings, Vocabulary
+from electra_cli.data.tfrecords import Manifest, Shard
+from electra_cli.data.vocabulary import LearningSettings
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 
@@ -62,7 +52,17 @@ def prepare(
     options = _parse_options(beam_options, num_workers)
     given, sentencepiece = load_vocabulary(vocab_file, settings)
     with open_output(output_dir, overwrite=overwrite) as output:
-        vocabulary, sources, learned = _prepare_here(inputs, settings, given, learning, num_workers, report, output)
+        with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
+            preparation = Preparation(inputs, settings, local, local, workers, report)
+            with contextlib.closing(preparation):
+                if given is None:
+                    preparation.deduplicate()
+                vocabulary = preparation.provide_vocabulary(given, learning)
+                learned = preparation.read_learned()
+            sources = [  # as workers can read them
+                output.add_scratch_file(source) if path == python_docs.NAME else source
+                for path, source in zip(inputs, preparation.inputs, strict=True)
+            ]
         corpus = settings.open_corpus(sources)
         report("running the pipeline", 0.0)
         run = functools.partial(run_pipeline, options, corpus, vocabulary, settings, sentencepiece, output.scratch)
@@ -72,26 +72,20 @@ def prepare(
             counts, written = run(held_out_below)
             check_totals(counts.totals, corpus.files, settings)
         moves, splits = _name_shards(written.shards)
+        statistics = {
+            "files": len(corpus.files),
+            "text_bytes": counts.text_bytes,
+            "long_documents_cut": counts.num_cut,
+            "copies_dropped": counts.num_copies,
+        }
         manifest = build_manifest(
-            settings,
-            inputs,
-            vocabulary,
-            sentencepiece,
-            counts.totals,
-            splits,
-            learned=learned,
-            corpus={
-                "files": len(corpus.files),
-                "text_bytes": counts.text_bytes,
-                "long_documents_cut": counts.num_cut,
-            },
-            num_copies=counts.num_copies,
+            settings, inputs, vocabulary, sentencepiece, counts.totals, splits, learned, statistics
         )
         contents = {
-            **({SENTENCEPIECE_FILE: sentencepiece} if sentencepiece else {}),
-            VOCAB_FILE: vocabulary.to_bytes(),
-            TOKEN_COUNTS_FILE: token_counts_to_bytes(written.token_counts),
-            MANIFEST_FILE: manifest.to_json().encode(),
+            **({tfrecords.SENTENCEPIECE_FILE: sentencepiece} if sentencepiece else {}),
+            tfrecords.VOCAB_FILE: vocabulary.to_bytes(),
+            tfrecords.TOKEN_COUNTS_FILE: tfrecords.token_counts_to_bytes(written.token_counts),
+            tfrecords.MANIFEST_FILE: manifest.to_json().encode(),
         }
         output.publish(moves, contents)
     return manifest
@@ -126,7 +120,7 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
     """Yields where to write, and cleans up after an exception; a `UserError` when that is not empty or not writable."""
     job = uuid.uuid4().hex  # never the job that left something there
     if not files.is_remote(output_dir):
-        with OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job) as directory:
+        with OutputDirectory(output_dir, overwrite=overwrite, owned=tfrecords.DATA_FILES, job=job) as directory:
             try:
                 yield Output(directory.path, directory.scratch)
             except BaseException:
@@ -138,7 +132,7 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
     try:
         old_files = _list(output_dir)
         names = (path.removeprefix(output_dir.rstrip("/") + "/") for path in old_files)
-        check_replaceable(output_dir, names, (*DATA_FILES, "partial-*"), overwrite=overwrite)
+        check_replaceable(output_dir, names, (*tfrecords.DATA_FILES, "partial-*"), overwrite=overwrite)
         FileSystems.mkdirs(scratch)
         try:
             yield Output(output_dir, scratch, old_files)
@@ -159,29 +153,6 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
 
 def _list(directory: str) -> tuple[str, ...]:
     return tuple(file.path for file in FileSystems.match([files.join(directory, "**")])[0].metadata_list)
-
-
-def _prepare_here(
-    inputs: list[str],
-    settings: PrepareSettings,
-    given: Vocabulary | None,
-    learning: LearningSettings | None,
-    num_workers: int,
-    report: Report,
-    output: Output,
-) -> tuple[Vocabulary, list[str], Learned]:
-    """Returns the vocabulary, the inputs as workers can read them, and how the vocabulary was learned."""
-    with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
-        preparation = Preparation(inputs, settings, local, local, workers, report)
-        with contextlib.closing(preparation):
-            if given is None:
-                preparation.deduplicate()
-            vocabulary = preparation.provide_vocabulary(given, learning)
-            sources = [
-                output.add_scratch_file(source) if path == python_docs.NAME else source
-                for path, source in zip(inputs, preparation.inputs, strict=True)
-            ]
-            return vocabulary, sources, preparation.read_learned()
 
 
 def _parse_options(text: str, num_workers: int) -> PipelineOptions:
@@ -213,9 +184,7 @@ def _parse_options(text: str, num_workers: int) -> PipelineOptions:
     return options
 
 
-def _name_shards(
-    shards: Iterable[tuple[str, int, str, Shard]],
-) -> tuple[dict[str, str], dict[str, tuple[Shard, ...]]]:
+def _name_shards(shards: Iterable[tuple[str, int, str, Shard]]) -> tuple[dict[str, str], dict[str, tuple[Shard, ...]]]:
     """Returns the final file names by path, and the shards of each split; a range without keys has no shard."""
     moves: dict[str, str] = {}
     splits: dict[str, tuple[Shard, ...]] = {}
@@ -223,7 +192,7 @@ def _name_shards(
         of_split = sorted((index, path, shard) for name, index, path, shard in shards if name == split)
         named = []
         for number, (_, path, shard) in enumerate(of_split):
-            moves[path] = shard_name(split, number, len(of_split))
+            moves[path] = tfrecords.shard_name(split, number, len(of_split))
             named.append(dataclasses.replace(shard, file=moves[path]))
         splits[split] = tuple(named)
     return moves, splits

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -143,7 +142,7 @@ class Corpus:
                     offset += len(piece)
                     self._bytes_read = before + raw.tell()
                     yield piece
-        except text_inputs.reading_errors(path) as error:
+        except text_inputs.reading_errors() as error:
             raise _reading_error(path, error, f"{offset:,} bytes of text") from error
 
     def _read_parquet(self, path: str) -> Iterator[tuple[str, ...]]:
@@ -152,7 +151,7 @@ class Corpus:
             for texts in text_inputs.read_parquet_texts(path, self._format.text_field):
                 num_rows += len(texts)
                 yield tuple(texts)
-        except text_inputs.reading_errors(path) as error:
+        except text_inputs.reading_errors() as error:
             raise _reading_error(path, error, f"{num_rows:,} rows") from error
 
 
@@ -221,7 +220,7 @@ def _lines_of_documents(block: Block, text_format: TextFormat, replaced: Counter
             yield from _split_documents(text, text_format.separator)
             return
         texts: Iterator[str] = (
-            text_inputs.without_surrogates(text_inputs.read_json_text(line, text_format.text_field, block.path, number))
+            text_inputs.read_json_text(line, text_format.text_field, block.path, number)
             for number, line in enumerate(text.split("\n"), block.first_line + 1)
             if line and not line.isspace()
         )
@@ -249,9 +248,6 @@ def _split_documents(text: str, separator: str) -> Iterator[tuple[str, ...]]:
         yield tuple(gathered)
 
 
-_REPLACEMENT = "\ufffd"
-
-
 def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str]) -> str:
     if block.offset == 0:
         content = content.removeprefix(b"\xef\xbb\xbf")  # byte order mark
@@ -260,7 +256,7 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
     if is_strict and b"\0" in content:
         raise UserError(
             f"{block.path} is no text file: it holds a zero byte ({_locate(block, content, content.index(0))}); leave "
-            f"it out, or go on with --encoding_errors=replace"
+            f"it out, or continue with --encoding_errors=replace"
         )
     try:
         return content.decode()
@@ -268,10 +264,10 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
         if is_strict:
             raise UserError(
                 f"{block.path}, {_locate(block, content, error.start)}: 0x{content[error.start]:02x} is not UTF-8; "
-                f"convert the file, or go on with --encoding_errors=replace"
+                f"convert the file, or continue with --encoding_errors=replace"
             ) from error
     text = content.decode(errors="replace")
-    replaced[block.path] += text.count(_REPLACEMENT) - len(re.findall(_REPLACEMENT.encode(), content))
+    replaced[block.path] += text.count("\ufffd") - content.count("\ufffd".encode())
     return text
 
 

@@ -95,16 +95,16 @@ class CopyIndex:
     def _is_near_copy(self, signature: bytes) -> bool:
         execute = self._database.execute
         keys = list(bands(signature))
-        found = execute(
+        matches = execute(
             f"SELECT key, signature FROM seen JOIN signatures USING (document) "
             f"WHERE key IN ({', '.join('?' * len(keys))})",
             keys,
         ).fetchall()
-        new = set(keys) - {key for key, _ in found}
+        new = set(keys) - {key for key, _ in matches}
         if new:
             document = execute("INSERT INTO signatures (signature) VALUES (?)", (signature,)).lastrowid
             self._database.executemany("INSERT INTO seen VALUES (?, ?)", [(key, document) for key in sorted(new)])
-        firsts = {first for _, first in found}
+        firsts = {first for _, first in matches}
         return any(estimate_similarity(first, signature) >= NEAR_THRESHOLD for first in firsts)
 
     def close(self) -> None:

@@ -20,8 +20,6 @@ from electra_cli.errors import UserError
 from electra_cli.modeling import features, randomness
 from electra_cli.modeling.randomness import Stream
 
-# The features of a batch that are filled with the id of [PAD]; all others are filled with 0.
-_PAD_FOR = (features.INPUT_WORD_IDS,)
 # Evaluation masks examples in groups of this size, so that they do not depend on the batch size.
 _EVAL_MASKING_GROUP = 64
 # Training batches that are made before they are asked for.
@@ -166,10 +164,9 @@ def evaluation_dataset(
         missing = global_batch_size - tf.shape(batch[features.INPUT_MASK])[0]
         filled = {}
         for name, value in batch.items():
-            pad_value = tf.cast(pad_id if name in _PAD_FOR else 0, value.dtype)
-            filled[name] = tf.pad(value, [[0, missing], [0, 0]], constant_values=pad_value)
-            filled[name] = filled[name][first : first + size]
-            filled[name].set_shape([size, value.shape[1]])
+            pad_value = tf.cast(pad_id if name == features.INPUT_WORD_IDS else 0, value.dtype)
+            padded = tf.pad(value, [[0, missing], [0, 0]], constant_values=pad_value)
+            filled[name] = tf.ensure_shape(padded[first : first + size], [size, value.shape[1]])
         return filled
 
     batches = groups.map(prepare).rebatch(global_batch_size).map(fill_up)
@@ -216,7 +213,7 @@ def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     file = tf.gather(tf.constant(split.files), shard)
     expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
     # Errors of reading name no file: `reading` finds it. They are not ignored and counted: TensorFlow (2.20)
-    # would try to open a file that is gone for ever.
+    # would try to open a missing file for ever.
     records = tf.data.TFRecordDataset(file, compression_type=split.compression)
     # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
     batches = records.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))

@@ -8,8 +8,8 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import IO, Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 from electra_cli import files
 from electra_cli.data import python_docs
@@ -23,7 +23,7 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, ValueError)
 _PARQUET_BATCH_ROWS = 1000
 
 
-def reading_errors(path: str) -> tuple[type[Exception], ...]:
+def reading_errors() -> tuple[type[Exception], ...]:
     """Returns the exceptions of a file that cannot be read, or is damaged."""
     return (*DAMAGE, *files.errors())
 
@@ -36,12 +36,11 @@ def list_files(path: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        if glob.has_magic(path):
-            matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
-            if matches:
-                return matches
-            raise UnreadableError(f"--input={path}: the pattern matches no file")
-        raise UnreadableError(f"--input={path}: no such file or directory")
+        matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+        if not matches:
+            problem = "the pattern matches no file" if glob.has_magic(path) else "no such file or directory"
+            raise UnreadableError(f"--input={path}: {problem}")
+        return matches
     paths = []
     for directory, subdirectories, names in os.walk(path):
         subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
@@ -90,13 +89,10 @@ def is_parquet(path: str) -> bool:
 def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
     """Returns a stream that unpacks an open file as its name says: `.gz`, `.bz2`, `.xz` or `.zst`. Reading it raises
     OSError or one of `DAMAGE` when the file cannot be read or is damaged."""
+    openers: dict[str, Callable] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     suffix = os.path.splitext(path)[1]
-    if suffix == ".gz":
-        return cast(IO[bytes], gzip.open(raw))
-    if suffix == ".bz2":
-        return cast(IO[bytes], bz2.open(raw))
-    if suffix == ".xz":
-        return cast(IO[bytes], lzma.open(raw))
+    if suffix in openers:
+        return openers[suffix](raw)
     if suffix == ".zst":
         import pyarrow  # noqa: PLC0415  (import time)
 
@@ -106,33 +102,28 @@ def unpack(raw: IO[bytes], path: str) -> IO[bytes]:
 
 def read_json_text(line: str, field: str, path: str, number: int) -> str:
     """Returns the text of a line '{"text": "...", ...}'; a `UserError` with path and line (from 1) when it has none."""
+    where = f"{path}, line {number}"
     try:
         record = json.loads(line)
     except ValueError as error:
         raise UserError(
-            f"{path}, line {number}: no JSON ({error}); a file of JSON lines has one object a line, "
+            f"{where}: no JSON ({error}); a file of JSON lines has one object a line, "
             f'{{"{field}": "..."}}; rename it to .txt if it is plain text'
         ) from error
-    return _text_of(record, field, f"{path}, line {number}")
+    if not isinstance(record, dict) or field not in record:
+        names = f"it has {', '.join(sorted(record)[:10])}" if isinstance(record, dict) else "it is no object"
+        raise UserError(f"{where}: no field {field!r} ({names}); name the text's field with --text_field")
+    text = record[field]
+    if not isinstance(text, str | None):
+        raise UserError(
+            f"{where}: field {field!r} is no text but {type(text).__name__}; name another with --text_field"
+        )
+    return without_surrogates(text or "")
 
 
 def without_surrogates(text: str) -> str:
     """Replaces halves of UTF-16 pairs, which JSON can name and no text can hold, by U+FFFD."""
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _text_of(record: Any, field: str, where: str) -> str:
-    if not isinstance(record, dict) or field not in record:
-        names = f"it has {', '.join(sorted(record)[:10])}" if isinstance(record, dict) else "it is no object"
-        raise UserError(f"{where}: no field {field!r} ({names}); name the text's field with --text_field")
-    text = record[field]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise UserError(
-            f"{where}: field {field!r} is no text but {type(text).__name__}; name another with --text_field"
-        )
-    return text
 
 
 def read_parquet_texts(path: str, field: str) -> Iterator[list[str]]:

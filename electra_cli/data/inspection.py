@@ -39,8 +39,10 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
     if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
         raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
-    say(f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
-        f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}")  # fmt: skip
+    say(
+        f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
+        f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}"
+    )
     unit = "documents" if manifest.settings.get("packing") == "full" else "segments"
     for split, shards in manifest.splits.items():
         if not shards:
@@ -52,8 +54,8 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
         unknown = token_counts[vocabulary.unk_id] / max(1, token_counts.sum())
         padding = 1 - lengths.sum() / (len(lengths) * manifest.max_seq_length)
         say(
-            f"\n{split}: {len(lengths):,} examples in {len(shards)} shard(s) of {_megabytes(shards)} MB, "
-            f"{lengths.sum():,} tokens\n"
+            f"\n{split}: {len(lengths):,} examples in {len(shards)} shard(s) of "
+            f"{sum(shard.bytes for shard in shards) / 1e6:,.1f} MB, {lengths.sum():,} tokens\n"
             f"  padding {padding:.1%}, unknown tokens {unknown:.3%}, "
             f"{unit} an example {num_segments / len(lengths):.2f}\n"
             f"  tokens of an example:"
@@ -78,8 +80,10 @@ def _read_split(
         path = files.join(data_dir, shard.file)
         checksum = file_checksum(path)
         if checksum != shard.sha256:
-            raise UserError(f"{path} was altered: its SHA-256 is {checksum[:16]}..., not {shard.sha256[:16]}...: "
-                            f"copy it again or prepare the data again")  # fmt: skip
+            raise UserError(
+                f"{path} was altered: its SHA-256 is {checksum[:16]}..., not {shard.sha256[:16]}...: "
+                f"copy it again or prepare the data again"
+            )
         shard_lengths = []
         for batch in _batches(_part(data_dir, manifest, split, shard), manifest, vocabulary):
             mask = batch[features.INPUT_MASK]
@@ -88,10 +92,12 @@ def _read_split(
             segment_ids = batch.get(features.DOCUMENT_IDS, batch[features.INPUT_TYPE_IDS] + 1)
             num_segments += int(segment_ids.max(axis=1).sum())
         lengths += shard_lengths
-        found = sum(map(len, shard_lengths)), sum(int(part.sum()) for part in shard_lengths)
-        if found != (shard.examples, shard.real_tokens):
-            raise UserError(f"{path} holds {found[0]:,} examples of {found[1]:,} tokens, not {shard.examples:,} of "
-                            f"{shard.real_tokens:,}: prepare the data again")  # fmt: skip
+        counted = sum(map(len, shard_lengths)), sum(int(part.sum()) for part in shard_lengths)
+        if counted != (shard.examples, shard.real_tokens):
+            raise UserError(
+                f"{path} holds {counted[0]:,} examples of {counted[1]:,} tokens, not {shard.examples:,} of "
+                f"{shard.real_tokens:,}: prepare the data again"
+            )
     return counts, np.concatenate(lengths).astype(np.int64), num_segments
 
 
@@ -132,7 +138,9 @@ def _show_examples(data_dir: str, manifest: Manifest, vocabulary: Vocabulary) ->
     }
     yield f"\n  masked: {_to_text(masked[features.INPUT_WORD_IDS], masked[features.INPUT_MASK], vocabulary)}"
     # A generator at its beginning knows how frequent tokens are and nothing else.
-    ends = np.cumsum(_replaceable_counts(data_dir, special))
+    counts = read_token_counts(data_dir)
+    counts[list(special)] = 0
+    ends = np.cumsum(counts)
     corrupted = batch[features.INPUT_WORD_IDS][num_shown - 1].copy()
     used = masked[features.MASKED_LM_WEIGHTS] > 0
     draws = masked[features.SAMPLING_UNIFORM][used].astype(np.float64) * ends[-1]
@@ -140,15 +148,5 @@ def _show_examples(data_dir: str, manifest: Manifest, vocabulary: Vocabulary) ->
     yield f"\n  corrupted: {_to_text(corrupted, masked[features.INPUT_MASK], vocabulary)}"
 
 
-def _replaceable_counts(data_dir: str, special_token_ids: tuple[int, ...]) -> np.ndarray:
-    counts = read_token_counts(data_dir)
-    counts[list(special_token_ids)] = 0
-    return counts
-
-
 def _to_text(ids: np.ndarray, mask: np.ndarray, vocabulary: Vocabulary) -> str:
     return " ".join(vocabulary.to_text(ids[mask > 0]).split())
-
-
-def _megabytes(shards: tuple[Shard, ...]) -> str:
-    return f"{sum(shard.bytes for shard in shards) / 1e6:,.1f}"

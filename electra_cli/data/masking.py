@@ -109,12 +109,12 @@ def mask_batch(
     draws = draw(length, token_seed)
     shows_random = is_chosen & (draws >= settings.mask_token_prob)
     shows_random &= draws < settings.mask_token_prob + settings.random_token_prob
-    shown = tf.where(is_chosen & (draws < settings.mask_token_prob), settings.mask_token_id, ids)
+    masked = tf.where(is_chosen & (draws < settings.mask_token_prob), settings.mask_token_id, ids)
     if settings.random_token_prob:
-        shown = tf.where(shows_random, _random_tokens(settings, draw(length, random_seed)), shown)
+        masked = tf.where(shows_random, _random_tokens(settings, draw(length, random_seed)), masked)
     return {
         **{name: batch[name] for name in features.encoder_inputs(batch)},
-        features.INPUT_WORD_IDS: shown,
+        features.INPUT_WORD_IDS: masked,
         features.MASKED_LM_POSITIONS: positions,
         features.MASKED_LM_IDS: masked_lm_ids,
         features.MASKED_LM_WEIGHTS: tf.cast(is_used, tf.float32),

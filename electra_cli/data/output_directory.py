@@ -6,6 +6,7 @@ import fcntl
 import fnmatch
 import json
 import os
+import pathlib
 import shutil
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from electra_cli import files
 from electra_cli.errors import ResumableError, UserError
 
 _LOCK_FILE, _JOB_FILE = ".lock", "job.json"
-_FINISHED_FILE = ".finished.json"  # holds the job, from when its files are complete until they are in their place
+_FINISHED_FILE = ".finished.json"  # holds the job, from when its files are complete until the rename
 _MAX_NAMES = 4  # of files in a message
 
 
@@ -63,7 +64,7 @@ class OutputDirectory:
         return self
 
     def _open(self) -> None:
-        if os.path.exists(os.path.join(self._target, _FINISHED_FILE)):  # a kill after all was in its place
+        if os.path.exists(os.path.join(self._target, _FINISHED_FILE)):  # a kill after the rename
             self._take_lock(self._target)
             self.is_finished = self._holds_job(os.path.join(self._target, _FINISHED_FILE))
             self._tidy()
@@ -114,10 +115,7 @@ class OutputDirectory:
             self._lock = None
 
     def _holds_job(self, path: str) -> bool:
-        if not os.path.exists(path):
-            return False
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream) == self._job
+        return os.path.exists(path) and json.loads(files.read_bytes(path)) == self._job
 
     def _put_back(self) -> None:
         """Undoes the first rename of a `commit()` that was killed before the second."""
@@ -127,11 +125,13 @@ class OutputDirectory:
 
     def _empty(self) -> None:
         # The job first: what a kill leaves of the other files must never pass for all of them.
-        for path in (os.path.join(self.path, _FINISHED_FILE), os.path.join(self.scratch, _JOB_FILE)):
-            _remove_file(path)
-        for name in os.listdir(self.path):
-            if name != _LOCK_FILE:
-                _remove(os.path.join(self.path, name))
+        pathlib.Path(self.path, _FINISHED_FILE).unlink(missing_ok=True)
+        pathlib.Path(self.scratch, _JOB_FILE).unlink(missing_ok=True)
+        for path in pathlib.Path(self.path).iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK_FILE:
+                path.unlink()
 
     def discard(self) -> None:
         """Removes everything written; raises OSError when it cannot."""
@@ -158,8 +158,9 @@ class OutputDirectory:
         """Removes what `commit()` leaves, the mark last: while it is there, another call continues the removal."""
         shutil.rmtree(self._old, ignore_errors=True)
         self._unlock()
-        _remove_file(os.path.join(self._target, _LOCK_FILE))
-        _remove_file(os.path.join(self._target, _FINISHED_FILE))
+        # Another process may have removed these.
+        pathlib.Path(self._target, _LOCK_FILE).unlink(missing_ok=True)
+        pathlib.Path(self._target, _FINISHED_FILE).unlink(missing_ok=True)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         is_mistake = isinstance(error, UserError) and not isinstance(error, ResumableError)
@@ -184,9 +185,9 @@ def check_replaceable(directory: str, names: Iterable[str], owned: Sequence[str]
     names = sorted(names)
     others = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in owned)]
     if others:
-        shown = ", ".join(others[:_MAX_NAMES]) + (", ..." if len(others) > _MAX_NAMES else "")
+        listed = ", ".join(others[:_MAX_NAMES]) + (", ..." if len(others) > _MAX_NAMES else "")
         raise UserError(
-            f"--output_dir={directory} holds files that were not written by this command ({shown}): choose another "
+            f"--output_dir={directory} holds files that were not written by this command ({listed}): choose another "
             f"directory"
         )
     if names and not overwrite:
@@ -199,16 +200,3 @@ def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return type(error).__name__ == "ResourceExhaustedError"  # TensorFlow's, which is not imported for this
-
-
-def _remove_file(path: str) -> None:
-    """Removes a file that may already be gone: by another process, or before a kill."""
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path)
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path)
-    else:
-        os.remove(path)

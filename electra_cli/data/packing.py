@@ -2,10 +2,10 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import random
 from array import array
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -58,33 +58,25 @@ class PrepareSettings:
         return Corpus(inputs, self.text_format, self.input_weights)
 
 
-@dataclasses.dataclass
-class ChunkReader:
-    """Reads a chunk's documents; counts them, short ones, and by file the characters that replaced bad bytes."""
-
-    settings: PrepareSettings
-    num_documents: int = 0
-    num_short: int = 0
-    replaced: Counter[str] = dataclasses.field(default_factory=Counter)
-
-    def read(self, blocks: Iterable[Block], dropped: Collection[int] = ()) -> Iterator[tuple[int, Document]]:
-        """Yields number (in the chunk) and document, without those that are short or whose number is dropped."""
-        number = 0
-        min_words = self.settings.min_words
-        for block in blocks:
-            for document in read_documents(block, self.settings.text_format, self.replaced):
-                self.num_documents += 1
-                if min_words and sum(len(line.split()) for line in document.lines) < min_words:
-                    self.num_short += 1
-                elif number not in dropped:
-                    yield number, document
-                number += 1
+def read_chunk(
+    blocks: Iterable[Block], settings: PrepareSettings, totals: Totals, dropped: Collection[int] = ()
+) -> Iterator[tuple[int, Document]]:
+    """Yields number (in the chunk) and document, without those that are short or whose number is dropped; counts in
+    `totals` all documents, short ones, and the characters that replaced bad bytes."""
+    min_words = settings.min_words
+    documents = (read_documents(block, settings.text_format, totals.replaced) for block in blocks)
+    for number, document in enumerate(itertools.chain.from_iterable(documents)):
+        totals.num_documents += 1
+        if min_words and sum(len(line.split()) for line in document.lines) < min_words:
+            totals.num_short += 1
+        elif number not in dropped:
+            yield number, document
 
 
 def sign_documents(blocks: Iterable[Block], settings: PrepareSettings) -> list[tuple[int, bytes]]:
     """Returns number (in the chunk) and signature, by which `settings.deduplicate` finds copies, of each document."""
     sign = duplicates.near_signature if settings.deduplicate == "near" else duplicates.exact_signature
-    return [(number, sign(document)) for number, document in ChunkReader(settings).read(blocks)]
+    return [(number, sign(document)) for number, document in read_chunk(blocks, settings, Totals())]
 
 
 class Packer:
@@ -108,9 +100,8 @@ class Packer:
         held out.
         """
         packed = PackedChunk(num_buckets)
-        reader = ChunkReader(self._settings)
         gathered: dict[tuple[str, int], list[tuple[str, array]]] = {}
-        for _, document in reader.read(blocks, dropped):
+        for _, document in read_chunk(blocks, self._settings, packed.totals, dropped):
             sentences = self._tokenizer.encode_lines(document.lines)
             if not any(sentences):
                 continue
@@ -133,27 +124,16 @@ class Packer:
         for (split, _), documents in gathered.items():
             for example in self._pack_full(documents):
                 packed.add(split, example)
-        totals = packed.totals
-        totals.num_documents, totals.num_short, totals.replaced = (
-            reader.num_documents,
-            reader.num_short,
-            reader.replaced,
-        )
         return packed
 
     def _pack_document(self, sentences: list[array], position: str) -> Iterator[PackedExample]:
-        settings = self._settings
-        segments_of_document = pack_document(
-            sentences,
-            settings.max_seq_length,
-            random.Random(_hash(position)),
-            single_segment_prob=_SINGLE_SEGMENT_PROB[settings.packing],
-        )
-        for number, segments in enumerate(segments_of_document):
+        rng = random.Random(_hash(position))
+        single_segment_prob = _SINGLE_SEGMENT_PROB[self._settings.packing]
+        examples = pack_document(sentences, self._settings.max_seq_length, rng, single_segment_prob=single_segment_prob)
+        for number, segments in enumerate(examples):
             ids, first_segment_length = add_special_tokens(segments, self._cls_id, self._sep_id)
-            yield PackedExample(
-                _digest(f"{position}/{number}"), array("I", [first_segment_length]).tobytes(), ids.tobytes()
-            )
+            lengths = array("I", [first_segment_length])
+            yield PackedExample(_digest(f"{position}/{number}"), lengths.tobytes(), ids.tobytes())
 
     def _pack_full(self, documents: list[tuple[str, array]]) -> Iterator[PackedExample]:
         first_position = documents[0][0]
@@ -161,20 +141,18 @@ class Packer:
         for number, pieces in enumerate(examples):
             ids = array("I")
             for piece in pieces:
-                ids.append(self._cls_id)
-                ids += piece
-                ids.append(self._sep_id)
+                ids += add_special_tokens(Segments(piece, array("I")), self._cls_id, self._sep_id)[0]
             lengths = array("I", [len(piece) + 2 for piece in pieces])
             yield PackedExample(_digest(f"{first_position}/full {number}"), lengths.tobytes(), ids.tobytes())
 
 
-def check_documents(num_documents: int, num_short: int, names: Sequence[str], settings: PrepareSettings) -> None:
+def check_documents(totals: Totals, names: Sequence[str], settings: PrepareSettings) -> None:
     """Raises a `UserError` unless documents were read from the files of these names and not all of them were short."""
-    if not num_documents:
+    if not totals.num_documents:
         raise UserError(f"--input holds no text: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}")
-    if num_short == num_documents:
+    if totals.num_short == totals.num_documents:
         raise UserError(
-            f"no document of --input is left: all {num_documents:,} have fewer words than "
+            f"no document of --input is left: all {totals.num_documents:,} have fewer words than "
             f"--min_words={settings.min_words}"
         )
 
@@ -182,7 +160,7 @@ def check_documents(num_documents: int, num_short: int, names: Sequence[str], se
 def check_totals(totals: Totals, names: Sequence[str], settings: PrepareSettings) -> float | None:
     """Raises a `UserError` when there is no text, no example, or nothing to train on. Returns the hash in [0, 1) below
     which to hold out documents instead when chance held out none; else None."""
-    check_documents(totals.num_documents, totals.num_short, names, settings)
+    check_documents(totals, names, settings)
     if not totals.num_records:
         raise UserError("--input gives no example: its text holds no token that the vocabulary knows")
     if settings.validation_fraction > 0 and not totals.num_examples("validation"):
@@ -268,10 +246,6 @@ def pack_document(
 def _without_giants(sentences: Iterable[array], longest: int) -> Iterator[array]:
     """Cuts sentences longer than `longest`: each example copies what is left of its last sentence."""
     for sentence in sentences:
-        if len(sentence) <= longest:
-            if sentence:
-                yield sentence
-            continue
         for begin in range(0, len(sentence), longest):
             yield sentence[begin : begin + longest]
 
@@ -320,11 +294,6 @@ def pack_full(documents: Iterable[array], max_seq_length: int) -> Iterator[list[
 def add_special_tokens(segments: Segments, cls_id: int, sep_id: int) -> tuple[array, int]:
     """Returns ids `[CLS] first [SEP] second [SEP]`, the last two unless `second` is empty, and the length to the first
     [SEP]."""
-    ids = array("I", [cls_id])
-    ids += segments.first
-    ids.append(sep_id)
-    first_segment_length = len(ids)
-    if segments.second:
-        ids += segments.second
-        ids.append(sep_id)
-    return ids, first_segment_length
+    sep = array("I", [sep_id])
+    first = array("I", [cls_id]) + segments.first + sep
+    return first + segments.second + sep if segments.second else first, len(first)

@@ -37,7 +37,7 @@ def report_preparation(manifest: Manifest, output_dir: str, logger: Logger) -> N
     statistics = manifest.statistics
     short, copies = statistics["short_documents_dropped"], statistics["copies_dropped"]
     if short or copies:
-        logger.notice(f"Left out: {short:,} short documents, {copies:,} copies.")
+        logger.notice(f"Skipped: {short:,} short documents, {copies:,} copies.")
     for warning in _warnings(manifest):
         logger.warning(warning)
     logger.notice(

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -19,30 +20,13 @@ import numpy as np
 
 import electra_cli
 from electra_cli import files
-from electra_cli.data import duplicates, python_docs, tokenization
+from electra_cli.data import duplicates, python_docs, tfrecords, tokenization
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals, sign_documents
 from electra_cli.data.spool import SPLITS, Slice, Spool, Totals
-from electra_cli.data.tfrecords import (
-    DATA_FILES,
-    MANIFEST_FILE,
-    SENTENCEPIECE_FILE,
-    TOKEN_COUNTS_FILE,
-    VOCAB_FILE,
-    Manifest,
-    Shard,
-    read_manifest,
-    shard_name,
-    token_counts_to_bytes,
-)
-from electra_cli.data.vocabulary import (
-    LearningSettings,
-    Vocabulary,
-    WordCounts,
-    WordSplitter,
-    learn_vocabulary,
-)
+from electra_cli.data.tfrecords import Manifest, Shard
+from electra_cli.data.vocabulary import LearningSettings, Vocabulary, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.data.workers import Chunk, Workers, count_words, make_shard, pack_chunk
 from electra_cli.errors import ResumableError, UnreadableError, UserError
 
@@ -83,34 +67,29 @@ def prepare(
         "vocabulary": hashlib.sha256(files.read_bytes(vocab_file)).hexdigest() if vocab_file else None,
         "learning": dataclasses.asdict(learning) if learning else None,
     }
-    directory = OutputDirectory(output_dir, overwrite=overwrite, owned=DATA_FILES, job=job)
+    directory = OutputDirectory(output_dir, overwrite=overwrite, owned=tfrecords.DATA_FILES, job=job)
     with directory as output, Workers(num_workers) as workers, _resumable_reading():
         if output.is_finished:
             output.commit()
-            return read_manifest(output_dir)
+            return tfrecords.read_manifest(output_dir)
         if output.is_resumed:
-            report(f"going on with {output.path}", 1.0)
+            report(f"resuming {output.path}", 1.0)
         if sentencepiece:
-            files.write_atomically(os.path.join(output.path, SENTENCEPIECE_FILE), sentencepiece)
+            files.write_atomically(os.path.join(output.path, tfrecords.SENTENCEPIECE_FILE), sentencepiece)
         preparation = Preparation(inputs, settings, output.path, output.scratch, workers, report)
         with contextlib.closing(preparation):
             preparation.deduplicate()
             vocabulary = preparation.provide_vocabulary(given, learning)
             spool = preparation.pack(vocabulary)
             splits, token_counts = preparation.write_shards(spool, vocabulary.size)
-            manifest = build_manifest(
-                settings,
-                inputs,
-                vocabulary,
-                sentencepiece,
-                spool.totals,
-                splits,
-                learned=preparation.read_learned(),
-                corpus=preparation.read_note(_CORPUS_NOTE),
-                num_copies=preparation.num_copies,
-            )
-        files.write_atomically(os.path.join(output.path, TOKEN_COUNTS_FILE), token_counts_to_bytes(token_counts))
-        files.write_atomically(os.path.join(output.path, MANIFEST_FILE), manifest.to_json())
+            statistics = {**preparation.read_note(_CORPUS_NOTE), "copies_dropped": preparation.num_copies}
+            learned = preparation.read_learned()
+        manifest = build_manifest(
+            settings, inputs, vocabulary, sentencepiece, spool.totals, splits, learned, statistics
+        )
+        counts_file = os.path.join(output.path, tfrecords.TOKEN_COUNTS_FILE)
+        files.write_atomically(counts_file, tfrecords.token_counts_to_bytes(token_counts))
+        files.write_atomically(os.path.join(output.path, tfrecords.MANIFEST_FILE), manifest.to_json())
         output.commit()
     return manifest
 
@@ -162,25 +141,21 @@ def _identify(path: str, settings: PrepareSettings) -> list | str:
 _CORPUS_NOTE = "corpus.json"
 
 
+@dataclasses.dataclass
 class Preparation:
     """The stages of one preparation, each of which resumes from its recorded progress; `directory`, local, receives
     vocabulary and shards. `inputs` holds the built-in corpus as a file."""
 
-    def __init__(
-        self,
-        inputs: list[str],
-        settings: PrepareSettings,
-        directory: str,
-        scratch: str,
-        workers: Workers,
-        report: Report,
-    ):
-        self._settings = settings
-        self._directory, self._scratch = directory, scratch
-        self._workers = workers
-        self._report = report
-        self.inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in inputs]
-        self._copies: duplicates.CopyIndex | None = None
+    inputs: list[str]
+    _settings: PrepareSettings
+    _directory: str
+    _scratch: str
+    _workers: Workers
+    _report: Report
+    _copies: duplicates.CopyIndex | None = None
+
+    def __post_init__(self) -> None:
+        self.inputs = [self._extract_builtin() if path == python_docs.NAME else path for path in self.inputs]
 
     def close(self) -> None:
         """Closes the database of copies."""
@@ -209,14 +184,12 @@ class Preparation:
         """Finds the copies of earlier documents, when the settings ask for it."""
         if self._settings.deduplicate == "none":
             return
-        is_near = self._settings.deduplicate == "near"
         path = os.path.join(self._scratch, "copies.sqlite")
-        self._copies = index = duplicates.CopyIndex(path, is_near=is_near)
+        self._copies = index = duplicates.CopyIndex(path, is_near=self._settings.deduplicate == "near")
         if index.is_complete:
             return
         corpus = self._open_corpus()
-        first = index.num_chunks
-        chunks = (blocks for number, blocks in enumerate(corpus.chunks()) if number >= first)
+        chunks = itertools.islice(corpus.chunks(), index.num_chunks, None)
         saved = time.monotonic()
         for signatures in self._workers.map(functools.partial(sign_documents, settings=self._settings), chunks):
             index.add_chunk(signatures)
@@ -228,7 +201,7 @@ class Preparation:
 
     def provide_vocabulary(self, given: Vocabulary | None, learning: LearningSettings | None) -> Vocabulary:
         """Writes and returns the vocabulary, which is learned when none is given."""
-        path = os.path.join(self._directory, VOCAB_FILE)
+        path = os.path.join(self._directory, tfrecords.VOCAB_FILE)
         if os.path.exists(path):
             return Vocabulary.from_file(path)
         if given is None:
@@ -250,13 +223,12 @@ class Preparation:
                     yield blocks, self._dropped(number)
 
         self._write_note("learning.json", dataclasses.asdict(learning))
-        words = WordCounts()
-        num_documents = num_short = 0
-        for counts, *numbers in self._workers.map(functools.partial(count_words, self._settings), sample()):
+        words, totals = WordCounts(), Totals()
+        for counts, chunk_totals in self._workers.map(functools.partial(count_words, self._settings), sample()):
             words.add(counts)
-            num_documents, num_short = num_documents + numbers[0], num_short + numbers[1]
+            totals.add(chunk_totals)
             self._report("counting words", corpus.fraction_read, corpus.text_bytes)
-        check_documents(num_documents, num_short, corpus.files, self._settings)
+        check_documents(totals, corpus.files, self._settings)
         self._report(f"learning a vocabulary from {sampled_bytes / 1e6:,.1f} of {corpus.text_bytes / 1e6:,.1f} MB", 0.0)
         statistics = {
             "vocabulary_text_bytes": sampled_bytes,
@@ -289,8 +261,8 @@ class Preparation:
         if spool.is_complete:
             return
         corpus = self._open_corpus()
-        first = spool.num_chunks
-        chunks = ((blocks, self._dropped(number)) for number, blocks in enumerate(corpus.chunks()) if number >= first)
+        numbered = itertools.islice(enumerate(corpus.chunks()), spool.num_chunks, None)
+        chunks = ((blocks, self._dropped(number)) for number, blocks in numbered)
         pack = functools.partial(
             pack_chunk, self._settings, self._directory, vocabulary.sha256, held_out_below, spool.num_buckets
         )
@@ -305,21 +277,21 @@ class Preparation:
 
     def write_shards(self, spool: Spool, vocab_size: int) -> tuple[dict[str, tuple[Shard, ...]], np.ndarray]:
         """Writes the shards; returns them by split, and int64 [vocab_size], the counts of tokens of training."""
-        tasks: list[tuple[str, tuple[str, Slice]]] = []
+        tasks: list[tuple[str, Slice]] = []
         for split in SPLITS:
             num_shards = spool.totals.num_shards(split, self._settings.shard_size_mb)
             for index, part in enumerate(spool.slices(split, num_shards)):
-                tasks.append((split, (shard_name(split, index, num_shards), part)))
-        shards: dict[str, list[Shard]] = {split: [] for split in SPLITS}
+                tasks.append((tfrecords.shard_name(split, index, num_shards), part))
+        shards: dict[str, tuple[Shard, ...]] = dict.fromkeys(SPLITS, ())
         token_counts: np.ndarray = np.zeros(vocab_size, np.int64)
         make = functools.partial(make_shard, self._settings, self._directory, self._scratch, vocab_size)
-        results = self._workers.map(make, (task for _, task in tasks))
-        for number, ((split, _), (shard, counts)) in enumerate(zip(tasks, results, strict=True), 1):
-            shards[split].append(shard)
+        for number, (shard, counts) in enumerate(self._workers.map(make, tasks), 1):
+            split = shard.file.partition("-")[0]
+            shards[split] += (shard,)
             if split == "train":
                 token_counts += counts
             self._report("writing shards", number / len(tasks))
-        return {split: tuple(of_split) for split, of_split in shards.items()}, token_counts
+        return shards, token_counts
 
     def _write_note(self, name: str, content: dict[str, Any]) -> None:
         files.write_atomically(os.path.join(self._scratch, name), json.dumps(content))
@@ -327,10 +299,7 @@ class Preparation:
     def read_note(self, name: str) -> dict[str, Any]:
         """Returns what a stage recorded in the scratch directory; empty when it recorded nothing."""
         path = os.path.join(self._scratch, name)
-        if not os.path.exists(path):
-            return {}
-        with open(path, encoding="utf-8") as stream:
-            return json.load(stream)
+        return json.loads(files.read_bytes(path)) if os.path.exists(path) else {}
 
 
 def build_manifest(
@@ -340,13 +309,11 @@ def build_manifest(
     sentencepiece: bytes,
     totals: Totals,
     splits: dict[str, tuple[Shard, ...]],
-    *,
     learned: Learned,
-    corpus: Mapping[str, int],
-    num_copies: int,
+    statistics: Mapping[str, int],
 ) -> Manifest:
     """Returns the manifest of shards; `inputs` are as the user gave them, `sentencepiece` is empty with WordPiece, and
-    `corpus` holds `files`, `text_bytes` and `long_documents_cut`."""
+    `statistics` holds `files`, `text_bytes`, `long_documents_cut` and `copies_dropped`."""
     return Manifest(
         max_seq_length=settings.max_seq_length,
         vocab_size=vocabulary.size,
@@ -354,10 +321,9 @@ def build_manifest(
         vocab_sha256=vocabulary.sha256,
         settings={**dataclasses.asdict(settings), "learning": learned[0]},
         statistics={
-            **corpus,
+            **statistics,
             **learned[1],
             "builtin": [path for path in inputs if path == python_docs.NAME],
-            "copies_dropped": num_copies,
             "documents": totals.num_documents,
             "short_documents_dropped": totals.num_short,
             "replaced_characters": dict(sorted(totals.replaced.items())),

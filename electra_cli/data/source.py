@@ -14,14 +14,8 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.config.resolution import PhaseConfig, RunConfig, check, resolve_phases
-from electra_cli.data.tfrecords import (
-    MANIFEST_FILE,
-    VOCAB_FILE,
-    Manifest,
-    check_length,
-    find_manifest,
-    read_token_counts,
-)
+from electra_cli.data import tfrecords
+from electra_cli.data.tfrecords import MANIFEST_FILE, VOCAB_FILE, Manifest, check_length
 from electra_cli.data.tokenization import TokenizerSettings, tokenizer_of_manifest
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
@@ -123,7 +117,12 @@ class DataSource:
 
     @functools.cached_property
     def _splits(self) -> _Splits:
-        return _foreign_splits(self) if self.manifest is None else _prepared_splits(self.data_dir, self.manifest)
+        if self.manifest is None:
+            return _foreign_splits(self)
+        train = prepared_split(self.data_dir, self.manifest, "train")
+        assert train is not None
+        validation = prepared_split(self.data_dir, self.manifest, "validation")
+        return _Splits(train, validation, tfrecords.read_token_counts(self.data_dir), self.manifest.fingerprint)
 
 
 def find_data(data_dir: str, max_seq_length: int) -> DataSource:
@@ -134,7 +133,7 @@ def find_data(data_dir: str, max_seq_length: int) -> DataSource:
     `validation`, else of training, and there must be a `vocab.txt`.
     """
     files.check_directory("config.data.dir", data_dir, f"electra-prepare --output_dir={data_dir} makes one")
-    manifest = find_manifest(data_dir)
+    manifest = tfrecords.find_manifest(data_dir)
     if manifest is None:
         return _find_foreign(data_dir, max_seq_length)
     check_length(data_dir, manifest.max_seq_length, max_seq_length)
@@ -155,13 +154,6 @@ def open_data(data_dir: str, max_seq_length: int) -> DataSource:
     source = find_data(data_dir, max_seq_length)
     source.load()
     return source
-
-
-def _prepared_splits(data_dir: str, manifest: Manifest) -> _Splits:
-    train = prepared_split(data_dir, manifest, "train")
-    assert train is not None
-    validation = prepared_split(data_dir, manifest, "validation")
-    return _Splits(train, validation, read_token_counts(data_dir), manifest.fingerprint)
 
 
 def prepared_split(data_dir: str, manifest: Manifest, name: str) -> DataSplit | None:
@@ -186,20 +178,16 @@ def _find_foreign(data_dir: str, max_seq_length: int) -> DataSource:
     vocab_file = files.join(data_dir, VOCAB_FILE)
     if files.size(vocab_file) is None:
         raise UserError(f"{vocab_file} is missing: put the vocabulary there that the TFRecords were made with")
-    vocabulary = Vocabulary.from_file(vocab_file)
-    num_shards = sum(not _is_validation(name) for name in names)
+    tokenizer = tokenizer_of_manifest(data_dir, None)
+    num_shards = sum(not name.startswith("validation") for name in names)
     if not num_shards:
         raise UserError(f"{data_dir} has no training shards, only validation ones")
-    size = DataSize(vocabulary.size, num_shards)
-    return DataSource(data_dir, max_seq_length, tokenizer_of_manifest(data_dir, None), None, size)
+    size = DataSize(tokenizer.vocabulary.size, num_shards)
+    return DataSource(data_dir, max_seq_length, tokenizer, None, size)
 
 
 def _foreign_names(data_dir: str) -> list[str]:
     return [name for name in files.list_directory(data_dir) if ".tfrecord" in name]
-
-
-def _is_validation(name: str) -> bool:
-    return name.startswith("validation")
 
 
 def _foreign_splits(source: DataSource) -> _Splits:
@@ -217,21 +205,18 @@ def _foreign_splits(source: DataSource) -> _Splits:
             f"tf-models-official"
         )
     check_length(data_dir, length, source.max_seq_length)
-    splits: dict[bool, DataSplit | None] = {}
-    for is_validation in (False, True):
-        chosen = [name for name in names if _is_validation(name) == is_validation]
+    splits: dict[bool, DataSplit] = {}
+    for is_validation in {name.startswith("validation") for name in names}:
+        chosen = [name for name in names if name.startswith("validation") == is_validation]
         paths = tuple(files.join(data_dir, name) for name in chosen)
-        splits[is_validation] = (
-            DataSplit(paths, tuple(counts[name] for name in chosen), "", record_format) if chosen else None
-        )
-    train = splits[False]
-    if train is None:
+        splits[is_validation] = DataSplit(paths, tuple(counts[name] for name in chosen), "", record_format)
+    if False not in splits:
         raise UserError(f"{data_dir} has no training shards, only validation ones")
     # Of names and sizes, so that not all of it must be read.
     parts = [source.vocabulary.sha256, str(length)]
     parts += [f"{name}:{counts[name]}:{files.size(files.join(data_dir, name))}" for name in sorted(counts)]
     fingerprint = hashlib.sha256(" ".join(parts).encode()).hexdigest()
-    return _Splits(train, splits[True], None, fingerprint)
+    return _Splits(splits[False], splits.get(True), None, fingerprint)
 
 
 def count_records(file: str) -> int:

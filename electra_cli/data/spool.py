@@ -174,8 +174,7 @@ class Spool:
 
     def _load(self) -> None:
         if os.path.exists(self._state_file):
-            with open(self._state_file, encoding="utf-8") as stream:
-                state = json.load(stream)
+            state = json.loads(files.read_bytes(self._state_file))
             self._size, self.num_chunks, self.is_complete = state["size"], state["num_chunks"], state["is_complete"]
             self._last_pieces = {
                 (split, bucket): (offset, length) for split, bucket, offset, length in state["last_pieces"]

@@ -41,7 +41,9 @@ def serialize_examples(features: Mapping[str, Sequence[np.ndarray]]) -> list[byt
             np.concatenate([[0], np.cumsum(lengths)])
         ].tolist()
         key = _field(1, name.encode())
-        columns.append([_feature(key, encoded[begin:end]) for begin, end in itertools.pairwise(ends)])
+        # Entries of `Features.feature`: a `Feature` with an `Int64List` of the packed values.
+        entries = (_field(2, _field(3, _field(1, encoded[begin:end]))) for begin, end in itertools.pairwise(ends))
+        columns.append([_field(1, key + entry) for entry in entries])
     return [_field(1, b"".join(row)) for row in zip(*columns, strict=True)]
 
 
@@ -58,19 +60,14 @@ def _masked_crc(content: bytes) -> bytes:
 
 def _varints(values: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Returns values, uint32 below 2^28, as varints one after the other, and the bytes that each takes."""
-    is_long = [values >= 1 << 7 * places for places in (1, 2, 3)]
+    is_long = [values >= 1 << 7 * shift for shift in (1, 2, 3)]
     widths = 1 + sum(part.view(np.uint8) for part in is_long)
     encoded = values & 0x7F  # seven bits a byte, the lowest first; 0x80 says that another follows
-    for places, part in enumerate(is_long, 1):
-        encoded |= (values & (0x7F << 7 * places)) << places
-        encoded |= part.astype(np.uint32) << (8 * places - 1)
+    for shift, part in enumerate(is_long, 1):
+        encoded |= (values & (0x7F << 7 * shift)) << shift
+        encoded |= part.astype(np.uint32) << (8 * shift - 1)
     is_used = np.arange(4, dtype=np.uint8) < widths[:, np.newaxis]
     return encoded.astype("<u4").view(np.uint8).reshape(-1, 4)[is_used].tobytes(), widths
-
-
-def _feature(key: bytes, packed: bytes) -> bytes:
-    """Returns an entry of `Features.feature`: a `Feature` with an `Int64List` of these values."""
-    return _field(1, key + _field(2, _field(3, _field(1, packed))))
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -95,8 +92,13 @@ SENTENCEPIECE_FILE = "sentencepiece.model"
 TOKEN_COUNTS_FILE = "token_counts.txt"
 # What a data directory holds.
 DATA_FILES = (
-    MANIFEST_FILE, VOCAB_FILE, SENTENCEPIECE_FILE, TOKEN_COUNTS_FILE, "train-*.tfrecord", "validation-*.tfrecord",
-)  # fmt: skip
+    MANIFEST_FILE,
+    VOCAB_FILE,
+    SENTENCEPIECE_FILE,
+    TOKEN_COUNTS_FILE,
+    "train-*.tfrecord",
+    "validation-*.tfrecord",
+)
 COMPRESSION = "GZIP"
 # The default, 6, takes twice the time and saves one byte in a hundred.
 _COMPRESSION_LEVEL = 4
@@ -149,14 +151,13 @@ class Manifest:
         return sum(shard.examples for shard in self.splits.get(split, ()))
 
     def real_tokens(self, split: str) -> int:
-        """Returns the tokens of a split, padding left out."""
+        """Returns the tokens of a split without padding."""
         return sum(shard.real_tokens for shard in self.splits.get(split, ()))
 
     def to_json(self) -> str:
         """Returns the content of `manifest.json`."""
-        return (
-            json.dumps({**dataclasses.asdict(self), "fingerprint": self.fingerprint}, indent=1, sort_keys=True) + "\n"
-        )
+        record = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 
 def read_manifest(data_dir: str) -> Manifest:
@@ -181,9 +182,9 @@ def read_manifest(data_dir: str) -> Manifest:
     if manifest.fingerprint != fingerprint:
         raise UserError(f"{path} was altered: its fingerprint does not fit what it lists; prepare the data again")
     for shard in (shard for shards in splits.values() for shard in shards):
-        found = files.size(files.join(data_dir, shard.file))
-        if found != shard.bytes:
-            state = "is missing" if found is None else f"has {found:,} bytes, not {shard.bytes:,}"
+        size = files.size(files.join(data_dir, shard.file))
+        if size != shard.bytes:
+            state = "is missing" if size is None else f"has {size:,} bytes, not {shard.bytes:,}"
             raise UserError(f"{files.join(data_dir, shard.file)} {state}: copy it again or prepare the data again")
     return manifest
 
@@ -193,12 +194,12 @@ def find_manifest(data_dir: str) -> Manifest | None:
     return None if files.size(files.join(data_dir, MANIFEST_FILE)) is None else read_manifest(data_dir)
 
 
-def check_length(data_dir: str, found: int, configured: int) -> None:
+def check_length(data_dir: str, length: int, configured: int) -> None:
     """Raises a `UserError` when data has examples of another length than a run is configured for."""
-    if found != configured:
+    if length != configured:
         raise UserError(
-            f"{data_dir} holds examples of {found} tokens but config.data.max_seq_length={configured}: set the key to "
-            f"{found} or prepare the data with --max_seq_length={configured}"
+            f"{data_dir} holds examples of {length} tokens but config.data.max_seq_length={configured}: set the key to "
+            f"{length} or prepare the data with --max_seq_length={configured}"
         )
 
 

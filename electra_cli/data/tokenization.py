@@ -34,12 +34,7 @@ class Tokenizer:
     """
 
     def __init__(
-        self,
-        vocabulary: Vocabulary,
-        *,
-        lower_case: bool,
-        strip_accents: bool | None = None,
-        keeps_words: bool = False,
+        self, vocabulary: Vocabulary, *, lower_case: bool, strip_accents: bool | None = None, keeps_words: bool = False
     ):
         import tokenizers  # noqa: PLC0415  (help must not wait for it)
         from tokenizers import models, normalizers, pre_tokenizers  # noqa: PLC0415

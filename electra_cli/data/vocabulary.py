@@ -1,6 +1,7 @@
 """Vocabularies: loaded and checked, and learned from the words of a corpus and how often they occur."""
 
 import dataclasses
+import functools
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,9 +75,8 @@ class Vocabulary:
         """Returns tokens as readable text."""
         tokens = [self.tokens[index] for index in ids]
         if self.is_sentencepiece:
-            return "".join(f" {token} " if token in SPECIAL_TOKENS else token for token in tokens).replace(
-                WORD_BEGIN, " "
-            )
+            spaced = (f" {token} " if token in SPECIAL_TOKENS else token for token in tokens)
+            return "".join(spaced).replace(WORD_BEGIN, " ")
         return " ".join(tokens).replace(" ##", "")
 
     def to_bytes(self) -> bytes:
@@ -157,7 +157,7 @@ class WordSplitter:
 
         self._normalizer = normalizers.BertNormalizer(lowercase=lower_case)
         self._pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        self._remembered: dict[str, tuple[str, ...]] = {}
+        self._split = functools.lru_cache(_MAX_REMEMBERED)(self.split)
 
     def split(self, text: str) -> tuple[str, ...]:
         """Returns the words of a text."""
@@ -172,12 +172,7 @@ class WordSplitter:
             texts.update(line.split(" "))
         counts: Counter[str] = Counter()
         for text, number in texts.items():
-            words = self._remembered.get(text)
-            if words is None:
-                if len(self._remembered) >= _MAX_REMEMBERED:
-                    self._remembered.clear()
-                words = self._remembered[text] = self.split(text)
-            for word in words:
+            for word in self._split(text):
                 counts[word] += number
         return counts
 
@@ -252,7 +247,7 @@ def _check_user_tokens(tokens: Sequence[str], splitter: WordSplitter) -> None:
         words = splitter.split(token)
         if words != (token,):
             raise UserError(
-                f"--vocab_user_tokens: {token!r} never stands in tokenized text, where it is "
+                f"--vocab_user_tokens: {token!r} never occurs in tokenized text, where it is "
                 f"{' '.join(words) or 'nothing'!r}; leave it out, or write it so"
             )
     if len(set(tokens)) != len(tokens):

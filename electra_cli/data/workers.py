@@ -18,8 +18,8 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.data.corpus import Block
-from electra_cli.data.packing import ChunkReader, Packer, PrepareSettings
-from electra_cli.data.spool import PackedChunk, Slice
+from electra_cli.data.packing import Packer, PrepareSettings, read_chunk
+from electra_cli.data.spool import PackedChunk, Slice, Totals
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Shard, write_shard
 from electra_cli.data.vocabulary import Vocabulary, WordSplitter
 from electra_cli.errors import ResumableError
@@ -100,17 +100,14 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-@functools.lru_cache(maxsize=1)
-def _splitter(lower_case: bool) -> WordSplitter:
-    return WordSplitter(lower_case=lower_case)
+_splitter = functools.lru_cache(maxsize=1)(WordSplitter)  # of this process, which remembers words
 
 
-def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], int, int]:
-    """Returns how often each word occurs in the chunk, its documents, and those of them that are too short."""
-    reader = ChunkReader(settings)
-    lines = (line for _, document in reader.read(*chunk) for line in document.lines)
-    counts = _splitter(settings.lower_case).count(lines)
-    return counts, reader.num_documents, reader.num_short
+def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], Totals]:
+    """Returns how often each word occurs in the chunk, and the counts of its documents."""
+    (blocks, dropped), totals = chunk, Totals()
+    lines = (line for _, document in read_chunk(blocks, settings, totals, dropped) for line in document.lines)
+    return _splitter(lower_case=settings.lower_case).count(lines), totals
 
 
 def pack_chunk(
@@ -136,8 +133,7 @@ def make_shard(
     name, part = task
     note = os.path.join(scratch, f"{name}.json")
     if os.path.exists(note):
-        with open(note, encoding="utf-8") as stream:
-            record = json.load(stream)
+        record = json.loads(files.read_bytes(note))
         return Shard(**record["shard"]), np.array(record["token_counts"], np.int64)
     shard, counts = write_shard(
         os.path.join(directory, name),

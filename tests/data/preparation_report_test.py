@@ -46,7 +46,7 @@ def test_a_long_document_that_is_held_out_is_warned_of(told):
 
 def test_what_was_left_out(told):
     text = told(make_text(100) + "\n\nshort\n", min_words=2, validation_fraction=0.1)
-    assert "Left out: 1 short documents, 0 copies." in text
+    assert "Skipped: 1 short documents, 0 copies." in text
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_reserved_and_user_tokens_come_first():
 
 @pytest.mark.parametrize(("token", "found"), [("C++", r"c \+ \+"), ("Electra", "electra"), ("two words", "two words")])
 def test_user_tokens_that_text_never_has_are_refused(token, found):
-    with pytest.raises(UserError, match=rf"never stands in tokenized text, where it is '{found}'"):
+    with pytest.raises(UserError, match=rf"never occurs in tokenized text, where it is '{found}'"):
         learn(LINES, 40, user_tokens=(token,))
 
 
