@@ -107,7 +107,8 @@ def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
 
 def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     steps = ("--config.train.num_steps=40", "--config.eval.interval=20", "--config.train.checkpoint_interval=20")
-    terminal = Terminal(pretrain(prepared, "shown", *steps), columns=80, rows=24)
+    # No fork, in which TensorFlow starts before the panel is drawn.
+    terminal = Terminal(pretrain(prepared, "shown", *steps), columns=80, rows=24, start=subprocess.Popen)
     assert terminal.end() == 0
     assert "starting TensorFlow, " in terminal.written and "building step 1; " in terminal.written
     assert "tokens/s  utilization " in terminal.written and "checkpoint  step 20 in shown, " in terminal.written

@@ -13,18 +13,18 @@ _TOKEN = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])|(\r)|(\n)|([^\x1b\r\n]+)")
 
 
 class Terminal:
-    """A process whose standard output and error are a terminal.
+    """A process whose standard output and error are a terminal; `start` starts it as `subprocess.Popen` does.
 
     Attributes:
       process: the process.
       written: all that it wrote so far.
     """
 
-    def __init__(self, command, columns=90, rows=30, **environment):
+    def __init__(self, command, columns=90, rows=30, start=forking.Popen, **environment):
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         clean = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-        self.process = forking.Popen(
+        self.process = start(
             command,
             stdin=slave,
             stdout=slave,
