@@ -141,7 +141,9 @@ class Packer:
         for number, pieces in enumerate(examples):
             ids = array("I")
             for piece in pieces:
-                ids += add_special_tokens(Segments(piece, array("I")), self._cls_id, self._sep_id)[0]
+                ids.append(self._cls_id)
+                ids += piece
+                ids.append(self._sep_id)
             lengths = array("I", [len(piece) + 2 for piece in pieces])
             yield PackedExample(_digest(f"{first_position}/full {number}"), lengths.tobytes(), ids.tobytes())
 
@@ -246,6 +248,10 @@ def pack_document(
 def _without_giants(sentences: Iterable[array], longest: int) -> Iterator[array]:
     """Cuts sentences longer than `longest`: each example copies what is left of its last sentence."""
     for sentence in sentences:
+        if len(sentence) <= longest:
+            if sentence:
+                yield sentence
+            continue
         for begin in range(0, len(sentence), longest):
             yield sentence[begin : begin + longest]
 
@@ -294,6 +300,11 @@ def pack_full(documents: Iterable[array], max_seq_length: int) -> Iterator[list[
 def add_special_tokens(segments: Segments, cls_id: int, sep_id: int) -> tuple[array, int]:
     """Returns ids `[CLS] first [SEP] second [SEP]`, the last two unless `second` is empty, and the length to the first
     [SEP]."""
-    sep = array("I", [sep_id])
-    first = array("I", [cls_id]) + segments.first + sep
-    return first + segments.second + sep if segments.second else first, len(first)
+    ids = array("I", [cls_id])
+    ids += segments.first
+    ids.append(sep_id)
+    first_segment_length = len(ids)
+    if segments.second:
+        ids += segments.second
+        ids.append(sep_id)
+    return ids, first_segment_length
