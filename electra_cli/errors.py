@@ -8,7 +8,7 @@ class Option(str):
 
 
 class UserError(Exception):
-    """A mistake that the user can fix: its text says in one line what is wrong, where, and what to do.
+    """A mistake that the user can fix: its text is one line: what is wrong, where, and what to do.
 
     Commands print the text on standard error and end with exit code 2. Any other exception is a defect of this
     program and ends with a traceback and exit code 1. The text may have several parts, as in

@@ -188,7 +188,7 @@ def _check_data(config: ml_collections.ConfigDict, task: str, data: ml_collectio
     require(config, "data.train", bool(data.train), "give the file of training examples, --config.data.train=FILE")
     for key in ("validation", "test"):
         require(config, f"data.{key}", not data[key] or data[key] != data.train,
-                "is the training file: scores there tell nothing")  # fmt: skip
+                "is the training file: scores there mean nothing")  # fmt: skip
     if task == "question_answering":
         for key in ("text", "second_text", "label"):
             require(config, f"data.{key}", not data[key], "files of SQuAD have no columns: leave it empty")

@@ -281,7 +281,7 @@ _FIELDS = {
     "eval.probe_examples": ChangeableField(
         2000,
         "Examples per file that are probed, chosen at random once; all of a smaller file.",
-        Rule(lambda value: value >= 20, "are too few to tell anything: 20 at least"),
+        Rule(lambda value: value >= 20, "are too few to mean anything: 20 at least"),
     ),
     "runtime.strategy": ChangeableField(
         "auto",

@@ -28,8 +28,8 @@ _BAR_WIDTH = 40
 _NUM_SHOWN = 3
 
 
-def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
-    """Checks a local directory of electra-prepare against its manifest and describes it with `say`, line by line; a
+def inspect_data(data_dir: str, notice: Callable[[str], None] = print) -> None:
+    """Checks a local directory of electra-prepare against its manifest and describes it with `notice`, line by line; a
     `UserError` when something is missing, damaged, or not as in the manifest."""
     manifest = read_manifest(data_dir)
     vocabulary = Vocabulary.from_file(files.join(data_dir, "vocab.txt"))
@@ -39,21 +39,21 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
     if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
         raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
-    say(
+    notice(
         f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
         f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}"
     )
     unit = "documents" if manifest.settings.get("packing") == "full" else "segments"
     for split, shards in manifest.splits.items():
         if not shards:
-            say(f"\n{split}: none")
+            notice(f"\n{split}: none")
             continue
         token_counts, lengths, num_segments = _read_split(data_dir, manifest, split, vocabulary)
         if split == "train":
             counted = token_counts
         unknown = token_counts[vocabulary.unk_id] / max(1, token_counts.sum())
         padding = 1 - lengths.sum() / (len(lengths) * manifest.max_seq_length)
-        say(
+        notice(
             f"\n{split}: {len(lengths):,} examples in {len(shards)} shard(s) of "
             f"{sum(shard.bytes for shard in shards) / 1e6:,.1f} MB, {lengths.sum():,} tokens\n"
             f"  padding {padding:.1%}, unknown tokens {unknown:.3%}, "
@@ -61,12 +61,12 @@ def inspect_data(data_dir: str, say: Callable[[str], None] = print) -> None:
             f"  tokens of an example:"
         )
         for line in _histogram(lengths, manifest.max_seq_length):
-            say(line)
+            notice(line)
     if (counted != read_token_counts(data_dir)).any():
         raise UserError(f"{data_dir}/token_counts.txt does not count the training examples: prepare the data again")
     for line in _show_examples(data_dir, manifest, vocabulary):
-        say(line)
-    say("\nAll checksums and counts are those of the manifest.")
+        notice(line)
+    notice("\nAll checksums and counts are those of the manifest.")
 
 
 def _read_split(

@@ -41,7 +41,7 @@ class WandbRun(Logger):
     """
 
     def __init__(
-        self, project: str, workdir: str, config: ml_collections.FrozenConfigDict, say: Callable[[str], None] = print
+        self, project: str, workdir: str, config: ml_collections.FrozenConfigDict, notice: Callable[[str], None] = print
     ):
         wandb = import_wandb()
         file = files.join(workdir, _ID_FILE)
@@ -64,7 +64,7 @@ class WandbRun(Logger):
                 f"WANDB_MODE=offline"
             ) from error
         files.write_resumable(file, json.dumps({"project": project, "id": self._run.id}) + "\n")
-        say(f"Weights & Biases: project {project}, run {self._run.id}, {self._run.url or 'offline'}")
+        notice(f"Weights & Biases: project {project}, run {self._run.id}, {self._run.url or 'offline'}")
 
     def __exit__(self, _: type | None, error: BaseException | None, __: TracebackType | None) -> None:
         self._run.finish(exit_code=0 if error is None else 1)

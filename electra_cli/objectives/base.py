@@ -34,7 +34,7 @@ class Pretrainer(tf_keras.Model):
 
     @property
     def checkpoint_items(self) -> dict[str, tf_keras.layers.Layer]:
-        """The network that is fine-tuned, as 'encoder': further items of a checkpoint."""
+        """The network to fine-tune, as 'encoder': what tf-models-official's tasks restore."""
         raise NotImplementedError
 
 

@@ -173,7 +173,7 @@ def _describe(event: dict[str, Any], before: dict[str, Any] | None) -> tuple[str
     if name == "stop":
         return "stop", f"stopped by {event.get('reason', 'a signal')} and saved"
     if name == "error":
-        return "error", f"ends with an error: {event.get('reason', 'not told')}"
+        return "error", f"ends with an error: {event.get('reason', 'unknown')}"
     if name == "rollback":
         loss, median = event.get("total_loss"), event.get("median")
         why = "" if loss is None or median is None else f": total_loss {loss:.3f} against a median of {median:.3f}"

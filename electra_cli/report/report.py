@@ -80,7 +80,7 @@ def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
 
 
 def take_samples(
-    workdir: str, num_samples: int, say: Callable[[str], None] = lambda _: None
+    workdir: str, num_samples: int, notice: Callable[[str], None] = lambda _: None
 ) -> tuple[int, list[Sample]]:
     """Returns the newest checkpoint's step, and held-out examples, corrupted and judged as evaluations do.
 
@@ -97,7 +97,7 @@ def take_samples(
     config = run_files.read_config(run_files.read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
     # Before the checkpoint, which takes longer to read.
     phases = read_run(config).phases
-    model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), say)
+    model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), notice)
     step = step_of(path)
     phase = phase_at(phases, step)
     if phase.source.validation is None:

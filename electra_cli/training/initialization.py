@@ -187,7 +187,7 @@ def _find_vocab_file(path: str) -> str:
     return file if tf.io.gfile.exists(file) else ""
 
 
-def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, say: Callable[[str], None]) -> list[list[int]]:
+def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, notice: Callable[[str], None]) -> list[list[int]]:
     """Returns for each appended token the ids of its pieces in the old vocabulary; all ids where it has none."""
     ids = {token: index for index, token in enumerate(old.tokens)}
     rows, without = [], []
@@ -197,10 +197,10 @@ def _pieces_of_new_tokens(old: Vocabulary, new: Vocabulary, say: Callable[[str],
             without.append(token)
         rows.append(pieces or list(range(old.size)))
     if rows:
-        say(f"{len(rows):,} tokens are new; each begins as the mean of its pieces.")
+        notice(f"{len(rows):,} tokens are new; each begins as the mean of its pieces.")
     if without:
         more = f" and {len(without) - 5:,} more" if len(without) > 5 else ""
-        say(f"Of {', '.join(without[:5])}{more} there are no pieces: the mean of all tokens.")
+        notice(f"Of {', '.join(without[:5])}{more} there are no pieces: the mean of all tokens.")
     return rows
 
 
@@ -224,14 +224,14 @@ def split_token(token: str, ids: dict[str, int]) -> list[int]:
 
 
 def restore_model(
-    config: ml_collections.FrozenConfigDict, path: str, say: Callable[[str], None], *, averaged: bool = True
+    config: ml_collections.FrozenConfigDict, path: str, notice: Callable[[str], None], *, averaged: bool = True
 ) -> tuple[Pretrainer, str]:
     """Returns the model of a resolved config with the weights of a checkpoint, float32, and the checkpoint's path.
 
     The path is as of `checkpoint_files.find_checkpoint`; `averaged` takes the moving averages, where the run keeps any.
     Raises a `UserError` if the checkpoint is missing, damaged or of another model.
     """
-    path = find_checkpoint(path, say)
+    path = find_checkpoint(path, notice)
     model = build_pretrainer(config)
     if not (averaged and config.optimizer.ema_decay > 0 and has_optimizer(path)):
         restore(tf.train.Checkpoint(model=model), path, ("model",))

@@ -28,7 +28,7 @@ DIRECTORY = "nonfinite"
 _NUM_LISTED = 5
 _TEXT_WIDTH = 80
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 Inputs = dict[str, tf.Tensor]
 
 
@@ -96,47 +96,47 @@ def replay_step(config: ml_collections.ConfigDict | OpenedRun, workdir: str, log
 
 def _replay(record: Record, run: Run) -> bool:
 
-    def say(line: str) -> None:
+    def report(line: str) -> None:
         run.logger.result("replay", {"text": line}, line)
 
     phase = run.phases[record.phase - 1]
     batch = next(training_batches(phase, lambda make: make(WHOLE), record.data_step))
     size = phase.config.train.global_batch_size
     first = (record.data_step - phase.begin) * size
-    say(
+    report(
         f"Replaying step {record.step:,}: examples {first:,} to {first + size - 1:,} of the training stream, on "
         f"{record.num_replicas} replica(s); not finite: replica {', '.join(map(str, record.nonfinite_replicas))}."
     )
-    is_bad = _look_at_weights(run.model, say)
-    is_bad |= _look_at_examples(record, phase, run, batch, say)
+    is_bad = _look_at_weights(run.model, report)
+    is_bad |= _look_at_examples(record, phase, run, batch, report)
     if not uses_loss_scaling(run.optimizer):
-        is_bad |= _look_at_gradients(record, phase.config, run, batch, say)
+        is_bad |= _look_at_gradients(record, phase.config, run, batch, report)
     if is_bad:
-        say(
+        report(
             "Not finite again. Weights that are not finite, or very large, point to too large updates before: lower "
             "config.optimizer.learning_rate or warm up longer. Single examples point to the data."
         )
     else:
-        say(
+        report(
             "Finite when computed again: neither these weights nor these examples are the cause. Look for a faulty "
             "device or its memory, or for settings that changed (precision, jit_compile); the same command resumes."
         )
     return is_bad
 
 
-def _look_at_weights(model: Pretrainer, say: Say) -> bool:
+def _look_at_weights(model: Pretrainer, report: Report) -> bool:
     weights = {variable.name: variable.numpy() for variable in model.trainable_variables}
     bad = {name: int((~np.isfinite(value)).sum()) for name, value in weights.items() if not np.isfinite(value).all()}
     if bad:
         shown = ", ".join(f"{name} ({count:,})" for name, count in list(bad.items())[:_NUM_LISTED])
-        say(f"Weights before the step: not finite in {len(bad)} of {len(weights)}: {shown}")
+        report(f"Weights before the step: not finite in {len(bad)} of {len(weights)}: {shown}")
     else:
         name, value = max(weights.items(), key=lambda item: float(np.abs(item[1]).max()))
-        say(f"Weights before the step: all finite; the largest is {float(np.abs(value).max()):.3g}, in {name}")
+        report(f"Weights before the step: all finite; the largest is {float(np.abs(value).max()):.3g}, in {name}")
     return bool(bad)
 
 
-def _look_at_examples(record, phase, run, batch, say) -> bool:
+def _look_at_examples(record, phase, run, batch, report) -> bool:
     """Reports the examples whose losses are not finite, else those with the largest."""
     config, objective = phase.config, objective_of(phase.config)
 
@@ -154,13 +154,13 @@ def _look_at_examples(record, phase, run, batch, say) -> bool:
     num_bad = int((~np.isfinite(total)).sum())
     first = (record.data_step - phase.begin) * len(total)
     records = find_examples(phase.source.train, config.train.seed, first, len(total))
-    say(f"Losses: {num_bad:,} of {len(total):,} examples are not finite; the {'first' if num_bad else 'largest'}:")
+    report(f"Losses: {num_bad:,} of {len(total):,} examples are not finite; the {'first' if num_bad else 'largest'}:")
     for row in order[:_NUM_LISTED]:
         file, number = records[row]
         ids = batch[features.INPUT_WORD_IDS][row].numpy()[batch[features.INPUT_MASK][row].numpy() > 0]
         shown = "  ".join(f"{name} {value[row]:.4g}" for name, value in values.items())
         text = phase.source.vocabulary.to_text(ids)
-        say(f"  example {first + row:,} ({file}, record {number:,}): {shown}  {text[:_TEXT_WIDTH]}")
+        report(f"  example {first + row:,} ({file}, record {number:,}): {shown}  {text[:_TEXT_WIDTH]}")
     return num_bad > 0
 
 
@@ -176,7 +176,7 @@ def _example_losses(objective: Objective, outputs: Inputs, inputs: Inputs) -> In
     return tf.map_fn(of_row, (inputs, outputs), fn_output_signature=signature)
 
 
-def _look_at_gradients(record, config, run, batch, say) -> bool:
+def _look_at_gradients(record, config, run, batch, report) -> bool:
     compute = tf.function(run.runtime.with_jit_regions(build_gradients(run.model, run.optimizer, config)))
     global_weights = objective_of(config).batch_weights(batch)
     is_bad = False
@@ -186,10 +186,10 @@ def _look_at_gradients(record, config, run, batch, say) -> bool:
         bad = [variable.name for variable, gradient in pairs if not np.isfinite(gradient.numpy()).all()]
         if bad:
             names = ", ".join(bad[:_NUM_LISTED])
-            say(f"Gradients of replica {replica}: not finite for {len(bad)} of {len(gradients)} weights: {names}")
+            report(f"Gradients of replica {replica}: not finite for {len(bad)} of {len(gradients)} weights: {names}")
         else:
             norm = float(tf.linalg.global_norm(gradients))
-            say(f"Gradients of replica {replica}: all finite; their norm is {norm:.3g}")
+            report(f"Gradients of replica {replica}: all finite; their norm is {norm:.3g}")
             is_bad |= not math.isfinite(norm)  # of entries beyond 1e19
         is_bad |= bool(bad)
     return is_bad

@@ -103,8 +103,8 @@ class Workdir:
             if self._is_writer:
                 writers = [RunRecords(self.path), stack.enter_context(TensorBoard(self.path))]
             if self._is_writer and wandb_project:
-                say = Loggers(*loggers).notice
-                writers.append(stack.enter_context(WandbRun(wandb_project, self.path, config, say)))
+                notice = Loggers(*loggers).notice
+                writers.append(stack.enter_context(WandbRun(wandb_project, self.path, config, notice)))
             yield Loggers(*writers, *loggers)
 
 
