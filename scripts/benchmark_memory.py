@@ -2,10 +2,8 @@
 
 usage: python scripts/benchmark_memory.py [--write]
 
-The peak is that of the process less that of another one that makes steps of a model of as many layers but of width 8,
-so that libraries and the graph do not count. Of steps that XLA compiles it is what XLA assigned to the step's variables
-and buffers: a process hides them in the memory that the compiler left. --write replaces docs/measured_memory.json,
-which docs/scale.md is made from.
+The peak is that of the tensors, as TensorFlow's allocator counts them; of steps that XLA compiles, what XLA assigned to
+the step's variables and buffers. --write replaces docs/measured_memory.json, which docs/scale.md is made from.
 """
 
 import argparse
@@ -80,19 +78,13 @@ def case_overrides(number: int) -> dict:
 
 
 def measure(overrides: dict) -> dict:
-    """Returns the record of a case: its overrides and the bytes of a step beyond those of a narrow model."""
-    narrow = {
-        "vocab_size": 50,
-        "model.hidden_size": 8 * overrides["model.num_attention_heads"],
-        "model.intermediate_size": 8,
-        "model.embedding_size": 8,
-        "model.generator_hidden_size": 8,
-        "data.max_seq_length": 8,
-        "train.global_batch_size": overrides.get("train.gradient_accumulation_steps", 1),
-    }
-    is_compiled = overrides.get("runtime.jit_compile") == "true"
-    base = 0 if is_compiled else _measure_apart({**overrides, **narrow})
-    return {"overrides": overrides, "measured_bytes": _measure_apart(overrides) - base}
+    """Returns the record of a case: its overrides and the bytes of its steps."""
+    process = subprocess.run(
+        [sys.executable, __file__, f"--one={json.dumps(overrides)}"], capture_output=True, text=True
+    )
+    if process.returncode:
+        raise SystemExit(f"{process.stderr[-2000:]}\nbenchmark_memory.py: a measurement failed")
+    return {"overrides": overrides, "measured_bytes": json.loads(process.stdout.splitlines()[-1])["peak_bytes"]}
 
 
 def predict(overrides: dict) -> float:
@@ -111,27 +103,23 @@ def resolved(overrides: dict) -> ml_collections.FrozenConfigDict:
     return resolve(config, overrides["vocab_size"])
 
 
-def _measure_apart(overrides: dict) -> int:
-    """Returns the peak of a process that makes two steps."""
-    process = subprocess.run(
-        [sys.executable, __file__, f"--one={json.dumps(overrides)}"], capture_output=True, text=True
-    )
-    if process.returncode:
-        raise SystemExit(f"{process.stderr[-2000:]}\nbenchmark_memory.py: a measurement failed")
-    return json.loads(process.stdout.splitlines()[-1])["peak_bytes"]
-
-
 def _measure_here(overrides: dict) -> int:
     with tempfile.TemporaryDirectory() as directory:
-        if overrides.get("runtime.jit_compile") == "true":
+        is_compiled = overrides.get("runtime.jit_compile") == "true"
+        if is_compiled:
             os.environ["XLA_FLAGS"] = f"--xla_dump_to={directory} --xla_dump_hlo_as_text"
-        # Imported here: TensorFlow takes seconds, and reads the flags.
-        from electra_cli.planning.measuring import make_steps, peak_memory  # noqa: PLC0415
+        else:
+            os.environ["TF_CPU_ALLOCATOR_USE_BFC"] = "true"  # the allocator of GPUs, which counts
+        # Imported here: TensorFlow takes seconds, and reads what is set above.
+        import tensorflow as tf  # noqa: PLC0415
+
+        from electra_cli.planning.measuring import make_steps  # noqa: PLC0415
 
         make_steps(resolved(overrides), 2)
+        if not is_compiled:
+            return tf.config.experimental.get_memory_info("CPU:0")["peak"]
         assignments = [path.read_text() for path in pathlib.Path(directory).glob("*buffer-assignment*")]
-        totals = [int(found) for text in assignments for found in re.findall(r"Total bytes used: (\d+)", text)]
-        return max(totals) if totals else peak_memory()
+        return max(int(found) for text in assignments for found in re.findall(r"Total bytes used: (\d+)", text))
 
 
 if __name__ == "__main__":

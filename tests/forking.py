@@ -75,8 +75,7 @@ def server() -> Iterator[None]:
         gc.collect()
         gc.freeze()  # Collections in one process leave alone what all share, which is not copied then.
         parent = os.getpid()
-        if os.fork() == 0:
-            _serve(listener, parent)
+        _fork(_serve, listener, parent)
         try:
             yield
         finally:
@@ -158,6 +157,21 @@ def run(arguments: Sequence, *, capture_output=False, timeout=None, check=False,
     return result
 
 
+def _fork(function: Callable[..., None], *arguments) -> int:
+    """Calls a function in a process of its own, which ends with it, whatever it raises: the tests go on elsewhere."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        function(*arguments)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
 def _send(connection: socket.socket, request: _Request | None, files: Sequence[int]) -> None:
     content = pickle.dumps(request)
     socket.send_fds(connection, [_LENGTH.pack(len(content))], list(files))
@@ -193,16 +207,13 @@ def _serve(listener: socket.socket, parent: int) -> None:
                 break
             if request.is_program:
                 _import_package()
-            if os.fork() == 0:
-                listener.close()
-                _start_and_wait(connection, request, files)
+            _fork(_start_and_wait, listener, connection, request, files)
         except Exception:
             traceback.print_exc()
         connection.close()
         for file in files:
             os.close(file)
     save_coverage()
-    os._exit(0)
 
 
 def _import_package() -> None:
@@ -210,23 +221,21 @@ def _import_package() -> None:
         importlib.import_module(module.name)
 
 
-def _start_and_wait(connection: socket.socket, request: _Request, files: list[int]) -> None:
+def _start_and_wait(listener: socket.socket, connection: socket.socket, request: _Request, files: list[int]) -> None:
     """Forks the process that was asked for, and tells its number and how it ended."""
+    listener.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = os.fork()
-    if pid == 0:
-        connection.close()
-        _be(request, files)
+    pid = _fork(_be, connection, request, files)
     for file in files:
         os.close(file)
     with contextlib.suppress(BrokenPipeError):  # whoever asked has ended
         connection.sendall(_LENGTH.pack(pid))
         connection.sendall(_LENGTH.pack(os.waitpid(pid, 0)[1]))
-    os._exit(0)
 
 
-def _be(request: _Request, files: list[int]) -> None:
+def _be(connection: socket.socket, request: _Request, files: list[int]) -> None:
     """Does what was asked for and ends the process as Python does."""
+    connection.close()
     for number, file in enumerate(files[:3]):
         os.dup2(file, number)
         os.close(file)

@@ -168,7 +168,7 @@ class _Execution:
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
       gradients_kept: of them, those that exist at the end of the forward pass.
       logits_alive, logits_kept: copies of the masked-LM head's logits while they are sampled from, and after that;
-        without compilation with a copy to sample from and their gradient, which nothing delays.
+        without compilation with a copy to sample from, and then the logits alone.
     """
 
     def __init__(self, config: Any, compiled: bool):
@@ -178,9 +178,9 @@ class _Execution:
         self.has_attention_dropout = config.model.attention_dropout > 0
         self.gelu_tensors = 3.0 if compiled else 2.0
         self.gradient_copies = 1.0 if compiled else 2.0
-        self.gradients_kept = 2.0 if compiled else 1.0
+        self.gradients_kept = 2.0 if compiled else 0.0
         self.logits_alive = 3.0
-        self.logits_kept = 0.0 if compiled else 3.0
+        self.logits_kept = 0.0 if compiled else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
@@ -217,11 +217,9 @@ class _Execution:
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: costs.NetworkSize, remat: bool) -> float:
-        """While gradients of a block are computed: what is recomputed; not compiled, also gradients within it."""
+        """While gradients of a block are computed: what is recomputed; not compiled, also those of its scores."""
         recomputed = self.recomputed(size) if remat else 0.0
-        if self.compiled:
-            return recomputed
-        return size.seq_length * (2.0 * self.width * size.intermediate_size + self._scores(size)) + recomputed
+        return recomputed if self.compiled else size.seq_length * self._scores(size) + recomputed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -476,7 +476,7 @@ def test_the_command_saves_itself_on_sigterm_and_goes_on(tmp_path, encoder):
     assert errors.count("\n") == 1 and "stopped by SIGTERM at step" in errors and "the same command resumes" in errors
     steps = CheckpointFiles(str(tmp_path / "stopped/seed-0/checkpoints")).steps()
     assert len(steps) == 1 and 0 < steps[0] < 12_800
-    again = Terminal(flags("stopped"), columns=100)
+    again = Terminal(flags("stopped"), columns=100, start=subprocess.Popen)  # it shows that TensorFlow starts
     again.read_until("/12,800, seed 0")
     shown = again.read_until("  epoch ")
     again.process.kill()
