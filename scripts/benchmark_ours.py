@@ -13,6 +13,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -40,8 +41,12 @@ def main() -> None:
     print(json.dumps(benchmark.ready), flush=True)
     for line in sys.stdin:
         request, *rest = line.split()
-        answer = {"steps": benchmark.steps, "memory": peak_memory, "details": benchmark.details}[request](*rest)
-        print(json.dumps(answer), flush=True)
+        answers: dict[str, Callable[..., dict]] = {
+            "steps": benchmark.steps,
+            "memory": peak_memory,
+            "details": benchmark.details,
+        }
+        print(json.dumps(answers[request](*rest)), flush=True)
 
 
 class Ours:
@@ -200,7 +205,7 @@ class Ours:
 def _load(arguments: argparse.Namespace, overrides: list[str]) -> ml_collections.ConfigDict:
     """Returns the config that `electra-pretrain` would train with."""
     main_module.CONFIG.parse(["benchmark.py", f"--config={arguments.preset}", *overrides])
-    config = main_module.FLAGS["config"].value
+    config = main_module.CONFIG.config
     config.train.global_batch_size = arguments.batch
     config.runtime.precision = arguments.precision
     config.data.dir = arguments.data_dir or _make_data(arguments.scratch, config.data.max_seq_length)
