@@ -33,7 +33,8 @@ _BY_ENDING = {
 class Contents:
     """The examples of a file, one at least, all labelled or none, and lines for the user.
 
-    `columns` are those that were taken because they have the usual names; '': the user named them, or there are none.
+    `columns` are those that were taken, some because they have the usual names; '': the user named all, or there are
+    none.
     """
 
     examples: tuple[Example, ...]
@@ -86,7 +87,8 @@ class LabeledFile:
         if self.skip_broken:
             table = without_empty_texts(table, indices)
         examples = _from_table(table, kind, indices)
-        columns = "" if self.columns.text else indices.description
+        are_named = self.columns.text and (self.columns.label or indices.label is None)
+        columns = "" if are_named else indices.description
         return Contents(tuple(examples), _table_notices(table, kind, examples), columns)
 
 

@@ -13,7 +13,7 @@ from electra_cli.finetuning.base import prediction_lines
 from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap, are_labelled
 from electra_cli.finetuning.scores import Scores
 from electra_cli.finetuning.tables import Columns
-from electra_cli.finetuning.tasks import build_task, load_file
+from electra_cli.finetuning.tasks import build_task, check_pairs, load_file
 from electra_cli.finetuning.workdir import choose_seed, read_record, require_seed
 from electra_cli.loggers.logger import Logger
 from electra_cli.workdir.run_files import write_json_lines
@@ -56,14 +56,7 @@ def open_prediction(
     task.labels = LabelMap.load(files.join(workdir, LABELS_FILE))
     with logger.status(f"Reading {path}"):
         contents = load_file(path, config, task, columns, file_format)
-    has_pairs = contents.examples[0].second_text is not None
-    if has_pairs != record.has_pairs:
-        here, there = ("pairs", "one text an example") if has_pairs else ("one text an example", "pairs")
-        names = "text=COLUMN" if has_pairs else "text=COLUMN,second_text=COLUMN"
-        raise UserError(
-            f"{path} was read as {here}, and {workdir} was trained on {there}: name what to read, "
-            f"--predict={path}:{names}"
-        )
+    check_pairs(path, contents.examples, record.has_pairs, f"{workdir} was trained on", f"--predict={path}:")
     for notice in ([f"{path}: {contents.columns}"] if contents.columns else []) + [*contents.notices]:
         logger.notice(notice)
     return PredictionRequest(workdir, seed, config, contents.examples, output)

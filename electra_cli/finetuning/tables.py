@@ -19,14 +19,15 @@ from electra_cli.finetuning.examples import abbreviate, to_number
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-# Columns that are taken when none is named: of one text, or of two.
+# Columns that are taken when none is named, the fuller match first: two texts before one, words before a text.
 _USUAL_TEXTS = (
-    ("sentence", ""), ("text", ""), ("sentence1", "sentence2"), ("question1", "question2"),
-    ("premise", "hypothesis"), ("question", "sentence"),
-)  # fmt: skip
-_USUAL_WORDS = (("words", ""), ("tokens", ""), ("sentence", ""), ("text", ""))
-_USUAL_LABELS = ("label", "labels", "gold_label", "class", "score")
-_USUAL_TAGS = ("tags", "ner_tags", "labels", "label")
+    (("sentence1", "sentence2"), ("question1", "question2"), ("premise", "hypothesis"), ("question", "sentence")),
+    (("sentence",), ("text",)),
+)
+_USUAL_WORDS = ((("words",), ("tokens",)), (("sentence",), ("text",)))
+_USUAL_LABELS = ((("label",), ("labels",), ("gold_label",), ("class",)), (("score",),))
+_USUAL_TAGS = ((("tags",), ("ner_tags",)), (("labels",), ("label",)))
+_LABEL_NAMES = {name for tiers in (_USUAL_LABELS, _USUAL_TAGS) for tier in tiers for (name,) in tier}
 _USUAL_IDS = ("id", "idx", "index")
 # Longer fields are taken for texts, not for names of columns.
 _MAX_WORDS_OF_NAME = 3
@@ -248,19 +249,24 @@ def _clean(value: Any) -> Any:
 def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed: bool) -> ColumnIndices:
     """Returns which column is what; the usual names are those of words and tags in `tagging`.
 
-    Raises a `UserError` where one is missing, occurs twice, or serves as two, or where numbers meet a header.
+    Raises a `UserError` where one is missing, occurs twice, or serves as two, where usual names fit equally, or where
+    numbers meet a header.
     """
-    names, text, second = table.names or (), columns.text, columns.second_text
+    names, text, second, label = table.names or (), columns.text, columns.second_text, columns.label
+    unread: set[str] = set()
     if not text:
-        pairs = _USUAL_WORDS if tagging else _USUAL_TEXTS
-        usual = next((pair for pair in pairs if set(filter(None, pair)) <= set(names)), None)
-        if usual is None:
-            raise _missing(table, "text", " or ".join(first for first, _ in pairs))
-        text, second = usual[0], second or usual[1]
-    label = columns.label or next((name for name in (_USUAL_TAGS if tagging else _USUAL_LABELS) if name in names), "")
+        usual_texts = _USUAL_WORDS if tagging else _USUAL_TEXTS
+        usual, unread = _find_usual(table, "text", usual_texts)
+        if not usual:
+            usual_names = [first for tier in reversed(usual_texts) for first, *_ in tier]
+            raise _missing(table, "text", " or ".join(usual_names))
+        text, second = usual[0], second or "".join(usual[1:])
+    if not label:
+        usual, other_labels = _find_usual(table, "label", _USUAL_TAGS if tagging else _USUAL_LABELS)
+        label, unread = "".join(usual), unread | other_labels
     has_label = bool(label) and _has(table, label)
     if label_needed and not has_label:
-        raise _missing(table, "label", label or _USUAL_LABELS[0])
+        raise _missing(table, "label", label or "label")
     text_index = _index(table, "text", text)
     second_index = _index(table, "second_text", second) if second else None
     label_index = _index(table, "label", label) if has_label else None
@@ -269,6 +275,8 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
         has_label, label_index = False, None
     description = f"texts in columns {text} and {second}" if second else f"text in column {text}"
     description += f", labels in {label}" if has_label else ", no labels"
+    not_read = [name for name in names if name in unread - {text, second, label}]
+    description += f"; not read: {abbreviate(not_read)}" if not_read else ""
     id_index = next((names.index(name) for name in _USUAL_IDS if name in names), None)
     indices = ColumnIndices(text_index, second_index, label_index, id_index, description)
     used = indices.texts if label_index is None else [*indices.texts, label_index]
@@ -276,6 +284,27 @@ def find_columns(table: Table, columns: Columns, *, tagging: bool, label_needed:
         raise UserError(f"{table.path}: one column is read as two ({indices.description}): name different ones")
     _refuse_header(table, indices)
     return indices
+
+
+def _find_usual(table: Table, key: str, tiers: Sequence[Sequence[tuple[str, ...]]]) -> tuple[tuple[str, ...], set[str]]:
+    """Returns the usual names of the first tier of which a table has some, (): it has none; and those of later tiers.
+
+    Raises a `UserError` where several of one tier fit, of which none is the better one.
+    """
+    names = set(table.names or ())
+    fits = [fit for fit in ([usual for usual in tier if names.issuperset(usual)] for tier in tiers) if fit]
+    if not fits:
+        return (), set()
+    if len(fits[0]) > 1:
+        choices = ", or ".join(" and ".join(usual) for usual in fits[0])
+        keys = ("text", "second_text") if len(fits[0][0]) > 1 else (key,)
+        raise UserError(f"{table.path}: the {key} may be in {choices}: name it, {name_columns(table.flag, *keys)}")
+    return fits[0][0], {name for fit in fits[1:] for usual in fit for name in usual}
+
+
+def name_columns(flag: str, *keys: str) -> str:
+    """Returns how a user names columns; `flag` as of `Columns`."""
+    return flag + ("," if flag.endswith(":") else f" {flag}").join(f"{key}=COLUMN" for key in keys)
 
 
 def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
@@ -339,7 +368,7 @@ def _refuse_header(table: Table, indices: ColumnIndices) -> None:
     if table.names is not None:
         return
     fields = [field.strip() for field in table.rows[0].fields]
-    is_header = indices.label is not None and fields[indices.label].lower() in (*_USUAL_LABELS, *_USUAL_TAGS)
+    is_header = indices.label is not None and fields[indices.label].lower() in _LABEL_NAMES
     if is_header or fields == [str(number) for number in range(len(fields))] or _names_no_class(table, indices.label):
         raise UserError(
             f"{table.rows[0].where}: looks like a header ({abbreviate(fields)}), and columns by numbers mean that "

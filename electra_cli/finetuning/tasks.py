@@ -17,7 +17,7 @@ from electra_cli.finetuning.examples import Example, Examples, LabelMap, abbrevi
 from electra_cli.finetuning.labeled_files import Contents, LabeledFile
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification, Regression
-from electra_cli.finetuning.tables import Columns
+from electra_cli.finetuning.tables import Columns, name_columns
 from electra_cli.finetuning.tagging import Tagging
 
 # What a user writes before the name of a column of a file to predict for, for messages.
@@ -80,6 +80,10 @@ def load_splits(config: ml_collections.ConfigDict, task: Task, seed: int) -> Spl
     ]
     notices += [notice for content in contents.values() for notice in content.notices]
     train = contents["train"].examples
+    for name, content in contents.items():
+        has_pairs = train[0].second_text is not None
+        reference = f"{sources['train'].path} as"
+        check_pairs(sources[name].path, content.examples, has_pairs, reference, Columns.flag)
     validation = contents["validation"].examples if "validation" in contents else ()
     held_out = ""
     if "validation" not in contents and data.validation_fraction > 0:
@@ -126,6 +130,19 @@ def load_file(
     contents = LabeledFile(path, columns, file_format or data.format, label_needed=False).read(task.kind)
     task.check(contents.examples)
     return contents
+
+
+def check_pairs(path: str, examples: Examples, has_pairs: bool, reference: str, flag: str) -> None:
+    """Raises a `UserError` where examples are pairs and those of training are not, or the reverse.
+
+    `reference` is in the message what says so, for example 'DIR was trained on'.
+    """
+    are_pairs = examples[0].second_text is not None
+    if are_pairs == has_pairs:
+        return
+    here, there = ("pairs", "one text an example") if are_pairs else ("one text an example", "pairs")
+    naming = name_columns(flag, "text", *["second_text"] * has_pairs)
+    raise UserError(f"{path} was read as {here}, and {reference} {there}: name what to read, {naming}")
 
 
 def _file_sources(data: ml_collections.ConfigDict) -> dict[str, LabeledFile]:

@@ -76,6 +76,42 @@ def test_usual_names_are_found(tmp_path, header, tagging, expected):
     assert names[indices.text] in indices.description
 
 
+@pytest.mark.parametrize(
+    ("header", "tagging", "expected", "not_read"),
+    [
+        ("question sentence label", False, (0, 1, 2), ""),
+        ("text premise hypothesis label", False, (1, 2, 3), "; not read: text"),
+        ("sentence question1 text question2 score label", False, (1, 3, 5), "; not read: sentence, text, score"),
+        ("text tokens labels ner_tags", True, (1, None, 3), "; not read: text, labels"),
+    ],
+)
+def test_the_fullest_match_is_taken_and_the_others_are_named(tmp_path, header, tagging, expected, not_read):
+    table = read_table(write(tmp_path, f"{header}\n{header}\n".replace(" ", "\t")), "tsv", Columns())
+    indices = find_columns(table, Columns(), tagging=tagging, label_needed=True)
+    assert (indices.text, indices.second_text, indices.label) == expected
+    assert indices.description.endswith(f", labels in {header.split()[expected[2]]}{not_read}")
+
+
+@pytest.mark.parametrize(
+    ("header", "flag", "message"),
+    [
+        ("sentence text label", "--config.data.",
+         r"data\.tsv: the text may be in sentence, or text: name it, --config\.data\.text=COLUMN$"),
+        ("premise hypothesis sentence1 sentence2 label", "--config.data.",
+         r"in sentence1 and sentence2, or premise and hypothesis: name it, --config\.data\.text=COLUMN "
+         r"--config\.data\.second_text=COLUMN$"),
+        ("premise hypothesis sentence1 sentence2 label", "--predict=FILE:",
+         r"name it, --predict=FILE:text=COLUMN,second_text=COLUMN$"),
+        ("text label gold_label", "--config.data.", r"the label may be in label, or gold_label: name it, .*label=COL"),
+    ],
+)  # fmt: skip
+def test_columns_that_fit_equally_are_refused(tmp_path, header, flag, message):
+    columns = Columns(flag=flag)
+    table = read_table(write(tmp_path, f"{header}\n{header}\n".replace(" ", "\t")), "tsv", columns)
+    with pytest.raises(UserError, match=message):
+        find_columns(table, columns, tagging=False, label_needed=True)
+
+
 def test_a_file_without_labels_need_not_have_their_column(tmp_path):
     """What was trained with text=0,label=-1, and is asked to predict."""
     columns = Columns("0", label="-1")

@@ -73,6 +73,22 @@ def test_a_part_is_held_out_where_there_is_no_validation_file(directory):
     assert load(directory, train="train.tsv", validation_fraction=0.0)[-1].validation == ()
 
 
+def test_files_of_pairs_and_of_single_texts_do_not_go_together(directory):
+    write_table(directory / "pairs.tsv", [("who", "text 0", "0"), ("where", "text 1", "1")], "question\ttext\tlabel")
+    _, _, splits = load(directory, train="train.tsv", validation="pairs.tsv")
+    assert [example.text for example in splits.validation] == ["text 0", "text 1"]
+    write_table(directory / "pairs.tsv", [("who", "text 0", "0")], "question\tsentence\tlabel")
+    told = (
+        r"/pairs\.tsv was read as pairs, and .*/train\.tsv as one text an example: name what to read, \S+text=COLUMN$"
+    )
+    with pytest.raises(UserError, match=told):
+        load(directory, train="train.tsv", validation="pairs.tsv")
+    told = r"/train\.tsv as pairs: .*--config\.data\.text=COLUMN --config\.data\.second_text=COLUMN$"
+    write_table(directory / "train.tsv", [("who", "text 0", "0")] * 9, "question\tsentence\tlabel")
+    with pytest.raises(UserError, match=told):
+        load(directory, train="train.tsv", validation="dev.tsv")
+
+
 def test_files_to_predict_for(directory):
     config, task, _ = load(directory, train="train.tsv", validation="dev.tsv")
     assert [example.text for example in load_file(str(directory / "test.tsv"), config, task).examples] == [
