@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
@@ -19,6 +20,37 @@ def is_remote(path: str) -> bool:
 def join(directory: str, name: str) -> str:
     """Returns the path of `name` in `directory`."""
     return f"{directory.rstrip('/')}/{name}" if is_remote(directory) else os.path.join(directory, name)
+
+
+# What TensorFlow's readers of checkpoints take for a pattern that does not match itself.
+_PATTERN = re.compile(r"\[.*\]|\\", re.DOTALL)
+
+
+def check_literal(name: str, path: str) -> None:
+    """Raises a `UserError` where TensorFlow takes the value `path` of flag `name` for a pattern, with no way around."""
+    if is_remote(path) and _PATTERN.search(path):
+        message = f"={path}: TensorFlow takes [...] and \\ in a remote path for a pattern: choose another"
+        raise UserError(Option(name), message)
+
+
+@contextlib.contextmanager
+def unescaped(path: str) -> Iterator[str]:
+    """Yields a name of a file, for as long as the block runs, in which TensorFlow sees no pattern.
+
+    Raises a `UserError` where the file's own name, not that of its directory, looks like one.
+    """
+    if not _PATTERN.search(path):
+        yield path
+        return
+    check_literal("--checkpoint", path)
+    directory, name = os.path.split(path)
+    if _PATTERN.search(name):
+        raise UserError(f"{path}: TensorFlow takes [...] and \\ in a file's name for a pattern: rename it")
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def read_bytes(path: str) -> bytes:

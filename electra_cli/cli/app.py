@@ -5,6 +5,7 @@ two commands can be imported in one process. No TensorFlow here.
 """
 
 import os
+import re
 import signal
 import sys
 import warnings
@@ -77,6 +78,9 @@ def run(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
 
     def parse(argv: list[str]) -> list[str]:
+        for argument in argv:
+            if re.search("[\ud800-\udfff]", argument):  # how Python keeps bytes that are not
+                raise UserError(f"{argument!a} is not UTF-8, in which paths are read: rename the file")
         schema = config.schema if config else None
         own_flags = describe(flag_values, schema)
         all_flags = [*own_flags, *COMMON_FLAGS, *(describe_keys(schema) if schema else ())]

@@ -6,6 +6,7 @@ all are complete."""
 import contextlib
 import dataclasses
 import functools
+import glob
 import io
 import shlex
 import shutil
@@ -152,7 +153,8 @@ def open_output(output_dir: str, *, overwrite: bool) -> Iterator[Output]:
 
 
 def _list(directory: str) -> tuple[str, ...]:
-    return tuple(file.path for file in FileSystems.match([files.join(directory, "**")])[0].metadata_list)
+    pattern = files.join(glob.escape(directory), "**")
+    return tuple(file.path for file in FileSystems.match([pattern])[0].metadata_list)
 
 
 def _parse_options(text: str, num_workers: int) -> PipelineOptions:

@@ -36,7 +36,12 @@ def list_files(path: str) -> list[str]:
     if os.path.isfile(path):
         return [path]
     if not os.path.isdir(path):
-        matches = sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+        # As far as there is such a directory, its name is meant as it is.
+        directory = path
+        while directory and not os.path.isdir(directory):
+            directory = os.path.dirname(directory)
+        pattern = glob.escape(directory) + path[len(directory) :]
+        matches = sorted(match for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
         if not matches:
             problem = "the pattern matches no file" if glob.has_magic(path) else "no such file or directory"
             raise UnreadableError(f"--input={path}: {problem}")
@@ -62,7 +67,7 @@ def _list_remote(path: str) -> list[str]:
                 if not name.startswith(".")
             ]
         else:
-            paths = tf.io.gfile.glob(path)
+            paths = [path] if tf.io.gfile.exists(path) else tf.io.gfile.glob(path)
     except tf.errors.OpError as error:
         raise UnreadableError(f"--input={path} cannot be listed: {error.message}") from error
     if not paths:

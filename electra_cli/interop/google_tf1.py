@@ -16,7 +16,7 @@ from electra_cli.config.fields import flatten
 from electra_cli.config.resolution import generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
-from electra_cli.files import read_json
+from electra_cli.files import list_directory, read_json, unescaped
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.huggingface import SETTINGS
 from electra_cli.interop.importing import ExternalModel
@@ -24,7 +24,7 @@ from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.costs import outline_of
 from electra_cli.objectives.weights import Weights
-from electra_cli.workdir.checkpoint_files import find_damage
+from electra_cli.workdir.checkpoint_files import find_damage, latest_checkpoint
 
 _SCOPES = ("electra/", "generator/", "discriminator_predictions/", "generator_predictions/")
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
@@ -99,19 +99,21 @@ def read_weights(checkpoint: str) -> Weights:
     damage = find_damage(checkpoint)
     if damage is not None:
         raise UserError(f"{checkpoint} is no checkpoint that can be read: {damage}")
-    reader = tf.train.load_checkpoint(checkpoint)
-    names = [name for name in reader.get_variable_to_shape_map() if not _NO_WEIGHT.fullmatch(name)]
-    return {name: reader.get_tensor(name) for name in sorted(names)}
+    with unescaped(checkpoint) as file:
+        reader = tf.train.load_checkpoint(file)
+        names = [name for name in reader.get_variable_to_shape_map() if not _NO_WEIGHT.fullmatch(name)]
+        return {name: reader.get_tensor(name) for name in sorted(names)}
 
 
 def _find_checkpoint(source: str) -> str:
     """Returns the prefix of the checkpoint that `source` names: itself, or the last one in a directory."""
     if not tf.io.gfile.isdir(source):
         return source.removesuffix(".index")
-    latest = tf.train.latest_checkpoint(source)
+    latest = latest_checkpoint(source)
     if latest is not None:
         return latest
-    paths = [path.removesuffix(".index") for path in sorted(tf.io.gfile.glob(tf.io.gfile.join(source, "*.index")))]
+    names = [name for name in list_directory(source) if name.endswith(".index")]
+    paths = [tf.io.gfile.join(source, name.removesuffix(".index")) for name in names]
     option = Option("--source")
     if not paths:
         raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")

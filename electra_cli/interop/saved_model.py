@@ -34,6 +34,7 @@ import tensorflow as tf
 
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
+from electra_cli.files import unescaped
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
@@ -175,12 +176,17 @@ def _token_outputs(tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
     return {"tokens": tokenizer.tokens_of(ids), "input_word_ids": ids, "input_mask": inputs["input_mask"]}
 
 
+def _load(directory: str) -> Any:
+    with unescaped(os.path.join(directory, ".")) as path:
+        return tf.saved_model.load(path)
+
+
 def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) -> float:
     """Loads what `write` wrote and returns the largest difference of its outputs from the run's.
 
     Texts of which the graph makes other tokens (`graph_tokenization`) are skipped; half of them are a `UserError`.
     """
-    signatures = tf.saved_model.load(directory).signatures
+    signatures = _load(directory).signatures
     max_length = run.config.model.max_position_embeddings
     outputs = signatures["embeddings"](text=tf.constant(texts))
     is_same = _check_tokens(outputs, encode_texts(run.tokenizer, texts, max_length))
@@ -219,7 +225,7 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
 
     Numbers are compared in standard deviations of the training labels; examples are skipped as by `compare`.
     """
-    signature = tf.saved_model.load(directory).signatures[_DEFAULT]
+    signature = _load(directory).signatures[_DEFAULT]
     texts = {"text": tf.constant([example.text for example in examples])}
     if model.record.has_pairs:
         texts["second_text"] = tf.constant([example.second_text or "" for example in examples])

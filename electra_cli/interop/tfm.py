@@ -14,12 +14,13 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
+from electra_cli.files import unescaped
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
 from electra_cli.objectives.weights import Network, Weights
-from electra_cli.workdir.checkpoint_files import find_damage
+from electra_cli.workdir.checkpoint_files import find_damage, latest_checkpoint
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, variable_keys, walk
 
 # Weights of its BertEncoder and of its blocks, as paths of attributes, and our names.
@@ -69,8 +70,8 @@ CHECKPOINT_NAME, CONFIG_FILE = "encoder.ckpt", "encoder.yaml"
 class _Objects:
     """The objects of a checkpoint that `tf.train.Checkpoint` wrote, by the names of attributes."""
 
-    def __init__(self, path: str):
-        self._reader = tf.train.load_checkpoint(path)
+    def __init__(self, file: str, path: str):
+        self._reader = tf.train.load_checkpoint(file)
         self.read: set[int] = set()
         if not self._reader.has_tensor(GRAPH_KEY):
             raise UserError(
@@ -122,14 +123,18 @@ def read(source: str) -> ExternalModel:
       UserError: there is none, it is damaged, or of something else.
     """
     is_directory = tf.io.gfile.isdir(source)
-    path = tf.train.latest_checkpoint(source) if is_directory else source.removesuffix(".index")
+    path = latest_checkpoint(source) if is_directory else source.removesuffix(".index")
     if path is None:
         message = f"={source} has no file `checkpoint` that names one: give the path of a checkpoint"
         raise UserError(Option("--source"), message)
     damage = find_damage(path)
     if damage is not None:
         raise UserError(f"{path} is no checkpoint that can be read: {damage}")
-    objects = _Objects(path)
+    with unescaped(path) as file:
+        return _read_objects(_Objects(file, path), path)
+
+
+def _read_objects(objects: _Objects, path: str) -> ExternalModel:
     root = objects.find("model")
     if root is not None and objects.find("discriminator_network", root) is not None:
         nodes = {role: objects.find(f"{role}_network", root) for role in ("discriminator", "generator")}
@@ -256,7 +261,8 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exac
         dict_outputs=True,
     )
     checkpoint = tf.train.Checkpoint(encoder=encoder)
-    checkpoint.read(os.path.join(directory, CHECKPOINT_NAME)).expect_partial().assert_existing_objects_matched()
+    with unescaped(os.path.join(directory, CHECKPOINT_NAME)) as file:
+        checkpoint.read(file).expect_partial().assert_existing_objects_matched()
     inputs = encode_texts(run.tokenizer, texts, min(128, sizes.max_position_embeddings))
     pairs = zip(encoder(inputs)["encoder_outputs"], run.hidden_states(role, inputs), strict=True)
     return max_abs_diff(pairs, inputs["input_mask"].astype(bool))

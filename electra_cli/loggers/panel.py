@@ -107,7 +107,7 @@ class Panel(Logger):
     def render(self) -> RenderableType:
         """Returns the panel as it is now."""
         elapsed = format_duration(self._clock() - self._start)
-        parts: list[RenderableType] = [Rule(f"{self._title}, {elapsed}", align="left", style="dim")]
+        parts: list[RenderableType] = [Rule(Text(f"{self._title}, {elapsed}"), align="left", style="dim")]
         if self._position is not None:
             parts.append(self._position_line(*self._position))
         if self._metrics:

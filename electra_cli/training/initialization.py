@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.files import unescaped
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.training.optimization import (
@@ -65,17 +66,16 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
     by_token, by_position = _resizable(model, optimizer)
     found = match(root, path, sections, may_differ_in_rows={*by_token, *by_position})
     require_no_misfits(path, found.misfits)
-    reader = tf.train.load_checkpoint(path)
-    shapes = reader.get_variable_to_shape_map()
-    old_sizes = {shapes[key][0] for key, variable in found.variables.items() if variable.ref() in by_token}
+    skipped = {variable.ref() for variable in (optimizer.iterations, *evaluated_values(optimizer, ()))}
+    with unescaped(path) as file:
+        reader = tf.train.load_checkpoint(file)
+        read = {key: variable for key, variable in found.variables.items() if variable.ref() not in skipped}
+        stored = [(variable, reader.get_tensor(key)) for key, variable in read.items()]
+    old_sizes = {len(value) for variable, value in stored if variable.ref() in by_token}
     old = _old_vocabulary(path, changes, old_sizes)
     new_rows = _pieces_of_new_tokens(old, changes.vocabulary, logger.notice) if old else []
-    averages = {variable.ref() for variable in evaluated_values(optimizer, ())}
     values = []
-    for key, variable in found.variables.items():
-        if variable is optimizer.iterations or variable.ref() in averages:
-            continue
-        value = reader.get_tensor(key)
+    for variable, value in stored:
         is_moment = any(variable is moment for moment in optimizer.variables)
         if value.shape != tuple(variable.shape) and variable.ref() in by_token:
             value = _append_rows(value, new_rows, is_moment)

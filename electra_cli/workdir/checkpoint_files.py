@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 import tensorflow as tf
 
 from electra_cli.errors import Option, ResumableError, UserError
-from electra_cli.files import is_remote, write_atomically
+from electra_cli.files import is_remote, unescaped, write_atomically
 from electra_cli.workdir.run_files import check_checkpoint_flag
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
@@ -114,7 +114,7 @@ class CheckpointFiles:
         try:
             for step in removed:
                 # The index first: what has none is no checkpoint.
-                for file in [f"{self.path(step)}.index", *tf.io.gfile.glob(f"{self.path(step)}.data-*")]:
+                for file in [f"{self.path(step)}.index", *_data_files(self.path(step))]:
                     if tf.io.gfile.exists(file):
                         tf.io.gfile.remove(file)
             if removed:
@@ -151,12 +151,28 @@ class CheckpointFiles:
         write_atomically(tf.io.gfile.join(self.directory, "checkpoint"), "\n".join(lines) + "\n")
 
 
+def _data_files(path: str) -> list[str]:
+    """Returns the data files of a checkpoint, by listing its directory: `glob` takes the path for a pattern."""
+    directory, name = os.path.split(path)
+    if not tf.io.gfile.isdir(directory or "."):
+        return []
+    names = tf.io.gfile.listdir(directory or ".")
+    return sorted(tf.io.gfile.join(directory, each) for each in names if each.startswith(f"{name}.data-"))
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns what `tf.train.latest_checkpoint` does, which takes the directory for a pattern."""
+    state = tf.train.get_checkpoint_state(directory)
+    path = state.model_checkpoint_path if state else ""
+    return path if path and tf.io.gfile.exists(f"{path}.index") else None
+
+
 def find_damage(path: str) -> str | None:
     """Reads each tensor of a checkpoint (a path without file endings), and returns what is damaged; None: nothing.
 
     Reading compares the checksums of index and tensors. Raises a `UserError` where it cannot be read now.
     """
-    index, data = f"{path}.index", tf.io.gfile.glob(f"{path}.data-*")
+    index, data = f"{path}.index", _data_files(path)
     if not tf.io.gfile.exists(index):
         return "its index file is missing"
     if not data:
@@ -166,9 +182,10 @@ def find_damage(path: str) -> str | None:
         for file in (index, *data):
             with tf.io.gfile.GFile(file, "rb") as stream:
                 stream.read(1)
-        reader = tf.train.load_checkpoint(path)
-        for name in sorted(reader.get_variable_to_shape_map()):
-            reader.get_tensor(name)
+        with unescaped(path) as file:
+            reader = tf.train.load_checkpoint(file)
+            for name in sorted(reader.get_variable_to_shape_map()):
+                reader.get_tensor(name)
     except _NOT_DAMAGE as error:
         raise UserError(f"checkpoint {path} cannot be read now: {_reason(error)}; fix that and try again") from error
     # On damaged bytes the reader raises any of these.
@@ -200,14 +217,16 @@ def find_checkpoint(path: str, warn: Callable[[str], None]) -> str:
 
 def step_of(path: str) -> int:
     """Returns the step of a complete checkpoint; 0 when it has no optimizer."""
-    reader = tf.train.load_checkpoint(path)
     key = "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"
-    return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
+    with unescaped(path) as file:
+        reader = tf.train.load_checkpoint(file)
+        return int(reader.get_tensor(key)) if reader.has_tensor(key) else 0
 
 
 def has_optimizer(path: str) -> bool:
     """Returns whether a complete checkpoint holds an optimizer, or a model alone."""
-    names = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+    with unescaped(path) as file:
+        names = tf.train.load_checkpoint(file).get_variable_to_shape_map()
     return any(name.startswith("optimizer/") for name in names)
 
 

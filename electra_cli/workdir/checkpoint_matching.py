@@ -9,6 +9,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from electra_cli.errors import UserError
+from electra_cli.files import unescaped
 
 GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -40,11 +41,12 @@ def match(
       sections: attributes of `root` that must fit: each variable in both, of the same shape and type.
       may_differ_in_rows: references (`ref()`) to variables whose first dimension may differ.
     """
-    reader = tf.train.load_checkpoint(path)
-    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    if GRAPH_KEY not in shapes:
-        return Match({}, ["it was not written by tf.train.Checkpoint"], b"")
-    serialized = reader.get_tensor(GRAPH_KEY)
+    with unescaped(path) as file:
+        reader = tf.train.load_checkpoint(file)
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+        if GRAPH_KEY not in shapes:
+            return Match({}, ["it was not written by tf.train.Checkpoint"], b"")
+        serialized = reader.get_tensor(GRAPH_KEY)
     nodes = TrackableObjectGraph.FromString(serialized).nodes
     variables: dict[str, tf.Variable] = {}
     misfits: list[str] = []
@@ -83,7 +85,8 @@ def restore(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> 
     """Restores attributes of `root` from a complete checkpoint; a `UserError`, before anything, if it does not fit."""
     require_no_misfits(path, match(root, path, sections).misfits)
     items = {name: getattr(root, name) for name in sections}
-    tf.train.Checkpoint(**items).read(path).assert_existing_objects_matched().expect_partial()
+    with unescaped(path) as file:
+        tf.train.Checkpoint(**items).read(file).assert_existing_objects_matched().expect_partial()
 
 
 def require_no_misfits(path: str, misfits: list[str]) -> None:

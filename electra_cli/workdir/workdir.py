@@ -47,6 +47,7 @@ class Workdir:
         """Makes and locks the directory; a `UserError` where another process trains in it, or it cannot be written."""
         if not self._is_writer:
             return self
+        files.check_literal("--workdir", self.path)
         try:
             files.make_directories(self.path)
             if not files.is_remote(self.path):

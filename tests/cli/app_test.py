@@ -118,6 +118,12 @@ def test_mistakes_in_the_command_line(arguments, part):
     assert_user_error(call(PRETRAIN, *arguments), part)
 
 
+@pytest.mark.parametrize("module", [PRETRAIN, PREPARE, PLAN])
+def test_a_path_that_is_not_utf_8_is_refused(module):
+    result = subprocess.run([sys.executable, "-m", module, b"--xyzzy=caf\xe9"], capture_output=True, text=True)
+    assert_user_error(result, r"'--xyzzy=caf\udce9' is not UTF-8, in which paths are read: rename the file")
+
+
 def test_workers_that_go_on_need_their_own_commands(tmp_path):
     config = small_config(tmp_path / "nowhere")
     config.runtime.worker_addresses = "a:1,b:1"

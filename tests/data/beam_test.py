@@ -84,6 +84,13 @@ def assert_both_paths_agree(tmp_path, inputs, **changes):
     return local, piped
 
 
+def test_a_path_is_no_pattern(tmp_path):
+    for name in ("g1", "g[1]"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    assert beam._list(str(tmp_path / "g[1]")) == (str(tmp_path / "g[1]" / "file"),)
+
+
 @pytest.mark.parametrize("packing", ["pairs", "single", "full"])
 def test_the_same_examples_in_the_same_order(tmp_path, small_chunks, packing):
     inputs = [tmp_path / "a.txt", tmp_path / "b.txt.gz", tmp_path / "c"]

@@ -144,6 +144,9 @@ def test_patterns(tmp_path):
     (tmp_path / "d" / "e.txt").write_text("e")
     assert read(tmp_path / "*.txt") == [("a.txt",), ("b.txt",)]
     assert read(tmp_path / "**" / "*.txt") == [("a.txt",), ("b.txt",), ("e",)]
+    os.makedirs(tmp_path / "exp [1]" / "sub")
+    (tmp_path / "exp [1]" / "sub" / "f,[2].txt").write_text("f")
+    assert read(tmp_path / "exp [1]" / "*" / "*.txt") == read(tmp_path / "exp [1]" / "sub" / "f,[2].txt") == [("f",)]
     with pytest.raises(UserError, match=r"\*\.json: the pattern matches no file"):
         read(tmp_path / "*.json")
 
@@ -158,6 +161,9 @@ def test_remote_files_are_read_through_tensorflow(tmp_path):
             stream.write(content)
     assert read("ram://corpus/a.txt.gz") == [("zipped",)]
     assert read("ram://corpus/sub/*.txt") == [("plain",)]
+    with tf.io.gfile.GFile("ram://corpus/d[1].txt", "wb") as stream:
+        stream.write(b"literal")
+    assert read("ram://corpus/d[1].txt") == [("literal",)]
     with pytest.raises(UserError, match="ram://corpus/x: no such file or directory"):
         inputs.list_files("ram://corpus/x")
 

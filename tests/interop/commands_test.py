@@ -3,6 +3,7 @@
 import json
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import types
@@ -131,6 +132,23 @@ def test_a_directory_that_is_there_stays_what_it_is(tmp_path, workdir, format_na
     assert tree(workdir) == before
     with pytest.raises(UserError, match="give a local directory"):
         run(export_checkpoint, *flags[:2], "--output_dir=gs://bucket/there")
+
+
+@pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
+@pytest.mark.parametrize("name", ["exp [1], ü", "a\\b"])
+def test_a_path_is_no_pattern(tmp_path, workdir, format_name, name):
+    needs_transformers(format_name)
+    source, output = tmp_path / name / "run", tmp_path / name / "out"
+    shutil.copytree(workdir, source)
+    run(export_checkpoint, f"--workdir={source}", f"--format={format_name}", f"--output_dir={output}")
+    if format_name == "saved_model":
+        return
+    flags = [f"--format={format_name}", f"--source={output}", f"--output_dir={tmp_path / name / 'start'}"]
+    run(import_checkpoint, *flags)
+    first, second = (load_run(str(path), notice=lambda _: None) for path in (workdir, tmp_path / name / "start"))
+    weights, imported = (each.network("discriminator").weights for each in (first, second))
+    for part in ("embeddings/word_embeddings", "encoder/layer_1/output/dense/kernel"):
+        np.testing.assert_array_equal(weights[part], imported[part])
 
 
 @pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)

@@ -32,6 +32,8 @@ def test_what_it_shows():
             "electra-pretrain --workdir=run, 5s ─────────────────────────",
             "now         starting TensorFlow, 5s",
         ]
+    bold = Panel("electra-pretrain --workdir=[bold]run", Console(file=io.StringIO()), clock=lambda: now[0])
+    assert drawn(bold, 60)[0].startswith("electra-pretrain --workdir=[bold]run, ")
     panel.progress(640, 1200, 62.0, "phase 1 of 2")
     panel.metrics("train", 600, TRAIN, "step 600/1,200")
     panel.metrics("validation", 600, HELD_OUT, "step 600 held-out")

@@ -123,6 +123,27 @@ def test_a_run_can_be_used_where_its_data_is_gone(finished, data_dir, tmp_path):
     assert tokenizer.vocabulary == Vocabulary.from_file(str(data_dir / "vocab.txt")) and not tokenizer.lower_case
 
 
+def test_a_path_is_no_pattern(finished, data_dir, tmp_path, monkeypatch):
+    from tests.conftest import small_config
+
+    directory = tmp_path / "exp [1], ü"
+    shutil.copytree(data_dir, directory / "data")
+    config = small_config(directory / "data")
+    with monkeypatch.context() as context, pytest.raises(Interrupted):
+        stop_at(context, 6)
+        train(config, directory / "run")
+    train(config, directory / "run")
+    assert metrics_of(directory / "run") == metrics_of(finished[0])
+    lines = []
+    loop.evaluate(config, str(directory / "run"), logger=Lines(lines.append))
+    assert lines[1].startswith("Held-out evaluation at step 12")
+    other = small_config(data_dir)
+    lines = train(other, tmp_path / "other", checkpoint=str(directory / "run"))
+    assert any(f"from the weights of {directory}/run/checkpoints/ckpt-12" in line for line in lines)
+    with pytest.raises(UserError, match=r"--workdir=gs://bucket/exp \[1\]: TensorFlow takes \[\.\.\.\] and"):
+        train(other, "gs://bucket/exp [1]")
+
+
 def test_a_finished_run_says_so(finished, config):
     workdir, _ = finished
     before = metrics_of(workdir)

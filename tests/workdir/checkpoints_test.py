@@ -14,7 +14,13 @@ from electra_cli.config import default_config
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.workdir import checkpoint_files
-from electra_cli.workdir.checkpoint_files import CheckpointFiles, find_checkpoint, find_damage
+from electra_cli.workdir.checkpoint_files import (
+    CheckpointFiles,
+    find_checkpoint,
+    find_damage,
+    has_optimizer,
+    step_of,
+)
 from electra_cli.workdir.checkpoints import Checkpoints
 
 
@@ -339,6 +345,19 @@ def test_newest_and_every_so_many_steps_are_kept(tmp_path):
         [8, 16, 20, 24],
         [8, 16, 24, 28],
     ]
+
+
+@pytest.mark.parametrize("name", ["g[1]", "g?", "g*", r"g\1", "g [1], ü"])
+def test_a_path_is_no_pattern(tmp_path, name):
+    other = Run(tmp_path / "g1").save(2, 4, 6)
+    run = Run(tmp_path / name, keep_checkpoints=1).save(2, 4)
+    assert [steps_in(tmp_path / each) for each in ("g1", name)] == [[2, 4, 6], [4]]
+    assert names_in(tmp_path / name) == ["checkpoint", "ckpt-4.data-00000-of-00001", "ckpt-4.index"]
+    run.save(5, save=False)
+    assert run.checkpoints.restore_newest() == 4 and run.values() == {4.0}
+    other.checkpoints.restore_weights(str(tmp_path / name))
+    assert other.values() == {4.0} and other.lines == run.lines == []
+    assert step_of(str(tmp_path / name / "ckpt-4")) == 4 and has_optimizer(str(tmp_path / name / "ckpt-4"))
 
 
 def test_those_that_stops_left_do_not_push_out_others(tmp_path):
