@@ -235,21 +235,23 @@ def _summarize(
 
 def format_scores(summary: Mapping[str, Any]) -> str:
     """Returns the scores as a table."""
-    lines = []
+    lines: list[str] = []
+    is_marked = is_guessed = False
     for name, split in summary["splits"].items():
         seeds = list(split["seeds"])
         columns = ["median", "min", "max"] if len(seeds) > 1 else []
         guessed = split.get("most_frequent_class")
+        is_guessed |= bool(guessed)
         head = [*columns, "guess"] if guessed else columns
         title = f"{name} ({split['num_examples']:,} examples)"
         lines.append(f"{title:<34}" + "".join(f"{name:>9}" for name in [*head, *(f"seed {seed}" for seed in seeds)]))
         for score in split["median"]:
             rows = [*(split[column] for column in columns), *([guessed] if guessed else []), *split["seeds"].values()]
             mark = " *" if score == summary["primary_score"] and len(split["median"]) > 1 else ""
+            is_marked |= bool(mark)
             lines.append(f"  {score + mark:<32}" + "".join(f"{row[score]:>9.4f}" for row in rows))
     if not lines:
         return "No labelled examples were given to score."
-    lines.append("*: the score that models are compared by")
-    if any("most_frequent_class" in split for split in summary["splits"].values()):
-        lines[-1] += "; guess: always the most frequent class of the training data"
-    return "\n".join(lines)
+    legend = ["*: the score that models are compared by"] * is_marked
+    legend += ["guess: always the most frequent class of the training data"] * is_guessed
+    return "\n".join([*lines, "; ".join(legend)] if legend else lines)

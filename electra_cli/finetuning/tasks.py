@@ -239,13 +239,25 @@ def split_off(examples: Examples, fraction: float, seed: int) -> tuple[tuple[Exa
         any(hold_out(group) for group in sorted(groups, key=len))
     if not held_out:
         raise UserError(
-            f"{examples[0].where}: training examples ({len(examples)}) are too few to hold some of them out: give "
+            f"{examples[0].where}: {_why_none_can_be_held_out(examples, sum(map(len, classes)))}: give "
             f"--config.data.validation=FILE, or --config.data.validation_fraction=0"
         )
     return (
         tuple(example for index, example in enumerate(examples) if index not in held_out),
         tuple(example for index, example in enumerate(examples) if index in held_out),
     )
+
+
+def _why_none_can_be_held_out(examples: Examples, num_texts: int) -> str:
+    number, text = (
+        f"{len(examples):,} training examples",
+        "context" if examples[0].answers or examples[0].is_impossible else "text",
+    )
+    if len(examples) == 1:
+        return "the only training example cannot be held out"
+    if num_texts == 1:
+        return f"all {number} have the same {text}, which is not divided: none of them can be held out"
+    return f"none of {number} can be held out: each {text} is the last one of a label"
 
 
 def _classes(examples: Examples) -> list[list[list[int]]]:

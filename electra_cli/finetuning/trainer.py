@@ -24,6 +24,8 @@ from electra_cli.training.optimization import AdamWeightDecay, Optimizer, Warmup
 from electra_cli.training.steps import replica_dropout_seed
 from electra_cli.training.updates import IntervalSums, Updates, gradients_of, with_counts
 
+# Sets the weights of an encoder that was not pre-trained apart from other draws of the same seed.
+_RANDOM_STREAM = 0x2A4D0
 # What the steps add up: losses, and what they are divided by.
 SUM_SHAPES: dict[str, list[int]] = {"loss": [], "weight": []}
 
@@ -95,9 +97,14 @@ class Trainer:
     def restart(self, seed: int) -> None:
         """Resets weights, optimizer and sums to what a seed begins with."""
         with self._runtime.strategy.scope():
-            tf_keras.utils.set_random_seed(seed)  # of the head, and of an encoder without weights
-            fresh = self._new_model()
-            if not self._start.is_random:
+            if self._start.is_random:
+                # The seed itself would draw what a run with this `train.seed` began with, and its tables hardly move.
+                seeds = np.random.SeedSequence([seed, _RANDOM_STREAM])
+                tf_keras.utils.set_random_seed(int(seeds.generate_state(1)[0]))
+                fresh = self._new_model()
+            else:
+                tf_keras.utils.set_random_seed(seed)  # of the head
+                fresh = self._new_model()
                 assign_encoder(fresh.encoder, self._start.network)
         for variable, value in zip(self.model.trainable_variables, fresh.trainable_variables, strict=True):
             variable.assign(value)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning import finetune as finetune_module
 from electra_cli.finetuning import seed_run
-from electra_cli.finetuning.finetune import finetune
+from electra_cli.finetuning.finetune import finetune, format_scores
 from electra_cli.finetuning.question_answering import QuestionAnswering
 from electra_cli.finetuning.sentences import Classification
 from electra_cli.loggers.lines import JsonLines, Lines, Quiet
@@ -270,6 +270,20 @@ def test_seeds_added_later_are_trained_and_the_old_ones_not_again(tmp_path, shor
     short(tmp_path / "alone", train__seeds=(3,))
     assert contents(tmp_path / "alone/seed-3") == contents(tmp_path / "tuned/seed-3")
     assert contents(workdir / "seed-0")["metrics.jsonl"] != contents(tmp_path / "alone/seed-3")["metrics.jsonl"]
+
+
+def test_the_legend_explains_the_signs_that_are_shown():
+    summary = {"primary_score": "accuracy", "splits": {}}
+
+    def legend(scores, **more):
+        split = {"num_examples": 2, "median": scores, "seeds": {"0": scores}, **more}
+        return format_scores({**summary, "splits": {"validation": split}}).splitlines()[1 + len(scores) :]
+
+    assert legend({"accuracy": 0.5}) == []
+    assert legend({"accuracy": 0.5, "f1": 0.25}) == ["*: the score that models are compared by"]
+    assert legend({"accuracy": 0.5}, most_frequent_class={"accuracy": 0.5}) == [
+        "guess: always the most frequent class of the training data"
+    ]
 
 
 def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):

@@ -248,8 +248,18 @@ def test_the_least_part_is_drawn_from_small_texts():
     assert len({part[0].second_text for part in held_out}) > 2
 
 
-def test_too_few_examples():
-    with pytest.raises(
-        UserError, match=r"file\.tsv:1: training examples \(1\) are too few to hold some of them out: give"
-    ):
-        split_off([sentence("a", label="a")], 0.5, 0)
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([sentence("a", label="a")], r"file\.tsv:1: the only training example cannot be held out: give --config"),
+        ([sentence("same", label=str(line % 2), line=line) for line in range(1, 21)],
+         r"file\.tsv:1: all 20 training examples have the same text, which is not divided: none of them can be held o"),
+        ([question("Who?", "the cat", "cat", number=number) for number in range(20)],
+         r"question q0: all 20 training examples have the same context, which is not divided"),
+        ([sentence(str(line), label=str(line), line=line) for line in range(1, 4)],
+         r"file\.tsv:1: none of 3 training examples can be held out: each text is the last one of a label: give"),
+    ],
+)  # fmt: skip
+def test_why_none_can_be_held_out(examples, message):
+    with pytest.raises(UserError, match=message):
+        split_off(examples, 0.5, 0)

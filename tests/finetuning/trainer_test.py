@@ -106,6 +106,20 @@ def test_weights_begin_with_the_encoder_or_follow_from_the_seed():
     np.testing.assert_array_equal(one[1], again[1])
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_random_weights_are_not_those_that_a_run_of_the_same_seed_begins_with(seed):
+    drawn = trainer("classification", is_random=True)
+    tf_keras.utils.set_random_seed(seed)  # as `training.run.build_model` does
+    began = starting_point().network.weights
+    drawn.restart(seed)
+    weights = read_encoder(drawn.model.encoder)
+    tables = [name for name, value in began.items() if value.std() > 0]
+    assert "embeddings/word_embeddings" in tables and len(tables) > 5
+    for name in tables:
+        correlation = np.corrcoef(weights[name].ravel(), began[name].ravel())[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(began[name].size), name
+
+
 def test_predictions_come_in_order_whatever_the_batch():
     """Seven rows in batches of four."""
     arrays = {name: array[:7] for name, array in examples("regression").features.items()}
