@@ -24,9 +24,9 @@ GROUPS: app.FlagGroups = {
     "Required": {
         "input": Field(
             [],
-            "Files, directories and patterns, comma-separated: text, .jsonl or .parquet; .gz, .bz2, .xz and .zst are "
-            "decompressed. builtin:python-docs is English prose from the Python installation and the packages this "
-            "program needs.",
+            "Files, directories and patterns, comma-separated: text, .jsonl, .parquet or .arrow; .gz, .bz2, .xz and "
+            ".zst are decompressed. builtin:python-docs is English prose from the Python installation and the packages "
+            "this program needs.",
         ),
         "output_dir": Field(None, "Directory to create."),
     },
@@ -59,7 +59,10 @@ GROUPS: app.FlagGroups = {
     },
     "Input": {
         "document_separator": Field("blank_line", "What ends a document.", choices=("blank_line", "file", "line")),
-        "text_field": Field("text", "Field of JSON lines or column of Parquet that holds the text."),
+        "input_format": Field(
+            "auto", "Format of all files; auto: by their names.", choices=("auto", "text", "jsonl", "parquet", "arrow")
+        ),
+        "text_field": Field("text", "Field of JSON lines or column of Parquet or Arrow that holds the text."),
         "input_weights": Field(
             [], "How often to use the documents of each input, as in 1,0.5,3; a fraction uses a share of them."
         ),
@@ -181,6 +184,7 @@ def _main(values: flags.FlagValues) -> None:
         min_words=values.min_words,
         deduplicate=values.deduplicate,
         text_field=values.text_field,
+        input_format=values.input_format,
         input_weights=_weights(values),
     )
     learning = _learning(values)
@@ -188,7 +192,7 @@ def _main(values: flags.FlagValues) -> None:
     with lines_logger(quiet=values.quiet, log_format=values.log_format) as logger:
         progress = StageProgress(logger if values.quiet or values.log_format == "json" else None)
         try:
-            reading, warnings = inputs.describe_inputs(values.input)
+            reading, warnings = inputs.describe_inputs(values.input, values.input_format)
             for warning in warnings:
                 logger.warning(warning)
             if reading:

@@ -7,22 +7,25 @@ from collections.abc import Iterator, Sequence
 
 from electra_cli import files
 from electra_cli.data import inputs as text_inputs
-from electra_cli.errors import UnreadableError, UserError
+from electra_cli.errors import UserError
 
 # Both decide where blocks end and so, through `Document.position`, what is random about a document.
 _READ_BYTES = 2**20
 _LONGEST_DOCUMENT_BYTES = 2**24  # what a process holds of one takes some thirty times as much
+# Of a Parquet or Arrow file: a block holds as many rows, or fewer if these hold so many characters.
+_BLOCK_ROWS, _BLOCK_CHARACTERS = 1000, 2**23
 # Files of a group lie one after another in one process; several groups can be read side by side.
 _GROUP_BYTES = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
 class TextFormat:
-    """How files are read; in JSON lines and Parquet each record is a document."""
+    """How files are read; in JSON lines, Parquet and Arrow each record is a document."""
 
     separator: str = "blank_line"  # what ends a document of plain text: 'blank_line', 'file' or 'line'
     encoding_errors: str = "strict"  # or 'replace', to read what is not UTF-8 as U+FFFD and count it
-    text_field: str = "text"  # the JSON field or Parquet column of the text
+    text_field: str = "text"  # the JSON field or the column of the text
+    input_format: str = "auto"  # of all files: 'text', 'jsonl', 'parquet', 'arrow'; 'auto': by their names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +45,13 @@ class Block:
     file_index: int  # among the input files
     number: int  # in the file
     first_line: int  # lines of the file before it
-    offset: int  # bytes of text (of Parquet: rows) of the file before it
-    content: bytes | tuple[str, ...]  # encoded text; of Parquet the texts of its rows
+    offset: int  # bytes of text (of Parquet and Arrow: rows) of the file before it
+    content: bytes | tuple[str, ...]  # encoded text; of Parquet and Arrow the texts of its rows
     weight: float = 1.0  # of its documents
 
     @functools.cached_property
     def num_bytes(self) -> int:
-        """Bytes of text; of Parquet, characters."""
+        """Bytes of text; of Parquet and Arrow, characters."""
         return len(self.content) if isinstance(self.content, bytes) else sum(map(len, self.content))
 
 
@@ -119,15 +122,18 @@ class Corpus:
     def _blocks(self, file_index: int) -> Iterator[Block]:
         path, weight = self.files[file_index], self._weights[file_index]
         before = self._bytes_read
-        if text_inputs.is_parquet(path):
+        file_format = text_inputs.find_format(path, self._format.input_format)
+        if file_format in ("parquet", "arrow"):
             first_row = 0
-            for number, texts in enumerate(self._read_parquet(path)):
+            for number, texts in enumerate(self._read_rows(path, file_format)):
                 yield Block(path, file_index, number, first_row, first_row, texts, weight)
                 first_row += len(texts)
         else:
-            separator = "line" if text_inputs.is_json(path) else self._format.separator
+            separator = "line" if file_format == "jsonl" else self._format.separator
             first_line = offset = 0
             for number, (content, is_cut) in enumerate(cut_into_blocks(self._read(path), separator)):
+                if is_cut and file_format == "jsonl":
+                    raise _too_long(f"{path}, line {first_line + 1:,}", "a file of JSON lines has one object a line")
                 self.num_cut += is_cut
                 yield Block(path, file_index, number, first_line, offset, content, weight)
                 first_line += content.count(b"\n")
@@ -138,30 +144,39 @@ class Corpus:
         before, offset = self._bytes_read, 0
         try:
             with files.open_file(path, "rb") as raw, text_inputs.unpack(raw, path) as stream:
+                has_cr_ends = False
                 while piece := stream.read(_READ_BYTES):
+                    if not offset:  # "\r" may end this piece with its "\n" in the next
+                        has_cr_ends = b"\n" not in piece and b"\r" in piece[:-1]
                     offset += len(piece)
                     self._bytes_read = before + raw.tell()
-                    yield piece
+                    yield piece.replace(b"\r", b"\n") if has_cr_ends else piece
         except text_inputs.reading_errors() as error:
-            raise _reading_error(path, error, f"{offset:,} bytes of text") from error
+            raise text_inputs.reading_error(path, error, f" after {offset:,} bytes of text") from error
 
-    def _read_parquet(self, path: str) -> Iterator[tuple[str, ...]]:
-        num_rows = 0
+    def _read_rows(self, path: str, file_format: str) -> Iterator[tuple[str, ...]]:
+        rows: list[str] = []
+        num_rows = num_characters = 0
         try:
-            for texts in text_inputs.read_parquet_texts(path, self._format.text_field):
-                num_rows += len(texts)
-                yield tuple(texts)
+            for text in text_inputs.read_column(path, file_format, self._format.text_field):
+                num_rows += 1
+                # Encoding takes time: a character has up to four bytes.
+                if len(text) > _LONGEST_DOCUMENT_BYTES // 4 and len(text.encode()) > _LONGEST_DOCUMENT_BYTES:
+                    raise _too_long(f"{path}, row {num_rows:,}", "split the text into several rows")
+                if rows and (len(rows) == _BLOCK_ROWS or num_characters + len(text) > _BLOCK_CHARACTERS):
+                    yield tuple(rows)
+                    rows, num_characters = [], 0
+                rows.append(text)
+                num_characters += len(text)
         except text_inputs.reading_errors() as error:
-            raise _reading_error(path, error, f"{num_rows:,} rows") from error
+            raise text_inputs.reading_error(path, error, f" after {num_rows:,} rows") from error
+        if rows:
+            yield tuple(rows)
 
 
-def _reading_error(path: str, error: Exception, what_was_read: str) -> UserError:
-    """Distinguishes a damaged file from one that only cannot be read now."""
-    # bz2, zstd and Parquet report damage by an OSError without a number; those of file systems have one.
-    if isinstance(error, text_inputs.DAMAGE) or (type(error) is OSError and error.errno is None):
-        return UserError(f"{path} is damaged or cut off after {what_was_read} ({error}): get the file again")
-    reason = error.strerror if isinstance(error, OSError) else getattr(error, "message", None)  # of TensorFlow
-    return UnreadableError(f"{path} cannot be read after {what_was_read}: {reason or error}")
+def _too_long(where: str, remedy: str) -> UserError:
+    limit = _LONGEST_DOCUMENT_BYTES // 2**20
+    return UserError(f"{where}: too long: a document may have up to {limit} MiB; {remedy}")
 
 
 def _unpacking(path: str) -> int:
@@ -216,7 +231,7 @@ def read_documents(block: Block, text_format: TextFormat, replaced: Counter[str]
 def _lines_of_documents(block: Block, text_format: TextFormat, replaced: Counter[str]) -> Iterator[tuple[str, ...]]:
     if isinstance(block.content, bytes):
         text = _decode(block, block.content, text_format.encoding_errors == "strict", replaced)
-        if not text_inputs.is_json(block.path):
+        if text_inputs.find_format(block.path, text_format.input_format) == "text":
             yield from _split_documents(text, text_format.separator)
             return
         texts: Iterator[str] = (
@@ -253,10 +268,12 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
         content = content.removeprefix(b"\xef\xbb\xbf")  # byte order mark
     if is_strict and block.offset == 0 and content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{block.path} is UTF-16: make UTF-8 of it first, iconv -f UTF-16 -t UTF-8 {block.path} > FILE")
+    suffix = text_inputs.suffix_by_content(content) if block.offset == 0 else ""
+    hint = f"it begins like a {suffix} file: name it NAME{suffix}" if suffix else ""
     if is_strict and b"\0" in content:
         raise UserError(
-            f"{block.path} is no text file: it holds a zero byte ({_locate(block, content, content.index(0))}); leave "
-            f"it out, or continue with --encoding_errors=replace"
+            f"{block.path} is no text file: it holds a zero byte ({_locate(block, content, content.index(0))}); "
+            f"{hint or 'leave it out, or continue with --encoding_errors=replace'}"
         )
     try:
         return content.decode()
@@ -264,7 +281,7 @@ def _decode(block: Block, content: bytes, is_strict: bool, replaced: Counter[str
         if is_strict:
             raise UserError(
                 f"{block.path}, {_locate(block, content, error.start)}: 0x{content[error.start]:02x} is not UTF-8; "
-                f"convert the file, or continue with --encoding_errors=replace"
+                f"{hint or 'convert the file, or continue with --encoding_errors=replace'}"
             ) from error
     text = content.decode(errors="replace")
     replaced[block.path] += text.count("\ufffd") - content.count("\ufffd".encode())

@@ -37,6 +37,7 @@ class PrepareSettings:
     deduplicate: str = "none"
     text_field: str = "text"
     input_weights: tuple[float, ...] = ()
+    input_format: str = "auto"
 
     @property
     def has_words(self) -> bool:
@@ -51,7 +52,7 @@ class PrepareSettings:
     @property
     def text_format(self) -> TextFormat:
         """How files are read."""
-        return TextFormat(self.document_separator, self.encoding_errors, self.text_field)
+        return TextFormat(self.document_separator, self.encoding_errors, self.text_field, self.input_format)
 
     def open_corpus(self, inputs: Sequence[str]) -> Corpus:
         """Returns the text of the inputs."""

@@ -18,6 +18,8 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import abbreviate, to_number
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# Above either, text and rows would take some 8 GiB of memory or more.
+_MAX_BYTES, _MAX_LINES = 2**30, 10_000_000
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # Columns that are taken when none is named, the fuller match first: two texts before one, words before a text.
 _USUAL_TEXTS = (
@@ -41,11 +43,14 @@ def read_text(path: str) -> str:
     check_file(path)
     try:
         with files.open_file(path, "rb") as raw, inputs.unpack(raw, path) as stream:
-            content = stream.read()
-    except (*inputs.DAMAGE, OSError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from error
-        raise UserError(f"{path} is damaged or cut off ({error}): get the file again") from error
+            content = stream.read(_MAX_BYTES + 1)
+    except inputs.reading_errors() as error:
+        raise inputs.reading_error(path, error) from error
+    if len(content) > _MAX_BYTES or content.count(b"\n") > _MAX_LINES:
+        raise UserError(
+            f"{path} holds more than {_MAX_BYTES / 2**30:g} GiB of text or {_MAX_LINES:,} lines, which is the limit as "
+            f"labelled files are kept in memory: give a sample of its rows"
+        )
     if content.startswith(_UTF16_MARKS):
         raise UserError(f"{path} is UTF-16: convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
     content = content.removeprefix(_BYTE_ORDER_MARK)
@@ -62,7 +67,7 @@ def read_text(path: str) -> str:
         ) from error
     if not text.strip():
         raise UserError(f"{path} is empty: give a file that holds examples")
-    return text
+    return text if "\n" in text else text.replace("\r", "\n")  # as lines ended on old Macs
 
 
 def check_file(path: str) -> None:

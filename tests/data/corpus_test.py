@@ -28,6 +28,19 @@ def test_documents_end_at_blank_lines(tmp_path):
     assert read(tmp_path / "a.txt") == [Document("0/0/0", ("one", "two")), Document("0/0/1", ("three",))]
 
 
+def test_lines_may_end_as_on_old_macs(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_READ_BYTES", 16)
+    (tmp_path / "a.txt").write_bytes(b"one\rtwo\r\rthree\r\rand more, \xff\r")
+    documents = read(tmp_path / "a.txt", "blank_line", "replace")
+    assert [document.lines for document in documents] == [("one", "two"), ("three",), ("and more, \ufffd",)]
+    with pytest.raises(UserError, match="line 6, byte 26: 0xff is not UTF-8"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_bytes(b"a line's\rmiddle\n")
+    assert read(tmp_path / "a.txt") == [Document("0/0/0", ("a line's\rmiddle",))]
+    (tmp_path / "a.txt").write_bytes(b"fifteen letters\r\n\r\nb")
+    assert [document.lines for document in read(tmp_path / "a.txt")] == [("fifteen letters",), ("b",)]
+
+
 def test_documents_end_at_lines_or_files(tmp_path):
     (tmp_path / "a.txt").write_text("one\ntwo\n\nthree")
     assert [document.lines for document in read(tmp_path / "a.txt", "line")] == [("one",), ("two",), ("three",)]

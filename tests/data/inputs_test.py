@@ -8,10 +8,12 @@ import os
 import random
 
 import pyarrow
+import pyarrow.ipc
 import pytest
 from pyarrow import parquet
 
 from electra_cli import files
+from electra_cli.data import corpus as corpus_module
 from electra_cli.data import inputs
 from electra_cli.data.inputs import describe_inputs
 from electra_cli.errors import UnreadableError, UserError
@@ -207,3 +209,171 @@ def test_tables_that_nobody_named_are_warned_of(tmp_path):
     (warning,) = describe_inputs([f"{tmp_path}/*.tsv", f"{tmp_path}/a.txt"])[1]
     assert warning.startswith(f"--input={tmp_path}/*.tsv: reviews.tsv is read as plain text, labels and all; ")
     assert describe_inputs([f"{tmp_path}/reviews.tsv"])[1] == []
+
+
+def write_json_lines(path, compress=bytes):
+    path.write_bytes(compress(b'{"text": "one"}\n{"text": "two"}\n'))
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.JSONL", "a.Json.GZ", "a.ndjson.gz"])
+def test_endings_are_recognized_in_any_case(tmp_path, name):
+    path = write_json_lines(tmp_path / name, gzip.compress if name.lower().endswith("gz") else bytes)
+    assert read(path) == [("one",), ("two",)]
+    write_parquet(tmp_path / "a.PARQUET", ["three"])
+    assert read(tmp_path / "a.PARQUET") == [("three",)]
+
+
+def test_a_format_that_is_given_holds_for_any_name(tmp_path):
+    path = write_json_lines(tmp_path / "wiki_00")
+    assert corpus_test.read(path, "blank_line", "strict", "text", "jsonl")[1].lines == ("two",)
+    path = write_json_lines(tmp_path / "a.jsonl")
+    assert corpus_test.read(path, "line", "strict", "text", "text")[0].lines == ('{"text": "one"}',)
+    write_parquet(tmp_path / "part-0", ["three"])
+    assert corpus_test.read(tmp_path / "part-0", "line", "strict", "text", "parquet")[0].lines == ("three",)
+
+
+@pytest.mark.parametrize(
+    ("content", "look"),
+    [
+        ('{"text": "one"}\n', "looks like JSON lines, read as plain text: --input_format=jsonl"),
+        ('\ufeff[\n {"text": "one"}]', "looks like JSON lines"),
+        ('<doc id="1" url="x">\ntext</doc>', "looks like XML or HTML"),
+        ("<!DOCTYPE html>\n<p>", "looks like XML or HTML"),
+        ("a\tb\n" * 5, "looks like a table"),
+        ("{ x } is a set\n", ""),
+        ("<3 is a heart\n", ""),
+        ("a\tb\nc\n" * 5, ""),
+    ],
+)
+def test_plain_text_that_does_not_look_like_it_is_warned_of(tmp_path, content, look):
+    (tmp_path / "wiki_00.gz").write_bytes(gzip.compress(content.encode()))
+    _, warnings = describe_inputs([str(tmp_path)])
+    assert [warning.partition(f"{tmp_path}: wiki_00.gz ")[2][: len(look)] for warning in warnings] == [look] * bool(
+        look
+    )
+    assert describe_inputs([str(tmp_path)], "text")[1] == []
+
+
+def test_a_compressed_file_without_its_ending_is_named_by_its_first_bytes(tmp_path):
+    write_json_lines(tmp_path / "a.jsonl", gzip.compress)
+    with pytest.raises(UserError, match=r"a\.jsonl.* it begins like a \.gz file: name it NAME\.gz"):
+        read(tmp_path / "a.jsonl")
+    write_parquet(tmp_path / "part-0", ["three"])
+    with pytest.raises(UserError, match=r"part-0 is no text file.* it begins like a \.parquet file"):
+        read(tmp_path / "part-0")
+
+
+def test_pipes_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(UserError, match="pipe is a pipe or device, and text is read more than once: write it to a"):
+            inputs.list_files(str(path))
+    with pytest.raises(UserError, match="--input=/dev/null is a pipe or device"):
+        inputs.list_files("/dev/null")
+
+
+def write_arrow(path, texts, new=pyarrow.ipc.new_stream, kind=None):
+    table = pyarrow.table({"text": pyarrow.array(texts, kind)})
+    with new(path, table.schema) as writer:
+        writer.write_table(table, max_chunksize=70)
+
+
+def test_arrow_files_as_datasets_saves_them(tmp_path):
+    texts = [f"row {index}" for index in range(2500)]
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for name in ("state.json", "dataset_info.json"):
+            (tmp_path / split / name).write_text('{\n "_data_files": []\n}')
+        write_arrow(tmp_path / split / "cache-0123.arrow", ["a cache"])
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    write_arrow(tmp_path / "train" / "data-00000-of-00001.arrow", [*texts, None])
+    write_arrow(tmp_path / "test" / "data-00000-of-00001.arrow", ["held out"])
+    assert read(tmp_path) == [("held out",), *((text,) for text in texts)]
+    documents = corpus_test.read(tmp_path / "train" / "data-00000-of-00001.arrow")
+    assert [documents[index].position for index in (0, 999, 1000)] == ["0/0/0", "0/0/999", "0/1/0"]
+
+
+def test_arrow_files_of_other_forms(tmp_path):
+    write_arrow(tmp_path / "a.arrow", ["one", "two"], pyarrow.ipc.new_file, pyarrow.large_string())
+    assert read(tmp_path / "a.arrow") == [("one",), ("two",)]
+    with pytest.raises(UserError, match=r"a\.arrow has no column 'body'; it has text"):
+        read(tmp_path / "a.arrow", text_field="body")
+    write_arrow(tmp_path / "b.arrow", ["one"])
+    (tmp_path / "b.arrow.gz").write_bytes(gzip.compress((tmp_path / "b.arrow").read_bytes()))
+    assert read(tmp_path / "b.arrow.gz") == [("one",)]
+    (tmp_path / "c.arrow").write_bytes((tmp_path / "b.arrow").read_bytes()[:-200])
+    with pytest.raises(UserError, match=r"c\.arrow is damaged or cut off after 0 rows"):
+        read(tmp_path / "c.arrow")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
+def test_dictionary_columns_are_text(tmp_path, suffix):
+    column = pyarrow.array(["one", None, "two", "one"]).dictionary_encode()
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a.parquet")
+    else:
+        write_arrow(tmp_path / "a.arrow", column)
+    assert read(tmp_path / f"a{suffix}") == [("one",), ("two",), ("one",)]
+
+
+def test_parquet_within_a_compressed_file_is_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ["one"])
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    with pytest.raises(UserError, match=r"a\.parquet\.gz is Parquet in a compressed file.*: decompress it first"):
+        read(tmp_path / "a.parquet.gz")
+
+
+# A zstd frame's header: magic, descriptor (no single segment), window of 2^28 bytes; then the last block, raw, "a".
+WIDE_WINDOW = b"\x28\xb5\x2f\xfd\x00" + bytes([(28 - 10) << 3]) + b"\x09\x00\x00a"
+
+
+def test_a_window_above_the_limit_is_not_called_damage(tmp_path):
+    (tmp_path / "a.txt.zst").write_bytes(WIDE_WINDOW)
+    with pytest.raises(UserError, match=r"more than 128 MiB.*the limit: compress it again, zstd -d --long=31 < "):
+        read(tmp_path / "a.txt.zst")
+    (tmp_path / "a.txt.zst").write_bytes(WIDE_WINDOW.replace(bytes([18 << 3]), bytes([17 << 3])))
+    assert read(tmp_path / "a.txt.zst") == [("a",)]
+
+
+def largest_batch(monkeypatch):
+    """Returns a list that receives the bytes of each batch that is decoded."""
+    sizes = []
+    original = parquet.ParquetFile.iter_batches
+
+    def iterate(*arguments, **options):
+        for batch in original(*arguments, **options):
+            sizes.append(batch.nbytes)
+            yield batch
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", iterate)
+    return sizes
+
+
+def test_long_rows_are_decoded_and_handed_on_a_few_at_a_time(tmp_path, monkeypatch):
+    texts = [f"{number} " + "x" * 400_000 for number in range(100)]
+    write_parquet(tmp_path / "books.parquet", texts)
+    sizes = largest_batch(monkeypatch)
+    chunks = list(corpus_module.Corpus([str(tmp_path)], corpus_module.TextFormat()).chunks())
+    assert [text for chunk in chunks for block in chunk for text in block.content] == texts
+    assert max(sizes) < 2**24 + 2**19
+    assert max(block.num_bytes for chunk in chunks for block in chunk) <= 2**23
+    # One value on disk that stands for many rows.
+    parquet.write_table(pyarrow.table({"text": ["y" * 3_000_000] * 300}), tmp_path / "books.parquet")
+    sizes.clear()
+    chunks = list(corpus_module.Corpus([str(tmp_path)], corpus_module.TextFormat()).chunks())
+    assert sum(len(block.content) for chunk in chunks for block in chunk) == 300
+    assert max(sizes) < 64 * 3_000_000 + 2**20
+    assert max(block.num_bytes for chunk in chunks for block in chunk) <= 2**23
+
+
+def test_records_longer_than_a_document_may_be_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_LONGEST_DOCUMENT_BYTES", 2**20)
+    monkeypatch.setattr(corpus_module, "_READ_BYTES", 2**16)
+    long = "ä" * (2**19 + 1)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in ("one", "x" * 2**21)))
+    write_parquet(tmp_path / "a.parquet", ["one", long[:-1], long])
+    write_arrow(tmp_path / "a.arrow", ["one", long])
+    for name, where in (("a.jsonl", "line 2"), ("a.parquet", "row 3"), ("a.arrow", "row 2")):
+        with pytest.raises(UserError, match=rf"{name}, {where}: too long: a document may have up to 1 MiB; "):
+            read(tmp_path / name)
