@@ -6,7 +6,9 @@ import sys
 import pytest
 
 from electra_cli.errors import UserError
+from electra_cli.finetuning import tables
 from electra_cli.finetuning.tables import Columns, find_columns, read_table, read_text, split_lines
+from tests.data import inputs_test
 
 
 def write(tmp_path, content, name="data.tsv"):
@@ -283,3 +285,23 @@ def test_remote_files(tmp_path):
     with pytest.raises(UserError, match="ram://labelled is a directory, not a file"):
         read_text("ram://labelled")
     assert "tensorflow" in sys.modules
+
+
+@pytest.mark.parametrize(("limit", "value"), [("_MAX_BYTES", 40), ("_MAX_LINES", 3)])
+def test_files_that_would_fill_the_memory_are_refused_before_they_are_unpacked(tmp_path, monkeypatch, limit, value):
+    path = write(tmp_path, gzip.compress(b"text\tlabel\n" + b"a fox\t1\n" * 3), "data.tsv.gz")
+    assert len(read_text(path)) == 35
+    monkeypatch.setattr(tables, limit, value)
+    write(tmp_path, gzip.compress(b"text\tlabel\n" + b"a fox\t1\n" * 10**6), "data.tsv.gz")
+    with pytest.raises(UserError, match=r"data\.tsv\.gz holds more than .* lines, which is the limit"):
+        read_text(path)
+
+
+def test_lines_may_end_as_on_old_macs(tmp_path):
+    path = write(tmp_path, "text\tlabel\ra fox\t1\rtwo\t0\r")
+    assert rows(read_table(path, "tsv", Columns())) == [("data.tsv:2", ["a fox", "1"]), ("data.tsv:3", ["two", "0"])]
+
+
+def test_a_decoder_that_is_limited_is_not_called_damage(tmp_path):
+    with pytest.raises(UserError, match="window of more than 128 MiB"):
+        read_text(write(tmp_path, inputs_test.WIDE_WINDOW, "data.tsv.zst"))
