@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.tables import read_text, split_lines
+from electra_cli.finetuning.tables import read_text, split_lines, split_words
 
 _DOCUMENT_START = "-DOCSTART-"
 # Of CoNLL-U (https://universaldependencies.org/format.html): ID, FORM, LEMMA, UPOS and six more.
@@ -20,7 +20,7 @@ _KEY_AND_VALUE = re.compile(r"# \S+ = ")
 
 @dataclasses.dataclass(frozen=True)
 class _Columns:
-    """The separator (None: spaces), the number of columns, and the indices of words and tags."""
+    """The separator (None: spaces and tabs), the number of columns, and the indices of words and tags."""
 
     separator: str | None
     number: int
@@ -59,7 +59,7 @@ def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool 
 
 
 def _is_between(line: str) -> bool:
-    return not line.strip() or line.startswith(_DOCUMENT_START)
+    return not line.strip(" \t\r") or line.startswith(_DOCUMENT_START)
 
 
 def _known_values(lines: Sequence[str], columns: _Columns) -> list[set[str]]:
@@ -125,7 +125,7 @@ def _find_columns(path: str, lines: Sequence[str], word_column: str, tag_column:
 
 
 def _split(line: str, separator: str | None) -> list[str]:
-    return [field.strip() for field in line.split(separator)]
+    return split_words(line) if separator is None else [field.strip(" ") for field in line.split(separator)]
 
 
 def _column_index(path: str, key: str, column: str, num_columns: int) -> int:

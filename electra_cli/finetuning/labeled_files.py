@@ -20,6 +20,7 @@ from electra_cli.finetuning.tables import (
     find_columns,
     read_table,
     read_text,
+    split_words,
     without_empty_texts,
 )
 
@@ -185,11 +186,11 @@ def _tagged(row: Row, example_id: str, text: Any, label: Any) -> Example:
 
 
 def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
-    words = value.split() if isinstance(value, str) else value
+    words = split_words(value) if isinstance(value, str) else value
     if not isinstance(words, list) or not words:
         raise UserError(f"{row.where}: there are no {name}: a list, or text with spaces between them, is needed")
     for word in words:
-        if isinstance(word, bool) or not isinstance(word, (str, int)) or not str(word).strip():
+        if isinstance(word, bool) or not isinstance(word, (str, int)) or not str(word).strip(" \t"):
             raise UserError(f"{row.where}: {word!r} is none of the {name}: it is empty, or no text")
     return tuple(str(word) for word in words)
 

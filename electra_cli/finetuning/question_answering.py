@@ -71,7 +71,7 @@ class QuestionAnswering(Task):
         questions = encoder.encode_lines([example.text for example in examples])
         contexts: dict[str, tuple[Sequence[int], np.ndarray]] = {}  # several questions share one
         rows, alignments, targets, example_indices = [], [], [], []
-        num_cut = 0
+        num_cut = num_invisible = 0
         for index, (example, question) in enumerate(zip(examples, questions, strict=True)):
             assert example.second_text is not None
             if example.second_text not in contexts:
@@ -79,6 +79,7 @@ class QuestionAnswering(Task):
             ids, offsets = contexts[example.second_text]
             kept = question[: self._question_length(length)]
             num_cut += len(kept) < len(question)
+            num_invisible += not len(question) or not len(ids)
             answer = _answer_tokens(example, offsets)
             for begin, end in self._windows(len(ids), length - len(kept) - 3):
                 rows.append((kept, ids[begin:end]))
@@ -92,7 +93,14 @@ class QuestionAnswering(Task):
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
             alignments=tuple(alignments),
-            notices=(f"questions cut to {self._question_length(length)} tokens: {num_cut:,}",) if num_cut else (),
+            notices=tuple(
+                f"{what}: {number:,}"
+                for what, number in (
+                    (f"questions cut to {self._question_length(length)} tokens", num_cut),
+                    ("questions or contexts of invisible characters only, which have no token", num_invisible),
+                )
+                if number
+            ),
         )
 
     @staticmethod

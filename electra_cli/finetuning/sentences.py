@@ -28,11 +28,19 @@ class _SentenceTask(Task):
         texts = _encode_texts(examples, encoder)
         pairs = [cut_pair(first, second, length) for first, second in texts]
         num_cut = int((_lengths(texts) > length).sum())
+        num_invisible = sum(not first or (second is not None and not second) for first, second in texts)
         return Encoded(
             features=to_features(pairs, vocabulary, length),
             targets=self._targets(examples) if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            notices=(f"examples cut to {length} tokens: {num_cut:,} of {len(examples):,}",) if num_cut else (),
+            notices=tuple(
+                f"{what}: {number:,} of {len(examples):,}"
+                for what, number in (
+                    (f"examples cut to {length} tokens", num_cut),
+                    ("examples with a text of invisible characters only, which has no token", num_invisible),
+                )
+                if number
+            ),
         )
 
     def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -89,6 +90,11 @@ def split_lines(text: str) -> list[str]:
     while lines and not lines[-1].strip():
         lines.pop()
     return lines
+
+
+def split_words(text: str) -> list[str]:
+    """Returns what lies between spaces and tabs; other characters that Unicode counts as spaces are text."""
+    return [word for word in re.split("[ \t]+", text) if word]
 
 
 @dataclasses.dataclass(frozen=True)

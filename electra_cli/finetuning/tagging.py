@@ -46,7 +46,7 @@ class Tagging(Task):
         """Returns `[CLS] words [SEP]`; of a word without tokens, `[UNK]` is the token."""
         indices = {label: index for index, label in enumerate(self.labels.labels)}
         unknown = [vocabulary.unk_id]
-        rows, alignments = [], []
+        rows, alignments, num_invisible = [], [], 0
         targets: np.ndarray = np.full([len(examples), length], NO_WORD, np.int32)
         for row, example in enumerate(examples):
             assert example.words is not None
@@ -55,24 +55,29 @@ class Tagging(Task):
             for pieces in encoder.encode_lines(example.words):
                 if len(ids) >= length - 2:
                     break
+                num_invisible += not pieces
                 starts.append(len(ids) + 1)
-                # A word of control characters only has no token, and needs one that carries its tag.
+                # An invisible word, of control characters or unusual spaces, needs a token that carries its tag.
                 ids += pieces or unknown
             rows.append((ids[: length - 2], None))
             alignments.append(np.array(starts, np.int32))
             if example.tags is not None:
                 targets[row, starts] = [indices[tag] for tag in example.tags[: len(starts)]]
         missing = [len(example.words or ()) - len(starts) for example, starts in zip(examples, alignments, strict=True)]
-        notice = (
-            f"words behind {length} tokens are not learned, and predicted as {self.labels.fallback!r}: "
-            f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples"
-        )
+        notices = []
+        if num_invisible:
+            notices.append(f"words of invisible characters only, read as [UNK]: {num_invisible:,}")
+        if any(missing):
+            notices.append(
+                f"words behind {length} tokens are not learned, and predicted as {self.labels.fallback!r}: "
+                f"{sum(missing):,}, in {sum(map(bool, missing)):,} of {len(missing):,} examples"
+            )
         return Encoded(
             features=to_features(rows, vocabulary, length),
             targets=targets if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
             alignments=tuple(alignments),
-            notices=(notice,) if any(missing) else (),
+            notices=tuple(notices),
         )
 
     def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:

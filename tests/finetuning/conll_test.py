@@ -99,6 +99,18 @@ def test_bad_files_of_conllu(tmp_path, content, message):
         read(tmp_path, content, is_conllu=True)
 
 
+@pytest.mark.parametrize("space", [" ", "  ", " \t"])
+def test_columns_lie_between_ascii_spaces_or_tabs_only(tmp_path, space):
+    lines = [f"10\u00a0000{space}CD", f"\u4e2d\u3000\u56fd{space}NN", f"\u3000{space}PU", f"a\x85b\u2003{space}X"]
+    (example,) = read(tmp_path, "\n".join(lines))
+    assert example.words == ("10\u00a0000", "\u4e2d\u3000\u56fd", "\u3000", "a\x85b\u2003")
+    assert example.tags == ("CD", "NN", "PU", "X")
+
+
+def test_one_column_of_an_invisible_word_is_no_end_of_a_sentence(tmp_path):
+    assert [example.words for example in read(tmp_path, "a\n\u3000\nb\n \nc\n")] == [("a", "\u3000", "b"), ("c",)]
+
+
 def test_one_column_is_unlabelled(tmp_path):
     examples = read(tmp_path, "EU\nrejects\n\nPeter\n")
     assert [(example.words, example.tags) for example in examples] == [(("EU", "rejects"), None), (("Peter",), None)]

@@ -108,6 +108,10 @@ def test_words_and_tags(tmp_path):
     ]
     (example,) = read(write(tmp_path, "words\ttags\nNew York is\tB I O\n"), "tagging").examples
     assert (example.words, example.tags) == (("New", "York", "is"), ("B", "I", "O"))
+    (example,) = read(write(tmp_path, "words\ttags\n10\u00a0000 \u3000 km\tB O  O\n"), "tagging").examples
+    assert (example.words, example.tags) == (("10\u00a0000", "\u3000", "km"), ("B", "O", "O"))
+    content = '{"tokens": ["\\u200b", "\\u3000"], "tags": ["B", "O"]}\n'
+    assert read(write(tmp_path, content, "a.jsonl"), "tagging").examples[0].words == ("\u200b", "\u3000")
     with pytest.raises(UserError, match=r"data\.tsv:2: the line is blank; .*: --config\.data\.format=conll$"):
         read(write(tmp_path, "EU\tORG\n\nis\tO\n"), "tagging")
     (example,) = read(write(tmp_path, "a O\nb O\n", "a.conll"), "tagging").examples

@@ -71,6 +71,12 @@ def test_windows_and_targets_by_hand():
     assert answering().lengths([example], ENCODER).tolist() == [4 + 12 + 3]
 
 
+def test_questions_and_contexts_without_a_token_are_counted():
+    examples = [question("\u200b", "the cat", "cat"), question("Who?", "\u2060", is_impossible=True)]
+    encoded = answering(has_none=True).encode([*examples, question("Who?", "the cat", "cat")], ENCODER, VOCABULARY, 16)
+    assert encoded.notices == ("questions or contexts of invisible characters only, which have no token: 2",)
+
+
 def test_windows_without_the_whole_answer_point_at_cls():
     example = question("Who?", "the cat sat on a red mat the dog is in paris .", "mat the dog")
     encoded = answering(doc_stride=8).encode([example], ENCODER, VOCABULARY, 16)

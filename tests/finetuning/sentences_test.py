@@ -35,6 +35,12 @@ def test_one_text_and_pairs_by_hand():
     assert Classification().lengths(examples, ENCODER).tolist() == [7, 7]
 
 
+def test_texts_without_a_token_are_counted():
+    examples = [sentence("\u200b\u3000", label="0"), sentence("the", "\u2060", label="1"), sentence("cat", label="1")]
+    told = "examples with a text of invisible characters only, which has no token: 2 of 3"
+    assert encode(classification("0", "1"), examples).notices == (told,)
+
+
 def test_the_longer_text_is_cut_and_told():
     examples = [sentence("the cat sat on the mat", "a dog", label="0"), sentence("the cat", label="1")]
     encoded = encode(classification("0", "1"), examples, length=8)

@@ -36,6 +36,7 @@ def test_the_first_token_of_a_word_carries_its_tag():
     example = tagged("the \u200b cat", "O I-A B-A")
     encoded = tagging().encode([example], ENCODER, VOCABULARY, 6)
     assert tokens(encoded.features["input_word_ids"][0]) == "[CLS] the [UNK] cat [SEP]"
+    assert encoded.notices == ("words of invisible characters only, read as [UNK]: 1",)
     assert encoded.targets.tolist() == [[-1, 2, 1, 0, -1, -1]] and Tagging().lengths([example], ENCODER).tolist() == [5]
 
 
@@ -62,7 +63,9 @@ def test_gold_tags_come_back(sentences):
     predictions = task.predict(one_hot(encoded.targets), encoded, examples)
     assert predictions == [example.tags for example in examples]
     assert task.score(predictions, examples)["accuracy"] == 1
-    assert encoded.notices == ()
+    num_invisible = sum(not word.strip("\u200b") for example in examples for word in example.words)
+    told = f"words of invisible characters only, read as [UNK]: {num_invisible}"
+    assert encoded.notices == ((told,) if num_invisible else ())
     # The tokens are those that the text would have in training, but for words that have none.
     for example, row in zip(examples, encoded.features["input_word_ids"], strict=True):
         kept = [token for token in row.tolist() if token not in (PAD, CLS, SEP, UNK)]
