@@ -70,6 +70,10 @@ def run(
       parse_flags: parses the command line in place of `config` or `flag_values`; returns what are no flags.
       takes_directories: whether directories may be on the command line without a flag.
     """
+    # Other locales give paths and texts another encoding: TensorFlow and prepared data have UTF-8. The option -E would
+    # keep what is set here from being read, and start the program again for ever.
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/dev/nvidiactl") else "3")

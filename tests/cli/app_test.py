@@ -1,6 +1,7 @@
 """The console commands as a user calls them, as far as they end before TensorFlow is imported."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -14,9 +15,13 @@ from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, small_config
 PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
 
 
-def call(module, *arguments):
+def call(module, *arguments, env=None):
     return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", module, *map(str, arguments)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        env=env,
     )
 
 
@@ -122,6 +127,14 @@ def test_mistakes_in_the_command_line(arguments, part):
 def test_a_path_that_is_not_utf_8_is_refused(module):
     result = subprocess.run([sys.executable, "-m", module, b"--xyzzy=caf\xe9"], capture_output=True, text=True)
     assert_user_error(result, r"'--xyzzy=caf\udce9' is not UTF-8, in which paths are read: rename the file")
+
+
+@pytest.mark.parametrize("module", [PREPARE, PLAN, PRETRAIN])
+def test_paths_are_utf_8_in_any_locale(tmp_path, module):
+    flag = "--inspect" if module == PREPARE else "--config"
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    result = call(module, f"{flag}={tmp_path}/\u0434\u0430\u043d\u043d\u044b\u0435", env={**os.environ, **locale})
+    assert_user_error(result, f"{flag}={tmp_path}/\u0434\u0430\u043d\u043d\u044b\u0435: no such")
 
 
 def test_workers_that_go_on_need_their_own_commands(tmp_path):
