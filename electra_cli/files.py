@@ -2,14 +2,18 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
+import secrets
 import sys
 from collections.abc import Iterator
 from typing import IO, Any
 
 from electra_cli.errors import Option, ResumableError, UserError
+
+LOCK_FILE = ".lock"
 
 
 def is_remote(path: str) -> bool:
@@ -87,12 +91,35 @@ def size(path: str) -> int | None:
 
 
 def open_file(path: str, mode: str) -> IO[Any]:
-    """Opens a file; a remote one is read in pieces."""
+    """Opens a file; a remote one is read in pieces. To write, raises a `UserError` at a link, which is not followed."""
     if is_remote(path):
         if not _gfile().exists(path):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         return _gfile().GFile(path, mode)
-    return open(path, mode)
+    return open(path, mode, opener=None if mode.startswith("r") else _open_unlinked)
+
+
+def _open_unlinked(path: str, flags: int) -> int:
+    """Opens a file to write to: whoever may write to its directory may have put a link there, to a file of ours."""
+    if os.path.islink(path):
+        raise UserError(f"{path} is a symbolic link, which is not followed: remove it")
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+
+
+def lock(directory: str) -> IO[str]:
+    """Returns the open lock file of a local directory, locked until it is closed or the process ends, however it does.
+
+    Raises:
+      BlockingIOError: another process holds the lock.
+      OSError, UserError: it cannot be opened, or is a link.
+    """
+    stream = open(os.path.join(directory, LOCK_FILE), "a", opener=_open_unlinked)  # noqa: SIM115  (open until the end)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        raise
+    return stream
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -159,6 +186,8 @@ def check_output(flag: str, path: str) -> None:
     directory = os.path.dirname(path) or "."
     if os.path.isdir(path):
         raise UserError(f"{flag}={path} is a directory: give a file in it")
+    if os.path.exists(path) and not os.path.isfile(path):  # a device, or a pipe, would be replaced by a file
+        raise UserError(f"{flag}={path} is no regular file: give another name")
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={path}: there is no directory {directory}; make it, or choose another")
     if not os.access(directory, os.W_OK):
@@ -166,20 +195,21 @@ def check_output(flag: str, path: str) -> None:
 
 
 def write_atomically(file: str, content: str | bytes) -> None:
-    """Writes a file under a temporary name, forces it to the disk and renames it; text as UTF-8.
+    """Writes a file under a temporary name, forces it to the disk and renames it; text as UTF-8. A link is replaced.
 
     Raises:
       OSError, tf.errors.OpError: it cannot be written; the file is as it was.
     """
-    temporary = f"{file}.tmp"
     data = content.encode() if isinstance(content, str) else content
     if is_remote(file):
+        temporary = f"{file}.tmp"
         with _gfile().GFile(temporary, "wb") as stream:
             stream.write(data)
         _gfile().rename(temporary, file, overwrite=True)
         return
+    temporary = f"{file}.tmp{secrets.token_hex(8)}"
     try:
-        with open(temporary, "wb") as local:
+        with open(temporary, "xb") as local:
             local.write(data)
             local.flush()
             os.fsync(local.fileno())  # or a power cut may leave an empty file under the new name

@@ -6,6 +6,7 @@ masked tokens as BERT does. Both are probed at the same fractions of these FLOPs
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -14,7 +15,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,7 @@ import ml_collections
 from absl import flags
 from matplotlib.figure import Figure
 
+from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config import resolution
@@ -229,27 +231,13 @@ def draw(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def _write(path: str, save: Callable[[str], object]) -> None:
-    """Writes a file under a temporary name and renames it."""
-    save(f"{path}.tmp")
-    os.replace(f"{path}.tmp", path)
-
-
-def _write_text(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(text)
-
-
 def write_comparison(curves: Sequence[Curve], seeds: Sequence[int], output_dir: str, command: str) -> None:
     """Writes table and picture."""
-    text = format_table(curves, seeds, command)
-    _write(os.path.join(output_dir, TABLE), lambda path: _write_text(path, text))
+    files.write_atomically(os.path.join(output_dir, TABLE), format_table(curves, seeds, command))
+    picture = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": PICTURE}):  # the same picture has the same bytes
-        figure = draw(curves)
-        _write(
-            os.path.join(output_dir, PICTURE),
-            lambda path: figure.savefig(path, format="svg", metadata={"Date": None}),
-        )
+        draw(curves).savefig(picture, format="svg", metadata={"Date": None})
+    files.write_atomically(os.path.join(output_dir, PICTURE), picture.getvalue())
 
 
 def _train(arguments: Sequence[str]) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import fnmatch
 import json
 import os
@@ -15,8 +14,9 @@ from typing import IO, Any
 
 from electra_cli import files
 from electra_cli.errors import ResumableError, UserError
+from electra_cli.files import LOCK_FILE
 
-_LOCK_FILE, _JOB_FILE = ".lock", "job.json"
+_JOB_FILE = "job.json"
 _FINISHED_FILE = ".finished.json"  # holds the job, from when its files are complete until the rename
 _MAX_NAMES = 4  # of files in a message
 
@@ -30,7 +30,7 @@ class OutputDirectory:
     that they replace: the same job finishes it, and another one first restores what was there.
 
     Args:
-      path: the directory to appear; local.
+      path: the directory to appear; local. Of a link, where it points to.
       overwrite: whether one that is there and not empty may be replaced.
       owned: patterns (`fnmatch`) of the names that such a directory holds: one with others is never replaced.
       job: what determines the files, as JSON; files of another job in `DIR.partial` are removed. None: never resume.
@@ -43,7 +43,7 @@ class OutputDirectory:
     """
 
     def __init__(self, path: str, *, overwrite: bool, owned: Sequence[str], job: Any = None):
-        self._target = os.path.abspath(path)
+        self._target = os.path.realpath(path)  # where a link points to, so that renames stay on one disk
         self._overwrite, self._owned = overwrite, owned
         self._is_resumable = job is not None
         self._job = json.loads(json.dumps(job if self._is_resumable else {"started": time.time_ns()}))
@@ -70,6 +70,8 @@ class OutputDirectory:
             self._tidy()
             if self.is_finished:
                 return
+        for link in filter(os.path.islink, (self.path, self._old)):
+            raise UserError(f"{link} is a symbolic link, which is not followed: remove it")
         # Before anything of the target is judged or moved: another process may be within `commit()`.
         if os.path.exists(self.path):
             self._lock_partial()
@@ -95,15 +97,14 @@ class OutputDirectory:
         check_replaceable(self._target, os.listdir(self._target), self._owned, overwrite=self._overwrite)
 
     def _lock_partial(self) -> None:
-        if os.listdir(self.path) and not os.path.exists(os.path.join(self.path, _LOCK_FILE)):
+        if os.listdir(self.path) and not os.path.exists(os.path.join(self.path, LOCK_FILE)):
             raise UserError(f"{self.path} is needed for unfinished output, and holds other files: move it away")
         self._take_lock(self.path)
 
     def _take_lock(self, directory: str) -> None:
         """Locks the directory until the process ends, however it does."""
-        self._lock = open(os.path.join(directory, _LOCK_FILE), "w")  # noqa: SIM115  (open until the end)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = files.lock(directory)
         except BlockingIOError as error:
             raise UserError(
                 f"--output_dir={self._target}: another process is writing it; wait for it or choose another"
@@ -128,9 +129,9 @@ class OutputDirectory:
         pathlib.Path(self.path, _FINISHED_FILE).unlink(missing_ok=True)
         pathlib.Path(self.scratch, _JOB_FILE).unlink(missing_ok=True)
         for path in pathlib.Path(self.path).iterdir():
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != _LOCK_FILE:
+            elif path.name != LOCK_FILE:
                 path.unlink()
 
     def discard(self) -> None:
@@ -159,7 +160,7 @@ class OutputDirectory:
         shutil.rmtree(self._old, ignore_errors=True)
         self._unlock()
         # Another process may have removed these.
-        pathlib.Path(self._target, _LOCK_FILE).unlink(missing_ok=True)
+        pathlib.Path(self._target, LOCK_FILE).unlink(missing_ok=True)
         pathlib.Path(self._target, _FINISHED_FILE).unlink(missing_ok=True)
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:

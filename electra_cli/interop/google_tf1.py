@@ -112,15 +112,14 @@ def _find_checkpoint(source: str) -> str:
     latest = latest_checkpoint(source)
     if latest is not None:
         return latest
-    names = [name for name in list_directory(source) if name.endswith(".index")]
-    paths = [tf.io.gfile.join(source, name.removesuffix(".index")) for name in names]
+    found = [name.removesuffix(".index") for name in list_directory(source) if name.endswith(".index")]
     option = Option("--source")
-    if not paths:
+    if not found:
         raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
-    if len(paths) > 1:
-        names = ", ".join(map(os.path.basename, paths))
+    if len(found) > 1:
+        names = ", ".join(found)
         raise UserError(option, f"={source} holds several checkpoints ({names}): give one, ", option, f"={source}/NAME")
-    return paths[0]
+    return tf.io.gfile.join(source, found[0])
 
 
 def read(source: str, hparams_file: str | None = None) -> ExternalModel:

@@ -36,7 +36,6 @@ from electra_cli.workdir.workdir import Workdir, check_config
 # Steps after the first: at least one, at most so many, and no more after so many seconds.
 _MAX_STEPS, _SECONDS_OF_STEPS = 20, 2.0
 _NUM_EVALUATED_BATCHES = 4
-_LOCK_FILE = ".lock"  # that a `Workdir` makes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +259,7 @@ def check_room(workdir: str, size: CheckpointSize) -> int | None:
         _check_remote(workdir)
         return None
     if os.path.isdir(workdir):
-        lock = os.path.join(workdir, _LOCK_FILE)
+        lock = os.path.join(workdir, files.LOCK_FILE)  # that a `Workdir` makes
         had_lock = os.path.exists(lock)
         with Workdir(workdir):  # which reports whether another process trains there
             pass

@@ -19,7 +19,7 @@ from electra_cli.workdir.run_files import check_checkpoint_flag
 _PARTIAL, _COMPLETE = ".partial", ".complete"
 # Ours, and those of TensorFlow's own saving, which earlier versions used.
 _LEFTOVER = re.compile(
-    r"ckpt-\d+(\.partial|_temp)|(ckpt-\d+\..*|checkpoint)\.tempstate.*|(checkpoint|best\.json)\.tmp.*"
+    r"ckpt-\d+(\.partial|\.complete|_temp)|(ckpt-\d+\..*|checkpoint)\.tempstate.*|(checkpoint|best\.json)\.tmp.*"
 )
 # Errors that say nothing about what is in a file.
 _NOT_DAMAGE = (
@@ -75,7 +75,7 @@ class CheckpointFiles:
         try:
             for name in self._names():
                 path = tf.io.gfile.join(self.directory, name)
-                if re.fullmatch(rf"ckpt-\d+{re.escape(_COMPLETE)}", name):
+                if re.fullmatch(rf"ckpt-\d+{re.escape(_COMPLETE)}", name) and not os.path.islink(path):
                     self._move_into_place(path)
                 elif _LEFTOVER.fullmatch(name):
                     _remove(path)
@@ -244,7 +244,8 @@ def _force_to_disk(directory: str, files: bool = True) -> None:
 
 
 def _remove(path: str) -> None:
-    if tf.io.gfile.isdir(path):
+    # Of a link, what it points to stays.
+    if tf.io.gfile.isdir(path) and not os.path.islink(path):
         tf.io.gfile.rmtree(path)
     else:
         tf.io.gfile.remove(path)

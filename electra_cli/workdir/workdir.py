@@ -2,9 +2,7 @@
 
 import contextlib
 import datetime
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -51,8 +49,7 @@ class Workdir:
         try:
             files.make_directories(self.path)
             if not files.is_remote(self.path):
-                self._lock = open(os.path.join(self.path, ".lock"), "w")
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._lock = files.lock(self.path)
         except BlockingIOError as error:
             raise UserError(
                 f"--workdir={self.path}: another process trains here; wait for it or choose another directory"

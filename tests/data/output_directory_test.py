@@ -141,6 +141,32 @@ def test_files_half_removed_for_another_job_are_not_used(tmp_path):
                 assert set(NEW) <= set(os.listdir(again.path))
 
 
+def test_a_link_is_written_where_it_points_to(tmp_path, old_data):
+    (tmp_path / "there").mkdir()
+    for name, target in (("link", old_data), ("dangling", tmp_path / "there" / "new")):
+        (tmp_path / name).symlink_to(target)
+        deliver(tmp_path / name)
+        assert (tmp_path / name).is_symlink() and read_files(target) == NEW
+    assert sorted(os.listdir(tmp_path)) == ["dangling", "data", "link", "there"]
+
+
+@pytest.mark.parametrize("name", ["data.partial", "data.partial.old", "data.partial/.lock", "data.partial/scratch"])
+def test_links_are_not_followed(tmp_path, old_data, name):
+    write_files(tmp_path / "precious", OLD)
+    write_files(tmp_path / "precious", {".lock": "lock"})
+    if "/" in name:
+        write_files(tmp_path / "data.partial", {".lock": ""} if "scratch" in name else {})
+    precious = tmp_path / "precious" / ".lock" if name.endswith(".lock") else tmp_path / "precious"
+    (tmp_path / name).symlink_to(precious)
+    if name.endswith("scratch"):
+        deliver(old_data)
+    else:
+        with pytest.raises(UserError, match=f"{name} is a symbolic link, which is not followed: remove it"):
+            deliver(old_data)
+    assert read_files(tmp_path / "precious") == {**OLD, ".lock": "lock"}
+    assert read_files(old_data) == (NEW if name.endswith("scratch") else OLD)
+
+
 def test_the_lock_holds_until_all_is_in_its_place(tmp_path, old_data):
     met = []
 

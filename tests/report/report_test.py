@@ -24,6 +24,16 @@ def test_the_page_lies_in_the_first_workdir(tmp_path):
     assert sorted(os.listdir(paths[1])) == ["config.json", "events.jsonl", "metrics.jsonl"]
 
 
+def test_links_are_replaced_and_not_followed(tmp_path):
+    path = write_workdir(tmp_path / "run")
+    (tmp_path / "precious").write_text("precious")
+    for name in ("report.html", "report.html.tmp"):
+        (path / name).symlink_to(tmp_path / "precious")
+    report.write_report([str(path)], num_samples=0)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert "</html>" in (path / "report.html").read_text() and not (path / "report.html").is_symlink()
+
+
 def test_text_is_returned_or_written(tmp_path):
     path = str(write_workdir(tmp_path / "run"))
     text = report.write_report([path], output_format="text", num_samples=0)
@@ -48,6 +58,7 @@ def test_outputs_that_cannot_be_written(tmp_path, monkeypatch):
         (str(tmp_path), "is a directory: give a file in it"),
         (str(tmp_path / "no" / "report.html"), "there is no directory .*; make it, or choose another"),
         ("/proc/report.html", "cannot be written"),
+        ("/dev/null", "is no regular file: give another name"),
     ):
         with pytest.raises(UserError, match=f"^--output={output}.*{message}"):
             report.write_report([path], output, num_samples=0)

@@ -287,6 +287,22 @@ def test_leftovers_of_killed_saves_are_removed(tmp_path):
     assert run.checkpoints.restore_newest() == 4
 
 
+@pytest.mark.parametrize("name", ["ckpt-8.partial", "ckpt-8.complete"])
+def test_links_in_place_of_leftovers_are_removed_and_not_followed(tmp_path, name):
+    Run(tmp_path / "other").save(2)
+    Run(tmp_path / "run").save(4)
+    before = names_in(tmp_path / "other")
+    for recovers in (True, False):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "other")
+        run = Run(tmp_path / "run")
+        if recovers:
+            run.checkpoints.recover()
+        elif name == "ckpt-8.partial":
+            run.save(8)
+        assert names_in(tmp_path / "other") == before
+    assert steps_in(tmp_path / "run") == ([4, 8] if name == "ckpt-8.partial" else [4])
+
+
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_full_disk_leaves_the_others_and_nothing_half(tmp_path, monkeypatch, in_background):
     run = Run(tmp_path, async_checkpoints=in_background).save(4, 8)

@@ -7,7 +7,7 @@ from electra_cli import files
 from electra_cli.config.resolution import resolve
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
-from electra_cli.errors import ResumableError
+from electra_cli.errors import ResumableError, UserError
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import small_config
 
@@ -40,6 +40,32 @@ def test_other_workers_write_nothing(tmp_path):
             logger.samples(0, [])
             logger.histograms(0, [])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_not_followed_for_writing(tmp_path):
+    precious, run = tmp_path / "precious", tmp_path / "run"
+    precious.write_text("precious")
+    run.mkdir()
+    (tmp_path / "way").symlink_to(run)
+    for name in (".lock", "events.jsonl", "metrics.jsonl"):
+        (run / name).symlink_to(precious)
+    (run / "vocab.txt").symlink_to(precious)
+    message = r"is a symbolic link, which is not followed: remove it"
+    with pytest.raises(UserError, match=rf"run/\.lock {message}"), Workdir(str(run)):
+        pass
+    with pytest.raises(UserError, match=rf"run/metrics\.jsonl {message}"):
+        RunRecords(str(run)).metrics("train", 2, {"loss": 1.0}, "")
+    (run / ".lock").unlink()
+    (run / ".lock").write_text("kept")
+    # A link to a workdir is one.
+    with Workdir(str(tmp_path / "way")) as workdir, pytest.raises(BlockingIOError):
+        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True)
+        workdir.write_config(resolve(small_config(tmp_path), 160), "fingerprint", "CPU", tokenizer)
+        files.lock(str(run))
+    assert (run / ".lock").read_text() == "kept"
+    assert (run / "vocab.txt").read_bytes() == Vocabulary(SPECIAL_TOKENS).to_bytes()
+    assert precious.read_text() == "precious"
+    assert not [path for path in run.iterdir() if ".tmp" in path.name]
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
