@@ -4,8 +4,9 @@ The formulas are those of scikit-learn, SciPy, seqeval and the official SQuAD sc
 NaN and a warning, a score is 0, with the reason in `Scores.reasons`.
 """
 
+import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -75,31 +76,46 @@ def _no_correlation(predictions: np.ndarray, gold: np.ndarray) -> str | None:
 
 # BILOU and BMES have other letters for what seqeval reads as BIOES.
 _SEQEVAL_LETTERS = {"L": "E", "U": "S", "M": "I"}
-_ENTITY_LETTERS = "BIES" + "".join(_SEQEVAL_LETTERS)
+# 'B-PER', or 'B'; 'B_PER'; 'PER-B', ...: the forms of the tags of entities but 'O'.
+_ENTITY_FORMS = [
+    re.compile(form.format(letter="(?P<letter>[BIESLUM])", type="(?P<type>.+)", separator=re.escape(separator)))
+    for separator in "-_:/."
+    for form in ("{letter}(?:{separator}(?P<type>.*))?", "{type}{separator}{letter}")
+]
 
 
-def mark_entities(tags: Sequence[str]) -> bool:
-    """Whether tags are 'O', and 'B-PER' or 'B' with a letter of BIO, BIOES, BILOU or BMES; parts of speech are not."""
-    marks = [tag for tag in tags if tag != "O"]
-    return bool(marks) and all(tag[:1] in _ENTITY_LETTERS and tag[1:2] in ("", "-") for tag in marks)
+def _entity_form(tags: Iterable[str]) -> re.Pattern[str] | None:
+    """Returns the form that all tags but 'O' have, None: they mark no entities."""
+    marks = {tag for tag in tags if tag != "O"}
+    return next((form for form in _ENTITY_FORMS if marks and all(map(form.fullmatch, marks))), None)
 
 
-def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], *, entities: bool) -> Scores:
+def mark_entities(tags: Iterable[str]) -> bool:
+    """Whether tags are 'O', and 'B-PER', 'PER-B' or 'B' with a letter of BIO, BIOES, BILOU or BMES, and '-', '_', ':',
+    '/' or '.' in all of them; parts of speech are not."""
+    return _entity_form(tags) is not None
+
+
+def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str]], labels: Sequence[str]) -> Scores:
     """Returns the fraction of words with the right tag, and F1, precision and recall of entities.
 
-    An entity is right when its type and its first and last word are, as in CoNLL-2003's script (`seqeval`). Where the
-    tags mark no `entities` (`mark_entities`), only `accuracy` is returned.
+    An entity is right when its type and its first and last word are, as in CoNLL-2003's script (`seqeval`). Where
+    `labels`, all tags there are, mark none (`mark_entities`), only `accuracy` is returned.
     """
     pairs = [pair for both in zip(predictions, gold, strict=True) for pair in zip(*both, strict=True)]
     accuracy = sum(predicted_tag == right_tag for predicted_tag, right_tag in pairs) / len(pairs)
-    if not entities:
+    form = _entity_form(labels)
+    if form is None:
         return Scores({"accuracy": accuracy})
     from seqeval.metrics import sequence_labeling  # noqa: PLC0415  (import time)
 
-    predicted, right = (
-        [[_SEQEVAL_LETTERS.get(tag[0], tag[0]) + tag[1:] for tag in tags] for tags in sentences]
-        for sentences in (predictions, gold)
-    )
+    def to_seqeval(tag: str) -> str:
+        match = form.fullmatch(tag)
+        if match is None:  # 'O'
+            return tag
+        return "-".join(filter(None, (_SEQEVAL_LETTERS.get(match["letter"], match["letter"]), match["type"])))
+
+    predicted, right = ([list(map(to_seqeval, tags)) for tags in sentences] for sentences in (predictions, gold))
     precision, recall, f1, _ = sequence_labeling.precision_recall_fscore_support(
         right, predicted, average="micro", zero_division=0
     )

@@ -81,7 +81,7 @@ class SeedRun:
         """
         scores = read_seed_scores(self._directory)
         done = scores or {}
-        missing = [split for split in self._splits if done.get(split.name, {}).get("examples") != split.fingerprint]
+        missing = [split for split in self._splits if not self._is_done(split, done.get(split.name))]
         if scores is None or missing:
             with self._workdir, self._workdir.recording() as self._records:
                 with self._logger.status(f"Opening seed {self._seed}"):
@@ -92,6 +92,12 @@ class SeedRun:
         else:
             self._logger.notice(f"seed {self._seed}: done before")
         return {split.name: dict(done[split.name]["scores"]) for split in self._splits if split.is_labelled}
+
+    def _is_done(self, split: EncodedSplit, entry: dict[str, Any] | None) -> bool:
+        if entry is None or entry["examples"] != split.fingerprint:
+            return False
+        # Earlier versions knew fewer scores of tags.
+        return not split.is_labelled or self._task.primary_score in (entry["scores"] or {})
 
     def _restore(self, is_trained: bool) -> int:
         """Starts, or resumes from the newest checkpoint; returns its step."""

@@ -98,4 +98,4 @@ class Tagging(Task):
 
     def _score(self, predictions: Sequence[Any], examples: Examples) -> scores.Scores:
         gold = [example.tags or () for example in examples]
-        return scores.score_tags(predictions, gold, entities=scores.mark_entities(self.labels.labels))
+        return scores.score_tags(predictions, gold, self.labels.labels)

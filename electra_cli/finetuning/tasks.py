@@ -16,6 +16,7 @@ from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Example, Examples, LabelMap, abbreviate, are_labelled
 from electra_cli.finetuning.labeled_files import Contents, LabeledFile
 from electra_cli.finetuning.question_answering import QuestionAnswering
+from electra_cli.finetuning.scores import mark_entities
 from electra_cli.finetuning.sentences import Classification, Regression
 from electra_cli.finetuning.tables import Columns, name_columns
 from electra_cli.finetuning.tagging import Tagging
@@ -189,6 +190,8 @@ def _label_notices(task: Task, train: Examples) -> list[str]:
         for same in by_folded.values()
         if len(same) > 1
     ]
+    if task.kind == "tagging" and not mark_entities(labels):
+        notices.append("the tags mark no entities (as B-PER and O do): scores are the accuracy of words only")
     if task.kind == "classification":
         counts = collections.Counter(str(example.label) for example in train)
         rare = [label for label in labels if counts[label] == 1]

@@ -316,6 +316,16 @@ def test_files_to_predict_may_come_and_change_later(tmp_path, short, whole):
     assert {name: contents(tuned)[name] for name in untouched} == {name: before[name] for name in untouched}
 
 
+def test_a_split_that_lacks_the_primary_score_is_scored_again(tmp_path, short, whole):
+    shutil.copytree(whole[0], tmp_path / "tuned")
+    file = tmp_path / "tuned/seed-0/scores.json"
+    scores = json.loads(file.read_text())
+    del scores["validation"]["scores"]["accuracy"]
+    file.write_text(json.dumps(scores))
+    assert short(tmp_path / "tuned") == whole[1]
+    assert contents(tmp_path / "tuned") == contents(whole[0])
+
+
 def test_another_fine_tuning_in_the_workdir_is_refused(tmp_path, short, whole, files):
     tuned = tmp_path / "tuned"
     shutil.copytree(whole[0], tuned)

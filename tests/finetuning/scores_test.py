@@ -113,7 +113,7 @@ TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "S-LOC", "E-PER"]
 def test_entities_are_seqevals(sentences):
     predictions = [[predicted for predicted, _ in sentence] for sentence in sentences]
     gold = [[right for _, right in sentence] for sentence in sentences]
-    found = scores.score_tags(predictions, gold, entities=True)
+    found = scores.score_tags(predictions, gold, TAGS)
     assert found["f1"] == pytest.approx(seqeval.metrics.f1_score(gold, predictions, zero_division=0))
     assert found["precision"] == pytest.approx(seqeval.metrics.precision_score(gold, predictions, zero_division=0))
     assert found["recall"] == pytest.approx(seqeval.metrics.recall_score(gold, predictions, zero_division=0))
@@ -125,15 +125,15 @@ def test_entities_are_seqevals(sentences):
 def test_entities_by_hand():
     gold = [["B-PER", "I-PER", "O", "B-LOC"], ["O", "B-PER"]]
     predictions = [["B-PER", "O", "O", "B-LOC"], ["O", "B-LOC"]]  # one of three predicted, one of three there
-    assert scores.score_tags(predictions, gold, entities=True) == pytest.approx(
+    assert scores.score_tags(predictions, gold, TAGS) == pytest.approx(
         {"f1": 1 / 3, "precision": 1 / 3, "recall": 1 / 3, "accuracy": 4 / 6}
     )
     # An entity does not go on in the next sentence, and BILOU's letters mean what BIOES' do.
-    assert scores.score_tags([["I-PER"], ["I-PER"]], [["B-PER"], ["B-PER"]], entities=True)["f1"] == 1
-    assert scores.score_tags([["B-X", "L-X", "U-X"]], [["B-X", "E-X", "S-X"]], entities=True)["f1"] == 1
-    assert scores.score_tags([["B-X", "L-X", "U-X"]], [["B-X", "I-X", "S-X"]], entities=True)["f1"] == 1
-    assert scores.score_tags([["NOUN", "VERB"]], [["NOUN", "NOUN"]], entities=False) == {"accuracy": 0.5}
-    none = scores.score_tags([["O", "O"]], [["O", "O"]], entities=True)
+    assert scores.score_tags([["I-PER"], ["I-PER"]], [["B-PER"], ["B-PER"]], ["B-X"])["f1"] == 1
+    assert scores.score_tags([["B-X", "L-X", "U-X"]], [["B-X", "E-X", "S-X"]], ["B-X"])["f1"] == 1
+    assert scores.score_tags([["B-X", "L-X", "U-X"]], [["B-X", "I-X", "S-X"]], ["B-X"])["f1"] == 1
+    assert scores.score_tags([["NOUN", "VERB"]], [["NOUN", "NOUN"]], ["NOUN", "VERB"]) == {"accuracy": 0.5}
+    none = scores.score_tags([["O", "O"]], [["O", "O"]], TAGS)
     assert none == {"f1": 0, "precision": 0, "recall": 0, "accuracy": 1} and set(none.reasons) == set(none) - {
         "accuracy"
     }
@@ -142,8 +142,27 @@ def test_entities_by_hand():
 def test_which_tags_mark_entities():
     assert scores.mark_entities(["O", "B-PER", "I-PER"]) and scores.mark_entities(["B", "I"])
     assert scores.mark_entities(["B-X", "L-X", "U-X", "O"])
-    for tags in (["NOUN", "VERB", "O"], ["IN", "NN"], ["O"], [], ["B-PER", "X"]):
+    assert scores.mark_entities(["O", "PER-B", "PER-I"]) and scores.mark_entities(["B_PER", "I_PER"])
+    for tags in (
+        ["NOUN", "VERB", "O"], ["IN", "NN"], ["O"], [], ["B-PER", "X"], ["B-PER", "PER-I"], ["B-A", "I_A"], ["0", "1"]
+    ):  # fmt: skip
         assert not scores.mark_entities(tags)
+
+
+@pytest.mark.parametrize("separator", ["-", "_", ":", "/", "."])
+def test_entities_are_the_same_in_every_form_of_tags(separator):
+    gold = [["B-PER", "I-PER", "O", "B-my_own-LOC"], ["O", "S-PER", "E-PER"]]
+    predictions = [["B-PER", "O", "O", "B-my_own-LOC"], ["O", "S-PER", "O"]]
+    expected = scores.score_tags(predictions, gold, TAGS)
+    assert expected == pytest.approx({"f1": 4 / 7, "precision": 2 / 3, "recall": 1 / 2, "accuracy": 5 / 7})
+
+    def change(form, sentences):
+        return [["O" if tag == "O" else form.format(*tag.split("-", 1)) for tag in tags] for tags in sentences]
+
+    for form in (f"{{0}}{separator}{{1}}", f"{{1}}{separator}{{0}}"):
+        changed = [change(form, sentences) for sentences in (predictions, gold)]
+        labels = sorted({tag for tags in changed[1] for tag in tags})
+        assert scores.score_tags(*changed, labels) == pytest.approx(expected)
 
 
 def normalized(text):

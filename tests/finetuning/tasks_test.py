@@ -123,6 +123,11 @@ def test_tagging_and_question_answering(tmp_path):
     (tmp_path / "train.conll").write_text("\n\n".join(f"w{number} X\nv Y" for number in range(20)))
     splits = load(tmp_path, kind="tagging", train="train.conll")[-1]
     assert splits.labels.labels == ("X", "Y") and len(splits.validation) == 2
+    told = "the tags mark no entities (as B-PER and O do): scores are the accuracy of words only"
+    assert splits.notices[-1] == told
+    (tmp_path / "named.conll").write_text("\n\n".join(f"w{number} X_B\nv O" for number in range(20)))
+    _, task, splits = load(tmp_path, kind="tagging", train="named.conll")
+    assert told not in splits.notices and task.primary_score == "f1"
     with pytest.raises(UserError, match=r"primary_score=f1: the tags of .*train\.conll mark no entities"):
         load(tmp_path, kind="tagging", train="train.conll", primary_score="f1")
     qas = [{"id": str(number), "question": "Who?", "answers": []} for number in range(2)]
