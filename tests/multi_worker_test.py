@@ -13,6 +13,7 @@ import pytest
 
 from electra_cli.workdir.run_files import read_metrics
 from tests import forking
+from tests.conftest import prepare_small
 from tests.training.loop_test import assert_same_run
 
 pytestmark = pytest.mark.slow
@@ -47,19 +48,20 @@ def free_ports(number):
 
 
 class Workers:
-    """Processes that train together in a workdir."""
+    """Processes that train together in a workdir; the last has flags of its own, or some are not started."""
 
-    def __init__(self, data_dir, workdir, *flags, number=2):
+    def __init__(self, data_dir, workdir, *flags, number=2, of_last=(), num_started=None):
         addresses = [f"localhost:{port}" for port in free_ports(number)]
         self.logs = [workdir.parent / f"{workdir.name}-{time.time_ns()}-{index}.log" for index in range(number)]
         self.processes = []
-        for index, log in enumerate(self.logs):
+        for index, log in enumerate(self.logs[:num_started]):
             cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
             self.processes.append(
                 forking.Popen(
                     [
                         *(sys.executable, "-m", "electra_cli.main", *FLAGS, *flags),
                         *(f"--config.data.dir={data_dir}", f"--workdir={workdir}"),
+                        *(of_last if index == number - 1 else ()),
                     ],
                     stdout=log.open("w"),
                     stderr=subprocess.STDOUT,
@@ -146,3 +148,43 @@ def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed,
     assert again.wait() == [0, 0], again.output(0) + again.output(1)
     assert "Resuming from step 2" in again.output(0)
     assert_same_run(undisturbed, workdir)
+
+
+def test_workers_that_were_started_differently_end(data_dir, corpus_file, tmp_path):
+    prepare_small(corpus_file, tmp_path / "other", vocab_file=data_dir / "vocab.txt", validation_fraction=0.1)
+    of_last = [f"--config.data.dir={tmp_path / 'other'}", "--config.optimizer.learning_rate=0.25", "--mode=train"]
+    workers = Workers(data_dir, tmp_path / "run", of_last=of_last)
+    assert workers.wait() == [2, 2], workers.output(0) + workers.output(1)
+    for index in (0, 1):
+        (error,) = (line for line in workers.output(index).splitlines() if "error: " in line)
+        *differences, remedy = re.split("; |: start ", error.partition("the workers were started differently: ")[2])
+        assert [difference.partition(": ")[0] for difference in differences] == [
+            "--mode", "config.optimizer.learning_rate", "the data of config.data.dir",
+        ]  # fmt: skip
+        assert differences[:2] == [
+            '--mode: "train_and_eval" in worker 0, "train" in worker 1',
+            "config.optimizer.learning_rate: 0.002 in worker 0, 0.25 in worker 1",
+        ]
+        assert remedy == "all with the same command, data and installation"
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_of_another_path_is_the_same_data(data_dir, tmp_path):
+    (tmp_path / "link").symlink_to(data_dir)
+    of_last = [f"--config.data.dir={tmp_path / 'link'}"]
+    workers = Workers(data_dir, tmp_path / "run", "--config.train.num_steps=4", of_last=of_last)
+    assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
+
+
+def test_a_worker_that_waits_names_the_others_and_ends_on_a_signal(data_dir, tmp_path):
+    workers = Workers(data_dir, tmp_path / "run", num_started=1)
+    end = time.monotonic() + 400
+    while "Waiting for worker 1" not in workers.output(0):
+        assert workers.processes[0].poll() is None and time.monotonic() < end, workers.output(0)
+        time.sleep(0.05)
+    assert re.search(
+        r"^Waiting for worker 1 \(localhost:\d+: Connection refused\) to start\.$", workers.output(0), re.M
+    )
+    workers.processes[0].send_signal(signal.SIGTERM)
+    assert workers.wait(timeout=30) == [75]
+    assert "stopped by SIGTERM, and nothing more was saved" in workers.output(0)

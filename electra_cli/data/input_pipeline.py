@@ -9,11 +9,13 @@ whatever s.
 import contextlib
 import dataclasses
 import re
+import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from electra_cli import files
 from electra_cli.data.masking import MaskingSettings, mask_batch
 from electra_cli.data.source import DataSplit, Phase, RecordFormat
 from electra_cli.errors import UserError
@@ -247,7 +249,10 @@ def pipeline_options() -> tf.data.Options:
 
 def detect_format(file: str) -> tuple[RecordFormat | None, int]:
     """Returns the format of a TFRecord file by its first record, None when unknown, and its number of ids."""
-    serialized = next(iter(tf.data.TFRecordDataset(file))).numpy()
+    with files.open_file(file, "rb") as stream:  # no `tf.data`: devices cannot be chosen after TensorFlow computes
+        length = struct.unpack("<Q", stream.read(8))[0]
+        stream.read(4)  # a checksum
+        serialized = stream.read(length)
     names = tf.train.Example.FromString(serialized).features.feature
     for record_format in RecordFormat:
         if all(name in names for name in record_format.value):

@@ -5,6 +5,7 @@ The optimizer is the original's Adam with a learning rate that falls from the he
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import ml_collections
@@ -19,6 +20,7 @@ from electra_cli.finetuning.base import Encoded
 from electra_cli.finetuning.model import TARGETS, StartingPoint, TaskModel, build_model, loss_sum, loss_weight
 from electra_cli.modeling import features
 from electra_cli.objectives.weights import assign_encoder
+from electra_cli.training.cluster import find_cluster
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.optimization import AdamWeightDecay, Optimizer, WarmupDecay, uses_loss_scaling
 from electra_cli.training.steps import replica_dropout_seed
@@ -37,10 +39,13 @@ def build_finetuning_runtime(config: ml_collections.ConfigDict) -> Runtime:
     """
     settings = default_pretraining_config().runtime
     settings.update(config.runtime)
-    runtime = build_runtime(settings, [(config.train.global_batch_size, 1)])
-    if runtime.num_workers > 1:
-        raise UserError(f"electra-finetune runs in one process, not in {runtime.num_workers}: start it once")
-    return runtime
+    cluster = find_cluster(settings, os.environ)
+    if cluster is not None:  # before it waits for the others
+        raise UserError(
+            f"electra-finetune runs in one process, not in the {len(cluster.addresses)} that {cluster.source} names: "
+            f"start it once, without that"
+        )
+    return build_runtime(settings, [(config.train.global_batch_size, 1)])
 
 
 class Trainer:

@@ -94,7 +94,9 @@ def dry_run(
         small for the checkpoints that will be kept.
     """
     logger = logger or Lines()
-    runtime, resolved, phases = open_run(config, logger)
+    mode = "train_and_eval" if with_evaluation else "train"
+    flags = {"--dry_run": True, "--mode": mode, "--checkpoint": checkpoint}
+    runtime, resolved, phases = open_run(config, logger, flags=flags)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)

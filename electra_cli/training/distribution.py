@@ -1,12 +1,11 @@
-"""Chooses the devices and processes of a run: from config, TF_CONFIG or Slurm to a `tf.distribute` strategy."""
+"""Chooses the devices of a run: from its config and its cluster to a `tf.distribute` strategy."""
 
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_collections
@@ -16,26 +15,12 @@ from official.common import distribute_utils
 
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
+from electra_cli.loggers.logger import Logger
 from electra_cli.modeling.fused import with_jit_regions
+from electra_cli.training.cluster import Cluster, find_cluster, joining
 
 # Device files of the chips of a TPU machine.
 _TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
-_SLURM_PORT, _NUM_SLURM_PORTS, _PORTS_OF_JOB = 20_000, 10_240, 16
-
-
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """Processes that train together: 'host:port' of each, this one's index, and what names them."""
-
-    addresses: tuple[str, ...]
-    index: int
-    source: str
-
-    def to_tf_config(self) -> str:
-        """Returns the value of the environment variable TF_CONFIG, which TensorFlow reads."""
-        return json.dumps(
-            {"cluster": {"worker": list(self.addresses)}, "task": {"type": "worker", "index": self.index}}
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +112,11 @@ def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf
 
 
 def build_runtime(
-    settings: ml_collections.FrozenConfigDict, batches: Iterable[tuple[int, int]], *, alone: bool = False
+    settings: ml_collections.FrozenConfigDict,
+    batches: Iterable[tuple[int, int]],
+    *,
+    alone: bool = False,
+    logger: Logger | None = None,
 ) -> Runtime:
     """Chooses devices, and sets the global precision policy, before TensorFlow computes anything.
 
@@ -135,6 +124,7 @@ def build_runtime(
       settings: the section `runtime` of a checked config.
       batches: of each phase `train.global_batch_size` and `train.gradient_accumulation_steps`.
       alone: whether this process uses one device alone, whatever config and environment name.
+      logger: is notified which other workers have not started, while this one waits for them.
 
     Raises a `UserError` if devices are missing or come too late, or the replicas do not divide a global batch.
     """
@@ -146,7 +136,7 @@ def build_runtime(
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     name, reason = ("one_device", "as asked") if alone else _choose(settings, cluster, num_gpus)
     _check_logical_cpus(settings, name, num_gpus)
-    strategy = _build_strategy(name, settings, cluster, num_gpus)
+    strategy = _build_strategy(name, settings, cluster, num_gpus, logger or Logger())
 
     # On a CPU, oneDNN's matrix products outrun those of XLA: see ARCHITECTURE.md for the ratio.
     jit_compile = num_gpus > 0 if settings.jit_compile == "auto" else settings.jit_compile == "true"
@@ -222,7 +212,7 @@ def _check_logical_cpus(settings: ml_collections.FrozenConfigDict, name: str, nu
 
 
 def _build_strategy(
-    name: str, settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int
+    name: str, settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, num_gpus: int, logger: Logger
 ) -> tf.distribute.Strategy:
     if settings.logical_cpus:
         _split_cpu(settings.logical_cpus)
@@ -230,7 +220,8 @@ def _build_strategy(
         assert cluster is not None
         os.environ["TF_CONFIG"] = cluster.to_tf_config()
         try:
-            return tf.distribute.MultiWorkerMirroredStrategy()
+            with joining(cluster, logger):
+                return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError) as error:
             raise UserError(
                 f"worker {cluster.index} of {', '.join(cluster.addresses)} ({cluster.source}) could not join the "
@@ -288,75 +279,3 @@ def _describe_devices(
     if name == "multi_worker_mirrored":
         return f"{strategy.num_replicas_in_sync} {'GPUs' if num_gpus else 'CPUs'}"
     return "1 GPU" if num_gpus else "CPU"
-
-
-def find_cluster(settings: ml_collections.FrozenConfigDict, environment: Mapping[str, str]) -> Cluster | None:
-    """Returns the cluster of this process, named by the config, else TF_CONFIG, else Slurm; None: it trains alone.
-
-    Raises a `UserError` if that is not usable.
-    """
-    if settings.worker_addresses:
-        cluster = _from_settings(settings)
-    elif settings.worker_index >= 0:
-        raise UserError("config.runtime.worker_index is given without config.runtime.worker_addresses: give both")
-    elif environment.get("TF_CONFIG"):
-        cluster = _from_tf_config(environment["TF_CONFIG"])
-    elif int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        cluster = _from_slurm(environment)
-    else:
-        return None
-    return cluster if len(cluster.addresses) > 1 else None
-
-
-def _from_settings(settings: ml_collections.FrozenConfigDict) -> Cluster:
-    addresses = tuple(settings.worker_addresses.split(","))
-    for address in addresses:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise UserError(
-                f"config.runtime.worker_addresses={settings.worker_addresses}: {address!r} is no host:port; give "
-                f"host1:port,host2:port,..."
-            )
-    if not 0 <= settings.worker_index < len(addresses):
-        raise UserError(
-            f"config.runtime.worker_index={settings.worker_index}: give each of the {len(addresses)} workers its "
-            f"number, from 0 to {len(addresses) - 1}"
-        )
-    return Cluster(addresses, settings.worker_index, "config.runtime.worker_addresses")
-
-
-def _from_tf_config(text: str) -> Cluster:
-    try:
-        record = json.loads(text)
-        chiefs = record["cluster"].get("chief", [])
-        addresses = tuple(chiefs + record["cluster"].get("worker", []))
-        task = record["task"]
-        index = int(task["index"]) + (len(chiefs) if task["type"] == "worker" else 0)
-        if task["type"] not in ("chief", "worker") or not 0 <= index < len(addresses):
-            raise ValueError(f"no {task['type']} {task['index']} in the cluster")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"the environment variable TF_CONFIG is not usable ({type(error).__name__}: {error}); it must be like "
-            f'{{"cluster": {{"worker": ["host1:port", "host2:port"]}}, "task": {{"type": "worker", "index": 0}}}}'
-        ) from error
-    return Cluster(addresses, index, "TF_CONFIG")
-
-
-def _from_slurm(environment: Mapping[str, str]) -> Cluster:
-    # TensorFlow's resolver itself sorts hosts by name, where node10 comes before node2 and tasks are numbered
-    # otherwise, and needs GPUs.
-    from tensorflow.python.distribute.cluster_resolver import slurm_cluster_resolver as slurm  # noqa: PLC0415
-
-    try:
-        hosts = slurm.expand_hostlist(environment["SLURM_STEP_NODELIST"])
-        tasks = slurm.expand_tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
-        # Jobs that share a node, often of consecutive numbers, must not share ports.
-        port = _SLURM_PORT + int(environment["SLURM_JOB_ID"]) * _PORTS_OF_JOB % _NUM_SLURM_PORTS
-        index = int(environment["SLURM_PROCID"])
-    except (KeyError, ValueError) as error:
-        raise UserError(
-            f"Slurm's environment variables are not usable ({type(error).__name__}: {error}); start with srun, or give "
-            f"config.runtime.worker_addresses and config.runtime.worker_index"
-        ) from error
-    addresses = [f"{host}:{port + task}" for host, number in zip(hosts, tasks, strict=True) for task in range(number)]
-    return Cluster(tuple(addresses), index, "Slurm")

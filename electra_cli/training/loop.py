@@ -76,7 +76,8 @@ def train(
       Interrupted: SIGTERM or SIGINT came; the run is saved.
     """
     logger = logger or Lines()
-    runtime, resolved, phases = open_run(config, logger)
+    flags = {"--mode": "train_and_eval" if with_evaluation else "train", "--checkpoint": checkpoint}
+    runtime, resolved, phases = open_run(config, logger, flags=flags)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)
@@ -218,7 +219,7 @@ def evaluate(
     data and workdir do not fit.
     """
     logger = logger or Lines()
-    runtime, resolved, phases = open_run(config, logger)
+    runtime, resolved, phases = open_run(config, logger, flags={"--mode": "eval", "--checkpoint": checkpoint})
     check_config(workdir, resolved, fingerprint(phases))
     logger.notice(f"Devices: {runtime.description}")
     run = Run(runtime, resolved, phases, logger)

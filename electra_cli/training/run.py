@@ -9,10 +9,12 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config.fields import flatten
 from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, read_run
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of
+from electra_cli.training.cluster import check_same
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.initialization import Changes, start_from
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
@@ -25,20 +27,35 @@ from electra_cli.workdir.workdir import Workdir
 
 # Mean losses, one for each line of metrics, whose median a spike is measured against.
 _NUM_RECENT = 10
+# Keys that workers may have values of their own for: data of one fingerprint may lie elsewhere on each machine.
+_OWN_KEYS = ("data.dir", "phases.data_dir", "runtime.worker_index")
 
 
 def open_run(
-    config: ml_collections.ConfigDict | OpenedRun, logger: Logger, *, alone: bool = False
+    config: ml_collections.ConfigDict | OpenedRun,
+    logger: Logger,
+    *,
+    alone: bool = False,
+    flags: Mapping[str, Any] | None = None,
 ) -> tuple[Runtime, ml_collections.FrozenConfigDict, list[Phase]]:
-    """Finds the devices and loads the data; returns them with the resolved config. `alone`: see `build_runtime`."""
-    with logger.status("Looking for devices"):
+    """Loads the data and finds the devices; returns them with the resolved config.
+
+    `alone`: see `build_runtime`. `flags`: values by name that several workers must share, besides config, data and
+    code.
+    """
+    with logger.status("Opening the data"):  # before workers wait for each other: one whose data is bad never joins
         run = config if isinstance(config, OpenedRun) else read_run(config)
-        trains = [phase.config.train for phase in run.phases]
-        batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
-        runtime = build_runtime(run.resolved.runtime, batches, alone=alone)
-    with logger.status("Opening the data"):
         for phase in run.phases:
             phase.source.load()
+    with logger.status("Looking for devices"):
+        trains = [phase.config.train for phase in run.phases]
+        batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
+        runtime = build_runtime(run.resolved.runtime, batches, alone=alone, logger=logger)
+        if runtime.num_workers > 1:
+            record = {f"config.{key}": value for key, value in flatten(run.resolved).items() if key not in _OWN_KEYS}
+            record |= {"the data of config.data.dir": fingerprint(run.phases)[:12], "devices": runtime.devices}
+            record |= flags or {}
+            check_same(runtime.worker_index, runtime.num_workers, record)
     return runtime, run.resolved, list(run.phases)
 
 

@@ -1,14 +1,18 @@
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
 from electra_cli.config.finetuning import default_config, fill_in
+from electra_cli.errors import UserError
 from electra_cli.finetuning import model as losses
 from electra_cli.finetuning.base import Encoded
 from electra_cli.finetuning.trainer import (
     LayerwiseAdam,
     Trainer,
+    build_finetuning_runtime,
     build_optimizer,
     compute_logits,
     layer_factors,
@@ -220,3 +224,10 @@ def test_the_rate_rises_and_falls_to_nothing():
     # The original's product of warm-up (the first tenth) and decay, after 1, 5, 10, 55 and 100 updates.
     rates = [float(optimizer._learning_rate(tf.constant(step - 1))) for step in (1, 5, 10, 55, 100)]
     assert rates == pytest.approx([0.1 * 0.99, 0.5 * 0.95, 0.9, 0.45, 0.0], abs=1e-6)
+
+
+def test_several_workers_are_refused_before_they_are_waited_for(monkeypatch):
+    cluster = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(cluster))
+    with pytest.raises(UserError, match="in one process, not in the 2 that TF_CONFIG names: start it once, without"):
+        build_finetuning_runtime(default_config())
