@@ -84,6 +84,11 @@ _FIELDS = {
     "data.validation_fraction": Field(
         0.1, "Fraction of the training examples that is held out if there is no validation file; 0: none.", FRACTION
     ),
+    "data.skip_bad_examples": ChangeableField(
+        False,
+        "Whether examples that cannot be right (broken lines, empty texts, answers that are not in their context) are "
+        "skipped and counted. Files to predict are read as a whole.",
+    ),
     "answers.doc_stride": Field(
         128, "Tokens between the starts of two windows of a context that is longer than an example.", POSITIVE
     ),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import Example
+from electra_cli.finetuning.examples import Example, convert_each
 from electra_cli.finetuning.tables import read_text, split_lines, split_words
 
 _DOCUMENT_START = "-DOCSTART-"
@@ -28,22 +28,25 @@ class _Columns:
     tag: int | None
 
 
-def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool = False) -> list[Example]:
-    """Returns the sentences of a file, with `where` the line of their first word.
+def read_conll(
+    path: str, word_column: str, tag_column: str, errors: list[UserError], *, is_conllu: bool = False
+) -> list[Example]:
+    """Returns the sentences of a file, with `where` the line of their first word; what is wrong with others is added to
+    `errors`.
 
     Columns are separated by tabs if the first word's line has one, else by spaces, and are named by index, negative
     from the end; '': 0 and -1, or of CoNLL-U (10 columns) FORM and UPOS. A file of one column is unlabelled, and one of
     CoNLL-U whose tags are all '_'. Skipped are `-DOCSTART-` lines, comments before the first word of a sentence, and of
     CoNLL-U lines whose ID is a range (1-2) or has a point (1.1).
 
-    Raises a `UserError` where the file cannot be read, a column is missing, or numbers of columns differ.
+    Raises a `UserError` where the file cannot be read or a column is missing.
     """
     lines = split_lines(read_text(path))
     usual_word, usual_tag = (str(_FORM), str(_UPOS)) if is_conllu else ("0", "-1")
     columns = _find_columns(path, lines, word_column or usual_word, tag_column or usual_tag, is_conllu)
     known = _known_values(lines, columns)
     is_labelled = columns.tag is not None and not (is_conllu and known[columns.tag] == {"_"})
-    examples: list[Example] = []
+    sentences: list[list[tuple[int, str]]] = []
     for is_between, sentence in itertools.groupby(enumerate(lines, 1), key=lambda row: _is_between(row[1])):
         if is_between:
             continue
@@ -51,11 +54,15 @@ def read_conll(path: str, word_column: str, tag_column: str, *, is_conllu: bool 
         if is_conllu:
             rows = [(number, line) for number, line in rows if not _NO_WORD.match(line)]
         if rows:
-            pairs = [_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows]
-            words, tags = zip(*pairs, strict=True)
-            where, text = f"{path}:{rows[0][0]}", " ".join(words)
-            examples.append(Example(where, str(len(examples)), text, words=words, tags=tags if is_labelled else None))
-    return examples
+            sentences.append(rows)
+
+    def convert(numbered: tuple[int, list[tuple[int, str]]]) -> Example:
+        index, rows = numbered
+        words, tags = zip(*(_word_and_tag(f"{path}:{number}", line, columns) for number, line in rows), strict=True)
+        where = f"{path}:{rows[0][0]}"
+        return Example(where, str(index), " ".join(words), words=words, tags=tags if is_labelled else None)
+
+    return convert_each(convert, enumerate(sentences), errors)
 
 
 def _is_between(line: str) -> bool:

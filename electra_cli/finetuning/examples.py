@@ -5,13 +5,15 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from electra_cli import files
 from electra_cli.errors import UserError
 
+T = TypeVar("T")
 LABELS_FILE = "labels.json"
 # Of question answering: the second is there when some contexts do not answer (SQuAD 2.0).
 ANSWER, NO_ANSWER = "answer", "no_answer"
@@ -75,6 +77,28 @@ def fingerprint(examples: Examples) -> str:
 def are_labelled(examples: Examples) -> bool:
     """Whether there are examples, and all are labelled."""
     return bool(examples) and all(example.is_labelled for example in examples)
+
+
+def convert_each(convert: Callable[[T], Example], items: Iterable[T], errors: list[UserError]) -> list[Example]:
+    """Returns the examples that `convert` makes of items; the `UserError`s of the others are added to `errors`."""
+    examples = []
+    for item in items:
+        try:
+            examples.append(convert(item))
+        except UserError as error:
+            errors.append(error)
+    return examples
+
+
+def first_error(errors: Sequence[UserError], num_examples: int, flag: str) -> UserError:
+    """Returns the first of errors, with the number of the others and what to do; `flag` as of `tables.Columns`."""
+    if len(errors) == 1:
+        return errors[0]
+    more = len(errors) - 1
+    text = f"{errors[0]}; {more:,} more of {num_examples:,} examples {'are' if more > 1 else 'is'} bad: fix them"
+    if flag == "--config.data.":
+        text += f", or skip them with {flag}skip_bad_examples=true"
+    return UserError(text)
 
 
 @dataclasses.dataclass(frozen=True)

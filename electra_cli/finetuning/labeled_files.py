@@ -1,27 +1,24 @@
 """Reads labelled files of any format."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from electra_cli.config.finetuning import FORMATS
-from electra_cli.data.inputs import uncompressed_name, without_surrogates
+from electra_cli.data.inputs import uncompressed_name
 from electra_cli.errors import UserError
 from electra_cli.finetuning.conll import read_conll
-from electra_cli.finetuning.examples import Answer, Example, abbreviate, to_number
+from electra_cli.finetuning.examples import Example, abbreviate, convert_each, first_error, to_number
+from electra_cli.finetuning.squad import read_squad
 from electra_cli.finetuning.tables import (
     ColumnIndices,
     Columns,
     Row,
-    Table,
     check_file,
     find_columns,
     read_table,
-    read_text,
     split_words,
-    without_empty_texts,
 )
 
 _BY_ENDING = {
@@ -51,14 +48,14 @@ class LabeledFile:
       columns: of CoNLL files numbers; SQuAD has none.
       format: one of `FORMATS`; '': by the file's name.
       label_needed: whether it is an error that the file has no labels.
-      skip_broken: whether to skip lines of tables with too few or too many columns or an empty text, with a notice.
+      skip_bad: whether to skip what cannot be an example, with a notice, where there is one that can.
     """
 
     path: str
     columns: Columns
     format: str = ""
     label_needed: bool = True
-    skip_broken: bool = False
+    skip_bad: bool = False
 
     def read(self, kind: str) -> Contents:
         """Returns the content of the file for a kind of task, one of `config.finetuning.KINDS`.
@@ -67,30 +64,43 @@ class LabeledFile:
         """
         check_file(self.path)  # before its name is searched for a format
         file_format = find_format(self.path, kind, self.format, self.columns.flag)
+        errors: list[UserError] = []
+        notices: list[str] = []
+        columns = ""
         if file_format == "squad":
-            contents = Contents(tuple(read_squad(self.path)))
+            examples = read_squad(self.path, errors)
         elif file_format in ("conll", "conllu"):
-            columns, is_conllu = self.columns, file_format == "conllu"
-            contents = Contents(tuple(read_conll(self.path, columns.text, columns.label, is_conllu=is_conllu)))
+            is_conllu = file_format == "conllu"
+            examples = read_conll(self.path, self.columns.text, self.columns.label, errors, is_conllu=is_conllu)
         else:
-            contents = self._read_table(file_format, kind)
-        unlabelled = [example for example in contents.examples if not example.is_labelled]
-        if unlabelled and len(unlabelled) < len(contents.examples):
-            raise UserError(f"{unlabelled[0].where}: has no label, and others of the file do")
-        if unlabelled and self.label_needed:
+            examples, columns = self._read_table(file_format, kind, errors)
+            notices += _quote_notices(self.path, kind, examples)
+        labelled = [example for example in examples if example.is_labelled]
+        if labelled:
+            errors += [
+                UserError(f"{example.where}: has no label, and others of the file do")
+                for example in examples
+                if not example.is_labelled
+            ]
+            examples = labelled
+        num_examples = len(examples) + len(errors)
+        if errors and not (self.skip_bad and examples):
+            raise first_error(errors, num_examples, self.columns.flag)
+        if errors:
+            text = f"bad examples skipped: {len(errors):,} of {num_examples:,}; the first: {errors[0]}"
+            notices.insert(0, f"{self.path}: {text}")
+        if not labelled and self.label_needed:
             raise UserError(f"{self.path}: no example is labelled, and labels are needed")
-        return contents
+        return Contents(tuple(examples), notices, columns)
 
-    def _read_table(self, file_format: str, kind: str) -> Contents:
+    def _read_table(self, file_format: str, kind: str, errors: list[UserError]) -> tuple[list[Example], str]:
         tagging = kind == "tagging"
-        table = read_table(self.path, file_format, self.columns, tagging=tagging, skip_broken=self.skip_broken)
+        table = read_table(self.path, file_format, self.columns, tagging=tagging, skip_bad=self.skip_bad)
         indices = find_columns(table, self.columns, tagging=tagging, label_needed=self.label_needed)
-        if self.skip_broken:
-            table = without_empty_texts(table, indices)
-        examples = _from_table(table, kind, indices)
+        errors += table.errors
+        examples = convert_each(lambda row: _from_row(row[1], row[0], kind, indices), enumerate(table.rows), errors)
         are_named = self.columns.text and (self.columns.label or indices.label is None)
-        columns = "" if are_named else indices.description
-        return Contents(tuple(examples), _table_notices(table, kind, examples), columns)
+        return examples, "" if are_named else indices.description
 
 
 def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:
@@ -100,7 +110,7 @@ def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag
     """
     if not file_format:
         file_format = format_by_name(path)
-        if kind == "question_answering" and os.path.splitext(uncompressed_name(path))[1].lower() in ("", ".json"):
+        if kind == "question_answering" and not os.path.splitext(uncompressed_name(path))[1]:
             file_format = "squad"
         elif not file_format and kind == "tagging":
             file_format = "conll"
@@ -108,6 +118,8 @@ def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag
             raise UserError(
                 f"{path}: the name does not show the format: give {flag}format=FORMAT, one of {', '.join(FORMATS)}"
             )
+    if kind == "question_answering" and file_format == "jsonl":
+        file_format = "squad"  # in the flat form
     if (file_format == "squad") != (kind == "question_answering"):
         remedy = "needs SQuAD's JSON" if kind == "question_answering" else "cannot read SQuAD's JSON"
         raise UserError(f"{path} (format {file_format}): --config.task={kind} {remedy}")
@@ -121,32 +133,26 @@ def format_by_name(path: str) -> str:
     return _BY_ENDING.get(os.path.splitext(uncompressed_name(path))[1].lower(), "")
 
 
-def _from_table(table: Table, kind: str, indices: ColumnIndices) -> list[Example]:
-    examples = []
-    for number, row in enumerate(table.rows):
-        label = None if indices.label is None else row.fields[indices.label]
-        label = None if isinstance(label, str) and not label.strip() else label
-        example_id = str(number if indices.id is None else row.fields[indices.id])
-        text = row.fields[indices.text]
-        if kind == "tagging":
-            examples.append(_tagged(row, example_id, text, label))
-            continue
-        second = None if indices.second_text is None else _text(row, row.fields[indices.second_text], "the second text")
-        examples.append(Example(row.where, example_id, _text(row, text, "the text"), second, _label(row, kind, label)))
-    return examples
+def _from_row(row: Row, number: int, kind: str, indices: ColumnIndices) -> Example:
+    label = None if indices.label is None else row.fields[indices.label]
+    label = None if isinstance(label, str) and not label.strip() else label
+    example_id = str(number if indices.id is None else row.fields[indices.id])
+    text = row.fields[indices.text]
+    if kind == "tagging":
+        return _tagged(row, example_id, text, label)
+    second = None if indices.second_text is None else _text(row, row.fields[indices.second_text], "the second text")
+    return Example(row.where, example_id, _text(row, text, "the text"), second, _label(row, kind, label))
 
 
-def _table_notices(table: Table, kind: str, examples: list[Example]) -> list[str]:
-    notices = []
-    if table.num_skipped:
-        notices.append(f"{table.path}: broken lines skipped: {table.num_skipped:,}")
-    is_quoted = all(len(text) > 1 and text[0] == text[-1] == '"' for text in (example.text for example in examples))
-    if kind != "tagging" and len(examples) > 1 and is_quoted:
-        notices.append(
-            f"{table.path}: every text begins and ends with a quote, which is taken for text: if the file has quotes "
-            f"as CSV has, write it without"
-        )
-    return notices
+def _quote_notices(path: str, kind: str, examples: Sequence[Example]) -> list[str]:
+    if kind == "tagging" or len(examples) < 2:
+        return []
+    if not all(len(example.text) > 1 and example.text[0] == example.text[-1] == '"' for example in examples):
+        return []
+    return [
+        f"{path}: every text begins and ends with a quote, which is taken for text: if the file has quotes as CSV has, "
+        f"write it without"
+    ]
 
 
 def _text(row: Row, value: Any, name: str) -> str:
@@ -193,84 +199,3 @@ def _words(row: Row, value: Any, name: str) -> tuple[str, ...]:
         if isinstance(word, bool) or not isinstance(word, (str, int)) or not str(word).strip(" \t"):
             raise UserError(f"{row.where}: {word!r} is none of the {name}: it is empty, or no text")
     return tuple(str(word) for word in words)
-
-
-_SQUAD_FORM = (
-    '{"data": [{"paragraphs": [{"context": "...", "qas": [{"id": "...", "question": "...", "answers": [...]}]}]}]}'
-)
-
-
-def read_squad(path: str) -> list[Example]:
-    """Returns the questions of a file, in its order.
-
-    A question without `answers` is unlabelled. One with none in the list has none (`is_impossible`), as the official
-    script counts. Raises a `UserError` where the file cannot be read or is not of that form, two questions have one id,
-    or an answer is not in its context at `answer_start`.
-    """
-    try:
-        content = json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path} is no JSON ({error}): give a file of SQuAD, {_SQUAD_FORM}") from error
-    examples: list[Example] = []
-    seen: dict[str, int] = {}
-    try:
-        for article in content["data"]:
-            for paragraph in article["paragraphs"]:
-                context = without_surrogates(paragraph["context"])
-                for question in paragraph["qas"]:
-                    example = _read_question(path, context, question)
-                    if example.id in seen:
-                        raise UserError(
-                            f"{example.where}: questions {seen[example.id] + 1:,} and {len(examples) + 1:,} of the "
-                            f"file have this id: give each its own"
-                        )
-                    seen[example.id] = len(examples)
-                    examples.append(example)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        position = f" behind question {examples[-1].id}" if examples else ""
-        raise UserError(f"{path}{position} is not of SQuAD's form ({error!r}): {_SQUAD_FORM} is needed") from error
-    if not examples:
-        raise UserError(f"{path} holds no question")
-    return examples
-
-
-def _read_question(path: str, context: str, record: dict[str, Any]) -> Example:
-    where = f"{path}, question {record['id']}"
-    question = without_surrogates(record["question"])
-    if not question.strip():
-        raise UserError(f"{where}: the question is empty")
-    if not context.strip():
-        raise UserError(f"{where}: the context is empty")
-    answers = tuple(
-        Answer(without_surrogates(answer["text"]), answer["answer_start"]) for answer in record.get("answers") or ()
-    )
-    for answer in answers:
-        _check_answer(answer, context, where)
-    marked_impossible = record.get("is_impossible")
-    if marked_impossible and answers:
-        raise UserError(f"{where}: is_impossible, but has an answer ({answers[0].text!r})")
-    if marked_impossible is False and record.get("answers") == []:
-        raise UserError(f"{where}: has no answer, but is_impossible is false")
-    is_impossible = bool(marked_impossible) or record.get("answers") == []
-    return Example(where, str(record["id"]), question, context, answers=answers, is_impossible=is_impossible)
-
-
-def _check_answer(answer: Answer, context: str, where: str) -> None:
-    if isinstance(answer.start, bool) or not isinstance(answer.start, int):
-        raise UserError(f"{where}: answer_start is {answer.start!r}: it is a character of the context, counted from 0")
-    if not answer.text.strip():
-        raise UserError(f"{where}: an answer is empty")
-    if answer.start >= 0 and context.startswith(answer.text, answer.start):
-        return
-    start = context.find(answer.text)
-    if start < 0:
-        raise UserError(f"{where}: the answer {_short(answer.text)!r} does not occur in its context")
-    other = context[max(answer.start, 0) : max(answer.start, 0) + len(answer.text)]
-    raise UserError(
-        f"{where}: the answer {_short(answer.text)!r} is not at character {answer.start} of its context, where "
-        f"{_short(other)!r} is, but at {start}"
-    )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -16,7 +16,7 @@ from electra_cli.config.suggestions import did_you_mean_file
 from electra_cli.data import inputs
 from electra_cli.data.inputs import without_surrogates
 from electra_cli.errors import UserError
-from electra_cli.finetuning.examples import abbreviate, to_number
+from electra_cli.finetuning.examples import abbreviate, first_error, to_number
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Above either, text and rows would take some 8 GiB of memory or more.
@@ -132,13 +132,13 @@ class Row:
 class Table:
     """The rows of a file: one at least, with as many fields each.
 
-    `names` are None where it has no header; `num_skipped` counts broken lines; `flag` is as of `Columns`.
+    `names` are None where it has no header; `errors` are of lines that were skipped; `flag` is as of `Columns`.
     """
 
     path: str
     names: tuple[str, ...] | None
     rows: list[Row]
-    num_skipped: int = 0
+    errors: tuple[UserError, ...] = ()
     flag: str = Columns.flag
 
     @property
@@ -168,17 +168,17 @@ def _is_number(column: str) -> bool:
 
 
 def read_table(
-    path: str, file_format: str, columns: Columns, *, tagging: bool = False, skip_broken: bool = False
+    path: str, file_format: str, columns: Columns, *, tagging: bool = False, skip_bad: bool = False
 ) -> Table:
     """Reads a table: 'tsv' (no quoting: a quote is a character, as in GLUE), 'csv' (commas, quotes) or 'jsonl'.
 
     There is no header if `columns` are numbers. In `tagging` a blank line may separate sentences of a CoNLL file.
-    `skip_broken` skips lines with another number of columns than the header. Raises a `UserError` where the file cannot
-    be read, has no rows, or has a broken line.
+    `skip_bad` skips broken lines, those with another number of columns than the header or no JSON. Raises a `UserError`
+    where the file cannot be read, has no rows, or has a broken line.
     """
     text = read_text(path)
     if file_format == "jsonl":
-        return _read_json_lines(path, text, columns.flag)
+        return _read_json_lines(path, text, columns.flag, skip_bad)
     rows: Iterator[tuple[int, list[str]]]
     if file_format == "tsv":
         rows = ((number, line.split("\t")) for number, line in enumerate(split_lines(text), 1))
@@ -189,25 +189,28 @@ def read_table(
     if not table.rows:
         header = abbreviate(table.names or ())
         raise UserError(f"{path} has a header ({header}) and nothing below it: give a file with examples")
-    return _check_widths(table, skip_broken, tagging, "tabs" if file_format == "tsv" else "commas")
+    return _check_widths(table, skip_bad, tagging, "tabs" if file_format == "tsv" else "commas")
 
 
-def _check_widths(table: Table, skip_broken: bool, tagging: bool, separators: str) -> Table:
-    expected = "the header" if table.names is not None else "the first line"
-    broken = [row for row in table.rows if len(row.fields) != table.width]
-    if broken and not skip_broken:
-        row = broken[0]
-        if not any(field.strip() for field in row.fields):
-            hint = f": remove it{_separator_hint(table)}"
-            if tagging:
-                hint = f"; if a line holds one word and blank ones divide sentences: {table.flag}format=conll"
-            raise UserError(f"{row.where}: the line is blank{hint}")
-        remedy = _separator_hint(table) or f": fix the line, whose columns lie between {separators}"
-        raise UserError(f"{row.where}: {_count(len(row.fields))}, where {expected} has {table.width}{remedy}")
+def _check_widths(table: Table, skip_bad: bool, tagging: bool, separators: str) -> Table:
+    errors = [_width_error(table, row, tagging, separators) for row in table.rows if len(row.fields) != table.width]
     rows = [row for row in table.rows if len(row.fields) == table.width]
+    if errors and not skip_bad:
+        raise first_error(errors, len(table.rows), table.flag)
     if not rows:
         raise UserError(f"{table.path}: no line has as many columns as the header, {table.width}")
-    return dataclasses.replace(table, rows=rows, num_skipped=len(broken))
+    return dataclasses.replace(table, rows=rows, errors=tuple(errors))
+
+
+def _width_error(table: Table, row: Row, tagging: bool, separators: str) -> UserError:
+    if not any(field.strip() for field in row.fields):
+        hint = f": remove it{_separator_hint(table)}"
+        if tagging:
+            hint = f"; if a line holds one word and blank ones divide sentences: {table.flag}format=conll"
+        return UserError(f"{row.where}: the line is blank{hint}")
+    expected = "the header" if table.names is not None else "the first line"
+    remedy = _separator_hint(table) or f": fix the line, whose columns lie between {separators}"
+    return UserError(f"{row.where}: {_count(len(row.fields))}, where {expected} has {table.width}{remedy}")
 
 
 def _count(num_columns: int) -> str:
@@ -229,25 +232,35 @@ def _read_csv(path: str, text: str, flag: str) -> Iterator[tuple[int, list[str]]
         ) from error
 
 
-def _read_json_lines(path: str, text: str, flag: str) -> Table:
+def _read_json_lines(path: str, text: str, flag: str, skip_bad: bool) -> Table:
     records: dict[str, dict[str, Any]] = {}
+    errors = []
     for number, line in enumerate(split_lines(text), 1):
         where = f"{path}:{number}"
-        if not line.strip():
-            raise UserError(f"{where}: the line is blank: remove it")
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: no JSON ({error}); a file of JSON lines has one object a line") from error
-        if not isinstance(record, dict):
-            raise UserError(
-                f"{where}: {type(record).__name__} in the place of an object; a file of JSON lines has one object a "
-                f"line, not all in one list"
-            )
-        records[where] = record
+            records[where] = _parse_json_line(where, line)
+        except UserError as error:
+            errors.append(error)
+    if errors and not (skip_bad and records):
+        raise first_error(errors, len(records) + len(errors), flag)
     names = tuple(dict.fromkeys(name for record in records.values() for name in record))
     rows = [Row(where, [_clean(record.get(name)) for name in names]) for where, record in records.items()]
-    return Table(path, names, rows, flag=flag)
+    return Table(path, names, rows, tuple(errors), flag)
+
+
+def _parse_json_line(where: str, line: str) -> dict[str, Any]:
+    if not line.strip():
+        raise UserError(f"{where}: the line is blank: remove it")
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: no JSON ({error}); a file of JSON lines has one object a line") from error
+    if not isinstance(record, dict):
+        raise UserError(
+            f"{where}: {type(record).__name__} in the place of an object; a file of JSON lines has one object a line, "
+            f"not all in one list"
+        )
+    return record
 
 
 def _clean(value: Any) -> Any:
@@ -316,18 +329,6 @@ def _find_usual(table: Table, key: str, tiers: Sequence[Sequence[tuple[str, ...]
 def name_columns(flag: str, *keys: str) -> str:
     """Returns how a user names columns; `flag` as of `Columns`."""
     return flag + ("," if flag.endswith(":") else f" {flag}").join(f"{key}=COLUMN" for key in keys)
-
-
-def without_empty_texts(table: Table, indices: ColumnIndices) -> Table:
-    """Returns a table without rows that lack a text, which count as skipped; one must be left."""
-    rows = [row for row in table.rows if not any(_is_empty(row.fields[index]) for index in indices.texts)]
-    if not rows:
-        raise UserError(f"{table.path}: the text is empty in each of its lines: {indices.description}")
-    return dataclasses.replace(table, rows=rows, num_skipped=table.num_skipped + len(table.rows) - len(rows))
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or not str(value).strip()
 
 
 def _has(table: Table, column: str) -> bool:

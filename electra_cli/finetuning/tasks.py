@@ -149,7 +149,9 @@ def check_pairs(path: str, examples: Examples, has_pairs: bool, reference: str, 
 def _file_sources(data: ml_collections.ConfigDict) -> dict[str, LabeledFile]:
     columns = Columns(data.text, data.second_text, data.label)
     return {
-        name: LabeledFile(_path(data, data[name]), columns, data.format, label_needed=name != "test")
+        name: LabeledFile(
+            _path(data, data[name]), columns, data.format, name != "test", skip_bad=data.skip_bad_examples
+        )
         for name in ("train", "validation", "test")
         if data[name]
     }
@@ -171,7 +173,7 @@ def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, Label
                 task.test_columns if is_test and not given else task.columns,
                 "tsv",
                 label_needed=not is_test,
-                skip_broken=task.has_broken_lines,
+                skip_bad=task.has_broken_lines or data.skip_bad_examples,
             )
     return sources
 

@@ -1,7 +1,8 @@
 import pytest
 
 from electra_cli.errors import UserError
-from electra_cli.finetuning.conll import read_conll
+from electra_cli.finetuning.labeled_files import LabeledFile
+from electra_cli.finetuning.tables import Columns
 
 CONLL_2003 = """-DOCSTART- -X- -X- O
 
@@ -27,10 +28,11 @@ CONLLU = """# newdoc
 """
 
 
-def read(tmp_path, content, words="", tags="", **options):
+def read(tmp_path, content, words="", tags="", is_conllu=False):
     path = tmp_path / "data.conll"
     path.write_text(content)
-    return read_conll(str(path), words, tags, **options)
+    file_format = "conllu" if is_conllu else "conll"
+    return LabeledFile(str(path), Columns(words, "", tags), file_format, label_needed=False).read("tagging").examples
 
 
 def test_sentences_of_conll_2003(tmp_path):

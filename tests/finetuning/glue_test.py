@@ -103,7 +103,7 @@ def test_the_download_is_read(tmp_path, name, is_parent):
     assert task.num_outputs == (1 if name == "stsb" else 2)
     assert sorted(splits.more) == (["test_mismatched", "validation_mismatched"] if name == "mnli" else [])
     assert all(len(examples) == 1 for examples in splits.more.values())
-    broken = [notice for notice in splits.notices if "train.tsv: broken lines skipped: 2" in notice]
+    broken = [notice for notice in splits.notices if "train.tsv: bad examples skipped: 2 of" in notice]
     assert len(broken) == (1 if name == "qqp" else 0)
     test_file = next(iter(sorted((tmp_path / folder).glob("test*.tsv"))))
     assert load_file(str(test_file), config, task).examples == splits.test

@@ -1,12 +1,14 @@
 import copy
+import dataclasses
 import gzip
 import json
+import re
 
 import pytest
 
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Answer
-from electra_cli.finetuning.labeled_files import LabeledFile, find_format, read_squad
+from electra_cli.finetuning.labeled_files import LabeledFile, find_format
 from electra_cli.finetuning.tables import Columns
 
 
@@ -168,21 +170,25 @@ def test_bad_json_lines(tmp_path, record, kind, message):
 
 def test_empty_texts_can_be_left_out(tmp_path):
     content = "sentence1\tsentence2\tlabel\na\tb\t1\nc\t\t0\nd\n \te\t1\nf\tg\t0\n"
-    contents = read(write(tmp_path, content), skip_broken=True)
+    contents = read(write(tmp_path, content), skip_bad=True)
     assert [(example.text, example.second_text, example.label) for example in contents.examples] == [
         ("a", "b", "1"),
         ("f", "g", "0"),
     ]
-    assert [notice.partition(": ")[2] for notice in contents.notices] == ["broken lines skipped: 3"]
-    with pytest.raises(UserError, match=r"data\.tsv: the text is empty in each of its lines: text in column sentence"):
-        read(write(tmp_path, "sentence\tlabel\n\t1\n"), skip_broken=True)
+    assert [notice.partition(": ")[2] for notice in contents.notices] == [
+        f"bad examples skipped: 3 of 5; the first: {tmp_path}/data.tsv:4: 1 column, where the header has 3: fix "
+        f"the line, whose columns lie between tabs"
+    ]
+    with pytest.raises(UserError, match=r"data\.tsv:2: the text is empty$"):
+        read(write(tmp_path, "sentence\tlabel\n\t1\n"), skip_bad=True)
 
 
 def test_broken_lines_and_quoted_texts_are_told(tmp_path):
-    contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_broken=True)
+    contents = read(write(tmp_path, 'text\tlabel\n"a"\t1\nb\n"c"\t0\n'), skip_bad=True)
     assert len(contents.examples) == 2
     assert [notice.partition(": ")[2] for notice in contents.notices] == [
-        "broken lines skipped: 1",
+        f"bad examples skipped: 1 of 3; the first: {tmp_path}/data.tsv:3: 1 column, where the header has 2: fix the "
+        f"line, whose columns lie between tabs",
         "every text begins and ends with a quote, which is taken for text: if the file has quotes as CSV has, write it "
         "without",
     ]
@@ -218,7 +224,7 @@ CONTENT = {
 def read_questions(tmp_path, content):
     path = tmp_path / "dev.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return read_squad(str(path))
+    return read(str(path), "question_answering", label_needed=False).examples
 
 
 def changed(key, value, index=0):
@@ -252,7 +258,8 @@ def test_questions_without_answers_are_unlabelled(tmp_path):
     ("content", "message"),
     [
         ("{", r"dev\.json is no JSON"),
-        ("[]", r"dev\.json is not of SQuAD's form"),
+        ("[]", r"dev\.json holds no question"),
+        ("[1]", r"dev\.json is not of SQuAD's form"),
         ({"data": []}, r"dev\.json holds no question"),
         ({"data": [{"paragraphs": [{"qas": []}]}]}, r"dev\.json is not of SQuAD's form \(KeyError\('context'\)\)"),
         (changed("id", "b"), r"dev\.json, question b: questions 1 and 2 of the file have this id"),
@@ -272,6 +279,102 @@ def test_questions_without_answers_are_unlabelled(tmp_path):
 def test_bad_files_of_squad(tmp_path, content, message):
     with pytest.raises(UserError, match=message):
         read_questions(tmp_path, content)
+
+
+FLAT = [
+    {"id": "a", "title": "x", "context": CONTEXT, "question": "Who?",
+     "answers": {"text": ["cat", "dog"], "answer_start": [5, 16]}},
+    {"id": "b", "title": "x", "context": CONTEXT, "question": "Where?", "answers": {"text": [], "answer_start": []}},
+    {"id": "c", "title": "x", "context": CONTEXT, "question": "Why?", "answers": []},
+    {"id": "d", "title": "x", "context": CONTEXT, "question": "When?",
+     "answers": [{"text": "sat", "answer_start": 20}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("dev.jsonl", "".join(json.dumps(record) + "\n" for record in FLAT)),
+        ("dev.json", "".join(json.dumps(record) + "\n" for record in FLAT)),
+        ("dev.json", json.dumps(FLAT)),
+        ("dev.json", json.dumps({"data": FLAT}, indent=2)),
+    ],
+)
+def test_flat_records_are_the_same_questions(tmp_path, name, content):
+    expected = read_questions(tmp_path, CONTENT)
+    examples = read(write(tmp_path, content, name), "question_answering").examples
+    assert [dataclasses.replace(example, where="") for example in examples] == [
+        dataclasses.replace(example, where="") for example in expected
+    ]
+    assert examples[3].where == f"{tmp_path}/{name}, question d"
+
+
+def test_one_flat_record_and_bad_ones(tmp_path):
+    (example,) = read(write(tmp_path, json.dumps(FLAT[0]), "one.jsonl"), "question_answering").examples
+    assert example.answers == (Answer("cat", 5), Answer("dog", 16))
+    with pytest.raises(UserError, match=r"dev\.jsonl:2: no JSON"):
+        read(write(tmp_path, json.dumps(FLAT[0]) + "\n{\n", "dev.jsonl"), "question_answering")
+    bad = {**FLAT[0], "answers": {"text": ["cat"], "answer_start": []}}
+    with pytest.raises(UserError, match=r"dev\.jsonl is not of SQuAD's form \(ValueError"):
+        read(write(tmp_path, json.dumps(bad), "dev.jsonl"), "question_answering")
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "expected"),
+    [
+        ("big cat", 4, Answer("big\u00a0 cat", 4)),
+        ("big\ncat ", 4, Answer("big\u00a0 cat", 4)),
+        (" big cat", 3, Answer("big\u00a0 cat", 4)),
+        ("big cat", 3, r"is not at character 3 of its context, where ' big\\xa0 c' is, but at 4$"),
+        ("bigcat", 4, r"does not occur in its context$"),
+    ],
+)
+def test_answers_may_differ_from_their_context_by_white_space(tmp_path, text, start, expected):
+    record = {**FLAT[0], "context": "the big\u00a0 cat", "answers": {"text": [text], "answer_start": [start]}}
+    path = write(tmp_path, json.dumps(record), "a.jsonl")
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            read(path, "question_answering")
+    else:
+        assert read(path, "question_answering").examples[0].answers == (expected,)
+
+
+_QUESTIONS = [
+    {**FLAT[0], "id": number, "answers": {"text": ["cat"], "answer_start": [5 + (number in (3, 7))]}}
+    for number in range(10)
+]
+BAD_FILES = [
+    ("a.jsonl", "question_answering", "".join(json.dumps(record) + "\n" for record in _QUESTIONS),
+     "question 3: the answer 'cat' is not at character 6 of its context, where 'at ' is, but at 5"),
+    ("a.tsv", "classification", "text\tlabel\n" + "a\t1\n" * 8 + " \t0\nb\t\n", "a.tsv:10: the text is empty"),
+    ("a.csv", "classification", "text,label\n" + "a,1\n" * 8 + "b\nc,d,e\n",
+     "a.csv:10: 1 column, where the header has 2: fix the line, whose columns lie between commas"),
+    ("a.jsonl", "regression", '{"text": "a", "label": 1}\n' * 8 + '{"text"\n{"text": "a", "label": "x"}\n',
+     "a.jsonl:9: no JSON"),
+    ("a.conll", "tagging", "a O\n\n" * 8 + "b\n\na O O\nb O\n",
+     "a.conll:17: number of columns 1, where the first word's line has 2"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "kind", "content", "first"), BAD_FILES)
+def test_bad_examples_are_counted_and_can_be_skipped(tmp_path, name, kind, content, first):
+    path = write(tmp_path, content, name)
+    if kind != "regression":  # of JSON lines, lines and their values are read one after the other
+        told = "; 1 more of 10 examples is bad: fix them, or skip them with --config.data.skip_bad_examples=true"
+        with pytest.raises(UserError, match=re.escape(first) + ".*" + re.escape(told) + "$"):
+            read(path, kind)
+    contents = read(path, kind, skip_bad=True)
+    assert len(contents.examples) == 8
+    assert contents.notices[0].startswith(f"{path}: bad examples skipped: 2 of 10; the first: ")
+    assert first in contents.notices[0]
+
+
+def test_where_all_are_bad_none_are_skipped(tmp_path):
+    with pytest.raises(UserError, match=r"data\.tsv:2: the text is empty; 1 more of 2 examples is bad: fix them, or"):
+        read(write(tmp_path, "text\tlabel\n \t1\n \t0\n"), skip_bad=True)
+    columns = Columns(flag="--predict=FILE:")
+    with pytest.raises(UserError, match=r"1 more of 2 examples is bad: fix them$"):
+        read(write(tmp_path, "text\tlabel\n \t1\n \t0\n"), columns=columns)
 
 
 def test_an_empty_context_is_named(tmp_path):

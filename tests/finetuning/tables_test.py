@@ -176,10 +176,12 @@ def test_a_conll_file_that_is_named_as_a_table_is_told(tmp_path):
 
 
 def test_broken_lines_can_be_left_out(tmp_path):
-    table = read_table(write(tmp_path, GOOD + "b\nc\t0\n"), "tsv", Columns(), skip_broken=True)
-    assert [fields for _, fields in rows(table)] == [["a", "1"], ["c", "0"]] and table.num_skipped == 1
+    table = read_table(write(tmp_path, GOOD + "b\nc\t0\n"), "tsv", Columns(), skip_bad=True)
+    assert [fields for _, fields in rows(table)] == [["a", "1"], ["c", "0"]] and [
+        str(error) for error in table.errors
+    ] == [f"{tmp_path}/data.tsv:3: 1 column, where the header has 2: fix the line, whose columns lie between tabs"]
     with pytest.raises(UserError, match="no line has as many columns as the header, 2"):
-        read_table(write(tmp_path, "a\tb\nc\n"), "tsv", Columns(), skip_broken=True)
+        read_table(write(tmp_path, "a\tb\nc\n"), "tsv", Columns(), skip_bad=True)
 
 
 BAD_COLUMNS = [

@@ -111,6 +111,18 @@ def test_labels_of_other_splits_are_checked(directory):
         load(directory, train="train.tsv", validation="bad.tsv")
 
 
+def test_bad_examples_are_skipped_where_it_is_asked_for(directory):
+    with open(directory / "train.tsv", "a") as stream:
+        stream.write(" \t0\n")
+    with pytest.raises(UserError, match=r"train\.tsv:42: the text is empty$"):
+        load(directory, train="train.tsv", validation="dev.tsv")
+    splits = load(directory, train="train.tsv", validation="dev.tsv", skip_bad_examples=True)[-1]
+    told = (
+        f"{directory}/train.tsv: bad examples skipped: 1 of 41; the first: {directory}/train.tsv:42: the text is empty"
+    )
+    assert len(splits.train) == 40 and told in splits.notices
+
+
 def test_labels_that_look_wrong_are_told(directory):
     rows = [("a", "Yes"), ("b", "yes"), ("c", "yes"), ("d", "Yes"), ("e", "no")]
     write_table(directory / "train.tsv", rows)
