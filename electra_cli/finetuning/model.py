@@ -1,6 +1,7 @@
 """An encoder with a head for a task: built to be fine-tuned, or read from the workdir of a fine-tuning."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import ml_collections
@@ -19,7 +20,7 @@ from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
 from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network
-from electra_cli.workdir.checkpoint_files import find_checkpoint
+from electra_cli.workdir.checkpoint_files import find_checkpoint, use_checkpoint
 from electra_cli.workdir.checkpoint_matching import restore
 
 TARGETS = "targets"
@@ -200,6 +201,6 @@ def load_fine_tuned(workdir: str, seed: int | None = None, notice: Callable[[str
     model = build_model(
         record.sizes, record.kind, task.num_outputs, config.model, record.initializer_range, length=record.length
     )
-    path = find_checkpoint(workdirs.seed_directory(workdir, seed), notice)
-    restore(tf.train.Checkpoint(model=model), path, ("model",))
+    find = functools.partial(find_checkpoint, workdirs.seed_directory(workdir, seed), notice)
+    use_checkpoint(find, lambda path: restore(tf.train.Checkpoint(model=model), path, ("model",)))
     return FineTunedModel(workdir, seed, record, config, task, tokenizer, model, scores)

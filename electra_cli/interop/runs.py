@@ -18,7 +18,6 @@ from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.weights import Network
 from electra_cli.training.initialization import restore_model
-from electra_cli.workdir.checkpoint_files import step_of
 from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_config, read_metrics, read_record
 
 
@@ -123,10 +122,9 @@ def load_run(
         )
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
-        model, path = restore_model(config, where, notice, averaged=averaged)
+        model, path, step = restore_model(config, where, notice, averaged=averaged)
     except UserError as error:
         raise error.with_options({} if checkpoint else {"--checkpoint": "--workdir"}) from error
-    step = step_of(path)
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
     is_averaged = averaged and config.optimizer.ema_decay > 0
     return LoadedRun(workdir, path, step, config, model, is_averaged, tokenizer, lines[-1] if lines else {})

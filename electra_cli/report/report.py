@@ -70,12 +70,14 @@ def _samples_of(run: RunRecord, num_samples: int, logger: Logger) -> RunSamples:
     with logger.status("Starting TensorFlow"):
         import tensorflow  # noqa: F401, PLC0415  (takes seconds)
 
+    unreadable: tuple[type[Exception], ...] = (UserError, *files.errors())
     try:
         with logger.status(f"Taking samples of {run.path}"):
             step, samples = take_samples(run.path, num_samples, logger.warning)
-    except UserError as error:
-        logger.notice(f"{run.path}: no samples: {error}")
-        return RunSamples(note=str(error))
+    except unreadable as error:
+        note = str(error).splitlines()[0]
+        logger.notice(f"{run.path}: no samples: {note}")
+        return RunSamples(note=note)
     return RunSamples(step, tuple(samples))
 
 
@@ -92,13 +94,11 @@ def take_samples(
     from electra_cli.data.input_pipeline import reading  # noqa: PLC0415  (these import TensorFlow, which takes seconds)
     from electra_cli.training.evaluation import Sampler  # noqa: PLC0415
     from electra_cli.training.initialization import restore_model  # noqa: PLC0415
-    from electra_cli.workdir.checkpoint_files import step_of  # noqa: PLC0415
 
     config = run_files.read_config(run_files.read_record(workdir), files.join(workdir, run_files.CONFIG_FILE))
     # Before the checkpoint, which takes longer to read.
     phases = read_run(config).phases
-    model, path = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), notice)
-    step = step_of(path)
+    model, _, step = restore_model(config, files.join(workdir, run_files.CHECKPOINT_DIRECTORY), notice)
     phase = phase_at(phases, step)
     if phase.source.validation is None:
         raise UserError(f"{phase.source.data_dir} has no validation examples")

@@ -1,6 +1,7 @@
 """Restores weights of a checkpoint: to begin a run, fitted to its vocabulary and lengths, or to use the model."""
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from electra_cli.training.optimization import (
     inner_optimizer,
     start_averages,
 )
-from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer
+from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer, step_of, use_checkpoint
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
 from electra_cli.workdir.run_files import CONFIG_FILE
 
@@ -58,7 +59,19 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
     Raises a `UserError`, before any change, if the checkpoint is missing, damaged or of another model, or the run's
     vocabulary does not begin with its.
     """
-    path = find_checkpoint(path, logger.warning)
+    find = functools.partial(find_checkpoint, path, logger.warning)
+    path, values = use_checkpoint(find, functools.partial(_fit, model, optimizer, changes, logger))
+    for variable, value in values:
+        variable.assign(value)
+    start_averages(optimizer, model.trainable_variables)
+    how = "resumes with its moments" if changes.restore_optimizer else "starts fresh"
+    logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
+
+
+def _fit(
+    model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger, path: str
+) -> tuple[str, list[tuple[tf.Variable, np.ndarray]]]:
+    """Returns the path of a complete checkpoint, and its values, fitted to the variables that they are for."""
     root = tf.train.Checkpoint(model=model, optimizer=optimizer)
     sections = ("model", "optimizer") if changes.restore_optimizer else ("model",)
     if changes.restore_optimizer and not has_optimizer(path):
@@ -82,11 +95,7 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
         elif value.shape != tuple(variable.shape):
             value = resize_positions(value, variable.shape[0], "zeros" if is_moment else changes.positions)
         values.append((variable, value))
-    for variable, value in values:
-        variable.assign(value)
-    start_averages(optimizer, model.trainable_variables)
-    how = "resumes with its moments" if changes.restore_optimizer else "starts fresh"
-    logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
+    return path, values
 
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
@@ -225,21 +234,24 @@ def split_token(token: str, ids: dict[str, int]) -> list[int]:
 
 def restore_model(
     config: ml_collections.FrozenConfigDict, path: str, notice: Callable[[str], None], *, averaged: bool = True
-) -> tuple[Pretrainer, str]:
-    """Returns the model of a resolved config with the weights of a checkpoint, float32, and the checkpoint's path.
+) -> tuple[Pretrainer, str, int]:
+    """Returns the model of a resolved config with the weights of a checkpoint, float32, and its path and step.
 
     The path is as of `checkpoint_files.find_checkpoint`; `averaged` takes the moving averages, where the run keeps any.
     Raises a `UserError` if the checkpoint is missing, damaged or of another model.
     """
-    path = find_checkpoint(path, notice)
     model = build_pretrainer(config)
-    if not (averaged and config.optimizer.ema_decay > 0 and has_optimizer(path)):
-        restore(tf.train.Checkpoint(model=model), path, ("model",))
-        return model, path
-    optimizer = build_optimizer(config)
-    optimizer.build(model.trainable_variables)
-    restore(tf.train.Checkpoint(model=model, optimizer=optimizer), path, ("model", "optimizer"))
-    averages = evaluated_values(optimizer, model.trainable_variables)
-    for variable, average in zip(model.trainable_variables, averages, strict=True):
-        variable.assign(average)
-    return model, path
+
+    def restore_from(path: str) -> tuple[str, int]:
+        if not (averaged and config.optimizer.ema_decay > 0 and has_optimizer(path)):
+            restore(tf.train.Checkpoint(model=model), path, ("model",))
+            return path, step_of(path)
+        optimizer = build_optimizer(config)
+        optimizer.build(model.trainable_variables)
+        restore(tf.train.Checkpoint(model=model, optimizer=optimizer), path, ("model", "optimizer"))
+        averages = evaluated_values(optimizer, model.trainable_variables)
+        for variable, average in zip(model.trainable_variables, averages, strict=True):
+            variable.assign(average)
+        return path, step_of(path)
+
+    return model, *use_checkpoint(functools.partial(find_checkpoint, path, notice), restore_from)

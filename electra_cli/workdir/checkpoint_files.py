@@ -9,12 +9,16 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
+from typing import TypeVar
 
 import tensorflow as tf
 
 from electra_cli.errors import Option, ResumableError, UserError
 from electra_cli.files import is_remote, unescaped, write_atomically
 from electra_cli.workdir.run_files import check_checkpoint_flag
+
+Found = TypeVar("Found", str, str | None)
+Result = TypeVar("Result")
 
 _PARTIAL, _COMPLETE = ".partial", ".complete"
 # Ours, and those of TensorFlow's own saving, which earlier versions used.
@@ -39,8 +43,7 @@ class CheckpointFiles:
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints, complete or not, in ascending order."""
-        matches = (re.fullmatch(r"ckpt-(\d+)\.(index|data-.*-of-\d+)", name) for name in self._names())
-        return sorted({int(match[1]) for match in matches if match})
+        return sorted({int(match[1]) for match in self._matches()})
 
     def path(self, step: int) -> str:
         """Returns the path of a checkpoint, without the endings of its files."""
@@ -52,6 +55,7 @@ class CheckpointFiles:
         Raises a `UserError`, beginning with `where` and ending with `remedy`, if all are damaged.
         """
         damages: dict[str, str] = {}
+        before = [match[0] for match in self._matches()]
         for step in reversed(self.steps()):
             path = self.path(step)
             damage = find_damage(path)
@@ -59,6 +63,9 @@ class CheckpointFiles:
                 for damaged, what in damages.items():
                     warn(f"Checkpoint {damaged} is damaged ({what}); {os.path.basename(path)} is used instead.")
                 return path
+            if [match[0] for match in self._matches()] != before:
+                # A run that writes here removed it while it was read, and has saved a newer one.
+                return self.newest(warn, remedy, where)
             damages[path] = damage
         if not damages:
             return None
@@ -124,6 +131,11 @@ class CheckpointFiles:
                 f"old checkpoints in {self.directory} cannot be removed ({_reason(error)}); the new one is saved: fix "
                 f"the directory, then the same command resumes from it"
             ) from error
+
+    def _matches(self) -> list[re.Match[str]]:
+        """Returns the matches of the names of files of checkpoints, with the step as group 1."""
+        matches = (re.fullmatch(r"ckpt-(\d+)\.(index|data-.*-of-\d+)", name) for name in self._names())
+        return [match for match in matches if match]
 
     def _names(self) -> list[str]:
         if not tf.io.gfile.isdir(self.directory):
@@ -213,6 +225,20 @@ def find_checkpoint(path: str, warn: Callable[[str], None]) -> str:
     if damage is not None:
         raise UserError(Option("--checkpoint"), f"={path} is damaged ({damage}): give another")
     return path
+
+
+def use_checkpoint(find: Callable[[], Found], use: Callable[[Found], Result]) -> Result:
+    """Returns what `use` makes of the checkpoint that `find` finds.
+
+    Where a run removes it while it is used, because it saved newer ones, that is repeated with what `find` finds then.
+    """
+    while True:
+        path = find()
+        try:
+            return use(path)
+        except (tf.errors.NotFoundError, FileNotFoundError):
+            if path is None or tf.io.gfile.exists(f"{path}.index"):
+                raise
 
 
 def step_of(path: str) -> int:

@@ -17,7 +17,13 @@ from electra_cli import files
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
-from electra_cli.workdir.checkpoint_files import CheckpointFiles, find_checkpoint, find_damage, step_of
+from electra_cli.workdir.checkpoint_files import (
+    CheckpointFiles,
+    find_checkpoint,
+    find_damage,
+    step_of,
+    use_checkpoint,
+)
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, Match, match, restore
 from electra_cli.workdir.run_files import BEST
 
@@ -155,18 +161,21 @@ class Checkpoints:
 
         Raises a `UserError` if none can be read, or it is of another model.
         """
-        path = self._files.newest(
-            self._logger.warning, remedy="put a complete one back, or choose another --workdir to start again"
-        )
-        if path is None:
-            if self._files.ever_saved():
-                raise UserError(
-                    f"{self._files.directory} held checkpoints, and none is left: put one back, or choose another "
-                    f"--workdir to start again"
-                )
-            return None
-        restore(self._checkpoint, path, self._items)
-        return self._step
+        remedy = "put a complete one back, or choose another --workdir to start again"
+
+        def restore_from(path: str | None) -> int | None:
+            if path is None:
+                return None
+            restore(self._checkpoint, path, self._items)
+            return self._step
+
+        step = use_checkpoint(lambda: self._files.newest(self._logger.warning, remedy), restore_from)
+        if step is None and self._files.ever_saved():
+            raise UserError(
+                f"{self._files.directory} held checkpoints, and none is left: put one back, or choose another "
+                f"--workdir to start again"
+            )
+        return step
 
     def restore_before(self, step: int) -> int | None:
         """Restores the newest complete checkpoint before `step`, removes later ones and returns its step, or None.
@@ -190,14 +199,20 @@ class Checkpoints:
 
         The optimizer is needed where its averages of the weights are evaluated.
         """
-        path = find_checkpoint(path, self._logger.warning)
-        restore(self._checkpoint, path, ("model", "optimizer") if with_optimizer else ("model",))
-        self._logger.notice(f"Evaluating checkpoint {path}.")
-        return step_of(path)
+        sections = ("model", "optimizer") if with_optimizer else ("model",)
+
+        def restore_from(path: str) -> tuple[str, int]:
+            restore(self._checkpoint, path, sections)
+            return path, step_of(path)
+
+        used, step = use_checkpoint(lambda: find_checkpoint(path, self._logger.warning), restore_from)
+        self._logger.notice(f"Evaluating checkpoint {used}.")
+        return step
 
     def restore_weights(self, path: str) -> None:
         """Restores the model's weights alone from a checkpoint (`find_checkpoint`) of any run."""
-        restore(self._checkpoint, find_checkpoint(path, self._logger.warning), ("model",))
+        find = functools.partial(find_checkpoint, path, self._logger.warning)
+        use_checkpoint(find, lambda path: restore(self._checkpoint, path, ("model",)))
 
     def save(self) -> None:
         """Writes a checkpoint of the current step, and removes those that are not to be kept.

@@ -105,7 +105,7 @@ def test_lines_of_metrics_and_of_the_terminal(probed):
 
 def test_scores_are_those_of_the_averaged_weights_computed_otherwise(probed, data_dir, files):
     resolved = read_run(config_with(data_dir, files)).resolved
-    model, _ = restore_model(resolved, str(probed[0]), print)
+    model, *_ = restore_model(resolved, str(probed[0]), print)
     tokenizer = tokenizer_of_data(str(data_dir))
     vocabulary, encoder = tokenizer.vocabulary, tokenizer.build()
 

@@ -106,7 +106,7 @@ def evaluated(config, workdir):
         global_batch_size=8, num_examples=config.eval.num_examples,
     )  # fmt: skip
     batch = {name: value[:NUM_SAMPLES] for name, value in next(iter(dataset)).items()}
-    model, _ = restore_model(run_config.resolved, f"{workdir}/checkpoints", lambda _: None)
+    model, *_ = restore_model(run_config.resolved, f"{workdir}/checkpoints", lambda _: None)
     outputs = model(batch, training=False)
     return {name: value.numpy() for name, value in {**batch, **outputs}.items()}, phase.source.vocabulary.tokens
 

@@ -549,6 +549,43 @@ def test_weights_alone(tmp_path):
             run.checkpoints.restore_weights(str(tmp_path / path))
 
 
+def prune_at(monkeypatch, writer, call):
+    """Lets a run save its next checkpoint, and remove all others, before the n-th time that one is opened."""
+    opened, load = [], tf.train.load_checkpoint
+
+    def load_after(path):
+        opened.append(path)
+        if len(opened) == call:
+            writer.save(10)
+        return load(path)
+
+    monkeypatch.setattr(tf.train, "load_checkpoint", load_after)
+    return opened
+
+
+@pytest.mark.parametrize("how", ["restore_newest", "restore_weights", "restore_for_evaluation"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_reader_beside_a_run_that_removes_old_ones_takes_the_next_newest(tmp_path, monkeypatch, how, call):
+    writer = Run(tmp_path, keep_checkpoints=1).save(4, 8)
+    run = Run(tmp_path)
+    opened = prune_at(monkeypatch, writer, call)
+    if how == "restore_newest":
+        assert run.checkpoints.restore_newest() == (8 if len(opened) < call else 10)
+    elif how == "restore_weights":
+        run.checkpoints.restore_weights(str(tmp_path))
+    else:
+        assert run.checkpoints.restore_for_evaluation(str(tmp_path), with_optimizer=False) in (8, 10)
+    assert run.values() == ({8.0} if len(opened) < call else {10.0})
+    assert not any("damaged" in line for line in run.lines)
+
+
+def test_one_that_was_named_and_is_removed_is_not_replaced_by_another(tmp_path, monkeypatch):
+    writer = Run(tmp_path, keep_checkpoints=1).save(4, 8)
+    prune_at(monkeypatch, writer, 2)
+    with pytest.raises(UserError, match=r"--checkpoint=.*ckpt-8: no such checkpoint or directory"):
+        Run(tmp_path).checkpoints.restore_weights(str(tmp_path / "ckpt-8"))
+
+
 def test_files_are_forced_to_the_disk_before_they_count(tmp_path, monkeypatch):
     events = []
     fsync, rename = checkpoint_files.os.fsync, tf.io.gfile.rename
