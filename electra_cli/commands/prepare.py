@@ -1,5 +1,6 @@
 """`electra-prepare`: raw text to vocabulary and TFRecord shards."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -78,7 +79,14 @@ GROUPS: app.FlagGroups = {
             "Jaccard similarity of 0.8 or more).",
             choices=("none", "exact", "near"),
         ),
-        "lower_case": Field(True, "Lower-case text and strip accents."),
+        "lower_case": Field(
+            True, "Lower-case text; by default as tokenizer_config.json next to --vocab_file says, or true."
+        ),
+        "strip_accents": Field(None, "Strip accents; by default, as --lower_case.", value_type=bool),
+        "tokenize_chinese_chars": Field(True, "Make a word of each Chinese character."),
+        "max_word_length": Field(
+            100, "Characters; longer words become [UNK]. Text without spaces may need more.", _AT_LEAST_1
+        ),
         "word_boundaries": Field(
             "wordpiece",
             "What counts as a word for whole-word masking: a token and the '##' tokens that follow it, or the text "
@@ -145,6 +153,8 @@ _LEARNING_FLAGS = (
     "vocab_sample_mb",
 )
 
+_RULES = ("lower_case", "strip_accents", "tokenize_chinese_chars", "max_word_length")
+
 EXAMPLES = """
 Examples:
   {program} --input=wiki/ --learn_vocab=30522 --output_dir=data
@@ -177,7 +187,7 @@ def _main(values: flags.FlagValues) -> None:
         seed=values.seed,
         document_separator=values.document_separator,
         encoding_errors=values.encoding_errors,
-        lower_case=values.lower_case,
+        **_rules(values),
         shard_size_mb=values.shard_size_mb,
         word_boundaries=values.word_boundaries,
         packing=values.packing,
@@ -253,6 +263,16 @@ def _learning(values: flags.FlagValues) -> "LearningSettings | None":
     )
 
 
+def _rules(values: flags.FlagValues) -> dict[str, Any]:
+    """Returns how text becomes words: by the flags that were given, or else by the vocabulary's own rules."""
+    from electra_cli.data import tokenization, vocabulary  # noqa: PLC0415  (--help must not wait for NumPy)
+
+    own = tokenization.rules_next_to(values.vocab_file) if values.vocab_file else None
+    rules = own or vocabulary.WordRules()
+    given = {name: values[name].value for name in _RULES if values[name].present}
+    return dataclasses.asdict(rules.replace(**given))
+
+
 def _weights(values: flags.FlagValues) -> tuple[float, ...]:
     if not values.input_weights:
         return ()
@@ -287,8 +307,8 @@ def _check(values: flags.FlagValues) -> None:
     if values.vocab_file is not None:
         reason = "says how to learn a vocabulary: it does not go with --vocab_file"
         app.refuse_flags(values, _LEARNING_FLAGS, reason)
-        if values.vocab_file.endswith(".model") and values["lower_case"].present:
-            raise UserError(f"--lower_case={values.lower_case}: a SentencePiece model treats case in its own way")
+        if values.vocab_file.endswith(".model"):
+            app.refuse_flags(values, _RULES, "is for WordPiece: a SentencePiece model splits text in its own way")
     app.check_flags(values, GROUPS)
 
 

@@ -39,9 +39,10 @@ def inspect_data(data_dir: str, notice: Callable[[str], None] = print) -> None:
     if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
         raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
+    further = manifest.rules.flags.replace(" --lower_case=false", "")
     notice(
         f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
-        f"{'uncased' if manifest.lower_case else 'cased'}, fingerprint {manifest.fingerprint[:16]}"
+        f"{'uncased' if manifest.lower_case else 'cased'}{further}, fingerprint {manifest.fingerprint[:16]}"
     )
     unit = "documents" if manifest.settings.get("packing") == "full" else "segments"
     for split, shards in manifest.splits.items():

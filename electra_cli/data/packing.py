@@ -13,7 +13,7 @@ from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.spool import PackedChunk, PackedExample, Totals
 from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
 
@@ -30,6 +30,9 @@ class PrepareSettings:
     document_separator: str = "blank_line"
     encoding_errors: str = "strict"
     lower_case: bool = True
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool = True
+    max_word_length: int = 100
     shard_size_mb: float = 64.0
     word_boundaries: str = "wordpiece"
     packing: str = "pairs"
@@ -38,6 +41,11 @@ class PrepareSettings:
     text_field: str = "text"
     input_weights: tuple[float, ...] = ()
     input_format: str = "auto"
+
+    @property
+    def rules(self) -> WordRules:
+        """How text becomes words."""
+        return WordRules(self.lower_case, self.strip_accents, self.tokenize_chinese_chars, self.max_word_length)
 
     @property
     def has_words(self) -> bool:
@@ -89,7 +97,7 @@ class Packer:
         if sentencepiece_file:
             self._tokenizer = SentencePieceTokenizer(sentencepiece_file)
         else:
-            self._tokenizer = Tokenizer(vocabulary, lower_case=settings.lower_case, keeps_words=settings.has_words)
+            self._tokenizer = Tokenizer(vocabulary, settings.rules, keeps_words=settings.has_words)
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
 
     def pack(

@@ -26,7 +26,15 @@ from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals, sign_documents
 from electra_cli.data.spool import SPLITS, Slice, Spool, Totals
 from electra_cli.data.tfrecords import Manifest, Shard
-from electra_cli.data.vocabulary import LearningSettings, Vocabulary, WordCounts, WordSplitter, learn_vocabulary
+from electra_cli.data.vocabulary import (
+    LearningSettings,
+    Vocabulary,
+    WordCounts,
+    WordRules,
+    WordSplitter,
+    guess_rules,
+    learn_vocabulary,
+)
 from electra_cli.data.workers import Chunk, Workers, count_words, make_shard, pack_chunk
 from electra_cli.errors import ResumableError, UnreadableError, UserError
 
@@ -116,17 +124,21 @@ def load_vocabulary(path: str | None, settings: PrepareSettings) -> tuple[Vocabu
             )
         return tokenization.SentencePieceTokenizer(path).vocabulary, files.read_bytes(path)
     vocabulary = Vocabulary.from_file(path)
-    _check_case(vocabulary, settings.lower_case, path)
+    _check_rules(vocabulary, settings.rules, path)
     return vocabulary, b""
 
 
-def _check_case(vocabulary: Vocabulary, lower_case: bool, path: str) -> None:
+def _check_rules(vocabulary: Vocabulary, rules: WordRules, path: str) -> None:
     """A cased vocabulary with lower-casing wastes its entries; the other way round most words become [UNK]."""
-    words = [token for token in vocabulary.tokens if not token.startswith("[")]
-    num_upper = sum(token != token.lower() for token in words)
-    if lower_case and num_upper > 0.02 * len(words) + 1:
-        raise UserError(f"vocabulary {path} is cased ({num_upper:,} tokens with capitals): add --lower_case=false")
-    if not lower_case and num_upper == 0 and len(words) > 1000:
+    words = vocabulary.words
+    if not rules.fits(vocabulary):
+        flags = guess_rules(vocabulary).flags.strip() or "--lower_case=true --strip_accents=true"
+        kind, marks = ("cased", "capitals or accents") if "lower_case" in flags else ("accented", "accents")
+        raise UserError(
+            f"vocabulary {path} is {kind} ({rules.count_unreachable(words):,} tokens with {marks}): add {flags}"
+        )
+    has_capitals = WordRules().count_unreachable(words) > 0
+    if not rules.lower_case and not has_capitals and len(words) > 1000 and any(word != word.upper() for word in words):
         raise UserError(f"vocabulary {path} is uncased (no capitals): leave --lower_case at true")
 
 
@@ -236,7 +248,7 @@ class Preparation:
             "rare_words_forgotten": words.num_forgotten,
         }
         self._write_note("learned.json", statistics)
-        return learn_vocabulary(words.counts, learning, WordSplitter(lower_case=self._settings.lower_case))
+        return learn_vocabulary(words.counts, learning, WordSplitter(self._settings.rules))
 
     def read_learned(self) -> Learned:
         """Returns how the vocabulary was learned, and its statistics."""

@@ -24,6 +24,7 @@ import numpy as np
 
 from electra_cli import files
 from electra_cli.data.spool import CONTINUES_WORD, PackedExample
+from electra_cli.data.vocabulary import WordRules
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
 
@@ -138,6 +139,12 @@ class Manifest:
     sentencepiece_sha256: str = ""
     compression: str = COMPRESSION
     format_version: int = FORMAT_VERSION
+
+    @property
+    def rules(self) -> WordRules:
+        """How text became words; data of older versions has BERT's rules."""
+        names = ("strip_accents", "tokenize_chinese_chars", "max_word_length")
+        return WordRules(self.lower_case, **{name: self.settings[name] for name in names if name in self.settings})
 
     @property
     def fingerprint(self) -> str:

@@ -5,6 +5,8 @@ piece of text and remembers the answer: some 20 requests for a thousand words of
 """
 
 import dataclasses
+import json
+import os
 import re
 from array import array
 from collections.abc import Sequence
@@ -14,11 +16,16 @@ import numpy as np
 from electra_cli import files
 from electra_cli.data.spool import CONTINUES_WORD
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Manifest, find_manifest
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
+from electra_cli.data.vocabulary import (
+    SPECIAL_TOKENS,
+    TOKENIZER_CONFIG_FILE,
+    Vocabulary,
+    WordRules,
+    guess_rules,
+    read_rules,
+)
 from electra_cli.errors import Option, UnreadableError, UserError
 
-# Longer words are unknown: the limit of Hugging Face's tokenizers, which exported models meet.
-_MAX_WORD_LENGTH = 100
 # Answers remembered before all are forgotten, some 200 bytes each, and the longest text that has one: lines of Chinese
 # have no spaces.
 _MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
@@ -29,27 +36,24 @@ class Tokenizer:
     Text that happens to hold '[MASK]' or another special token is tokenized like any text.
 
     Args:
-      strip_accents: None: as `lower_case`, which is BERT's choice.
       keeps_words: whether all but the first token between two spaces carry `CONTINUES_WORD`.
     """
 
-    def __init__(
-        self, vocabulary: Vocabulary, *, lower_case: bool, strip_accents: bool | None = None, keeps_words: bool = False
-    ):
+    def __init__(self, vocabulary: Vocabulary, rules: WordRules, *, keeps_words: bool = False):
         import tokenizers  # noqa: PLC0415  (help must not wait for it)
-        from tokenizers import models, normalizers, pre_tokenizers  # noqa: PLC0415
+        from tokenizers import models, pre_tokenizers  # noqa: PLC0415
 
         tokenizer = tokenizers.Tokenizer(
             models.WordPiece(
                 {token: index for index, token in enumerate(vocabulary.tokens)},
                 unk_token="[UNK]",
-                max_input_chars_per_word=_MAX_WORD_LENGTH,
+                max_input_chars_per_word=rules.max_word_length,
             )
         )
-        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
+        tokenizer.normalizer = rules.normalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer = tokenizer
-        self._remembered = _Remembered(tokenizer)
+        self._remembered = _Remembered(tokenizer, rules.max_word_length)
         self._keeps_words = keeps_words
 
     def encode(self, line: str) -> array:
@@ -79,9 +83,10 @@ class _Remembered(dict[str, bytes]):
     # BERT splits ASCII text at all that is neither letter nor digit.
     _parts = staticmethod(re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]").findall)
 
-    def __init__(self, tokenizer):
+    def __init__(self, tokenizer, max_word_length: int):
         super().__init__()
         self._tokenizer = tokenizer
+        self._max_word_length = max_word_length
 
     def __missing__(self, text: str) -> bytes:
         ids = self._encode(text)
@@ -95,7 +100,7 @@ class _Remembered(dict[str, bytes]):
         if len(text) > 1 and text.isascii() and text.isprintable():
             if not text.isalnum():
                 return b"".join([self[part] for part in self._parts(text)])
-            text = text[: _MAX_WORD_LENGTH + 1]  # as unknown as the whole
+            text = text[: self._max_word_length + 1]  # as unknown as the whole
         return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
 
 
@@ -142,10 +147,10 @@ class SentencePieceTokenizer:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How text becomes tokens; `lower_case` strips accents too, and a SentencePiece model replaces WordPiece."""
+    """How text becomes tokens; a SentencePiece model replaces WordPiece and its rules."""
 
     vocabulary: Vocabulary
-    lower_case: bool
+    rules: WordRules
     sentencepiece_file: str | None = None
 
     def build(self) -> Tokenizer | SentencePieceTokenizer:
@@ -159,32 +164,55 @@ class TokenizerSettings:
                 Option("--vocab_file"),
                 f"=FILE{SUFFIX}",
             )
-        return Tokenizer(self.vocabulary, lower_case=self.lower_case)
+        return Tokenizer(self.vocabulary, self.rules)
 
     def save(self, directory: str) -> None:
-        """Writes `vocab.txt` and `sentencepiece.model`, if there is a model, unless they are there already; raises
-        OSError or tf.errors.OpError when it cannot."""
+        """Writes `vocab.txt`, and `tokenizer_config.json` or `sentencepiece.model`, unless they are there already;
+        raises OSError or tf.errors.OpError when it cannot."""
         contents = {VOCAB_FILE: self.vocabulary.to_bytes()}
         if self.sentencepiece_file:
             contents[SENTENCEPIECE_FILE] = files.read_bytes(self.sentencepiece_file)
+        else:
+            config = json.dumps(self.rules.to_config(), indent=1) + "\n"
+            contents[TOKENIZER_CONFIG_FILE] = config.encode()
         for name, content in contents.items():
             file = files.join(directory, name)
             if files.size(file) is None or files.read_bytes(file) != content:
                 files.write_atomically(file, content)
 
 
-def read_tokenizer(vocab_file: str, lower_case: bool | None = None) -> TokenizerSettings:
-    """Returns the tokenizer of a vocabulary, or of a SentencePiece model (`.model`), which ignores `lower_case`; None
-    lower-cases. A `UserError` when the file cannot be read."""
+SENTENCEPIECE_RULES = WordRules(lower_case=False)  # as good as any: a model has its own
+
+
+def read_tokenizer(
+    vocab_file: str, lower_case: bool | None = None, rules: WordRules | None = None
+) -> TokenizerSettings:
+    """Returns the tokenizer of a vocabulary, or of a SentencePiece model (`.model`), which ignores the rest.
+
+    Args:
+      lower_case: None: as the rules do.
+      rules: None: those of the `tokenizer_config.json` next to the vocabulary, or else guessed.
+
+    Raises:
+      UserError: the file cannot be read, or the rules next to it are not BERT's.
+    """
     if vocab_file.endswith(SUFFIX):
-        return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, False, vocab_file)
-    return TokenizerSettings(Vocabulary.from_file(vocab_file), lower_case is not False)
+        return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, SENTENCEPIECE_RULES, vocab_file)
+    vocabulary = Vocabulary.from_file(vocab_file)
+    rules = rules or rules_next_to(vocab_file) or guess_rules(vocabulary)
+    return TokenizerSettings(vocabulary, rules.replace(lower_case=lower_case))
+
+
+def rules_next_to(vocab_file: str) -> WordRules | None:
+    """Returns the rules in the `tokenizer_config.json` of a vocabulary's directory; None without one, or for a
+    SentencePiece model."""
+    return None if vocab_file.endswith(SUFFIX) else read_rules(os.path.dirname(vocab_file))
 
 
 def saved_tokenizer(directory: str, lower_case: bool | None = None) -> TokenizerSettings | None:
     """Returns what `TokenizerSettings.save` wrote to a directory; None when there is nothing."""
     file = find_vocab_file(directory)
-    return None if file is None else read_tokenizer(file, lower_case)
+    return None if file is None else read_tokenizer(file, lower_case, rules_next_to(file) or WordRules())
 
 
 def find_vocab_file(directory: str) -> str | None:
@@ -197,18 +225,18 @@ def tokenizer_of_data(data_dir: str, lower_case: bool | None = None) -> Tokenize
     """Returns how the text of a directory with `vocab.txt` became tokens; a `UserError` when files are missing or
     damaged.
 
-    `lower_case` overrides the manifest; without either, text is lower-cased.
+    `lower_case` overrides the manifest.
     """
-    manifest = find_manifest(data_dir)
-    settings = tokenizer_of_manifest(data_dir, manifest)
-    return settings if lower_case is None else dataclasses.replace(settings, lower_case=lower_case)
+    settings = tokenizer_of_manifest(data_dir, find_manifest(data_dir))
+    return dataclasses.replace(settings, rules=settings.rules.replace(lower_case=lower_case))
 
 
 def tokenizer_of_manifest(data_dir: str, manifest: Manifest | None) -> TokenizerSettings:
-    """As `tokenizer_of_data`, of a directory whose manifest is known."""
-    vocabulary = Vocabulary.from_file(files.join(data_dir, VOCAB_FILE))
+    """As `tokenizer_of_data`, of a directory whose manifest is known; without one, rules are those of the
+    `tokenizer_config.json` there, or guessed."""
+    file = files.join(data_dir, VOCAB_FILE)
     if manifest is None:
-        return TokenizerSettings(vocabulary, lower_case=True)
+        return read_tokenizer(file)
     has_model = bool(manifest.sentencepiece_sha256)
     model_file = files.join(data_dir, SENTENCEPIECE_FILE) if has_model else None
-    return TokenizerSettings(vocabulary, manifest.lower_case, model_file)
+    return TokenizerSettings(Vocabulary.from_file(file), manifest.rules, model_file)

@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,125 @@ SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Different words that are counted at most; beyond, the rarest are forgotten. Some 150 bytes each.
 _MAX_WORDS = 2_000_000
 _MAX_REMEMBERED = 2**20
+# How transformers stores how text becomes words: the file next to the vocabulary, its keys, and their types here.
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_CONFIG_KEYS = {
+    "lower_case": ("do_lower_case", bool),
+    "strip_accents": ("strip_accents", bool | None),
+    "tokenize_chinese_chars": ("tokenize_chinese_chars", bool),
+    "max_word_length": ("max_input_chars_per_word", int),
+}
+# Other keys there that change tokens, and the values with which they are those of `WordRules`.
+_REQUIRED = {
+    "do_basic_tokenize": (True,),
+    "do_word_tokenize": (True,),
+    "do_subword_tokenize": (True,),
+    "clean_text": (True,),
+    "never_split": (None, []),
+    "word_tokenizer_type": (None, "basic"),
+    "subword_tokenizer_type": (None, "wordpiece"),
+    "wordpieces_prefix": (None, "##"),
+    "unk_token": (None, "[UNK]"),
+}
+_CLASSES = ("Bert", "BertJapanese", "ConvBert", "DistilBert", "Electra", "MobileBert", "PreTrained")
+# Fraction of a vocabulary's tokens that may be written as text is not; they are never used.
+_MAX_UNREACHABLE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class WordRules:
+    """How text becomes words, and which are unknown: BERT's rules, with the options of its tokenizer.
+
+    Attributes:
+      strip_accents: None: as `lower_case`.
+      tokenize_chinese_chars: whether each Chinese character is a word.
+      max_word_length: characters; longer words are [UNK].
+    """
+
+    lower_case: bool = True
+    strip_accents: bool | None = None
+    tokenize_chinese_chars: bool = True
+    max_word_length: int = 100
+
+    @property
+    def strips_accents(self) -> bool:
+        """Whether accents are stripped."""
+        return self.lower_case if self.strip_accents is None else self.strip_accents
+
+    def normalizer(self, **settings: bool) -> Any:
+        """Returns the normalizer of `tokenizers`; `settings` are arguments of it."""
+        from tokenizers import normalizers  # noqa: PLC0415  (import time)
+
+        chinese = {"handle_chinese_chars": self.tokenize_chinese_chars, **settings}
+        return normalizers.BertNormalizer(lowercase=self.lower_case, strip_accents=self.strip_accents, **chinese)
+
+    def replace(self, **values: Any) -> "WordRules":
+        """Returns the rules with those of the values that are not None in place of theirs."""
+        return dataclasses.replace(self, **{name: value for name, value in values.items() if value is not None})
+
+    @property
+    def flags(self) -> str:
+        """The flags of `electra-prepare` for these rules, each after a space; those with default values are absent."""
+        flags = {
+            "lower_case": (self.lower_case, True),
+            "strip_accents": (self.strips_accents, self.lower_case),
+            "tokenize_chinese_chars": (self.tokenize_chinese_chars, True),
+            "max_word_length": (self.max_word_length, 100),
+        }
+        return "".join(
+            f" --{name}={str(value).lower()}" for name, (value, default) in flags.items() if value != default
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """Returns the rules under the names of transformers' `tokenizer_config.json`."""
+        return {key: getattr(self, name) for name, (key, _) in _CONFIG_KEYS.items()}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], file: str) -> "WordRules":
+        """Reads the content of a `tokenizer_config.json`; a `UserError` names a setting that is not BERT's."""
+        name = str(config.get("tokenizer_class") or "BertTokenizer")
+        if name.removesuffix("Fast").removesuffix("Tokenizer") not in _CLASSES and name != "TokenizersBackend":
+            raise _unsupported(file, "tokenizer_class", name)
+        for key, values in _REQUIRED.items():
+            value = config.get(key, values[0])
+            if (value.get("content") if isinstance(value, dict) else value) not in values:
+                raise _unsupported(file, key, value)
+        given = {}
+        for field, (key, kind) in _CONFIG_KEYS.items():
+            if key in config:
+                given[field] = config[key]
+                if not isinstance(config[key], kind) or (kind is int and config[key] < 1):
+                    raise _unsupported(file, key, config[key])
+        return cls(**given)
+
+    def count_unreachable(self, tokens: Iterable[str]) -> int:
+        """Returns how many tokens no text becomes, since it is lower-cased or loses accents before."""
+        normalize = self.normalizer(clean_text=False, handle_chinese_chars=False).normalize_str
+        return sum(normalize(token) != token for token in tokens)
+
+    def fits(self, vocabulary: "Vocabulary") -> bool:
+        """Whether text becomes almost all tokens of a vocabulary."""
+        words = vocabulary.words
+        return self.count_unreachable(words) <= _MAX_UNREACHABLE * len(words) + 1
+
+
+def _unsupported(file: str, key: str, value: Any) -> UserError:
+    return UserError(
+        f"{file}: {key} is {value!r}, which makes other tokens of text than BERT's WordPiece tokenizer, "
+        f"the only one that is supported"
+    )
+
+
+def read_rules(directory: str) -> WordRules | None:
+    """Returns the rules in the `tokenizer_config.json` of a directory; None without one, a `UserError` for others'."""
+    file = files.join(directory, TOKENIZER_CONFIG_FILE)
+    return None if files.size(file) is None else WordRules.from_config(files.read_json(file), file)
+
+
+def guess_rules(vocabulary: "Vocabulary") -> WordRules:
+    """Returns the rules that a vocabulary was made with, by how its tokens are written."""
+    candidates = (WordRules(), WordRules(strip_accents=False))
+    return next((rules for rules in candidates if rules.fits(vocabulary)), WordRules(lower_case=False))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +183,11 @@ class Vocabulary:
             special = {*SPECIAL_TOKENS, "<s>", "</s>"}
             return np.array([not token.startswith(WORD_BEGIN) and token not in special for token in self.tokens])
         return np.array([token.startswith("##") for token in self.tokens])
+
+    @property
+    def words(self) -> list[str]:
+        """The texts of the tokens that are written as text is: without '##', and without '[unused0]' and its like."""
+        return [token.removeprefix("##") for token in self.tokens if not token.startswith("[")]
 
     @property
     def is_sentencepiece(self) -> bool:
@@ -152,10 +277,10 @@ class LearningSettings:
 class WordSplitter:
     """Splits text into words as BERT does: cleaned, lower-cased without accents if asked, split at punctuation."""
 
-    def __init__(self, *, lower_case: bool):
-        from tokenizers import normalizers, pre_tokenizers  # noqa: PLC0415  (import time)
+    def __init__(self, rules: WordRules):
+        from tokenizers import pre_tokenizers  # noqa: PLC0415  (import time)
 
-        self._normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+        self._normalizer = rules.normalizer()
         self._pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._split = functools.lru_cache(_MAX_REMEMBERED)(self.split)
 

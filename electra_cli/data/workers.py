@@ -107,7 +107,7 @@ def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], 
     """Returns how often each word occurs in the chunk, and the counts of its documents."""
     (blocks, dropped), totals = chunk, Totals()
     lines = (line for _, document in read_chunk(blocks, settings, totals, dropped) for line in document.lines)
-    return _splitter(lower_case=settings.lower_case).count(lines), totals
+    return _splitter(settings.rules).count(lines), totals
 
 
 def pack_chunk(

@@ -149,7 +149,7 @@ def _record(
         initializer_range=start.initializer_range,
         length=train.encoded.features[features.INPUT_WORD_IDS].shape[1],
         has_pairs=train.examples[0].second_text is not None,
-        lower_case=start.tokenizer.lower_case,
+        lower_case=start.tokenizer.rules.lower_case,
         data_fingerprint=_fingerprint(start, splits, task),
     )
 

@@ -15,6 +15,7 @@ from electra_cli.config import default_config
 from electra_cli.config.fields import flatten
 from electra_cli.config.resolution import generator_sizes, num_predictions
 from electra_cli.data.tokenization import find_vocab_file
+from electra_cli.data.vocabulary import WordRules
 from electra_cli.errors import Option, UserError
 from electra_cli.files import list_directory, read_json, unescaped
 from electra_cli.interop.delivery import write_texts
@@ -74,6 +75,7 @@ def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
     if "hidden_size" in overrides:  # others follow from it: util/training_utils.get_bert_config
         overrides.setdefault("num_attention_heads", max(1, overrides["hidden_size"] // 64))
         overrides.setdefault("intermediate_size", 4 * overrides["hidden_size"])
+    flat.pop("do_lower_case", None)  # which the tokenizer has
     num_slots = flat.pop("max_predictions_per_seq", None)
     config.objective.tied_generator = not flat.pop("untied_generator", True)
     if flat.pop("untied_generator_embeddings", False):
@@ -158,6 +160,8 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
         external.settings |= {key: settings[key] for key in SETTINGS.values()}
         _check_sizes(external, config, given, hparams_file or "")
     external.vocab_file = find_vocab_file(directory)
+    if "do_lower_case" in hparams:
+        external.rules = WordRules(bool(hparams["do_lower_case"]))
     return external
 
 

@@ -20,7 +20,6 @@ _CHINESE = (
     r"[\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}"
     r"\x{2B920}-\x{2CEAF}\x{F900}-\x{FAFF}\x{2F800}-\x{2FA1F}]"
 )
-_MAX_WORD_LENGTH = 100  # characters; longer words are unknown: as in data/tokenization.py
 # Cleaning drops it, so that no text has it and its only piece is [UNK].
 _UNKNOWN_WORD = "\ufffd"
 
@@ -36,7 +35,7 @@ class GraphTokenizer(tf.Module):
     def __init__(self, settings: TokenizerSettings, vocab_file: str, max_length: int):
         super().__init__()
         vocabulary = settings.vocabulary
-        self._lower_case, self._max_length = settings.lower_case, max_length
+        self._rules, self._max_length = settings.rules, max_length
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
         self._mask_id, self._pad_id = vocabulary.mask_id, vocabulary.pad_id
         whole_line, line_number = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
@@ -52,7 +51,10 @@ class GraphTokenizer(tf.Module):
                 self._sentencepiece = tf_text.SentencepieceTokenizer(stream.read(), out_type=tf.int32)
         else:
             self._wordpiece = tf_text.WordpieceTokenizer(
-                self._ids, max_bytes_per_word=4 * _MAX_WORD_LENGTH, token_out_type=tf.int32, unknown_token="[UNK]"
+                self._ids,
+                max_bytes_per_word=4 * settings.rules.max_word_length,
+                token_out_type=tf.int32,
+                unknown_token="[UNK]",
             )
 
     def __call__(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -104,21 +106,23 @@ class GraphTokenizer(tf.Module):
             return self._sentencepiece.tokenize(texts)
         words = tf_text.regex_split(
             self._normalize(texts),
-            delim_regex_pattern=f"{_SPACE}|{_PUNCTUATION}|{_CHINESE}",
-            keep_delim_regex_pattern=f"{_PUNCTUATION}|{_CHINESE}",
+            delim_regex_pattern=f"{_SPACE}|{_PUNCTUATION}",
+            keep_delim_regex_pattern=_PUNCTUATION,
         )
         lengths = tf.strings.length(words.values, unit="UTF8_CHAR")
-        words = words.with_values(tf.where(lengths > _MAX_WORD_LENGTH, _UNKNOWN_WORD, words.values))
+        words = words.with_values(tf.where(lengths > self._rules.max_word_length, _UNKNOWN_WORD, words.values))
         return self._wordpiece.tokenize(words).merge_dims(1, 2)
 
     def _normalize(self, texts: tf.Tensor) -> tf.Tensor:
         texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8")  # invalid bytes become U+FFFD
         texts = tf.strings.regex_replace(texts, _CONTROL, "")
         # Before accents are removed, which turns compatibility ideographs into others.
-        texts = tf.strings.regex_replace(texts, f"({_CHINESE})", r" \1 ")
-        if self._lower_case:
+        if self._rules.tokenize_chinese_chars:
+            texts = tf.strings.regex_replace(texts, f"({_CHINESE})", r" \1 ")
+        if self._rules.strips_accents:
             texts = tf_text.normalize_utf8(texts, "NFD")
             texts = tf.strings.regex_replace(texts, r"\p{Mn}", "")
+        if self._rules.lower_case:
             # `tokenizers` lower-cases each character by itself; ICU makes a sigma at the end of a word a final one.
             texts = tf.strings.regex_replace(texts, "\u03a3", "\u03c3")
             texts = tf.strings.lower(texts, encoding="utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
+from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, WordRules, read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
 from electra_cli.interop.importing import ExternalModel
@@ -227,27 +228,59 @@ def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
 
 def _read_vocabulary(source: str) -> dict[str, Any]:
     """Returns the arguments of `ExternalModel` that a folder's tokenizer decides."""
+    vocab_file, tokenizer_file = (os.path.join(source, name) for name in ("vocab.txt", "tokenizer.json"))
     arguments: dict[str, Any] = {}
-    vocab_file, tokenizer_file, settings_file = (
-        os.path.join(source, name) for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
-    )
-    if os.path.exists(settings_file):
-        lower_case = read_json(settings_file).get("do_lower_case")
-        if isinstance(lower_case, bool):
-            arguments["lower_case"] = lower_case
     if os.path.exists(vocab_file):
         arguments["vocab_file"] = vocab_file
-    if os.path.exists(tokenizer_file):
-        tokenizer = read_json(tokenizer_file)
-        model = tokenizer.get("model") or {}
-        if model.get("type") != "WordPiece":
-            raise UserError(f"{tokenizer_file} is a tokenizer of type {model.get('type')!r}, not WordPiece")
-        lower_case = (tokenizer.get("normalizer") or {}).get("lowercase")
-        if isinstance(lower_case, bool):
-            arguments["lower_case"] = lower_case
-        if "vocab_file" not in arguments:
-            ids = {**model.get("vocab", {}), **{item["content"]: item["id"] for item in tokenizer["added_tokens"]}}
-            if sorted(ids.values()) != list(range(len(ids))):
-                raise UserError(f"{tokenizer_file}: the ids of its {len(ids)} tokens have gaps")
-            arguments["tokens"] = tuple(sorted(ids, key=lambda token: ids[token]))
+    try:
+        arguments["rules"] = read_rules(source)
+        if os.path.exists(tokenizer_file):
+            arguments.update(_read_tokenizer(source, tokenizer_file))
+    except UserError as error:
+        arguments["unsupported"] = str(error)
     return arguments
+
+
+def _read_tokenizer(source: str, file: str) -> dict[str, Any]:
+    """Returns rules and tokens of a `tokenizer.json`; a `UserError` when it is not BERT's. What `tokenizer_config.json`
+    next to it holds comes first, as in transformers."""
+    tokenizer = read_json(file)
+    model = tokenizer.get("model") or {}
+    if model.get("type") != "WordPiece":
+        raise UserError(f"{file} is a tokenizer of type {model.get('type')!r}, not WordPiece")
+    normalizer = _only_step(tokenizer, "normalizer", "normalizers", "BertNormalizer", file)
+    _only_step(tokenizer, "pre_tokenizer", "pretokenizers", "BertPreTokenizer", file)
+    config = {
+        "wordpieces_prefix": model.get("continuing_subword_prefix", "##"),
+        "unk_token": model.get("unk_token", "[UNK]"),
+        "max_input_chars_per_word": model.get("max_input_chars_per_word", WordRules().max_word_length),
+        "clean_text": normalizer.get("clean_text", True),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
+        "strip_accents": normalizer.get("strip_accents"),
+        "do_lower_case": normalizer.get("lowercase", True),
+    }
+    WordRules.from_config(config, file)
+    config_file = os.path.join(source, TOKENIZER_CONFIG_FILE)
+    if os.path.exists(config_file):
+        others = read_json(config_file)
+        # Classes of one model take its settings, those of any model only what this file holds.
+        is_general = str(others.get("tokenizer_class")).startswith(("PreTrained", "TokenizersBackend"))
+        config = {**others, **config} if is_general else {**config, **others}
+    ids = {**model.get("vocab", {}), **{item["content"]: item["id"] for item in tokenizer.get("added_tokens", ())}}
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise UserError(f"{file}: the ids of its {len(ids)} tokens have gaps")
+    return {
+        "rules": WordRules.from_config(config, config_file),
+        "tokens": tuple(sorted(ids, key=lambda token: ids[token])),
+    }
+
+
+def _only_step(tokenizer: dict[str, Any], key: str, steps_key: str, wanted: str, file: str) -> dict[str, Any]:
+    """Returns a component, or the one step of a `Sequence`; a `UserError` when it is of another type than `wanted`."""
+    component = tokenizer.get(key) or {}
+    steps = component.get(steps_key, []) if component.get("type") == "Sequence" else [component]
+    types = [step.get("type") for step in steps]
+    if types != [wanted]:
+        names = " and ".join(map(str, types)) or "empty"
+        raise UserError(f"{file}: {key} is {names}, not {wanted}: text would become other tokens")
+    return steps[0]

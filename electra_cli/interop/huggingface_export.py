@@ -141,36 +141,34 @@ def _write_folder(
     from safetensors.numpy import save_file  # noqa: PLC0415
 
     write_texts(directory, {CONFIG_FILE: json.dumps(config, indent=1) + "\n", "README.md": card})
-    write_texts(directory, tokenizer_files(tokenizer.vocabulary.tokens, tokenizer.lower_case, max_length))
+    write_texts(directory, tokenizer_files(tokenizer, max_length))
     try:
         save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def tokenizer_files(tokens: tuple[str, ...], lower_case: bool, max_length: int) -> dict[str, str]:
+def tokenizer_files(tokenizer: TokenizerSettings, max_length: int) -> dict[str, str]:
     """Returns the files of a `BertTokenizerFast`, contents by name; text is cut to `max_length` tokens."""
-    import tokenizers  # noqa: PLC0415  (import time)
-    from tokenizers import decoders, models, normalizers, pre_tokenizers, processors  # noqa: PLC0415
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: PLC0415  (import time)
 
+    rules, tokens = tokenizer.rules, tokenizer.vocabulary.tokens
     ids = {token: index for index, token in enumerate(tokens)}
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    fast = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=rules.max_word_length))
+    fast.normalizer = rules.normalizer()
+    fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    fast.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    fast.decoder = decoders.WordPiece(prefix="##")
+    fast.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower_case,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
+        **rules.to_config(),
         "model_max_length": max_length,
         **_SPECIAL_TOKENS,
     }
     return {
         "vocab.txt": "\n".join(tokens) + "\n",
-        "tokenizer.json": tokenizer.to_str(pretty=False),
+        "tokenizer.json": fast.to_str(pretty=False),
         "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
         "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=1) + "\n",
     }

@@ -18,8 +18,8 @@ import tf_keras
 from electra_cli.config import default_config
 from electra_cli.config.fields import flatten
 from electra_cli.config.resolution import resolve
-from electra_cli.data.tokenization import TokenizerSettings, find_vocab_file, read_tokenizer
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tokenization import TokenizerSettings, find_vocab_file, read_tokenizer, rules_next_to
+from electra_cli.data.vocabulary import Vocabulary, WordRules, guess_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.interop.delivery import new_directory, write_texts
 from electra_cli.interop.runs import LoadedRun, load_run
@@ -67,7 +67,8 @@ class ExternalModel:
       unexpected: names of tensors beyond the two networks.
       notices: what the user should know of it, a line each.
       tokens: the vocabulary, where there is no `vocab_file`.
-      lower_case: whether its tokenizer lower-cases; None: unknown.
+      rules: how its tokenizer makes words; None: unknown.
+      unsupported: a message, where its tokenizer is not BERT's.
     """
 
     source: str
@@ -79,7 +80,8 @@ class ExternalModel:
     notices: list[str] = dataclasses.field(default_factory=list)
     vocab_file: str | None = None
     tokens: tuple[str, ...] | None = None
-    lower_case: bool | None = None
+    rules: WordRules | None = None
+    unsupported: str = ""
 
     @property
     def networks(self) -> list[Network]:
@@ -129,7 +131,7 @@ def import_external(
 
     Args:
       vocab_file: its vocabulary, in place of its own.
-      lower_case: whether text is lower-cased; None: as its tokenizer does, or else true.
+      lower_case: whether text is lower-cased; None: as its tokenizer does, or else as its vocabulary is written.
       generator_size: width of a newly initialized generator, as a fraction of the discriminator's.
 
     Raises:
@@ -184,12 +186,17 @@ def _missing_heads(external: ExternalModel) -> list[str]:
 def _tokenizer(
     external: ExternalModel, vocab_file: str | None, lower_case: bool | None, size: int
 ) -> TokenizerSettings | None:
-    lower_case = external.lower_case if lower_case is None else lower_case
     file = vocab_file or external.vocab_file
+    if external.unsupported and not vocab_file:
+        raise UserError(f"{external.unsupported}; to use BERT's all the same, give the vocabulary, ",
+                        Option("--vocab_file"), "=COPY, in another directory")  # fmt: skip
     if file:
-        tokenizer = read_tokenizer(file, lower_case)
+        own = rules_next_to(vocab_file) if vocab_file else None
+        tokenizer = read_tokenizer(file, lower_case, own or external.rules)
     elif external.tokens:
-        tokenizer = TokenizerSettings(Vocabulary.from_tokens(external.tokens, external.source), lower_case is not False)
+        vocabulary = Vocabulary.from_tokens(external.tokens, external.source)
+        rules = external.rules or guess_rules(vocabulary)
+        tokenizer = TokenizerSettings(vocabulary, rules.replace(lower_case=lower_case))
     else:
         return None
     if tokenizer.vocabulary.size != size:
@@ -249,7 +256,7 @@ def _write(
     """Writes and checks the directory, and prints the next steps."""
     record = {"config": config.to_dict(), "data_fingerprint": "none: an import"}
     if tokenizer is not None:
-        record["tokenizer"] = {"lower_case": tokenizer.lower_case}
+        record["tokenizer"] = {"lower_case": tokenizer.rules.lower_case}
     contents = {
         PYTHON_CONFIG: _python_config(config, report["format"]),
         CONFIG_FILE: json.dumps(record, indent=1, sort_keys=True) + "\n",
@@ -268,7 +275,8 @@ def _write(
     if vocab_file is None:
         notice("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
     notice(f"Starting point: {output_dir}")
-    notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file or 'VOCABULARY'} --output_dir=DATA")
+    flags = tokenizer.rules.flags if tokenizer is not None and not tokenizer.sentencepiece_file else ""
+    notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file or 'VOCABULARY'}{flags} --output_dir=DATA")
     config_file = os.path.join(output_dir, PYTHON_CONFIG)
     notice(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")
 

@@ -77,7 +77,7 @@ def run_card(run: LoadedRun, role: str) -> str:
         "hidden size": sizes.hidden_size,
         "attention heads": sizes.num_attention_heads,
         "embedding size": sizes.embedding_size,
-        "vocabulary": f"{sizes.vocab_size:,} tokens, {'uncased' if run.tokenizer.lower_case else 'cased'}",
+        "vocabulary": f"{sizes.vocab_size:,} tokens, {'uncased' if run.tokenizer.rules.lower_case else 'cased'}",
         "objective": config.objective.name,
         f"weights{averaged}": f"after {run.step:,} of {config.train.num_steps:,} steps",
         "batch": f"{config.train.global_batch_size:,} examples of {config.data.max_seq_length:,} tokens",

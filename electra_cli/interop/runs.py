@@ -12,6 +12,7 @@ import tensorflow as tf
 from electra_cli.config.resolution import divide
 from electra_cli.data import tokenization
 from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer, TokenizerSettings
+from electra_cli.data.vocabulary import read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
@@ -140,7 +141,8 @@ def _find_tokenizer(
     if lower_case is None:
         lower_case = (record.get("tokenizer") or {}).get("lower_case")
     if vocab_file:
-        return tokenization.read_tokenizer(vocab_file, lower_case)
+        rules = tokenization.rules_next_to(vocab_file) or read_rules(workdir)
+        return tokenization.read_tokenizer(vocab_file, lower_case, rules)
     saved = tokenization.saved_tokenizer(workdir, lower_case)
     if saved is not None:
         return saved

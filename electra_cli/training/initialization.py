@@ -10,9 +10,10 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.data.vocabulary import Vocabulary, WordRules, read_rules
 from electra_cli.errors import UserError
-from electra_cli.files import unescaped
+from electra_cli.files import read_json, unescaped
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.training.optimization import (
@@ -32,22 +33,22 @@ class Changes:
     """How a run differs from the checkpoint that it begins with.
 
     Attributes:
-      vocabulary: the run's: that of the checkpoint, or it with tokens appended.
+      tokenizer: the run's; its vocabulary is that of the checkpoint, or it with tokens appended.
       old_vocab_file: the checkpoint's; '': one next to the checkpoint.
       positions: 'copy' or 'interpolate', for a longer or shorter position table; see `resize_positions`.
       restore_optimizer: whether to restore the moments of the optimizer; never its step.
     """
 
-    vocabulary: Vocabulary
+    tokenizer: TokenizerSettings
     old_vocab_file: str = ""
     positions: str = "copy"
     restore_optimizer: bool = False
 
     @classmethod
-    def of(cls, config: ml_collections.FrozenConfigDict, vocabulary: Vocabulary) -> "Changes":
+    def of(cls, config: ml_collections.FrozenConfigDict, tokenizer: TokenizerSettings) -> "Changes":
         """Returns the changes by the section `init` of a config."""
         init = config.init
-        return cls(vocabulary, init.vocab_file, init.positions, init.optimizer == "restored")
+        return cls(tokenizer, init.vocab_file, init.positions, init.optimizer == "restored")
 
 
 def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger) -> None:
@@ -86,7 +87,8 @@ def _fit(
         stored = [(variable, reader.get_tensor(key)) for key, variable in read.items()]
     old_sizes = {len(value) for variable, value in stored if variable.ref() in by_token}
     old = _old_vocabulary(path, changes, old_sizes)
-    new_rows = _pieces_of_new_tokens(old, changes.vocabulary, logger.notice) if old else []
+    _compare_rules(path, changes.tokenizer, logger)
+    new_rows = _pieces_of_new_tokens(old, changes.tokenizer.vocabulary, logger.notice) if old else []
     values = []
     for variable, value in stored:
         is_moment = any(variable is moment for moment in optimizer.variables)
@@ -149,7 +151,7 @@ def resize_positions(table: np.ndarray, rows: int, how: str) -> np.ndarray:
 
 def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabulary | None:
     """Returns the vocabulary of a checkpoint, which the run's must begin with; None if unknown and not needed."""
-    new = changes.vocabulary
+    new = changes.tokenizer.vocabulary
     file = changes.old_vocab_file or _find_vocab_file(path)
     (size,) = old_sizes or {new.size}
     if not file:
@@ -176,11 +178,36 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
     return old
 
 
-def _find_vocab_file(path: str) -> str:
-    """Looks for a checkpoint's vocabulary next to it, in its workdir, and in the data of the run there."""
+def _compare_rules(path: str, tokenizer: TokenizerSettings, logger: Logger) -> None:
+    """Warns where a checkpoint's text became words in another way than the run's; what is not recorded is not
+    compared."""
+    workdir = _workdir_of(path)
+    old = read_rules(workdir)
+    config_file = tf.io.gfile.join(workdir, CONFIG_FILE)
+    if old is None and tf.io.gfile.exists(config_file):
+        lower_case = (read_json(config_file).get("tokenizer") or {}).get("lower_case")
+        old = None if lower_case is None else WordRules(lower_case)
+    new = tokenizer.rules
+    if old is None or tokenizer.vocabulary.is_sentencepiece or old.flags == new.flags:
+        return
+    before, now = (rules.flags.strip() or "--lower_case=true" for rules in (old, new))
+    logger.warning(
+        f"Warning: the data was prepared with {now}, what checkpoint {path} learned from with {before}: it does not "
+        f"know the words as they are now; to have the same tokens, prepare the data with {before}"
+    )
+
+
+def _workdir_of(path: str) -> str:
+    """Returns the directory in whose `checkpoints` or `checkpoints/best` a checkpoint is, or else its own."""
     workdir = os.path.dirname(path)
     for name in ("best", "checkpoints"):
         workdir = os.path.dirname(workdir) if os.path.basename(workdir) == name else workdir
+    return workdir
+
+
+def _find_vocab_file(path: str) -> str:
+    """Looks for a checkpoint's vocabulary next to it, in its workdir, and in the data of the run there."""
+    workdir = _workdir_of(path)
     beside = tf.io.gfile.join(workdir, "vocab.txt")
     if tf.io.gfile.exists(beside):
         return beside

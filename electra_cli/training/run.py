@@ -175,7 +175,7 @@ class TrainingRun(Run):
             step = self.checkpoints.restore_newest()
         self._check_agreement(step)
         if step is None and (checkpoint or self.config.init.checkpoint):
-            changes = Changes.of(self.config, self.phases[0].source.vocabulary)
+            changes = Changes.of(self.config, self.phases[0].source.tokenizer)
             start_from(checkpoint or self.config.init.checkpoint, self.model, self.optimizer, changes, self.logger)
         elif checkpoint:
             self.logger.notice(f"--checkpoint={checkpoint} is not read: the run resumes from its own checkpoints.")

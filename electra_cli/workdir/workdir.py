@@ -79,7 +79,7 @@ class Workdir:
             "config": config.to_dict(),
             "data_fingerprint": data_fingerprint,
             "devices": devices,
-            "tokenizer": {"lower_case": tokenizer.lower_case},
+            "tokenizer": {"lower_case": tokenizer.rules.lower_case},
         }
         write_json(files.join(self.path, CONFIG_FILE), record, sort_keys=True)
 

@@ -14,7 +14,7 @@ from electra_cli.data.source import open_data
 from electra_cli.data.spool import Totals
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import LearningSettings, Vocabulary
+from electra_cli.data.vocabulary import LearningSettings, Vocabulary, WordRules
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text, prepare_small
 from tests.data import corpus_test
@@ -37,7 +37,7 @@ def assert_same_files(first, second):
 def test_every_token_of_the_corpus_is_in_the_records(data_dir, corpus_file):
     vocabulary = Vocabulary.from_file(str(data_dir / "vocab.txt"))
     assert vocabulary.size == VOCAB_SIZE
-    tokenizer = Tokenizer(vocabulary, lower_case=True)
+    tokenizer = Tokenizer(vocabulary, WordRules(True))
     lines = [line for document in corpus_test.read(corpus_file) for line in document.lines]
     expected = np.bincount([token for ids in tokenizer.encode_lines(lines) for token in ids], minlength=VOCAB_SIZE)
     records = [*read_records(data_dir, "train"), *read_records(data_dir, "validation")]
@@ -182,7 +182,7 @@ def test_unwritable_output(corpus_file, tmp_path):
 def test_case_of_a_given_vocabulary_is_checked(corpus_file, data_dir, tmp_path):
     tokens = Vocabulary.from_file(str(data_dir / "vocab.txt")).tokens
     (tmp_path / "cased.txt").write_text("\n".join([*tokens, *(f"Word{index}" for index in range(50))]))
-    with pytest.raises(UserError, match=r"is cased \(50 tokens with capitals\): add --lower_case=false"):
+    with pytest.raises(UserError, match=r"is cased \(50 tokens with capitals or accents\): add --lower_case=false"):
         prepare([str(corpus_file)], str(tmp_path / "data"), PrepareSettings(), vocab_file=str(tmp_path / "cased.txt"),
                 num_workers=1, overwrite=False, report=lambda *_: None)  # fmt: skip
 

@@ -25,7 +25,7 @@ from electra_cli.data.tokenization import (
     read_tokenizer,
     saved_tokenizer,
 )
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
 from tests.conftest import make_text
 from tests.data.prepare_test import read_records
@@ -107,7 +107,7 @@ def tokenizers_of_mode(request, vocabulary, tmp_path_factory):
     path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
     path.write_text("\n".join(vocabulary.tokens))
     bert = BertWordPieceTokenizer(str(path), lowercase=lower_case, strip_accents=strip_accents)
-    ours = Tokenizer(vocabulary, lower_case=lower_case, strip_accents=strip_accents)
+    ours = Tokenizer(vocabulary, WordRules(lower_case, strip_accents))
     return bert, ours
 
 
@@ -163,7 +163,7 @@ def test_memory_is_bounded(tokenizers_of_mode, monkeypatch):
 
 
 def test_segmented_lines(vocabulary):
-    tokenizer = Tokenizer(Vocabulary((*SPECIAL, *"北京大学", "play", "##ing")), lower_case=True, keeps_words=True)
+    tokenizer = Tokenizer(Vocabulary((*SPECIAL, *"北京大学", "play", "##ing")), WordRules(True), keeps_words=True)
     ids = tokenizer.encode_lines(["北京 大学 playing 北", ""])
     assert [[(token & ~CONTINUES_WORD, token >= CONTINUES_WORD) for token in line] for line in ids] == [
         [(5, False), (6, True), (7, False), (8, True), (9, False), (10, True), (5, False)],
@@ -185,10 +185,10 @@ def test_offsets_go_with_the_ids_of_training(tokenizers_of_mode, text):
 def test_offsets_are_those_of_the_text_as_it_stands():
     vocabulary = Vocabulary((*SPECIAL, "naive", "##ly", "cafe", ",", "北", "x"))
     text = "  Naïvely\tCAFÉ, zzz北\u200bx"
-    ids, offsets = Tokenizer(vocabulary, lower_case=True).encode_with_offsets(text)
+    ids, offsets = Tokenizer(vocabulary, WordRules(True)).encode_with_offsets(text)
     assert [vocabulary.tokens[token] for token in ids] == ["naive", "##ly", "cafe", ",", "[UNK]", "北", "x"]
     assert [text[begin:end] for begin, end in offsets] == ["Naïve", "ly", "CAFÉ", ",", "zzz", "北", "x"]
-    assert Tokenizer(vocabulary, lower_case=True).encode_with_offsets(" ")[1].shape == (0, 2)
+    assert Tokenizer(vocabulary, WordRules(True)).encode_with_offsets(" ")[1].shape == (0, 2)
 
 
 @pytest.fixture(scope="module")
@@ -201,16 +201,18 @@ def model_file(tmp_path_factory):
 @pytest.mark.parametrize("lower_case", [False, True])
 def test_a_vocabulary_is_kept(tmp_path, lower_case):
     assert saved_tokenizer(str(tmp_path)) is None and find_vocab_file(str(tmp_path)) is None
-    settings = TokenizerSettings(VOCABULARY, lower_case)
+    settings = TokenizerSettings(VOCABULARY, WordRules(lower_case))
     settings.save(str(tmp_path))
-    assert [file.name for file in tmp_path.iterdir()] == ["vocab.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["tokenizer_config.json", "vocab.txt"]
     assert saved_tokenizer(str(tmp_path), lower_case) == settings
-    assert saved_tokenizer(str(tmp_path)).lower_case
+    assert saved_tokenizer(str(tmp_path)).rules.lower_case == lower_case
+    (tmp_path / "tokenizer_config.json").unlink()  # as of older versions
+    assert saved_tokenizer(str(tmp_path)).rules.lower_case
 
 
 def test_a_sentencepiece_model_is_kept_with_its_vocabulary(tmp_path, model_file):
     settings = read_tokenizer(model_file)
-    assert settings == TokenizerSettings(SentencePieceTokenizer(model_file).vocabulary, False, model_file)
+    assert settings == TokenizerSettings(SentencePieceTokenizer(model_file).vocabulary, WordRules(False), model_file)
     settings.save(str(tmp_path))
     kept = saved_tokenizer(str(tmp_path), True)
     assert kept.sentencepiece_file == find_vocab_file(str(tmp_path)) == str(tmp_path / "sentencepiece.model")

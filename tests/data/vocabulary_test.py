@@ -5,13 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from electra_cli.data import vocabulary
+from electra_cli.data.packing import PrepareSettings
+from electra_cli.data.prepare import load_vocabulary
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import (
     SPECIAL_TOKENS,
     LearningSettings,
     Vocabulary,
     WordCounts,
+    WordRules,
     WordSplitter,
+    guess_rules,
     learn_vocabulary,
 )
 from electra_cli.errors import UserError
@@ -21,7 +25,7 @@ VOCABULARY = Vocabulary((*SPECIAL_TOKENS, *PIECES))
 
 
 def pieces(text, lower_case=True):
-    return [VOCABULARY.tokens[i] for i in Tokenizer(VOCABULARY, lower_case=lower_case).encode_lines([text])[0]]
+    return [VOCABULARY.tokens[i] for i in Tokenizer(VOCABULARY, WordRules(lower_case)).encode_lines([text])[0]]
 
 
 def test_file_round_trip(tmp_path):
@@ -88,7 +92,7 @@ LINES = ["the cat sat on the mat", "the dog sat on the log", "Cats and dogs"] * 
 
 
 def learn(lines, size, *, lower_case=True, **options):
-    splitter = WordSplitter(lower_case=lower_case)
+    splitter = WordSplitter(WordRules(lower_case))
     return learn_vocabulary(splitter.count(lines), LearningSettings(size, **options), splitter)
 
 
@@ -146,13 +150,13 @@ def test_character_vocabularies_spell():
     lines = ["北京大学 abc", "学大 cab"] * 2
     vocabulary = learn(lines, 100, type="character")
     assert set(vocabulary.tokens[5:]) == {*"北京大学abc", "##a", "##b", "##c"}
-    ids = Tokenizer(vocabulary, lower_case=True).encode("大学 CAB")
+    ids = Tokenizer(vocabulary, WordRules(True)).encode("大学 CAB")
     assert [vocabulary.tokens[index] for index in ids] == ["大", "学", "c", "##a", "##b"]
 
 
 @given(st.lists(st.text("ab.,'É中 \t", max_size=30), max_size=20), st.booleans())
 def test_words_are_those_of_the_whole_line(lines, lower_case):
-    splitter = WordSplitter(lower_case=lower_case)
+    splitter = WordSplitter(WordRules(lower_case))
     assert splitter.count(lines) == Counter(word for line in lines for word in splitter.split(line))
 
 
@@ -165,3 +169,49 @@ def test_counts_forget_the_rarest_words(monkeypatch):
         assert len(words.counts) <= 10
     assert {f"often{number}" for number in range(8)} <= set(words.counts)
     assert words.counts.total() + words.num_forgotten == 500
+
+
+SCRIPTS = {
+    "korean": "가나다라마바사아자차카타파하",
+    "hindi": ["कि", "की", "कं", "क्", "हिं"],
+    "german": ["möchte", "größer"],
+}
+
+
+def make_vocabulary(kind):
+    words = [a + b for a in SCRIPTS[kind] for b in SCRIPTS[kind]]
+    return Vocabulary((*SPECIAL_TOKENS, *words))
+
+
+@pytest.mark.parametrize("kind", ["korean", "hindi", "german"])
+def test_rules_are_those_that_the_vocabulary_was_written_by(tmp_path, kind):
+    vocabulary = make_vocabulary(kind)
+    rules = guess_rules(vocabulary)
+    assert rules == WordRules(strip_accents=False) and rules.flags == " --strip_accents=false"
+    capitals = Vocabulary((*vocabulary.tokens, *(f"Word{index}" for index in range(50))))
+    assert guess_rules(capitals) == WordRules(lower_case=False)
+    assert guess_rules(VOCABULARY) == WordRules()
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(capitals.to_bytes())
+    with pytest.raises(UserError, match=r"is cased \(.* with capitals or accents\): add --lower_case=false$"):
+        load_vocabulary(str(path), PrepareSettings())
+    assert load_vocabulary(str(path), PrepareSettings(lower_case=False)) == (capitals, b"")
+    path.write_bytes(vocabulary.to_bytes())
+    if len(vocabulary.words) > 50:
+        with pytest.raises(UserError, match=r"is accented \(.* with accents\): add --strip_accents=false$"):
+            load_vocabulary(str(path), PrepareSettings())
+
+
+def test_flags_of_rules():
+    assert WordRules().flags == "" and WordRules(True, True).flags == ""
+    assert WordRules(False, True, False, 20).flags == (
+        " --lower_case=false --strip_accents=true --tokenize_chinese_chars=false --max_word_length=20"
+    )
+
+
+def test_longer_words_are_unknown():
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, "a", "##a"))
+    for limit in (3, 150):
+        tokenizer = Tokenizer(vocabulary, WordRules(max_word_length=limit))
+        assert list(tokenizer.encode("a" * limit)) == [5] + [6] * (limit - 1)
+        assert list(tokenizer.encode("a" * (limit + 1))) == [1]

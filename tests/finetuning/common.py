@@ -6,7 +6,7 @@ import sentencepiece
 
 from electra_cli.config.finetuning import default_config
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.finetuning.examples import Answer, Example
 
 TOKENS = """
@@ -14,7 +14,7 @@ TOKENS = """
 the a cat dog sat on mat ##s ##ting in paris , . ? where is who red big bird
 """.split()
 VOCABULARY = Vocabulary(tuple(TOKENS))
-ENCODER = Tokenizer(VOCABULARY, lower_case=True)
+ENCODER = Tokenizer(VOCABULARY, WordRules(True))
 PAD, UNK, CLS, SEP = 0, 1, 2, 3
 
 

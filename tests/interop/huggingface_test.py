@@ -12,11 +12,12 @@ transformers = pytest.importorskip("transformers")
 
 import safetensors.numpy
 
-from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tokenization import Tokenizer, TokenizerSettings
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.interop import exporting, huggingface, huggingface_export, importing, starting_points
-from electra_cli.interop.runs import load_run
+from electra_cli.interop.graph_tokenization import GraphTokenizer
+from electra_cli.interop.runs import load_run, unpadded_rows
 from tests.interop.common import TOKENS, make_run, random_inputs, write_vocabulary
 
 _SIZES = ("embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
@@ -43,7 +44,7 @@ def save(model, directory, seed=0):
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
     model.save_pretrained(directory)
-    files = huggingface_export.tokenizer_files(TOKENS, True, 512)
+    files = huggingface_export.tokenizer_files(TokenizerSettings(Vocabulary(TOKENS), WordRules(True)), 512)
     for name, content in files.items():
         (pathlib.Path(directory) / name).write_text(content)
     return model.eval()
@@ -177,7 +178,7 @@ def test_an_encoder_without_heads_and_a_tokenizer_in_one_file(tmp_path):
     (tmp_path / "saved" / "vocab.txt").unlink()
     (tmp_path / "saved" / "tokenizer.json").write_text((tmp_path / "tokenizer" / "tokenizer.json").read_text())
     run = import_from(tmp_path / "saved", tmp_path / "ours")
-    assert run.tokenizer.vocabulary.tokens == TOKENS and run.tokenizer.lower_case
+    assert run.tokenizer.vocabulary.tokens == TOKENS and run.tokenizer.rules.lower_case
     inputs = random_inputs(len(TOKENS))
     states = run.hidden_states("discriminator", inputs)
     assert largest(states[-1], compute(model, inputs).hidden_states[-1], inputs) < 5e-5
@@ -329,13 +330,96 @@ def test_what_was_trained_is_exported_with_card_and_tokenizer(tmp_path):
 @pytest.mark.parametrize("lower_case", [True, False])
 def test_the_exported_tokenizer_makes_the_tokens_of_training(tmp_path, lower_case):
     write_vocabulary(tmp_path)
-    for name, content in huggingface_export.tokenizer_files(TOKENS, lower_case, 512).items():
+    for name, content in huggingface_export.tokenizer_files(
+        TokenizerSettings(Vocabulary(TOKENS), WordRules(lower_case)), 512
+    ).items():
         (tmp_path / name).write_text(content)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    ours = Tokenizer(Vocabulary(TOKENS), lower_case=lower_case)
+    ours = Tokenizer(Vocabulary(TOKENS), WordRules(lower_case))
     texts = [*exporting.sample_texts(Vocabulary(TOKENS)), "Ça va?\u200b Ünïcode\tΣΑΣ \x07x", "a" * 101, ""]
     for text in texts:
         if "[MASK]" not in text:  # a token of its own there, text in training
             assert theirs(text, add_special_tokens=False)["input_ids"] == list(ours.encode(text)), text
     assert theirs("the fox", "a dog")["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
     assert theirs.model_max_length == 512 and theirs.mask_token_id == 4
+
+
+WORDS = ("möchte", "mochte", "大学", "大", "学", "Möchte")
+TEXTS = ["möchte MÖCHTE Möchte", "大学 the fox", "a" * 101 + " the"]
+
+
+def write_tokenizer(directory, settings, **tokenizer):
+    """Replaces the tokenizer of a saved model by one with `WORDS`, and settings that may be other than BERT's."""
+    tokens = (*TOKENS[: -len(WORDS)], *WORDS)
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (directory / name).unlink()
+    (directory / "vocab.txt").write_text("\n".join(tokens) + "\n")
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    if tokenizer:
+        model = {"type": "WordPiece", "vocab": {token: index for index, token in enumerate(tokens)}}
+        (directory / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": [], **tokenizer}))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": True, "strip_accents": False},
+        {"do_lower_case": False, "strip_accents": True},
+        {"do_lower_case": False, "strip_accents": None, "tokenize_chinese_chars": False},
+        {},
+    ],
+)
+def test_settings_of_a_tokenizer_go_with_the_model(tmp_path, settings):
+    make_pair(tmp_path, "tiny")
+    write_tokenizer(tmp_path / "discriminator", settings)
+    notices = []
+    run = import_from(tmp_path / "discriminator", tmp_path / "ours", notices.append)
+    exporting.export_run(run, "huggingface", "discriminator", str(tmp_path / "out"), overwrite=False)
+    theirs = [transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("discriminator", "out")]
+    expected = [theirs[0](text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert [theirs[1](text, add_special_tokens=False)["input_ids"] for text in TEXTS] == expected
+    assert [list(ids) for ids in run.tokenizer.build().encode_lines(TEXTS)] == expected
+    in_graph = GraphTokenizer(run.tokenizer, str(tmp_path / "ours" / "vocab.txt"), 512)
+    assert [row[1:-1] for row in unpadded_rows(in_graph(TEXTS))] == expected
+    assert len(run.tokenizer.build().encode("möchte")) == 1
+    command = next(line for line in notices if line.startswith("Next: "))
+    assert f"{run.tokenizer.rules.flags} --output_dir" in command
+    assert ("--strip_accents" in command) == (settings.get("strip_accents") is not None)
+
+
+BERT = {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "tokenizer", "message"),
+    [
+        ({"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}, {}, "tokenizer_type is 'mecab"),
+        ({"tokenizer_class": "KoBertTokenizer"}, {}, "tokenizer_class is 'KoBertTokenizer'"),
+        ({"do_basic_tokenize": False}, {}, "do_basic_tokenize is False"),
+        ({"never_split": ["fox"]}, {}, r"never_split is \['fox'\]"),
+        ({"strip_accents": "no"}, {}, "strip_accents is 'no'"),
+        ({}, {**BERT, "normalizer": {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "Lowercase"}]}},
+         "normalizer is NFD and Lowercase, not BertNormalizer"),
+        ({}, {**BERT, "pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer is Whitespace, not BertPreTokenizer"),
+        ({}, {**BERT, "normalizer": {"type": "BertNormalizer", "clean_text": False}}, "clean_text is False"),
+    ],
+)  # fmt: skip
+def test_settings_that_bert_does_not_have_are_refused(tmp_path, settings, tokenizer, message):
+    make_pair(tmp_path, "tiny")
+    write_tokenizer(tmp_path / "discriminator", settings, **tokenizer)
+    with pytest.raises(UserError, match=message):
+        import_from(tmp_path / "discriminator", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+    write_vocabulary(tmp_path)  # what the message advises
+    run = import_from(tmp_path / "discriminator", tmp_path / "ours", vocab_file=str(tmp_path / "vocab.txt"))
+    assert run.tokenizer.vocabulary.tokens == TOKENS and run.tokenizer.rules == WordRules()
+
+
+def test_settings_in_tokenizer_json(tmp_path):
+    make_pair(tmp_path, "tiny")
+    normalizer = {"type": "BertNormalizer", "lowercase": False, "strip_accents": True, "handle_chinese_chars": False}
+    sequence = {"type": "Sequence", "normalizers": [normalizer]}
+    general = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    write_tokenizer(tmp_path / "discriminator", general, **{**BERT, "normalizer": sequence})
+    rules = import_from(tmp_path / "discriminator", tmp_path / "ours").tokenizer.rules
+    assert rules == WordRules(False, True, tokenize_chinese_chars=False)

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from electra_cli.data.python_docs import extract_prose
 from electra_cli.data.tokenization import Tokenizer, TokenizerSettings
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.finetuning import base
 from electra_cli.interop import exporting, saved_model
 from electra_cli.interop.graph_tokenization import GraphTokenizer
@@ -90,8 +90,8 @@ def test_another_process_computes_the_same_figures(exported):
 def make_tokenizers(tmp_path, lower_case):
     write_vocabulary(tmp_path)
     vocabulary = Vocabulary(TOKENS)
-    in_graph = GraphTokenizer(TokenizerSettings(vocabulary, lower_case), str(tmp_path / "vocab.txt"), 4096)
-    return in_graph, Tokenizer(vocabulary, lower_case=lower_case)
+    in_graph = GraphTokenizer(TokenizerSettings(vocabulary, WordRules(lower_case)), str(tmp_path / "vocab.txt"), 4096)
+    return in_graph, Tokenizer(vocabulary, WordRules(lower_case))
 
 
 def assert_same_tokens(in_graph, ours, texts):
@@ -128,7 +128,7 @@ def test_words_of_any_length(tmp_path):
 
 def test_long_texts_are_cut(tmp_path):
     write_vocabulary(tmp_path)
-    settings = TokenizerSettings(Vocabulary(TOKENS), True)
+    settings = TokenizerSettings(Vocabulary(TOKENS), WordRules(True))
     in_graph = GraphTokenizer(settings, str(tmp_path / "vocab.txt"), 6)
     texts = ["the quick [MASK] fox jump over the lazy dog", "[MASK] [MASK][MASK]", ""]
     found, expected = in_graph(tf.constant(texts)), encode_texts(settings, texts, 6)
@@ -146,7 +146,7 @@ def test_a_sentencepiece_model_is_exported(tmp_path):
     from electra_cli.data.tokenization import SentencePieceTokenizer
 
     vocabulary = SentencePieceTokenizer(str(tmp_path / "model.model")).vocabulary
-    settings = TokenizerSettings(vocabulary, False, str(tmp_path / "model.model"))
+    settings = TokenizerSettings(vocabulary, WordRules(False), str(tmp_path / "model.model"))
     (tmp_path / "vocab.txt").write_bytes(vocabulary.to_bytes())
     texts = ["The quick [MASK] over", "lazy dogs", "[MASK]"]
     found = GraphTokenizer(settings, str(tmp_path / "vocab.txt"), 20)(tf.constant(texts))
@@ -164,7 +164,7 @@ def test_the_generator_alone_has_no_signature_for_replaced_tokens(tmp_path):
 @pytest.mark.parametrize("max_length", [6, 7, 8, 40])
 def test_pairs_are_cut_as_fine_tuning_cuts_them(tmp_path, max_length):
     write_vocabulary(tmp_path)
-    settings = TokenizerSettings(Vocabulary(TOKENS), True)
+    settings = TokenizerSettings(Vocabulary(TOKENS), WordRules(True))
     in_graph, encoder = GraphTokenizer(settings, str(tmp_path / "vocab.txt"), max_length), settings.build()
     texts = ["the quick fox", "the quick brown fox jump over the lazy dog", "", "[MASK] is the", "two minute", "a"]
     first = encoder.encode_lines(texts)

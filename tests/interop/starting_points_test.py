@@ -40,7 +40,7 @@ def test_a_workdir(workdir):
     assert start.source == f"discriminator of {workdir} at step 7"
     assert (start.is_random, start.initializer_range) == (False, 0.3)
     assert start.network.role == "discriminator" and start.network.sizes.hidden_size == 16
-    assert start.tokenizer.vocabulary.tokens == TOKENS and not start.tokenizer.lower_case
+    assert start.tokenizer.vocabulary.tokens == TOKENS and not start.tokenizer.rules.lower_case
 
 
 def test_checkpoints_by_path_and_directory(workdir, ours, monkeypatch):
@@ -62,7 +62,7 @@ def test_checkpoints_by_path_and_directory(workdir, ours, monkeypatch):
 def test_an_import(workdir, ours, tmp_path):
     run(import_checkpoint, "--format=electra_pretrain", f"--source={workdir}", f"--output_dir={tmp_path / 'start'}")
     start = opened(tmp_path / "start")
-    assert are_equal(encoder_of(start), ours) and not start.tokenizer.lower_case
+    assert are_equal(encoder_of(start), ours) and not start.tokenizer.rules.lower_case
 
 
 @pytest.mark.parametrize("format_name", ["google_tf1", "tfm", pytest.param("huggingface", marks=pytest.mark.slow)])
@@ -75,8 +75,8 @@ def test_exports(workdir, ours, tmp_path, format_name):
     assert are_equal(encoder_of(start), ours)
     assert start.source.startswith(f"discriminator of {out}")
     assert start.tokenizer.vocabulary.tokens == TOKENS
-    assert not start.tokenizer.lower_case
-    assert opened(out).tokenizer.lower_case == (format_name != "huggingface")  # the others do not know
+    assert not start.tokenizer.rules.lower_case
+    assert not opened(out).tokenizer.rules.lower_case
     if format_name == "google_tf1":
         assert are_equal(encoder_of(opened(out / "model.ckpt-7")), ours)
 
@@ -157,6 +157,8 @@ def test_the_vocabulary_can_be_given(workdir, tmp_path):
     with pytest.raises(UserError, match="is not there any more: give its vocabulary, --vocab_file=FILE"):
         opened(moved)
     start = opened(moved, vocab_file=os.path.join(workdir, "data", "vocab.txt"))
-    assert not start.tokenizer.lower_case
-    assert opened(moved, vocab_file=os.path.join(workdir, "data", "vocab.txt"), lower_case=True).tokenizer.lower_case
+    assert not start.tokenizer.rules.lower_case
+    assert opened(
+        moved, vocab_file=os.path.join(workdir, "data", "vocab.txt"), lower_case=True
+    ).tokenizer.rules.lower_case
     np.testing.assert_array_equal(start.network.weights["embeddings/word_embeddings"].shape, [len(TOKENS), 8])

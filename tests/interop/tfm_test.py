@@ -60,7 +60,7 @@ def test_an_encoder_is_imported(tmp_path, kind):
         assert largest(first, second, inputs) < 1e-5
     assert "Unexpected, left out: nothing." in lines
     assert any(line.startswith("Missing: discriminator_predictions (2 weights), generator.") for line in lines)
-    assert run.config.model.num_attention_heads == 4 and not run.tokenizer.lower_case
+    assert run.config.model.num_attention_heads == 4 and not run.tokenizer.rules.lower_case
 
 
 def test_a_pretrainer_is_imported_with_both_heads(tmp_path):

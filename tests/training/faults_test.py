@@ -25,7 +25,7 @@ from electra_cli.config.resolution import resolve
 from electra_cli.data.input_pipeline import _shard_order, locate_example, parse_split
 from electra_cli.data.source import open_data
 from electra_cli.data.tokenization import TokenizerSettings
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import Workdir, check_config
@@ -459,7 +459,7 @@ def another(value):
 def adopt(workdir, config):
     """Does what a start does with its config; returns the differences that it lists."""
     differences = check_config(workdir.path, config, "fingerprint", "CPU")
-    workdir.write_config(config, "fingerprint", "CPU", TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True))
+    workdir.write_config(config, "fingerprint", "CPU", TokenizerSettings(Vocabulary(SPECIAL_TOKENS), WordRules(True)))
     return differences
 
 

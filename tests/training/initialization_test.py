@@ -1,6 +1,7 @@
 """Runs that begin with the weights of others: a longer vocabulary, other lengths, the optimizer's moments."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
@@ -40,7 +42,7 @@ class Target:
         self.tokens = tokens
 
     def start_from(self, path, **changes):
-        changes = Changes(Vocabulary(self.tokens), **changes)
+        changes = Changes(TokenizerSettings(Vocabulary(self.tokens), WordRules()), **changes)
         start_from(str(path), self.model, self.optimizer, changes, Lines(self.lines.append))
         return self
 
@@ -224,3 +226,18 @@ def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, c
     config.train.steps_per_loop = 1
     loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(again.append))
     assert again[-1].startswith("Trained to step 4") and not any("tokens are new" in line for line in again)
+
+
+@pytest.mark.parametrize("record", ["tokenizer_config.json", "config.json"])
+def test_another_tokenizer_than_the_checkpoints_is_reported(tmp_path, source, record):
+    start = shutil.copytree(source, tmp_path / "start")
+    if record == "config.json":  # of older versions
+        content = json.loads((start / record).read_text())
+        (start / record).write_text(json.dumps({**content, "tokenizer": {"lower_case": False}}))
+    else:
+        (start / record).write_text('{"do_lower_case": true, "strip_accents": false}')
+    (warning,) = [line for line in Target(TOKENS).start_from(start).lines if "Warning" in line]
+    expected = "--lower_case=false" if record == "config.json" else "--strip_accents=false"
+    assert "prepared with --lower_case=true" in warning and warning.endswith(f"prepare the data with {expected}")
+    (start / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+    assert not [line for line in Target(TOKENS).start_from(start).lines if "Warning" in line]

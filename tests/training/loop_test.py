@@ -120,7 +120,7 @@ def test_a_run_can_be_used_where_its_data_is_gone(finished, data_dir, tmp_path):
     record["config"]["data"]["dir"], record["tokenizer"]["lower_case"] = str(tmp_path / "gone"), False
     (workdir / "config.json").write_text(json.dumps(record))
     tokenizer = load_run(str(workdir), notice=lambda _: None).tokenizer
-    assert tokenizer.vocabulary == Vocabulary.from_file(str(data_dir / "vocab.txt")) and not tokenizer.lower_case
+    assert tokenizer.vocabulary == Vocabulary.from_file(str(data_dir / "vocab.txt")) and not tokenizer.rules.lower_case
 
 
 def test_a_path_is_no_pattern(finished, data_dir, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.config.resolution import resolve
 from electra_cli.data.tokenization import TokenizerSettings
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules
 from electra_cli.errors import ResumableError, UserError
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import small_config
@@ -32,7 +32,7 @@ def test_events_follow_each_other_and_what_a_kill_cut_is_removed(tmp_path):
 
 def test_other_workers_write_nothing(tmp_path):
     with Workdir(str(tmp_path), is_writer=False) as workdir:
-        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True)
+        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), WordRules(True))
         workdir.write_config(resolve(small_config(tmp_path), 160), "fingerprint", "CPU", tokenizer)
         assert workdir.drop_metrics_after(0) == []
         with workdir.recording() as logger:
@@ -59,7 +59,7 @@ def test_links_are_not_followed_for_writing(tmp_path):
     (run / ".lock").write_text("kept")
     # A link to a workdir is one.
     with Workdir(str(tmp_path / "way")) as workdir, pytest.raises(BlockingIOError):
-        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), True)
+        tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), WordRules())
         workdir.write_config(resolve(small_config(tmp_path), 160), "fingerprint", "CPU", tokenizer)
         files.lock(str(run))
     assert (run / ".lock").read_text() == "kept"
