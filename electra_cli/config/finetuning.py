@@ -84,6 +84,11 @@ _FIELDS = {
     "data.validation_fraction": Field(
         0.1, "Fraction of the training examples that is held out if there is no validation file; 0: none.", FRACTION
     ),
+    "data.label_names": ChangeableField(
+        "",
+        "File with the names of labels and tags that are numbers: a name a line, the first that of 0, or JSON "
+        "(.json), a list or id2label; then -1 stands for no label. Empty: labels are taken as they are.",
+    ),
     "data.skip_bad_examples": ChangeableField(
         False,
         "Whether examples that cannot be right (broken lines, empty texts, answers that are not in their context) are "
@@ -187,7 +192,7 @@ def _check_data(config: ml_collections.ConfigDict, task: str, data: ml_collectio
             "is the second of two: give the first, --config.data.text=COLUMN")  # fmt: skip
     if task in GLUE_KINDS:
         require(config, "data.dir", bool(data.dir), f"give the folder of GLUE's download for config.task={task}")
-        for key in ("text", "second_text", "label", "format"):
+        for key in ("text", "second_text", "label", "format", "label_names"):
             require(config, f"data.{key}", not data[key], f"config.task={task} knows its files: leave it empty")
         return
     require(config, "data.train", bool(data.train), "give the file of training examples, --config.data.train=FILE")
@@ -197,6 +202,8 @@ def _check_data(config: ml_collections.ConfigDict, task: str, data: ml_collectio
     if task == "question_answering":
         for key in ("text", "second_text", "label"):
             require(config, f"data.{key}", not data[key], "files of SQuAD have no columns: leave it empty")
+    require(config, "data.label_names", not data.label_names or task in ("classification", "tagging"),
+            f"{task} has no labels with names: leave it empty")  # fmt: skip
     if task == "tagging":
         require(config, "data.second_text", not data.second_text, "tagging has one text only: leave it empty")
 

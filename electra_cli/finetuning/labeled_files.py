@@ -1,6 +1,7 @@
 """Reads labelled files of any format."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from electra_cli.finetuning.tables import (
     check_file,
     find_columns,
     read_table,
+    read_text,
+    split_lines,
     split_words,
 )
 
@@ -49,6 +52,7 @@ class LabeledFile:
       format: one of `FORMATS`; '': by the file's name.
       label_needed: whether it is an error that the file has no labels.
       skip_bad: whether to skip what cannot be an example, with a notice, where there is one that can.
+      label_names: file of the names of labels that are numbers (`read_label_names`), read if there are any; '': none.
     """
 
     path: str
@@ -56,6 +60,7 @@ class LabeledFile:
     format: str = ""
     label_needed: bool = True
     skip_bad: bool = False
+    label_names: str = ""
 
     def read(self, kind: str) -> Contents:
         """Returns the content of the file for a kind of task, one of `config.finetuning.KINDS`.
@@ -66,15 +71,19 @@ class LabeledFile:
         file_format = find_format(self.path, kind, self.format, self.columns.flag)
         errors: list[UserError] = []
         notices: list[str] = []
-        columns = ""
+        columns, label_column = "", ""
         if file_format == "squad":
             examples = read_squad(self.path, errors)
         elif file_format in ("conll", "conllu"):
             is_conllu = file_format == "conllu"
             examples = read_conll(self.path, self.columns.text, self.columns.label, errors, is_conllu=is_conllu)
         else:
-            examples, columns = self._read_table(file_format, kind, errors)
+            examples, columns, label_column = self._read_table(file_format, kind, errors)
             notices += _quote_notices(self.path, kind, examples)
+        examples = self._without_labels_for_none(examples, label_column, notices)
+        if self.label_names and any(example.classes for example in examples):
+            names = read_label_names(self.label_names)
+            examples = convert_each(lambda example: _named(example, names, self.label_names), examples, errors)
         labelled = [example for example in examples if example.is_labelled]
         if labelled:
             errors += [
@@ -93,14 +102,73 @@ class LabeledFile:
             raise UserError(f"{self.path}: no example is labelled, and labels are needed")
         return Contents(tuple(examples), notices, columns)
 
-    def _read_table(self, file_format: str, kind: str, errors: list[UserError]) -> tuple[list[Example], str]:
+    def _without_labels_for_none(self, examples: list[Example], label_column: str, notices: list[str]) -> list[Example]:
+        """Returns examples without those whose label means that there is none, or if all do, all as unlabelled.
+
+        That is '-' as in SNLI's gold_label, and -1 as in Hugging Face's datasets, where other labels are numbers with
+        names, or all labels of a file that needs none are -1.
+        """
+        none: set[str | float] = {"-"} if label_column == "gold_label" else set()
+        if self.label_names or (not self.label_needed and all(example.label in ("-1", -1.0) for example in examples)):
+            none |= {"-1", -1.0}
+        marked = [example for example in examples if example.label in none]
+        if not marked:
+            return examples
+        mark = "-1" if marked[0].label == -1.0 else marked[0].label
+        count = f"{len(marked):,} of {len(examples):,} examples have the label {mark}, which stands for none"
+        if len(marked) == len(examples):
+            notices.append(f"{self.path}: {count}: they are not scored")
+            return [dataclasses.replace(example, label=None) for example in examples]
+        notices.append(f"{self.path}: {count}: they are skipped")
+        return [example for example in examples if example.label not in none]
+
+    def _read_table(self, file_format: str, kind: str, errors: list[UserError]) -> tuple[list[Example], str, str]:
+        """Returns the examples, which columns were chosen, and the name of that of labels; '': none."""
         tagging = kind == "tagging"
         table = read_table(self.path, file_format, self.columns, tagging=tagging, skip_bad=self.skip_bad)
         indices = find_columns(table, self.columns, tagging=tagging, label_needed=self.label_needed)
         errors += table.errors
         examples = convert_each(lambda row: _from_row(row[1], row[0], kind, indices), enumerate(table.rows), errors)
         are_named = self.columns.text and (self.columns.label or indices.label is None)
-        return examples, "" if are_named else indices.description
+        label_column = "" if indices.label is None or table.names is None else table.names[indices.label]
+        return examples, "" if are_named else indices.description, label_column
+
+
+def read_label_names(path: str) -> tuple[str, ...]:
+    """Returns the names of the labels 0, 1, ...: a line each, or of JSON a list, or an object by number, which may be
+    under 'names' or 'id2label'. Raises a `UserError` where it is neither, or a name is empty or there twice."""
+    text = read_text(path)
+    names: Any = [line.strip() for line in split_lines(text)]
+    if uncompressed_name(path).lower().endswith(".json"):
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON ({error}): give a list of names") from error
+        if isinstance(names, dict):
+            names = names.get("id2label", names.get("names", names))
+        if isinstance(names, dict):
+            names = [names.get(str(number)) for number in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise UserError(f"{path}: give a name for each of the numbers from 0 on: one a line, or as a list in JSON")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"{path}: {twice!r} is the name of two labels: give each its own")
+    return tuple(names)
+
+
+def _named(example: Example, names: Sequence[str], file: str) -> Example:
+    def name(label: str) -> str:
+        if label.isdecimal() and int(label) < len(names):
+            return names[int(label)]
+        if label in names:
+            return label
+        raise UserError(
+            f"{example.where}: label {label!r} is neither a number from 0 to {len(names) - 1} nor a name in {file}"
+        )
+
+    if example.tags is not None:
+        return dataclasses.replace(example, tags=tuple(map(name, example.tags)))
+    return dataclasses.replace(example, label=name(example.label)) if isinstance(example.label, str) else example
 
 
 def find_format(path: str, kind: str, file_format: str, flag: str = Columns.flag) -> str:

@@ -128,7 +128,9 @@ def load_file(
         columns = Columns(data.text, data.second_text, data.label, flag=PREDICT_FLAG)
         if config.task in glue.TASKS:
             columns = glue.columns_of_file(path, config.task, PREDICT_FLAG)
-    contents = LabeledFile(path, columns, file_format or data.format, label_needed=False).read(task.kind)
+    names = _path(data, data.label_names)
+    file = LabeledFile(path, columns, file_format or data.format, label_needed=False, label_names=names)
+    contents = file.read(task.kind)
     task.check(contents.examples)
     return contents
 
@@ -150,7 +152,12 @@ def _file_sources(data: ml_collections.ConfigDict) -> dict[str, LabeledFile]:
     columns = Columns(data.text, data.second_text, data.label)
     return {
         name: LabeledFile(
-            _path(data, data[name]), columns, data.format, name != "test", skip_bad=data.skip_bad_examples
+            _path(data, data[name]),
+            columns,
+            data.format,
+            label_needed=name != "test",
+            skip_bad=data.skip_bad_examples,
+            label_names=_path(data, data.label_names),
         )
         for name in ("train", "validation", "test")
         if data[name]
@@ -179,7 +186,7 @@ def _glue_sources(name: str, data: ml_collections.ConfigDict) -> dict[str, Label
 
 
 def _path(data: ml_collections.ConfigDict, name: str) -> str:
-    return files.join(data.dir, name) if data.dir and not files.is_remote(name) else name
+    return files.join(data.dir, name) if name and data.dir and not files.is_remote(name) else name
 
 
 def _label_notices(task: Task, train: Examples) -> list[str]:
@@ -193,9 +200,14 @@ def _label_notices(task: Task, train: Examples) -> list[str]:
         if len(same) > 1
     ]
     if task.kind == "tagging" and not mark_entities(labels):
-        notices.append("the tags mark no entities (as B-PER and O do): scores are the accuracy of words only")
+        names = ", and are numbers: name them with --config.data.label_names=FILE" if labels[-1].isdecimal() else ""
+        notices.append(f"the tags mark no entities (as B-PER and O do): scores are the accuracy of words only{names}")
     if task.kind == "classification":
         counts = collections.Counter(str(example.label) for example in train)
+        if "-1" in labels and all(label == "-1" or label.isdecimal() for label in labels):
+            notices.append(
+                "label -1 is learned as a class: if it stands for none, name the others, --config.data.label_names=FILE"
+            )
         rare = [label for label in labels if counts[label] == 1]
         if rare:
             notices.append(f"labels with one training example only: {abbreviate(rare)}")

@@ -101,6 +101,67 @@ def test_unlabelled_files(tmp_path):
         read(write(tmp_path, "text\na\n"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("names.txt", "O\nB-PER\nI-PER\n"),
+        ("names.json", '["O", "B-PER", "I-PER"]'),
+        ("names.json", '{"names": ["O", "B-PER", "I-PER"]}'),
+        ("config.json", '{"hidden": 1, "id2label": {"1": "B-PER", "2": "I-PER", "0": "O"}}'),
+    ],
+)
+def test_numbers_have_the_names_of_a_file(tmp_path, name, content):
+    names = write(tmp_path, content, name)
+    tags = write(tmp_path, '{"tokens": ["a", "b", "c"], "ner_tags": [1, 2, 0]}\n', "a.jsonl")
+    assert read(tags, "tagging", label_names=names).examples[0].tags == ("B-PER", "I-PER", "O")
+    labels = read(write(tmp_path, "text\tlabel\na\t2\nb\tB-PER\nc\t-1\n"), label_names=names)
+    assert [example.label for example in labels.examples] == ["I-PER", "B-PER"]
+    assert labels.notices == [
+        f"{tmp_path}/data.tsv: 1 of 3 examples have the label -1, which stands for none: they are skipped"
+    ]
+    told = r"data\.tsv:2: label '3' is neither a number from 0 to 2 nor a name in .*/" + name
+    with pytest.raises(UserError, match=told):
+        read(write(tmp_path, "text\tlabel\na\t3\nb\t0\n"), label_names=names)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("names.json", "{", r"names\.json is no JSON"),
+        ("names.json", '{"0": "a", "2": "b"}', r"names\.json: give a name for each of the numbers from 0 on"),
+        ("names.json", "3", "give a name for each of the numbers"),
+        ("names.txt", "a\n\nb\n", "give a name for each of the numbers"),
+        ("names.txt", "a\na\n", "'a' is the name of two labels"),
+    ],
+)
+def test_bad_names_of_labels(tmp_path, name, content, message):
+    path = write(tmp_path, "text\tlabel\na\t0\n")
+    with pytest.raises(UserError, match=message):
+        read(path, label_names=write(tmp_path, content, name))
+    unlabelled = write(tmp_path, "text\na\n")  # then they are not read
+    assert len(read(unlabelled, label_needed=False, label_names=f"{tmp_path}/nothing").examples) == 1
+
+
+def test_labels_that_stand_for_none(tmp_path):
+    rows = "a\tb\tx\nc\td\t-\ne\tf\ty\n"
+    contents = read(write(tmp_path, "sentence1\tsentence2\tgold_label\n" + rows))
+    assert [(example.id, example.label) for example in contents.examples] == [("0", "x"), ("2", "y")]
+    assert contents.notices == [
+        f"{tmp_path}/data.tsv: 1 of 3 examples have the label -, which stands for none: they are skipped"
+    ]
+    contents = read(write(tmp_path, "sentence1\tsentence2\tlabel\n" + rows))
+    assert [example.label for example in contents.examples] == ["x", "-", "y"] and contents.notices == []
+    for kind in ("classification", "regression"):
+        path = write(tmp_path, "text\tlabel\na\t-1\nb\t-1\n")
+        contents = read(path, kind, label_needed=False)
+        assert [example.label for example in contents.examples] == [None, None]
+        assert contents.notices == [
+            f"{path}: 2 of 2 examples have the label -1, which stands for none: they are not scored"
+        ]
+        contents = read(write(tmp_path, "text\tlabel\na\t-1\nb\t1\n"), kind, label_needed=False)
+        assert [float(example.label) for example in contents.examples] == [-1, 1] and contents.notices == []
+
+
 def test_words_and_tags(tmp_path):
     content = '{"tokens": ["New York", "is"], "tags": ["B-LOC", "O"]}\n{"tokens": ["a", 1], "tags": ["O", "O"]}\n'
     examples = read(write(tmp_path, content, "a.jsonl"), "tagging").examples

@@ -129,6 +129,23 @@ def test_labels_that_look_wrong_are_told(directory):
     notices = load(directory, train="train.tsv", validation_fraction=0.0)[-1].notices
     assert "labels Yes, yes differ by case only, and are learned as different ones" in notices
     assert "labels with one training example only: no" in notices
+    write_table(directory / "train.tsv", [("a", "-1"), ("b", "0"), ("c", "2"), ("d", "-1")])
+    told = "label -1 is learned as a class: if it stands for none, name the others, --config.data.label_names=FILE"
+    assert told in load(directory, train="train.tsv", validation_fraction=0.0)[-1].notices
+
+
+def test_names_of_labels_are_read_from_a_file(directory):
+    (directory / "names.txt").write_text("bad\ngood\n")
+    config, task, splits = load(directory, train="train.tsv", validation="dev.tsv", label_names="names.txt")
+    assert splits.labels.labels == ("bad", "good") and [example.label for example in splits.validation] == [
+        "bad",
+        "good",
+    ]
+    assert load_file(str(directory / "dev.tsv"), config, task).examples[1].label == "good"
+    (directory / "names.txt").unlink()
+    assert len(load_file(str(directory / "test.tsv"), config, task).examples) == 2
+    with pytest.raises(UserError, match=r"config\.data\.label_names.*regression has no labels with names"):
+        load(directory, kind="regression", train="train.tsv", label_names="names.txt")
 
 
 def test_tagging_and_question_answering(tmp_path):
