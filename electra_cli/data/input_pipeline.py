@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import re
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -142,12 +143,12 @@ def evaluation_dataset(
     compared. The last batch is filled up with examples of padding alone, which count nowhere. Iterating raises
     tf.errors.DataLossError or FailedPreconditionError at a damaged shard; see `reading`.
     """
-    shards = tf.data.Dataset.from_tensor_slices((list(split.files), np.array(split.examples, np.int64)))
+    shards = tf.data.Dataset.range(len(split.files))
 
-    def read(file: tf.Tensor, num_examples: tf.Tensor) -> tf.data.Dataset:
+    def read(shard: tf.Tensor) -> tf.data.Dataset:
         # At some damages the reader ends early without an error.
-        shard = tf.data.TFRecordDataset(file, compression_type=split.compression)
-        return shard.apply(tf.data.experimental.assert_cardinality(num_examples))
+        num_examples = tf.gather(tf.constant(split.examples, tf.int64), shard)
+        return _read_shard(split, shard).apply(tf.data.experimental.assert_cardinality(num_examples))
 
     records = shards.flat_map(read)
     groups = records.take(num_examples or -1).batch(_EVAL_MASKING_GROUP).enumerate()
@@ -196,7 +197,9 @@ def find_examples(split: DataSplit, seed: int, index: int, count: int) -> list[t
         shard = int(_shard_order(num_shards, seed, epoch)[slot % num_shards])
         order = _example_order(split.examples[shard], seed, epoch, shard).numpy()
         records = order[offset : offset + count - len(locations)]
-        locations += [(split.files[shard], int(record)) for record in records]
+        file = split.files[shard]
+        before = sum(split.examples[other] for other in range(shard) if split.files[other] == file)
+        locations += [(file, before + int(record)) for record in records]
         slot, offset = slot + 1, 0
     return locations
 
@@ -216,7 +219,7 @@ def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     expected = tf.gather(tf.constant(split.examples, tf.int64), shard)
     # Errors of reading name no file: `reading` finds it. They are not ignored and counted: TensorFlow (2.20)
     # would try to open a missing file for ever.
-    records = tf.data.TFRecordDataset(file, compression_type=split.compression)
+    records = _read_shard(split, shard)
     # One more than expected, so that a shard that holds too many is noticed as well; none is a batch too.
     batches = records.batch(expected + 1).concatenate(tf.data.Dataset.from_tensors(tf.constant([], tf.string)))
     records = batches.take(1).get_single_element()
@@ -226,6 +229,19 @@ def _load_shard(split: DataSplit, seed: int, slot: tf.Tensor) -> tf.Tensor:
     ):
         order = _example_order(count, seed, epoch, shard)
     return tf.gather(records, order)
+
+
+def _read_shard(split: DataSplit, shard: tf.Tensor) -> tf.data.Dataset:
+    """Returns the records, string [], of shard number `shard` (int64, scalar)."""
+    file = tf.gather(tf.constant(split.files), shard)
+    if not split.offsets:
+        return tf.data.TFRecordDataset(file, compression_type=split.compression)
+    offset, count = (tf.gather(tf.constant(numbers, tf.int64), shard) for numbers in (split.offsets, split.examples))
+    # What `tf.data.TFRecordDataset` calls, which has no argument for offsets.
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[file], compression_type=split.compression, buffer_size=2**18, byte_offsets=[offset]
+    )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(count)
 
 
 def _example_order(num_examples: tf.Tensor | int, seed: int, epoch: tf.Tensor | int, shard: tf.Tensor) -> tf.Tensor:
@@ -348,7 +364,10 @@ def reading(data_dir: str, when: str, split: DataSplit) -> Iterator[None]:
 
 def _find_damage(split: DataSplit) -> str | None:
     """Returns which shard of a split is damaged and how; None when all can be read."""
-    for file, expected in zip(split.files, split.examples, strict=True):
+    num_examples: Counter[str] = Counter()
+    for file, number in zip(split.files, split.examples, strict=True):
+        num_examples[file] += number
+    for file, expected in num_examples.items():
         try:
             count = sum(1 for _ in tf.data.TFRecordDataset(file, compression_type=split.compression))
         except tf.errors.NotFoundError:

@@ -5,6 +5,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import math
 import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # it imports TensorFlow
 # zero (Muennighoff et al., Scaling Data-Constrained Language Models, NeurIPS 2023). ELECTRA draws new masks for
 # each pass and was not measured: the user is warned from ten times as many on.
 _MANY_EPOCHS = 40
+# Of other programs' files a process holds two shards of so many bytes: the current one and the next.
+_SHARD_BYTES = 2**28
 
 
 class RecordFormat(enum.Enum):
@@ -41,14 +44,15 @@ class RecordFormat(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class DataSplit:
-    """The shards of one split."""
+    """The shards of one split: files or, of other programs' large ones, parts of files, which follow one another."""
 
-    files: tuple[str, ...]
+    files: tuple[str, ...]  # of each shard
     examples: tuple[int, ...]  # of each shard
     compression: str  # '' or 'GZIP'
     record_format: RecordFormat
     has_words: bool = False  # whether records mark tokens that continue a word
     has_documents: bool = False  # whether an example holds several documents
+    offsets: tuple[int, ...] = ()  # of each shard: bytes of its file before it; (): all begin with their files
 
     @property
     def num_examples(self) -> int:
@@ -194,7 +198,8 @@ def _foreign_splits(source: DataSource) -> _Splits:
     from electra_cli.data.input_pipeline import detect_format  # noqa: PLC0415  (imports TensorFlow)
 
     data_dir = source.data_dir
-    counts = {name: count_records(files.join(data_dir, name)) for name in _foreign_names(data_dir)}
+    shards = {name: find_shards(files.join(data_dir, name)) for name in _foreign_names(data_dir)}
+    counts = {name: sum(count for _, count in shards[name]) for name in shards}
     names = [name for name in counts if counts[name]]  # google-research/electra leaves empty shards
     if not names:
         raise UserError(f"the TFRecords of {data_dir} hold no examples")
@@ -208,8 +213,9 @@ def _foreign_splits(source: DataSource) -> _Splits:
     splits: dict[bool, DataSplit] = {}
     for is_validation in {name.startswith("validation") for name in names}:
         chosen = [name for name in names if name.startswith("validation") == is_validation]
-        paths = tuple(files.join(data_dir, name) for name in chosen)
-        splits[is_validation] = DataSplit(paths, tuple(counts[name] for name in chosen), "", record_format)
+        rows = [(files.join(data_dir, name), count, offset) for name in chosen for offset, count in shards[name]]
+        paths, examples, offsets = zip(*rows, strict=True)
+        splits[is_validation] = DataSplit(paths, examples, "", record_format, offsets=offsets if any(offsets) else ())
     if False not in splits:
         raise UserError(f"{data_dir} has no training shards, only validation ones")
     # Of names and sizes, so that not all of it must be read.
@@ -219,22 +225,28 @@ def _foreign_splits(source: DataSource) -> _Splits:
     return _Splits(splits[False], splits.get(True), None, fingerprint)
 
 
-def count_records(file: str) -> int:
-    """Counts an uncompressed TFRecord file's records by their headers; a `UserError` when it ends within a record."""
+def find_shards(file: str) -> list[tuple[int, int]]:
+    """Returns (offset in bytes, number of records) of the shards in an uncompressed TFRecord file: one, or several of
+    equal bytes up to `_SHARD_BYTES`; a `UserError` when the file ends within a record."""
     size = files.size(file) or 0
+    shard_bytes = size / max(1, math.ceil(size / _SHARD_BYTES))
     position = records = 0
+    shards: list[tuple[int, int]] = []
     with files.open_file(file, "rb") as stream:
         while position < size:
             stream.seek(position)
             header = stream.read(8)
             if len(header) < 8:
                 break
+            if position >= shard_bytes * len(shards):
+                shards.append((position, 0))
+            shards[-1] = (shards[-1][0], shards[-1][1] + 1)
             # A record is its length (8 bytes), a checksum (4), the data, another checksum (4).
             position += 8 + 4 + struct.unpack("<Q", header)[0] + 4
             records += 1
     if position != size:
         raise UserError(f"{file} is cut off or no TFRecord file: record {records} ends beyond the file; make it again")
-    return records
+    return shards
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,18 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.config.resolution import resolve
-from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, locate_example, reading, training_dataset
+from electra_cli.data import source as source_module
+from electra_cli.data.input_pipeline import (
+    WHOLE,
+    Part,
+    evaluation_dataset,
+    find_examples,
+    locate_example,
+    reading,
+    training_dataset,
+)
 from electra_cli.data.masking import masking_settings
-from electra_cli.data.source import count_records, open_data
+from electra_cli.data.source import find_shards, open_data
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, prepare_small, small_config
 from tests.data.prepare_test import read_records
@@ -264,6 +273,41 @@ def test_records_of_tf_models_are_unmasked_and_masked_anew(data_dir, tmp_path, n
     assert unmasked_rows(tmp_path, 8)[0] == [(2, 7, 8, 9, 3, 10, 3)] * 2
 
 
+def test_large_files_of_other_programs_are_read_in_parts(data_dir, tmp_path, monkeypatch):
+    rows = [(2, 7, number, 9, 3, 10, 3) for number in range(20, 60)]
+    records = [example(input_ids=[*row, 0], input_mask=[1] * 7 + [0], segment_ids=[0] * 8) for row in rows]
+    write_foreign(data_dir, tmp_path, "a.tfrecord", records[:30])
+    write_foreign(data_dir, tmp_path, "b.tfrecord", records[30:])
+    whole = open_data(str(tmp_path), 8)
+    assert whole.train.offsets == ()
+    record_bytes = (tmp_path / "b.tfrecord").stat().st_size // 10
+    monkeypatch.setattr(source_module, "_SHARD_BYTES", 11 * record_bytes)
+    source = open_data(str(tmp_path), 8)
+    assert source.fingerprint == whole.fingerprint
+    assert source.train.examples == (10, 10, 10, 10)
+    assert source.train.offsets == (0, 10 * record_bytes, 20 * record_bytes, 0)
+    masking = masking_settings(resolve(small_config(tmp_path), source.vocabulary.size), source)
+    common = {"pad_id": 0, "max_seq_length": 8}
+
+    def stream(start_step, number):
+        dataset = training_dataset(source.train, masking, global_batch_size=5, seed=3, start_step=start_step, **common)
+        return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(number)]
+
+    order = list(itertools.chain.from_iterable(map(originals, stream(0, 8))))
+    assert order != rows and sorted(order) == rows
+    assert_equal(stream(0, 8)[5:], stream(5, 3))
+    located = find_examples(source.train, 3, 0, 40)
+    numbers = [number + 30 * file.endswith("b.tfrecord") for file, number in located]
+    assert [rows[number] for number in numbers] == order
+    batches = evaluation_dataset(source.train, masking, global_batch_size=10, num_examples=0, **common)
+    read = [originals({name: value.numpy() for name, value in batch.items()}) for batch in batches]
+    assert list(itertools.chain.from_iterable(read)) == rows
+    with open(tmp_path / "a.tfrecord", "rb+") as file:
+        file.truncate(25 * record_bytes)
+    with pytest.raises(UserError, match=r"a\.tfrecord (holds 5 whole|is damaged)"), reading("d", "now", source.train):
+        stream(0, 8)
+
+
 def test_foreign_data_with_another_vocabulary_is_other_data(data_dir, tmp_path):
     record = example(input_ids=[2, 7, 8, 9, 3, 10, 3, 0], input_mask=[1] * 7 + [0], segment_ids=[0] * 8)
     write_foreign(data_dir, tmp_path, "a.tfrecord", [record])
@@ -287,7 +331,7 @@ def test_bad_directories(data_dir, tmp_path):
     with open(tmp_path / "a.tfrecord", "rb+") as stream:
         stream.truncate(20)
     with pytest.raises(UserError, match="is cut off"):
-        count_records(str(tmp_path / "a.tfrecord"))
+        find_shards(str(tmp_path / "a.tfrecord"))
     (tmp_path / "vocab.txt").unlink()
     with pytest.raises(UserError, match=r"vocab\.txt is missing"):
         open_data(str(tmp_path), 8)
