@@ -233,6 +233,9 @@ class Preparation:
                 if int((number + 1) * fraction) > int(number * fraction):
                     sampled_bytes += sum(block.num_bytes for block in blocks)
                     yield blocks, self._dropped(number)
+            if corpus.text_bytes and not sampled_bytes:  # fewer chunks than the fraction takes one of
+                sampled_bytes += sum(block.num_bytes for block in blocks)
+                yield blocks, self._dropped(number)
 
         self._write_note("learning.json", dataclasses.asdict(learning))
         words, totals = WordCounts(), Totals()

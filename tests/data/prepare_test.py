@@ -160,6 +160,21 @@ def prepare_to(directory, file, settings, num_workers):
     )
 
 
+def test_a_vocabulary_is_learned_from_a_chunk_at_least(tmp_path):
+    (tmp_path / "a.txt").write_text(make_text(50))
+    learning = LearningSettings(VOCAB_SIZE, min_frequency=1, sample_mb=1e-6)
+    manifest = prepare(
+        [str(tmp_path / "a.txt")],
+        str(tmp_path / "data"),
+        PrepareSettings(max_seq_length=SEQ_LENGTH),
+        learning=learning,
+        num_workers=1,
+        overwrite=False,
+        report=lambda *_: None,
+    )
+    assert manifest.statistics["vocabulary_text_bytes"] == (tmp_path / "a.txt").stat().st_size
+
+
 def test_overwriting_replaces_the_whole(corpus_file, data_dir, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "train-00000-of-00007.tfrecord").write_text("x")
