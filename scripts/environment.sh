@@ -1,5 +1,5 @@
 # Sourced by the other scripts: makes sure that the package is installed in a virtual environment.
-# Uses the active one, else makes .venv in the checkout with $PYTHON, or the first Python 3.10 to 3.12 that is found.
+# Uses the active one, else makes .venv in the checkout with $PYTHON, or the first Python 3.10 to 3.13 that is found.
 # shellcheck shell=bash
 
 # prepare_environment ROOT [EXTRA]: installs ROOT with the optional EXTRA, with the versions of constraints.txt.
@@ -15,7 +15,7 @@ prepare_environment() {
     # shellcheck source=/dev/null
     source "$root/.venv/bin/activate"
   elif ! is_supported python; then
-    echo "error: the active virtual environment has $(python --version 2>&1); use Python 3.10, 3.11 or 3.12" >&2
+    echo "error: the active virtual environment has $(python --version 2>&1); use Python 3.10 to 3.13" >&2
     return 2
   fi
   requirement=$root${extra:+[$extra]}
@@ -31,17 +31,17 @@ prepare_environment() {
 
 # is_supported COMMAND: whether it runs a Python that TensorFlow 2.20 and its libraries support.
 is_supported() {
-  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
 
 find_python() {
   local candidate
-  for candidate in ${PYTHON:-python3 python3.12 python3.11 python3.10}; do
+  for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10}; do
     if is_supported "$candidate"; then
       echo "$candidate"
       return
     fi
   done
-  echo "error: no Python 3.10, 3.11 or 3.12 was found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
+  echo "error: no Python 3.10 to 3.13 was found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
   return 2
 }

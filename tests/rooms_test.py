@@ -2,10 +2,12 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
 import electra_cli
+from electra_cli.modeling import tf_models
 
 PACKAGE = pathlib.Path(electra_cli.__file__).parent
 # Rooms (subpackages) and the modules at the root, as ARCHITECTURE.md has them.
@@ -65,3 +67,12 @@ def test_what_help_needs_does_not_import_tensorflow(room):
         if room_of(path) == room:
             slow = {"tensorflow", "tf_keras", "official", "tensorflow_text"}
             assert not [name for _, name in imports_of(path, at_top=True) if name.split(".")[0] in slow], path
+
+
+def test_one_module_imports_tf_models_official():
+    naming = [path for path in modules() if re.search(r'"official\.|^ *(from|import) official', path.read_text(), re.M)]
+    assert [str(path.relative_to(PACKAGE)) for path in naming] == ["modeling/tf_models.py"]
+    for name in tf_models._MODULES:
+        assert callable(getattr(tf_models, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'BertEncode'"):
+        tf_models.BertEncode  # noqa: B018

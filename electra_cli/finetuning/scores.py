@@ -131,9 +131,9 @@ def score_tags(predictions: Sequence[Sequence[str]], gold: Sequence[Sequence[str
 
 def score_answers(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> Scores:
     """Returns `exact_match` and `f1` of SQuAD 1.1; of several right answers the one that fits best counts."""
-    from official.nlp.tools import squad_evaluate_v1_1  # noqa: PLC0415  (import time)
+    from electra_cli.modeling.tf_models import evaluate_squad_v1_1  # noqa: PLC0415  (import time)
 
-    result = squad_evaluate_v1_1.evaluate(_squad(answers), {str(i): text for i, text in enumerate(predictions)})
+    result = evaluate_squad_v1_1(_squad(answers), {str(i): text for i, text in enumerate(predictions)})
     return Scores({"f1": result["final_f1"], "exact_match": result["exact_match"]})
 
 
@@ -157,10 +157,10 @@ def score_answers_or_none(
       (`no_answer_*`), if there are any; and with the last two arguments `best_exact_match` and `best_f1`, those of the
       best threshold (`*_threshold`, logits) for these very questions.
     """
-    from official.nlp.tools import squad_evaluate_v2_0  # noqa: PLC0415  (import time)
+    from electra_cli.modeling.tf_models import evaluate_squad_v2_0  # noqa: PLC0415  (import time)
 
     dataset = _squad(answers)
-    result = squad_evaluate_v2_0.evaluate(dataset, {str(i): text for i, text in enumerate(predictions)})
+    result = evaluate_squad_v2_0(dataset, {str(i): text for i, text in enumerate(predictions)})
     values = {"f1": result["f1"] / 100, "exact_match": result["exact"] / 100}
     for name, official in (("has_answer", "HasAns"), ("no_answer", "NoAns")):
         if f"{official}_f1" in result:
@@ -171,7 +171,7 @@ def score_answers_or_none(
     # The official script takes probabilities and compares them only: ranks do, and have no rounding. It answers 0 where
     # it is best to answer no question.
     margins, ranks = np.unique(np.asarray(null_margins, np.float64), return_inverse=True)
-    result = squad_evaluate_v2_0.evaluate(
+    result = evaluate_squad_v2_0(
         dataset,
         {str(i): text for i, text in enumerate(best_answers)},
         {str(i): (rank + 1) / len(margins) for i, rank in enumerate(ranks)},

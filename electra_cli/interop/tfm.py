@@ -8,8 +8,6 @@ import numpy as np
 import tensorflow as tf
 import tf_keras
 import yaml
-from official.nlp.configs.encoders import BertEncoderConfig, EncoderConfig, build_encoder
-from official.nlp.modeling import networks
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from electra_cli.data.tokenization import find_vocab_file
@@ -19,6 +17,7 @@ from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
+from electra_cli.modeling.tf_models import BertEncoder, BertEncoderConfig, EncoderConfig, build_encoder
 from electra_cli.objectives.weights import Network, Weights
 from electra_cli.workdir.checkpoint_files import find_damage, latest_checkpoint
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, variable_keys, walk
@@ -248,7 +247,7 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exac
     `exact`: with the exact GELU, otherwise with its tanh form, as `official.nlp` computes it.
     """
     sizes = run.network(role).sizes
-    encoder = networks.BertEncoder(
+    encoder = BertEncoder(
         vocab_size=sizes.vocab_size,
         hidden_size=sizes.hidden_size,
         num_layers=sizes.num_layers,

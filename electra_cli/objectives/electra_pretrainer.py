@@ -6,12 +6,11 @@ from collections.abc import Callable
 import tensorflow as tf
 import tf_keras
 from absl import logging
-from official.nlp.modeling.layers.cls_head import ClassificationHead
-from official.nlp.modeling.layers.masked_lm import MaskedLM
 
 from electra_cli.modeling import features, randomness
 from electra_cli.modeling.encoders import encode
 from electra_cli.modeling.layers import sub_seed
+from electra_cli.modeling.tf_models import ClassificationHead, MaskedLM
 from electra_cli.objectives.base import Pretrainer
 
 Activation = str | Callable[[tf.Tensor], tf.Tensor] | None

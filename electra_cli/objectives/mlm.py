@@ -5,12 +5,12 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from official.nlp.modeling.layers.masked_lm import MaskedLM
 
 from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, encode
 from electra_cli.modeling.fused import jit_region
 from electra_cli.modeling.layers import gelu, truncated_normal
+from electra_cli.modeling.tf_models import MaskedLM
 from electra_cli.objectives.base import Objective, Pretrainer, Tensors, ratio
 
 # A masked language model has learned something when its loss is this fraction below that of the unigram distribution.

@@ -11,14 +11,17 @@ from typing import Any
 import ml_collections
 import tensorflow as tf
 import tf_keras
-from official.common import distribute_utils
 
 from electra_cli.data.input_pipeline import Part
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.logger import Logger
+from electra_cli.modeling import tf_models
 from electra_cli.modeling.fused import with_jit_regions
 from electra_cli.training.cluster import Cluster, find_cluster, joining
 
+# The first major compute capability where the driver does not compile the PTX that TensorFlow 2.20's wheels have, of
+# 9.0: https://github.com/tensorflow/tensorflow/issues/101746.
+_FIRST_WITHOUT_CODE = 12
 # Device files of the chips of a TPU machine.
 _TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
@@ -134,6 +137,7 @@ def build_runtime(
     tf_keras.mixed_precision.set_global_policy(settings.precision)
     cluster = None if alone else find_cluster(settings, os.environ)
     num_gpus = len(tf.config.list_physical_devices("GPU"))
+    _check_compute_capability()
     name, reason = ("one_device", "as asked") if alone else _choose(settings, cluster, num_gpus)
     _check_logical_cpus(settings, name, num_gpus)
     strategy = _build_strategy(name, settings, cluster, num_gpus, logger or Logger())
@@ -204,6 +208,21 @@ def _choose(settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, 
     return "one_device", "there is one"
 
 
+def _check_compute_capability() -> None:
+    """Raises a `UserError` for a Blackwell GPU that TensorFlow has no code for: kernels and XLA's code fail there."""
+    built = tf.sysconfig.get_build_info().get("cuda_compute_capabilities", [])
+    majors = {int(name.rpartition("_")[2].rstrip("af")) // 10 for name in built}  # of names as 'sm_60', 'compute_90'
+    for gpu in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpu)
+        major, minor = details.get("compute_capability", (0, 0))
+        if major >= _FIRST_WITHOUT_CODE and major not in majors:
+            raise UserError(
+                f"{gpu.name} ({details.get('device_name', 'a GPU')}) has compute capability {major}.{minor}, for which "
+                f"TensorFlow {tf.__version__} has no code (it has: {', '.join(built)}): install a TensorFlow built "
+                f"for it, or hide it: CUDA_VISIBLE_DEVICES=-1 uses the CPU, another number another GPU"
+            )
+
+
 def _check_logical_cpus(settings: ml_collections.FrozenConfigDict, name: str, num_gpus: int) -> None:
     if settings.logical_cpus < 2 or (name == "mirrored" and not num_gpus):
         return
@@ -229,7 +248,7 @@ def _build_strategy(
             ) from error
     if name == "tpu":
         try:
-            return distribute_utils.get_distribution_strategy(
+            return tf_models.get_distribution_strategy(
                 name, tpu_address=settings.tpu or os.environ.get("TPU_NAME", "local")
             )
         except (ValueError, tf.errors.OpError, RuntimeError) as error:
@@ -240,9 +259,9 @@ def _build_strategy(
             ) from error
     if name == "mirrored" and not num_gpus and settings.logical_cpus:
         return tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(settings.logical_cpus)])
-    return distribute_utils.get_distribution_strategy(
-        name, num_gpus=min(num_gpus, 1) if name == "one_device" else num_gpus
-    )
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy([f"GPU:{index}" for index in range(num_gpus)] or ["CPU:0"])
+    return tf.distribute.OneDeviceStrategy("GPU:0" if num_gpus else "CPU:0")
 
 
 def _check_batch(global_batch_size: int, num_parts: int, num_replicas: int) -> None:

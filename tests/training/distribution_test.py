@@ -1,9 +1,12 @@
+import types
+
 import pytest
+import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.errors import UserError
 from electra_cli.training.cluster import Cluster
-from electra_cli.training.distribution import _choose
+from electra_cli.training.distribution import _check_compute_capability, _choose
 
 
 def settings(**values):
@@ -41,3 +44,29 @@ def test_strategies_that_do_not_fit_the_cluster():
         UserError, match=r"strategy=mirrored uses one process, but TF_CONFIG names 2: set the key to auto"
     ):
         _choose(settings(strategy="mirrored"), CLUSTER, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "fits"),
+    [
+        ((9, 0), ["sm_60", "compute_90"], True),
+        ((10, 0), ["sm_60", "compute_90"], True),
+        ((12, 0), ["sm_60", "compute_90"], False),
+        ((12, 1), ["sm_90a", "compute_120"], True),
+    ],
+)
+def test_a_gpu_that_tensorflow_has_no_code_for(monkeypatch, capability, built, fits):
+    gpu, details = types.SimpleNamespace(name="GPU:0"), {"compute_capability": capability, "device_name": "RTX"}
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [gpu])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    monkeypatch.setattr(tf.sysconfig, "get_build_info", lambda: {"cuda_compute_capabilities": built})
+    if fits:
+        _check_compute_capability()
+        return
+    with pytest.raises(UserError) as error:
+        _check_compute_capability()
+    assert str(error.value) == (
+        f"GPU:0 (RTX) has compute capability 12.0, for which TensorFlow {tf.__version__} has no code (it has: sm_60, "
+        f"compute_90): install a TensorFlow built for it, or hide it: CUDA_VISIBLE_DEVICES=-1 uses the CPU, another "
+        f"number another GPU"
+    )
