@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
-from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, WordRules, read_rules
+from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
 from electra_cli.interop.importing import ExternalModel
@@ -78,7 +78,7 @@ def read(source: str) -> ExternalModel:
         settings={key: float(config[name]) for name, key in SETTINGS.items() if name in config},
         unexpected=unexpected,
         notices=notices,
-        **_read_vocabulary(source),
+        **_read_vocabulary(source, notices),
     )
 
 
@@ -226,8 +226,9 @@ def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
     return weights, [f"Weights of type {', '.join(sorted(others))} became float32."] if others else []
 
 
-def _read_vocabulary(source: str) -> dict[str, Any]:
-    """Returns the arguments of `ExternalModel` that a folder's tokenizer decides."""
+def _read_vocabulary(source: str, notices: list[str]) -> dict[str, Any]:
+    """Returns the arguments of `ExternalModel` that a folder's tokenizer decides; what the user should know of it is
+    added to `notices`."""
     vocab_file, tokenizer_file = (os.path.join(source, name) for name in ("vocab.txt", "tokenizer.json"))
     arguments: dict[str, Any] = {}
     if os.path.exists(vocab_file):
@@ -238,7 +239,34 @@ def _read_vocabulary(source: str) -> dict[str, Any]:
             arguments.update(_read_tokenizer(source, tokenizer_file))
     except UserError as error:
         arguments["unsupported"] = str(error)
+    if "vocab_file" in arguments:
+        tokens = _with_added_tokens(source, arguments.get("tokens", ()), vocab_file, notices)
+        if tokens is not None:
+            del arguments["vocab_file"]
+            arguments["tokens"] = tokens
     return arguments
+
+
+def _with_added_tokens(
+    source: str, tokens: tuple[str, ...], vocab_file: str, notices: list[str]
+) -> tuple[str, ...] | None:
+    """Returns `vocab.txt` with the tokens that `added_tokens.json`, or `tokens` of a `tokenizer.json`, have behind its
+    last; None: none. A `UserError` when their ids have gaps."""
+    file = os.path.join(source, "added_tokens.json")
+    ids = read_json(file) if os.path.exists(file) else {token: index for index, token in enumerate(tokens)}
+    if not ids:
+        return None
+    known = Vocabulary.from_file(vocab_file).tokens
+    added = sorted((index, token) for token, index in ids.items() if index >= len(known))
+    if [index for index, _ in added] != list(range(len(known), len(known) + len(added))):
+        raise UserError(f"{file}: the ids of tokens behind the {len(known):,} of {vocab_file} have gaps")
+    if not added:
+        return None
+    notices.append(
+        f"Added tokens: {len(added)}, the first {added[0][1]!r}. They are in the vocabulary; those with punctuation in "
+        f"them do not occur, since text is divided there first."
+    )
+    return (*known, *(token for _, token in added))
 
 
 def _read_tokenizer(source: str, file: str) -> dict[str, Any]:

@@ -184,6 +184,38 @@ def test_an_encoder_without_heads_and_a_tokenizer_in_one_file(tmp_path):
     assert largest(states[-1], compute(model, inputs).hidden_states[-1], inputs) < 5e-5
 
 
+@pytest.mark.parametrize("has_tokenizer_file", [False, True])
+def test_tokens_that_were_added_to_a_vocabulary(tmp_path, has_tokenizer_file):
+    config = hf_config(SMALL)
+    config.vocab_size += 2
+    model, size = save(transformers.ElectraModel(config), tmp_path / "saved"), len(TOKENS)
+    added = {"covid": size + 1, "[E1]": size, "[MASK]": TOKENS.index("[MASK]")}
+    if has_tokenizer_file:
+        file = tmp_path / "saved" / "tokenizer.json"
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "tokenizer")
+        content = json.loads((tmp_path / "tokenizer" / "tokenizer.json").read_text())
+        content["added_tokens"] += [{**content["added_tokens"][0], "content": token, "id": added[token]}
+                                    for token in ("[E1]", "covid")]  # fmt: skip
+        file.write_text(json.dumps(content))
+    else:
+        (tmp_path / "saved" / "added_tokens.json").write_text(json.dumps(added))
+    lines = []
+    run = import_from(tmp_path / "saved", tmp_path / "ours", lines.append)
+    assert run.tokenizer.vocabulary.tokens == (*TOKENS, "[E1]", "covid")
+    assert list(run.tokenizer.build().encode("Covid")) == [size + 1]
+    assert any(line.startswith("Added tokens: 2, the first '[E1]'.") for line in lines)
+    inputs = random_inputs(size + 2)
+    states = run.hidden_states("discriminator", inputs)
+    assert largest(states[-1], compute(model, inputs).hidden_states[-1], inputs) < 5e-5
+
+
+def test_added_tokens_with_gaps_are_refused(tmp_path):
+    save(transformers.ElectraModel(hf_config(TINY)), tmp_path)
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"a": len(TOKENS) + 1}))
+    with pytest.raises(UserError, match=r"added_tokens\.json: the ids of tokens behind the .* have gaps"):
+        huggingface.read(str(tmp_path))
+
+
 def test_names_of_old_versions(tmp_path):
     discriminator, _ = make_pair(tmp_path, "tiny")
     tensors = safetensors.numpy.load_file(tmp_path / "discriminator" / "model.safetensors")
