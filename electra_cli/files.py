@@ -63,10 +63,18 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Returns what JSON holds; raises a `ValueError` where it is none."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its lists and objects are nested too deeply") from error
+
+
 def read_json(path: str) -> dict[str, Any]:
     """Returns the JSON object of a file; raises a `UserError` where there is none."""
     try:
-        record = json.loads(read_bytes(path))
+        record = parse_json(read_bytes(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -6,6 +6,7 @@ No TensorFlow here.
 import dataclasses
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,6 +59,8 @@ class Field:
         if self.choices and value not in self.choices and not self.default == value == "":
             empty = "empty or " if self.default == "" else ""
             return f"must be {empty}one of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return "must be a finite number"
         if self.rule is not None and value is not None and not self.rule.holds(value):
             return self.rule.remedy
         return None

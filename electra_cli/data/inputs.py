@@ -4,7 +4,6 @@ import bz2
 import glob
 import gzip
 import io
-import json
 import lzma
 import os
 import re
@@ -81,6 +80,8 @@ def list_files(path: str) -> list[str]:
         raise UnreadableError(f"--input={path}: the directory holds no files")
     for file in paths:
         _refuse_pipe(path, file)
+        if not os.path.exists(file):
+            raise UnreadableError(f"--input={path}: {file} is a broken link: remove it, or put back what belongs there")
     return paths
 
 
@@ -157,7 +158,7 @@ def read_json_text(line: str, field: str, path: str, number: int) -> str:
     """Returns the text of a line '{"text": "...", ...}'; a `UserError` with path and line (from 1) when it has none."""
     where = f"{path}, line {number}"
     try:
-        record = json.loads(line)
+        record = files.parse_json(line)
     except ValueError as error:
         raise UserError(
             f"{where}: no JSON ({error}); a file of JSON lines has one object a line, "

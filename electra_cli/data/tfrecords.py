@@ -172,7 +172,7 @@ def read_manifest(data_dir: str) -> Manifest:
     of another size."""
     path = files.join(data_dir, MANIFEST_FILE)
     try:
-        record = json.loads(files.read_bytes(path))
+        record = files.parse_json(files.read_bytes(path))
         version = record.pop("format_version")
         if version > FORMAT_VERSION:
             raise UserError(

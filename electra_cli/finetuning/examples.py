@@ -136,7 +136,7 @@ class LabelMap:
     def load(cls, path: str) -> "LabelMap":
         """Reads what `save` wrote; raises a `UserError` where it is missing or damaged."""
         try:
-            content = json.loads(files.read_bytes(path))
+            content = files.parse_json(files.read_bytes(path))
             labels = content["labels"]
             if content["format_version"] != _FORMAT_VERSION or not all(isinstance(label, str) for label in labels):
                 raise ValueError(f"format_version is {content['format_version']}, labels are {labels}")

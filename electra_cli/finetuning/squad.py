@@ -1,12 +1,12 @@
 """Reads SQuAD's JSON: articles with paragraphs, or the flat records of Hugging Face's datasets, also one a line."""
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from electra_cli.data.inputs import without_surrogates
 from electra_cli.errors import UserError
+from electra_cli.files import parse_json
 from electra_cli.finetuning.examples import Answer, Example, convert_each
 from electra_cli.finetuning.tables import read_text, split_lines
 
@@ -52,7 +52,7 @@ def read_squad(path: str, errors: list[UserError]) -> list[Example]:
 def _parse(path: str) -> Any:
     text = read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError as error:
         lines = split_lines(text)
         is_record_a_line = len(lines) > 1 and lines[0].rstrip().endswith("}")
@@ -61,7 +61,7 @@ def _parse(path: str) -> Any:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError as error:
             raise UserError(f"{path}:{number}: no JSON ({error}): give a file of SQuAD, {_FORM}") from error
     return records

@@ -4,7 +4,6 @@ import collections
 import csv
 import dataclasses
 import io
-import json
 import math
 import os
 import re
@@ -252,7 +251,7 @@ def _parse_json_line(where: str, line: str) -> dict[str, Any]:
     if not line.strip():
         raise UserError(f"{where}: the line is blank: remove it")
     try:
-        record = json.loads(line)
+        record = files.parse_json(line)
     except ValueError as error:
         raise UserError(f"{where}: no JSON ({error}); a file of JSON lines has one object a line") from error
     if not isinstance(record, dict):

@@ -7,7 +7,6 @@ TensorFlow is not imported here: mistakes in these files are reported before it 
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +53,7 @@ def read_record(workdir: str) -> FineTuningRecord:
     if files.size(file) is None:
         raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
     try:
-        content = json.loads(files.read_bytes(file))
+        content = files.parse_json(files.read_bytes(file))
         if "finetuning" not in content:
             raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
         config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
@@ -69,7 +68,7 @@ def holds_finetuning(workdir: str) -> bool:
     if files.size(file) is None:
         return False
     try:
-        content = json.loads(files.read_bytes(file))
+        content = files.parse_json(files.read_bytes(file))
     except ValueError:
         return False  # whoever reads it as the other kind reports that it is damaged
     return isinstance(content, dict) and "finetuning" in content
@@ -112,7 +111,7 @@ def read_seed_scores(directory: str) -> SeedScores | None:
     if files.size(file) is None:
         return None
     try:
-        scores: SeedScores = json.loads(files.read_bytes(file))
+        scores: SeedScores = files.parse_json(files.read_bytes(file))
         for entry in scores.values():
             if entry["scores"] is not None:
                 dict(entry["scores"])
@@ -133,7 +132,7 @@ def choose_seed(workdir: str, notice: Callable[[str], None]) -> int:
     if files.size(file) is None:
         raise UserError(f"--workdir={workdir} holds no {SCORES_FILE}: its fine-tuning is not done")
     try:
-        summary = json.loads(files.read_bytes(file))
+        summary = files.parse_json(files.read_bytes(file))
         splits, primary = summary["splits"], summary["primary_score"]
         of_seed = splits.get("validation", splits.get("test", {})).get("seeds", {})
         best = max(of_seed, key=lambda seed: of_seed[seed][primary]) if of_seed else summary["seeds"][0]

@@ -1,6 +1,7 @@
 """TensorFlow 1 checkpoints of google-research/electra: their hyperparameters and weights to ours, and weights back."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.data.vocabulary import WordRules
 from electra_cli.errors import Option, UserError
 from electra_cli.files import list_directory, read_json, unescaped
+from electra_cli.interop import external_files
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.huggingface import SETTINGS
 from electra_cli.interop.importing import ExternalModel
@@ -25,7 +27,7 @@ from electra_cli.interop.runs import LoadedRun
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.costs import outline_of
 from electra_cli.objectives.weights import Weights
-from electra_cli.workdir.checkpoint_files import find_damage, latest_checkpoint
+from electra_cli.workdir.checkpoint_files import latest_checkpoint
 
 _SCOPES = ("electra/", "generator/", "discriminator_predictions/", "generator_predictions/")
 # The original's names of hyperparameters (configure_pretraining.py) and our keys.
@@ -57,38 +59,46 @@ _MODEL_HPARAMS = {
     "type_vocab_size": "model.type_vocab_size",
     **SETTINGS,
 }
+_OTHER_HPARAMS = (
+    "model_hparam_overrides", "max_predictions_per_seq", "untied_generator", "untied_generator_embeddings",
+    "do_lower_case",  # which the tokenizer has
+)  # fmt: skip
 # Variables that are no weights: the step, and the moments of its Adam.
 _NO_WEIGHT = re.compile(r"global_step|.*/adam_[mv]")
 
 
-def config_from_hparams(hparams: dict[str, Any]) -> ml_collections.ConfigDict:
+def config_from_hparams(hparams: dict[str, Any], file: str = "hyperparameters") -> ml_collections.ConfigDict:
     """Returns our config for the original's hyperparameters.
 
     Absent ones are those of its small model, but for heads and feed-forward size, which follow from `hidden_size`.
+    `file` is for messages.
 
     Raises:
-      UserError: a hyperparameter that has no counterpart here and could change the result.
+      UserError: a value that cannot be, or a hyperparameter that has no counterpart here and could change the result.
     """
     config = default_config()
-    flat = dict(hparams)
-    overrides = dict(flat.pop("model_hparam_overrides", {}))
-    if "hidden_size" in overrides:  # others follow from it: util/training_utils.get_bert_config
-        overrides.setdefault("num_attention_heads", max(1, overrides["hidden_size"] // 64))
-        overrides.setdefault("intermediate_size", 4 * overrides["hidden_size"])
-    flat.pop("do_lower_case", None)  # which the tokenizer has
-    num_slots = flat.pop("max_predictions_per_seq", None)
-    config.objective.tied_generator = not flat.pop("untied_generator", True)
-    if flat.pop("untied_generator_embeddings", False):
+    field = functools.partial(external_files.field, hparams, file=file)
+    overrides = dict(field("model_hparam_overrides", dict, default={}))
+    width = external_files.field(overrides, "hidden_size", int, file, 0)
+    if width:  # others follow from it: util/training_utils.get_bert_config
+        overrides.setdefault("num_attention_heads", max(1, width // 64))
+        overrides.setdefault("intermediate_size", 4 * width)
+    num_slots = hparams.get("max_predictions_per_seq")
+    config.objective.tied_generator = not field("untied_generator", bool, default=True)
+    if field("untied_generator_embeddings", bool, default=False):
         config.model.embedding_sharing = "none"
+    flat = {name: value for name, value in hparams.items() if name not in _OTHER_HPARAMS}
     for names, values in ((_HPARAMS, flat), (_MODEL_HPARAMS, overrides)):
         unknown = sorted(values.keys() - names.keys())
         if unknown:
-            raise UserError(f"hyperparameters of google-research/electra without a counterpart: {', '.join(unknown)}")
-        config.update_from_flattened_dict({names[name]: value for name, value in values.items()})
+            raise UserError(f"{file}: hyperparameters without a counterpart here: {', '.join(unknown)}")
+        config.update_from_flattened_dict(external_files.settings(values, names, file))
     derived_slots = num_predictions(config.data.mask_prob, config.data.max_seq_length)
     if num_slots not in (None, derived_slots):
-        raise UserError(f"max_predictions_per_seq={num_slots}: here it follows from mask_prob and max_seq_length, "
-                        f"which give {derived_slots}")  # fmt: skip
+        raise UserError(
+            f"{file}: max_predictions_per_seq is {external_files.abbreviate(num_slots)}: here it follows from "
+            f"mask_prob and max_seq_length, which give {derived_slots}"
+        )
     return config
 
 
@@ -98,13 +108,12 @@ def read_weights(checkpoint: str) -> Weights:
     Raises:
       UserError: it cannot be read, or is damaged.
     """
-    damage = find_damage(checkpoint)
-    if damage is not None:
-        raise UserError(f"{checkpoint} is no checkpoint that can be read: {damage}")
+    external_files.check_checkpoint(checkpoint)
     with unescaped(checkpoint) as file:
         reader = tf.train.load_checkpoint(file)
         names = [name for name in reader.get_variable_to_shape_map() if not _NO_WEIGHT.fullmatch(name)]
-        return {name: reader.get_tensor(name) for name in sorted(names)}
+        values = {name: np.asarray(reader.get_tensor(name)) for name in sorted(names)}
+    return external_files.to_float32(values, checkpoint)[0]
 
 
 def _find_checkpoint(source: str) -> str:
@@ -142,23 +151,26 @@ def read(source: str, hparams_file: str | None = None) -> ExternalModel:
         raise UserError(f"{checkpoint} is no checkpoint of google-research/electra: it has no "
                         f"electra/embeddings/word_embeddings")  # fmt: skip
     directory = os.path.dirname(checkpoint)
-    if hparams_file is None and tf.io.gfile.exists(tf.io.gfile.join(directory, "config.json")):
-        hparams_file = tf.io.gfile.join(directory, "config.json")
+    hparams_file = hparams_file or external_files.find(directory, "config.json") or ""
     hparams = read_json(hparams_file) if hparams_file else {}
-    config = config_from_hparams(hparams)
-    heads = max(1, len(weights["electra/encoder/layer_0/output/dense/bias"]) // 64)
+    config = config_from_hparams(hparams, hparams_file)
+    biases = [weights.get(f"{scope}/encoder/layer_0/output/dense/bias") for scope in ("electra", "generator")]
+    heads, generator_heads = (1 if bias is None else max(1, bias.size // 64) for bias in biases)
     if "model_hparam_overrides" in hparams:
         heads = config.model.num_attention_heads
-    generator_bias = weights.get("generator/encoder/layer_0/output/dense/bias")  # None where it is tied, or none
-    generator_heads = heads if generator_bias is None else max(1, len(generator_bias) // 64)
-    external = _from_weights(weights, checkpoint, heads, generator_heads)
+    if biases[1] is None:  # it is tied, or there is none
+        generator_heads = heads
+    try:
+        external = _from_weights(weights, checkpoint, heads, generator_heads)
+    except UserError as error:
+        raise UserError(f"{checkpoint}: {error}") from error
     if hparams:
         settings = flatten(config)
         names = {**_HPARAMS, **_MODEL_HPARAMS}
-        given = [names[name] for name in {**hparams, **hparams.get("model_hparam_overrides", {})} if name in names]
+        given = [names[name] for name in {**hparams, **(hparams.get("model_hparam_overrides") or {})} if name in names]
         external.settings = {key: settings[key] for key in given if not key.startswith("model.")}
         external.settings |= {key: settings[key] for key in SETTINGS.values()}
-        _check_sizes(external, config, given, hparams_file or "")
+        _check_sizes(external, config, given, hparams_file)
     external.vocab_file = find_vocab_file(directory)
     if "do_lower_case" in hparams:
         external.rules = WordRules(bool(hparams["do_lower_case"]))

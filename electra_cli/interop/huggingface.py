@@ -17,6 +17,8 @@ from electra_cli import files
 from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
+from electra_cli.interop import external_files
+from electra_cli.interop.external_files import abbreviate
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
 from electra_cli.objectives.costs import EncoderSizes
@@ -41,6 +43,8 @@ _REQUIRED = {
     "hidden_act": ("gelu", "the exact GELU"),
     "position_embedding_type": ("absolute", "absolute positions"),
     "layer_norm_eps": (LAYER_NORM_EPSILON, f"a LayerNorm epsilon of {LAYER_NORM_EPSILON}"),
+    "is_decoder": (False, "attention to both sides"),
+    "add_cross_attention": (False, "attention within one text"),
 }
 # Names there (and in google-research/electra, both from BERT) and our keys of what sizes do not determine.
 SETTINGS = {
@@ -58,24 +62,26 @@ def read(source: str) -> ExternalModel:
     """
     option = Option("--source")
     files.check_directory(option, source, f"give the folder of a model, with its {CONFIG_FILE}")
-    file = os.path.join(source, CONFIG_FILE)
-    if not os.path.exists(file):
+    file = external_files.find(source, CONFIG_FILE)
+    if file is None:
         raise UserError(option, f"={source} holds no {CONFIG_FILE}: it is no model of transformers")
     config = read_json(file)
     if "config" in config:
         raise UserError(option, f"={source} is a workdir of electra-pretrain: give --format=electra_pretrain")
     if config.get("model_type") not in ("electra", "bert"):
-        raise UserError(f"{file}: model_type is {config.get('model_type')!r}; electra and bert can be imported")
+        raise UserError(
+            f"{file}: model_type is {abbreviate(config.get('model_type'))}; electra and bert can be imported"
+        )
     for key, (wanted, meaning) in _REQUIRED.items():
         if config.get(key, wanted) != wanted:
-            raise UserError(f"{file}: {key} is {config[key]!r}; this program computes {meaning} only")
+            raise UserError(f"{file}: {key} is {abbreviate(config[key])}; this program computes {meaning} only")
     tensors, notices = _read_tensors(source)
     network, unexpected = _network(tensors, config, file)
     return ExternalModel(
         source=source,
         discriminator=network if network.role == "discriminator" else None,
         generator=network if network.role == "generator" else None,
-        settings={key: float(config[name]) for name, key in SETTINGS.items() if name in config},
+        settings=external_files.settings(config, SETTINGS, file),
         unexpected=unexpected,
         notices=notices,
         **_read_vocabulary(source, notices),
@@ -90,11 +96,11 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
         raise UserError(f"{folder} holds the heads of both networks: save each in a folder of its own")
     role = "generator" if "generator" in heads else "discriminator"
     table = tensors.get("electra.embeddings.word_embeddings.weight")
-    if not np.array_equal(tensors.get("generator_lm_head.weight", table), table):
+    if table is not None and not np.array_equal(tensors.get("generator_lm_head.weight", table), table, equal_nan=True):
         raise UserError(f"{folder}: the head's table is not the word table, as ELECTRA's is")
-    num_heads = config.get("num_attention_heads")
-    if not isinstance(num_heads, int) or num_heads < 1:
-        raise UserError(f"{file}: num_attention_heads is {num_heads!r}, not a number")
+    num_heads = external_files.field(config, "num_attention_heads", int, file, 0)
+    if num_heads < 1:
+        raise UserError(f"{file}: num_attention_heads is {config.get('num_attention_heads')}, not a number from 1")
     network = Network(role, {}, num_heads)
     unexpected = []
     for name, value in tensors.items():
@@ -109,7 +115,7 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
         raise UserError(f"{folder}: {error}") from error
     for key, size in size_keys(network.sizes).items():
         if key in config and config[key] != size:
-            raise UserError(f"{file}: {key} is {config[key]}, the weights have {size}")
+            raise UserError(f"{file}: {key} is {abbreviate(config[key])}, the weights have {size}")
     return network, sorted(unexpected)
 
 
@@ -150,20 +156,24 @@ def to_hf_name(name: str, role: str) -> str:
 def _read_tensors(source: str) -> tuple[Weights, list[str]]:
     """Returns all tensors of a folder as float32, and notices for the user."""
     for name, read_file in ((_SAFETENSORS, _read_safetensors), (_PYTORCH, _read_pytorch)):
-        file = os.path.join(source, name)
-        if os.path.exists(file):
-            return _to_float32(read_file(file))
-        if os.path.exists(f"{file}.index.json"):
-            return _to_float32(_read_shards(source, f"{file}.index.json", read_file))
+        file = external_files.find(source, name)
+        if file is not None:
+            return external_files.to_float32(read_file(file), file)
+        index = external_files.find(source, f"{name}.index.json")
+        if index is not None:
+            return external_files.to_float32(_read_shards(source, index, read_file), source)
     raise UserError(Option("--source"), f"={source} holds neither {_SAFETENSORS} nor {_PYTORCH}")
 
 
 def _read_shards(source: str, index: str, read_file: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
-    file_of = read_json(index).get("weight_map")
-    if not isinstance(file_of, dict):
+    file_of = external_files.field(read_json(index), "weight_map", dict, index, {})
+    if not file_of:
         raise UserError(f"{index} has no weight_map: copy the folder again")
+    for name, shard in file_of.items():
+        if not isinstance(shard, str) or os.path.basename(shard) != shard:
+            raise UserError(f"{index}: the weight_map of {name} names no file of this folder: copy the folder again")
     shards = sorted(set(file_of.values()))
-    lost = [shard for shard in shards if not os.path.exists(os.path.join(source, shard))]
+    lost = [shard for shard in shards if external_files.find(source, shard) is None]
     if lost:
         raise UserError(f"{source} holds {len(shards) - len(lost)} of {len(shards)} shards: {lost[0]} is missing")
     tensors: dict[str, Any] = {}
@@ -186,16 +196,17 @@ def _needs_extra(message: str) -> Iterator[None]:
 
 def _read_safetensors(file: str) -> dict[str, Any]:
     with _needs_extra(f"reading safetensors needs that package, which is not installed: {INSTALL}"):
-        import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
-        from safetensors.numpy import load_file  # noqa: PLC0415
+        from safetensors.numpy import load_file  # noqa: PLC0415  (an extra; only this format needs it)
     try:
-        return load_file(file)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
-    except (KeyError, TypeError, AttributeError):  # a type that NumPy does not have
+        with external_files.parsing(file):
+            return load_file(file)
+    except UserError as error:
+        if not isinstance(error.__cause__, KeyError | TypeError | AttributeError):  # a type that NumPy does not have
+            raise
         with _needs_extra(f"{file} holds bfloat16, which takes PyTorch to read: {INSTALL}, or save it in float32"):
             from safetensors.torch import load_file as load_with_torch  # noqa: PLC0415
-        return load_with_torch(file)
+        with external_files.parsing(file):
+            return load_with_torch(file)
 
 
 def _read_pytorch(file: str) -> dict[str, Any]:
@@ -203,43 +214,37 @@ def _read_pytorch(file: str) -> dict[str, Any]:
         f"{file}: reading it needs PyTorch, which is not installed: {INSTALL}, or save it as safetensors"
     ):
         import torch  # noqa: PLC0415  (an extra; only this format needs it)
-    try:
-        # Without this a pickle may run any code.
-        tensors = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{file} holds more than tensors, which is not unpickled: save it as safetensors") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}; copy it again") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+    with external_files.parsing(file):
+        try:
+            # Without this a pickle may run any code.
+            tensors = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            message = f"{file} holds more than tensors, which is not unpickled: save it as safetensors"
+            raise UserError(message) from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in tensors.items()
+    ):
         raise UserError(f"{file} holds no state dict of tensors")
     return tensors
-
-
-def _to_float32(tensors: dict[str, Any]) -> tuple[Weights, list[str]]:
-    """Takes NumPy arrays or PyTorch tensors; drops those of integers."""
-    weights, others = {}, set()
-    for name, value in tensors.items():
-        dtype = str(value.dtype).removeprefix("torch.")
-        if "float" in dtype:
-            others |= {dtype} - {"float32"}
-            weights[name] = np.asarray(value if isinstance(value, np.ndarray) else value.float().numpy(), np.float32)
-    return weights, [f"Weights of type {', '.join(sorted(others))} became float32."] if others else []
 
 
 def _read_vocabulary(source: str, notices: list[str]) -> dict[str, Any]:
     """Returns the arguments of `ExternalModel` that a folder's tokenizer decides; what the user should know of it is
     added to `notices`."""
-    vocab_file, tokenizer_file = (os.path.join(source, name) for name in ("vocab.txt", "tokenizer.json"))
+    vocab_file, tokenizer_file, _ = (
+        external_files.find(source, name) for name in ("vocab.txt", "tokenizer.json", TOKENIZER_CONFIG_FILE)
+    )
     arguments: dict[str, Any] = {}
-    if os.path.exists(vocab_file):
+    if vocab_file:
         arguments["vocab_file"] = vocab_file
     try:
-        arguments["rules"] = read_rules(source)
-        if os.path.exists(tokenizer_file):
-            arguments.update(_read_tokenizer(source, tokenizer_file))
+        with external_files.parsing(f"{source}: its tokenizer"):
+            arguments["rules"] = read_rules(source)
+            if tokenizer_file:
+                arguments.update(_read_tokenizer(source, tokenizer_file))
     except UserError as error:
         arguments["unsupported"] = str(error)
-    if "vocab_file" in arguments:
+    if vocab_file:
         tokens = _with_added_tokens(source, arguments.get("tokens", ()), vocab_file, notices)
         if tokens is not None:
             del arguments["vocab_file"]
@@ -273,9 +278,9 @@ def _read_tokenizer(source: str, file: str) -> dict[str, Any]:
     """Returns rules and tokens of a `tokenizer.json`; a `UserError` when it is not BERT's. What `tokenizer_config.json`
     next to it holds comes first, as in transformers."""
     tokenizer = read_json(file)
-    model = tokenizer.get("model") or {}
+    model = external_files.field(tokenizer, "model", dict, file, {})
     if model.get("type") != "WordPiece":
-        raise UserError(f"{file} is a tokenizer of type {model.get('type')!r}, not WordPiece")
+        raise UserError(f"{file} is a tokenizer of type {abbreviate(model.get('type'))}, not WordPiece")
     normalizer = _only_step(tokenizer, "normalizer", "normalizers", "BertNormalizer", file)
     _only_step(tokenizer, "pre_tokenizer", "pretokenizers", "BertPreTokenizer", file)
     config = {
@@ -294,12 +299,9 @@ def _read_tokenizer(source: str, file: str) -> dict[str, Any]:
         # Classes of one model take its settings, those of any model only what this file holds.
         is_general = str(others.get("tokenizer_class")).startswith(("PreTrained", "TokenizersBackend"))
         config = {**others, **config} if is_general else {**config, **others}
-    ids = {**model.get("vocab", {}), **{item["content"]: item["id"] for item in tokenizer.get("added_tokens", ())}}
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise UserError(f"{file}: the ids of its {len(ids)} tokens have gaps")
     return {
         "rules": WordRules.from_config(config, config_file),
-        "tokens": tuple(sorted(ids, key=lambda token: ids[token])),
+        "tokens": _tokens(tokenizer, model, file),
     }
 
 
@@ -312,3 +314,18 @@ def _only_step(tokenizer: dict[str, Any], key: str, steps_key: str, wanted: str,
         names = " and ".join(map(str, types)) or "empty"
         raise UserError(f"{file}: {key} is {names}, not {wanted}: text would become other tokens")
     return steps[0]
+
+
+def _tokens(tokenizer: dict[str, Any], model: dict[str, Any], file: str) -> tuple[str, ...]:
+    """Returns the tokens of a `tokenizer.json` in the order of their ids."""
+    ids = dict(external_files.field(model, "vocab", dict, file, {}))
+    for item in external_files.field(tokenizer, "added_tokens", list, file, []):
+        if not isinstance(item, dict) or not isinstance(item.get("content"), str):
+            raise UserError(f"{file}: one of added_tokens has no content: copy it again")
+        ids[item["content"]] = item.get("id")
+    for token, index in ids.items():
+        if type(index) is not int:
+            raise UserError(f"{file}: the id of the token {token[:40]!r} is no whole number: copy it again")
+    if sorted(ids.values()) != list(range(len(ids))):
+        raise UserError(f"{file}: the ids of its {len(ids)} tokens have gaps")
+    return tuple(sorted(ids, key=lambda token: ids[token]))

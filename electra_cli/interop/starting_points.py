@@ -1,12 +1,13 @@
 """Reads models of all formats: of other libraries, to import them, and encoders, to fine-tune them."""
 
 import dataclasses
-import json
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from electra_cli import files
@@ -54,14 +55,17 @@ def read_source(
         if external.discriminator is None or other.generator is None:
             discriminator = (Option("--source"), " must be a discriminator (ElectraForPreTraining) and ")
             raise UserError(*discriminator, Option("--generator_source"), " a generator (ElectraForMaskedLM)")
+        _check_same_vocabulary(external, other)
         external.generator = other.generator
         external.unexpected += other.unexpected
+    if not external.networks:
+        raise UserError(f"{source} holds the layers of no network")
     if external.is_tied or external.discriminator is None:
         generator_num_attention_heads = num_attention_heads
     heads = {"discriminator": num_attention_heads, "generator": generator_num_attention_heads}
     for network in external.networks:
         network.num_attention_heads = heads[network.role] or network.num_attention_heads
-        _check_complete(network, source)
+        _check_weights(network, source)
     for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
         first, last = (getattr(network.sizes, name) for network in (external.networks[0], external.networks[-1]))
         if first != last:
@@ -71,8 +75,29 @@ def read_source(
     return external
 
 
-def _check_complete(network: Network, source: str) -> None:
-    """Raises a `UserError` unless a network has all of its weights, but for a discriminator's head."""
+def _check_same_vocabulary(discriminator: ExternalModel, generator: ExternalModel) -> None:
+    """Raises a `UserError` where two networks were trained with different tokens, as far as they are known."""
+    first, second = (
+        model.tokens or (read_tokenizer(model.vocab_file).vocabulary.tokens if model.vocab_file else None)
+        for model in (discriminator, generator)
+    )
+    if first is not None and second is not None and first != second:
+        pairs = itertools.zip_longest(first, second)
+        index, tokens = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
+        raise UserError(
+            f"the vocabularies of {discriminator.source} and {generator.source} differ: token {index} is {tokens[0]!r} "
+            f"there, {tokens[1]!r} here; give a generator that was trained with the discriminator's vocabulary"
+        )
+
+
+def _check_weights(network: Network, source: str) -> None:
+    """Raises a `UserError` unless a network has all of its weights, but for a discriminator's head, all finite."""
+    for name, value in network.weights.items():
+        if not np.isfinite(value).all():
+            raise UserError(
+                f"{source}: the {network.role}'s weight {name} is NaN or infinite in float32: give a checkpoint from "
+                f"before its training failed"
+            )
     missing = sorted(expected_shapes(network.role, network.sizes).keys() - network.weights.keys())
     if any(not name.startswith("predictions/") for name in missing) or (missing and network.has_head):
         raise UserError(f"{source}: {len(missing)} weights of the {network.role} are missing, such as {missing[0]}")
@@ -159,7 +184,7 @@ def _format_of(directory: str) -> str | None:
     if CONFIG_FILE in names:
         file = files.join(directory, CONFIG_FILE)
         try:
-            record = json.loads(files.read_bytes(file))
+            record = files.parse_json(files.read_bytes(file))
         except ValueError as error:
             raise UserError(f"{file} is damaged ({error})") from error
         if "finetuning" in record:

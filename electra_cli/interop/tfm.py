@@ -13,13 +13,14 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from electra_cli.data.tokenization import find_vocab_file
 from electra_cli.errors import Option, UserError
 from electra_cli.files import unescaped
+from electra_cli.interop import external_files
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
 from electra_cli.modeling.layers import gelu
 from electra_cli.modeling.tf_models import BertEncoder, BertEncoderConfig, EncoderConfig, build_encoder
 from electra_cli.objectives.weights import Network, Weights
-from electra_cli.workdir.checkpoint_files import find_damage, latest_checkpoint
+from electra_cli.workdir.checkpoint_files import latest_checkpoint
 from electra_cli.workdir.checkpoint_matching import GRAPH_KEY, variable_keys, walk
 
 # Weights of its BertEncoder and of its blocks, as paths of attributes, and our names.
@@ -77,7 +78,12 @@ class _Objects:
                 f"{path} was not written by tf.train.Checkpoint; for a checkpoint of google-research/electra give "
                 f"--format=google_tf1"
             )
-        self._nodes = TrackableObjectGraph.FromString(self._reader.get_tensor(GRAPH_KEY)).nodes
+        self._path = path
+        with external_files.parsing(path):
+            self._nodes = TrackableObjectGraph.FromString(self._reader.get_tensor(GRAPH_KEY)).nodes
+        ids = {child.node_id for node in self._nodes for child in node.children}
+        if not self._nodes or not ids <= set(range(len(self._nodes))):
+            raise UserError(f"{path} cannot be read: its graph of objects is damaged; copy it again")
 
     def find(self, path: str, start: int = 0) -> int | None:
         """Returns the number of the object at a path of attributes; None: there is none."""
@@ -95,7 +101,13 @@ class _Objects:
         if node is None or not variable_keys(self._nodes[node]):
             return None
         self.read.add(node)
-        return np.asarray(self._reader.get_tensor(variable_keys(self._nodes[node])[0]), np.float32)
+        with external_files.parsing(f"{self._path}: {path}"):
+            return np.asarray(self._reader.get_tensor(variable_keys(self._nodes[node])[0]), np.float32)
+
+    def children(self, path: str, start: int) -> dict[str, int]:
+        """Returns the objects below the one at a path by their names; none where there is none."""
+        node = self.find(path, start)
+        return {} if node is None else {child.local_name: child.node_id for child in self._nodes[node].children}
 
     def unread(self, start: int) -> list[str]:
         """Returns the paths of the variables below an object that were not read, but for optimizers."""
@@ -126,9 +138,7 @@ def read(source: str) -> ExternalModel:
     if path is None:
         message = f"={source} has no file `checkpoint` that names one: give the path of a checkpoint"
         raise UserError(Option("--source"), message)
-    damage = find_damage(path)
-    if damage is not None:
-        raise UserError(f"{path} is no checkpoint that can be read: {damage}")
+    external_files.check_checkpoint(path)
     with unescaped(path) as file:
         return _read_objects(_Objects(file, path), path)
 
@@ -172,13 +182,17 @@ def _read_network(objects: _Objects, role: str, node: int, root: int | None, pat
     take(_ENCODER, node)
     for name in _DENSE:
         objects.value(f"_pooler_layer/{name}", node)  # ELECTRA has none
-    index = 0
-    while (block := objects.find(f"_transformer_layers/{index}", node)) is not None:
+    for index, block in objects.children("_transformer_layers", node).items():
         take(_BLOCK, block, f"encoder/layer_{index}/")
-        index += 1
     query = "encoder/layer_0/attention/self/query/kernel"
     if query not in weights:
         raise UserError(f"{path}: the {role} is no BertEncoder of tf-models-official (no {query})")
+    for name, value in weights.items():
+        by_heads = "/attention/self/" in name or name.endswith("/attention/output/dense/kernel")
+        if (by_heads and value.ndim != (3 if name.endswith("/kernel") else 2)) or 0 in value.shape:
+            raise UserError(
+                f"{path}: the {role}'s weight {name} has shape {list(value.shape)}, not that of a BertEncoder"
+            )
     heads = weights[query].shape[1]
     weights = {name: _merge_heads(name, value) for name, value in weights.items()}
     if root is not None:

@@ -10,6 +10,7 @@ Formats that hold one network a file use a `Network`: the same names without tho
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -57,9 +58,21 @@ class Network:
             num_layers += 1
         if num_layers == 0:
             raise UserError(f"the {self.role} has no layer: encoder/layer_0/output/dense/kernel is missing")
-        for name in _TABLES:
-            if f"embeddings/{name}" not in self.weights:
-                raise UserError(f"the {self.role} has no weight embeddings/{name}")
+        for name in self.weights:
+            layer = re.match(r"encoder/layer_([^/]*)", name)
+            if layer and layer[1] not in map(str, range(num_layers)):
+                raise UserError(
+                    f"the {self.role} has weights of layer {layer[1]}, but encoder/layer_{num_layers}/output/dense/"
+                    f"kernel is missing: a layer between them is lost, or incomplete"
+                )
+        for name in (*(f"embeddings/{table}" for table in _TABLES), "encoder/layer_0/output/dense/kernel"):
+            if name not in self.weights:
+                raise UserError(f"the {self.role} has no weight {name}")
+            shape = self.weights[name].shape
+            if len(shape) != 2 or 0 in shape:
+                raise UserError(
+                    f"the {self.role}'s weight {name} has shape {list(shape)}, which is no table of numbers"
+                )
         words, positions, types = (self.weights[f"embeddings/{name}"] for name in _TABLES)
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
         sizes = EncoderSizes(

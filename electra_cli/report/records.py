@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -195,7 +194,7 @@ def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, st
         notes.append(f"{run_files.CONFIG_FILE} is missing: the config is not shown")
         return None, None
     try:
-        record = json.loads(files.read_bytes(file))
+        record = files.parse_json(files.read_bytes(file))
         config = record["config"]
         _phase_sizes(config), config["objective"]["name"], config["model"]
         return config, record.get("devices")

@@ -83,7 +83,7 @@ class BestCheckpoint:
         if files.size(self._file) is None:
             return None, None
         try:
-            record = BestRecord(**json.loads(files.read_bytes(self._file)))
+            record = BestRecord(**files.parse_json(files.read_bytes(self._file)))
             path = self._files.path(int(record.step))
         except (ValueError, TypeError) as error:
             return None, f"{self._file} is damaged ({error})"

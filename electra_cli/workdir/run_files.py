@@ -64,7 +64,7 @@ def parse_lines(
     records = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
-            value = json.loads(line)
+            value = files.parse_json(line)
             for key in keys:
                 value[key]
         except (ValueError, KeyError, TypeError) as error:
@@ -112,7 +112,7 @@ def read_record(workdir: str) -> dict[str, Any]:
             f"={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import wrote",
         )
     try:
-        record = json.loads(files.read_bytes(file))
+        record = files.parse_json(files.read_bytes(file))
         if "finetuning" in record:
             raise UserError(f"{workdir} holds a fine-tuned model: give the workdir of its encoder")
         if "config" not in record:

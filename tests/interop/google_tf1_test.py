@@ -328,8 +328,8 @@ def test_hyperparameters_become_ours():
     model = google_tf1.config_from_hparams({"model_hparam_overrides": {"hidden_size": 512}}).model
     assert (model.hidden_size, model.num_attention_heads, model.intermediate_size) == (512, 8, 2048)
     assert google_tf1.config_from_hparams({"untied_generator": False}).objective.tied_generator
-    with pytest.raises(UserError, match="without a counterpart: two_tower_generator"):
+    with pytest.raises(UserError, match="without a counterpart here: two_tower_generator"):
         google_tf1.config_from_hparams({"two_tower_generator": True})
     assert google_tf1.config_from_hparams({"max_predictions_per_seq": 19}).data.mask_prob == 0.15
-    with pytest.raises(UserError, match=r"max_predictions_per_seq=20: .* give 19"):
+    with pytest.raises(UserError, match=r"max_predictions_per_seq is 20: .* give 19"):
         google_tf1.config_from_hparams({"max_predictions_per_seq": 20})
