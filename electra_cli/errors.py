@@ -1,6 +1,15 @@
 """Exceptions that commands print in one line."""
 
+import re
 from collections.abc import Mapping
+
+# Control characters but for tab and line feed, marks that reverse the direction of text, halves of UTF-16 pairs.
+_NOT_PRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Returns text for a terminal: characters that would command it, or that it cannot show, become escapes."""
+    return _NOT_PRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Option(str):
@@ -17,7 +26,7 @@ class UserError(Exception):
 
     def __init__(self, *parts: str):
         self.parts = parts
-        super().__init__(" ".join("".join(parts).split()))
+        super().__init__(printable(" ".join("".join(parts).split())))
 
     def with_options(self, names: Mapping[str, str]) -> "UserError":
         """Returns the error with some options under other names, given by their names here."""

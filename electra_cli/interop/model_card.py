@@ -1,9 +1,12 @@
 """Model cards: what a model is, how it was trained and what it reached, in Markdown with the metadata of model hubs."""
 
+import html
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from electra_cli import __version__
+from electra_cli.errors import printable
 from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.runs import LoadedRun
 
@@ -102,7 +105,11 @@ def fine_tuned_card(model: FineTunedModel) -> str:
         texts='"Some text.", "Another."' if record.has_pairs else '"Some text."',
         none="  # 0 and 0: the text has no answer" if len(labels) > 1 else "",
     )
-    named = f": {', '.join(labels)}" if labels and kind in ("classification", "tagging") and len(labels) <= 30 else ""
+    named = (
+        f": {', '.join(map(_escape, labels))}"
+        if labels and kind in ("classification", "tagging") and len(labels) <= 30
+        else ""
+    )
     fine_tuning = {
         "task": config.task,
         "started from": record.source,
@@ -130,7 +137,14 @@ def _card(title: str, metadata: str, about: str, use: str, tables: list[str]) ->
 
 
 def _table(title: str, rows: Mapping[str, Any], alignment: str = "---") -> list[str]:
-    return [f"| {title} | |", f"| --- | {alignment} |", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
+    lines = [f"| {_escape(name)} | {_escape(value)} |" for name, value in rows.items()]
+    return [f"| {_escape(title)} | |", f"| --- | {alignment} |", *lines, ""]
+
+
+def _escape(text: Any) -> str:
+    """Returns text as Markdown of a line that shows it as it is: no HTML, link, cell or emphasis."""
+    text = printable(html.escape(" ".join(str(text).split()), quote=False))
+    return re.sub(r"([\\`*\[\]|~#$!]|(?<!\w)_|_(?!\w)|(?<=-)-|:(?=\S))", r"\\\1", text)
 
 
 def _scores_table(title: str, scores: Mapping[str, float]) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from electra_cli.errors import Interrupted, UserError
+from electra_cli.errors import Interrupted, UserError, printable
 from electra_cli.loggers.logger import Logger
 
 # Seconds between two events of progress, which comes several times a second.
@@ -21,7 +21,7 @@ _SECONDS_BETWEEN_PROGRESS = 10.0
 def print_line(line: str) -> None:
     """Prints a line and flushes; in silence where nobody reads, as behind `| head` or a `tee` that died."""
     try:
-        print(line, flush=True)
+        print(printable(line), flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

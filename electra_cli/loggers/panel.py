@@ -17,6 +17,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from electra_cli.errors import printable
 from electra_cli.loggers.lines import lines_logger
 from electra_cli.loggers.logger import METRIC_DIGITS, Logger, format_duration
 
@@ -136,7 +137,7 @@ class Panel(Logger):
 
     def _print(self, text: str, style: str = "") -> None:
         # As `Text`, in which [MASK] is no markup.
-        self._console.print(Text(text, style=style))
+        self._console.print(Text(printable(text), style=style))
 
 
 class _Fitting:
@@ -172,7 +173,7 @@ def _metrics_table(metrics: Mapping[str, tuple[int, Mapping[str, float]]], width
 
 
 def _line(name: str, text: str) -> Text:
-    return Text(f"{name:<12}{text}", no_wrap=True, overflow="ellipsis")
+    return Text(f"{name:<12}{printable(text)}", no_wrap=True, overflow="ellipsis")
 
 
 def _speed_line(values: Mapping[str, float], width: int) -> Text:
