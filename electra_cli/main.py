@@ -61,13 +61,14 @@ GROUPS: app.FlagGroups = {
     },
 }
 FLAGS = app.define_flags(GROUPS)
-CONFIG = ConfigFlag(FLAGS, PRETRAINING)
+CONFIG = ConfigFlag(FLAGS, PRETRAINING, is_optional=True)
 
 USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
-       {program} --workdir=RUN [--mode=MODE] [--checkpoint=PATH]      a run that was begun, with its own config
+       {program} --workdir=RUN [--mode=MODE] [--checkpoint=PATH] [--config.KEY=VALUE ...]
+                                              a run that was begun, with its own config; some keys may change
 """
 EXAMPLES = """
 Examples:
@@ -114,6 +115,7 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     if values.config is not None or values.print_config or not values.workdir or not looks_at_run:
         return CONFIG.config
     settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
+    CONFIG.override(settings)
     if settings.runtime.worker_addresses:
         if values.mode not in ("eval", "replay"):
             raise UserError(

@@ -28,16 +28,19 @@ _KINDS_OF_VALUES = {
 class ConfigFlag:
     """`--config=PRESET_OR_FILE`, declared in `flag_values`, with `--config.KEY=VALUE`.
 
+    `is_optional`: whether keys may be given without `--config`, for `override`.
+
     Attributes:
       file: the config file that was given, that of a preset where that was; None: none.
       overrides: the other arguments of the config, each as `--config.KEY=VALUE`.
     """
 
-    def __init__(self, flag_values: flags.FlagValues, schema: Schema):
-        self.schema = schema
+    def __init__(self, flag_values: flags.FlagValues, schema: Schema, *, is_optional: bool = False):
+        self.schema, self._is_optional = schema, is_optional
         self.file: str | None = None
         self.overrides: list[str] = []
         self._config: ml_collections.ConfigDict | None = None
+        self._changes: list[tuple[str, str]] = []
         self._flag_values = flag_values
         flags.DEFINE_string(
             "config",
@@ -50,9 +53,17 @@ class ConfigFlag:
     @property
     def config(self) -> ml_collections.ConfigDict:
         """The config with its overrides; raises a `UserError` where none was given."""
+        if self._config is None and self._changes:
+            raise UserError(
+                f"--config is missing, and --config.{self._changes[0][0]} needs one: give a preset or a file"
+            )
         if self._config is None:
             raise UserError(f"--config is missing: give a file or a preset ({', '.join(self.schema.names())})")
         return self._config
+
+    def override(self, config: ml_collections.ConfigDict) -> None:
+        """Changes keys of a recorded config to what was given without `--config`; raises as `parse`."""
+        self._override(config, self._changes)
 
     def command(self, program: str) -> str:
         """Returns the command line of a program with this config."""
@@ -70,13 +81,16 @@ class ConfigFlag:
         """
         arguments = self._flag_values.read_flags_from_files(argv[1:], force_gnu=False)
         names, overrides, rest = self._split(arguments)
-        self.file, self.overrides, self._config = None, [], None
+        self.file, self.overrides, self._config, self._changes = None, [], None, []
         if names:
             self.file = [self.schema.path(name) for name in names][-1]
             self._config = self._load(self.file)
             self.overrides = [f"--config.{key}={value}" for key, value in overrides]
             self._override(self._config, overrides)
             return self._flag_values([argv[0], f"--config={self.file}", *rest])
+        if self._is_optional:
+            self._changes = overrides
+            return self._flag_values([argv[0], *rest])
         return self._flag_values(argv)
 
     def _split(self, arguments: list[str]) -> tuple[list[str], list[tuple[str, str]], list[str]]:

@@ -317,6 +317,9 @@ _FIELDS = {
     ),
 }
 
+# Keys that hold a path, or several; in those of `eval.probes` the columns follow.
+PATH_KEYS = ("data.dir", "init.checkpoint", "init.vocab_file", "phases.data_dir", "eval.probes")
+
 PRETRAINING = Schema(_FIELDS, "electra_cli.config.default_config")
 
 

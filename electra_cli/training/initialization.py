@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable
 
@@ -25,7 +24,7 @@ from electra_cli.training.optimization import (
 )
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer, step_of, use_checkpoint
 from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
-from electra_cli.workdir.run_files import CONFIG_FILE
+from electra_cli.workdir.run_files import CONFIG_FILE, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,13 +210,9 @@ def _find_vocab_file(path: str) -> str:
     beside = tf.io.gfile.join(workdir, "vocab.txt")
     if tf.io.gfile.exists(beside):
         return beside
-    config_file = tf.io.gfile.join(workdir, CONFIG_FILE)
-    if not tf.io.gfile.exists(config_file):
-        return ""
     try:
-        with tf.io.gfile.GFile(config_file) as stream:
-            data_dir = json.load(stream)["config"]["data"]["dir"]
-    except (ValueError, KeyError, TypeError):
+        data_dir = read_record(workdir)["config"]["data"]["dir"]
+    except (UserError, KeyError, TypeError):
         return ""  # where a vocabulary is needed, the user is asked for it
     file = tf.io.gfile.join(data_dir, "vocab.txt")
     return file if tf.io.gfile.exists(file) else ""

@@ -11,6 +11,7 @@
 """
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import ml_collections
 
 from electra_cli import files
-from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.config.pretraining import PATH_KEYS, PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import Option, UserError
 
@@ -103,8 +104,32 @@ def has_record(workdir: str) -> bool:
     return files.size(files.join(workdir, CONFIG_FILE)) is not None
 
 
+def absolute_paths(
+    config: Mapping[str, Any], directory: str, holds: Callable[[str], bool] = lambda _: True
+) -> dict[str, Any]:
+    """Returns a nested config whose relative paths are those from `directory`, where `holds` is true of that path."""
+    changed = {section: dict(values) if isinstance(values, Mapping) else values for section, values in config.items()}
+
+    def absolute(value: str) -> str:
+        path = os.path.normpath(os.path.join(directory, value))
+        is_relative = value and not files.is_remote(value) and not os.path.isabs(value)
+        return path if is_relative and holds(re.sub(r":\w+=.*", "", path, flags=re.DOTALL)) else value
+
+    for section, name in (key.split(".") for key in PATH_KEYS):
+        value = changed.get(section, {}).get(name)
+        if isinstance(value, str):
+            changed[section][name] = absolute(value)
+        elif value:
+            parts = [each.split(",") if section == "phases" else [each] for each in value]
+            changed[section][name] = tuple(absolute(part.strip()) for each in parts for part in each)
+    return changed
+
+
 def read_record(workdir: str) -> dict[str, Any]:
-    """Returns the content of a workdir's `config.json`."""
+    """Returns the content of a workdir's `config.json`; paths that were relative are those from where the run began.
+
+    Those of which nothing is there any more, as of a run that was moved with its data, are as they were typed.
+    """
     file = files.join(workdir, CONFIG_FILE)
     if not has_record(workdir):
         raise UserError(
@@ -121,6 +146,8 @@ def read_record(workdir: str) -> dict[str, Any]:
                 f"={workdir} is no workdir of electra-pretrain: its {CONFIG_FILE} is another program's",
             )
         if isinstance(record["config"], dict):
+            if "directory" in record:
+                record["config"] = absolute_paths(record["config"], record["directory"], os.path.exists)
             return record
     except OSError as error:
         raise UserError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
@@ -21,6 +22,7 @@ from electra_cli.workdir.run_files import (
     CONFIG_FILE,
     EVENTS_FILE,
     METRICS_FILE,
+    absolute_paths,
     has_record,
     read_metrics,
     read_record,
@@ -78,6 +80,7 @@ class Workdir:
         record = {
             "config": config.to_dict(),
             "data_fingerprint": data_fingerprint,
+            "directory": os.getcwd(),  # which relative paths begin at
             "devices": devices,
             "tokenizer": {"lower_case": tokenizer.rules.lower_case},
         }
@@ -153,7 +156,8 @@ def check_config(
     record = read_record(path)
     if not record.keys() >= {"data_fingerprint", "devices"}:
         raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
-    forbidden, allowed = PRETRAINING.differences(record["config"], config.to_dict())
+    old, new = (absolute_paths(each, os.getcwd()) for each in (record["config"], config.to_dict()))
+    forbidden, allowed = PRETRAINING.differences(old, new)
     if forbidden:
         raise UserError(
             f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "

@@ -137,6 +137,13 @@ def test_paths_are_utf_8_in_any_locale(tmp_path, module):
     assert_user_error(result, f"{flag}={tmp_path}/\u0434\u0430\u043d\u043d\u044b\u0435: no such")
 
 
+def test_a_run_is_corrected_by_its_workdir_and_a_key(tmp_path):
+    record = {"config": resolve(small_config(tmp_path / "nowhere"), VOCAB_SIZE).to_dict()}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    result = call(PRETRAIN, f"--workdir={tmp_path}", "--mode=eval", "--config.data.dir=moved")
+    assert_user_error(result, "config.data.dir=moved: no such directory")
+
+
 def test_workers_that_go_on_need_their_own_commands(tmp_path):
     config = small_config(tmp_path / "nowhere")
     config.runtime.worker_addresses = "a:1,b:1"

@@ -5,6 +5,7 @@ from absl import flags
 
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,20 @@ from electra_cli.config.pretraining import PRETRAINING
 )
 def test_values_of_several_parts_need_no_quotes(argument, key, expected):
     assert parsed("--config=tiny", argument).config[key.split(".")[0]][key.split(".")[1]] == expected
+
+
+def test_keys_without_a_config_change_a_recorded_one():
+    flag = ConfigFlag(flags.FlagValues(), PRETRAINING, is_optional=True)
+    assert flag.parse(["program", "--config.data.dir=new", "--config.train.keep_checkpoints=7"]) == ["program"]
+    with pytest.raises(UserError, match=r"--config is missing, and --config\.data\.dir needs one: give a preset"):
+        flag.config  # noqa: B018
+    recorded = PRETRAINING.default_config()
+    recorded.train.num_steps = 77
+    flag.override(recorded)
+    assert (recorded.data.dir, recorded.train.keep_checkpoints, recorded.train.num_steps) == ("new", 7, 77)
+    flag.parse(["program", "--config.train.zzz=1"])
+    with pytest.raises(UserError, match=r"config\.train has no key 'zzz'"):
+        flag.override(recorded)
 
 
 def parsed(*arguments):

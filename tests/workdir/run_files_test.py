@@ -47,6 +47,24 @@ def test_a_config_is_read_back_as_it_was_given(tmp_path):
     assert read_config(record, "config.json") == resolved
 
 
+def test_relative_paths_are_those_from_where_the_run_began(tmp_path, monkeypatch):
+    (tmp_path / "begun" / "first").mkdir(parents=True)
+    (tmp_path / "begun" / "probe.tsv").touch()
+    config = small_config("data")
+    config.data.dir, config.init.vocab_file, config.init.checkpoint = "first", "", "gone"
+    config.phases.data_dir, config.eval.probes = ("first, /second",), ("probe.tsv:text=0,label=1", "gs://bucket/x")
+    typed = {"config": resolve(small_config("data"), 160).to_dict() | config.to_dict()}
+    monkeypatch.chdir(tmp_path)
+    for record in (typed, {**typed, "directory": str(tmp_path / "begun")}):
+        (tmp_path / "config.json").write_text(json.dumps(record))
+        read = read_record(str(tmp_path))["config"]
+        begun = f"{tmp_path}/begun/" if "directory" in record else ""
+        assert read["data"]["dir"] == f"{begun}first"
+        assert (read["init"]["vocab_file"], read["init"]["checkpoint"]) == ("", "gone")
+        assert list(read["eval"]["probes"]) == [f"{begun}probe.tsv:text=0,label=1", "gs://bucket/x"]
+        assert list(read["phases"]["data_dir"]) == ([f"{begun}first", "/second"] if begun else ["first, /second"])
+
+
 def test_what_is_no_config_of_a_run(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json: give the workdir of electra-pretrain, or what"):
         read_record(str(tmp_path))
