@@ -27,7 +27,7 @@ _CONFIG_KEYS = {
     "max_word_length": ("max_input_chars_per_word", int),
 }
 # Other keys there that change tokens, and the values with which they are those of `WordRules`.
-_REQUIRED = {
+_REQUIRED: dict[str, tuple] = {
     "do_basic_tokenize": (True,),
     "do_word_tokenize": (True,),
     "do_subword_tokenize": (True,),

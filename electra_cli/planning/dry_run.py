@@ -127,7 +127,7 @@ def _restore(run: Run, workdir: str, checkpoint: str | None) -> int:
     step = checkpoints.restore_newest()
     path = checkpoint or run.config.init.checkpoint
     if step is None and path:
-        changes = Changes.of(run.config, run.phases[0].source.vocabulary)
+        changes = Changes.of(run.config, run.phases[0].source.tokenizer)
         start_from(path, run.model, run.optimizer, changes, run.logger)
     return step or 0
 
