@@ -12,7 +12,7 @@ from electra_cli.config import default_config
 from electra_cli.config.fields import flatten
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.objectives.costs import OUTLINES
-from electra_cli.report.records import Line, RunRecord
+from electra_cli.report.records import Line, RunRecord, is_drawable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +156,11 @@ def history_of(run: RunRecord) -> list[HistoryRow]:
 def _lines_with_skipped(run: RunRecord) -> list[Line]:
     """Returns training lines with skipped updates that have no event: those of loss scaling."""
     return [
-        line for line in run.lines["train"] if line.get("skipped_updates") and ("loss_scale" in line or not run.events)
+        line
+        for line in run.lines["train"]
+        if line.get("skipped_updates")
+        and is_drawable(line["skipped_updates"])
+        and ("loss_scale" in line or not run.events)
     ]
 
 

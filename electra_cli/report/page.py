@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 import numpy as np
@@ -28,6 +28,9 @@ from electra_cli.report.records import NO_METRICS, PROBE_SPLIT, RunRecord, RunSa
 
 # Rows of a table of numbers, and of a history.
 _MAX_ROWS, _MAX_EVENTS = 40, 60
+_MAX_FIGURES = 30  # of metrics that no group names, and of probes: each takes a tenth of a second
+
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,19 +122,28 @@ def _last(run: RunRecord, name: str) -> float | None:
 
 def _groups(runs: Sequence[RunRecord]) -> Iterable[tuple[str, list[Figure]]]:
     """Yields (title, figures) of each group of metrics that some run has, and of probes."""
-    for title, metrics in (*GROUPS.items(), ("Other metrics", other_metrics(runs))):
+    others_title, others = _first_figures("Other metrics", other_metrics(runs))
+    for title, metrics in (*GROUPS.items(), (others_title, others)):
         figures = [figure for metric in metrics if (figure := _metric_figure(runs, metric)) is not None]
         if figures:
             yield title, figures
     figures = []
-    for name in probe_names(runs):
+    probes_title, names = _first_figures("Probes of the frozen encoder", probe_names(runs))
+    for name in names:
         steps = plots.draw_probe(runs, name, over_tokens=False, key=f"{name}-steps")
         if steps is not None:
             tokens = plots.draw_probe(runs, name, over_tokens=True, key=f"{name}-tokens")
             caption = _caption("random weights", runs, name, (PROBE_SPLIT,))
             figures.append(Figure(name, name, caption, steps, tokens))
     if figures:
-        yield "Probes of the frozen encoder", figures
+        yield probes_title, figures
+
+
+def _first_figures(title: str, names: Sequence[_T]) -> tuple[str, Sequence[_T]]:
+    """Returns those to draw of many, and the title of their group, which counts them where that is not all."""
+    if len(names) <= _MAX_FIGURES:
+        return title, names
+    return f"{title}, the first {_MAX_FIGURES} of {len(names):,}", names[:_MAX_FIGURES]
 
 
 def _metric_figure(runs: Sequence[RunRecord], metric: Metric) -> Figure | None:

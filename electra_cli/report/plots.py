@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogFormatter, MaxNLocator
 
 from electra_cli.report.content import KINDS, Metric, baseline_of, marks_of
-from electra_cli.report.records import PROBE_SPLIT, RunRecord
+from electra_cli.report.records import PROBE_SPLIT, RunRecord, is_drawable
 
 # Colours that stand for the page's CSS variables: matplotlib takes none.
 NUM_COLOURS = 6
@@ -74,7 +74,7 @@ def draw_both_networks(runs: Sequence[RunRecord], key: str) -> Drawing | None:
         pairs = [
             (line["masked_lm_loss"], line["rtd_auc"], line["step"])
             for line in run.lines["validation"]
-            if "rtd_auc" in line and "masked_lm_loss" in line
+            if is_drawable(line.get("rtd_auc")) and is_drawable(line.get("masked_lm_loss"))
         ]
         if not pairs:
             continue
@@ -140,7 +140,7 @@ def _new_axes() -> tuple[Figure, Axes]:
     axes.spines["bottom"].set_color(_GRID)
     axes.tick_params(which="both", colors=_MUTED, labelcolor=_MUTED, labelsize=_FONT_SIZE, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=_MUTED, fontsize=_FONT_SIZE)
+        label.set(color=_MUTED, fontsize=_FONT_SIZE, parse_math=False)  # a metric may be named with $
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure, axes

@@ -2,15 +2,15 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from electra_cli import files
-from electra_cli.errors import UserError
+from electra_cli.errors import UserError, printable
 from electra_cli.loggers.sample_texts import Sample
+from electra_cli.objectives.costs import OUTLINES
 from electra_cli.workdir import run_files
 
 Line = dict[str, Any]
@@ -18,6 +18,7 @@ SPLITS = ("train", "validation")
 PROBE_SPLIT = "probe"
 # Keys of a line that are no metrics.
 NO_METRICS = ("step", "split", "phase", "num_examples")
+_MAX_COUNT = 2**53  # what a float64 counts to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +61,15 @@ class RunRecord:
         return [name for name in names if name not in NO_METRICS]
 
     def series(self, split: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the steps, int64 [lines], and values, float64 [lines], of a metric where it is finite."""
-        pairs = [
-            (line["step"], line[name])
-            for line in self.lines.get(split, [])
-            if name in line and math.isfinite(line[name])
-        ]
+        """Returns the steps, int64 [lines], and values, float64 [lines], of a metric where it can be drawn."""
+        pairs = [(line["step"], line[name]) for line in self.lines.get(split, []) if is_drawable(line.get(name))]
         steps, values = zip(*pairs, strict=True) if pairs else ((), ())
         return np.array(steps, np.int64), np.array(values, np.float64)
 
     @functools.cached_property
     def counts_real_tokens(self) -> bool:
         """Whether `tokens_at` excludes padding, which lines before version 0.1.0 cannot."""
-        return bool(self.lines["train"]) and all("real_tokens" in line for line in self.lines["train"])
+        return bool(self.lines["train"]) and all(is_drawable(line.get("real_tokens")) for line in self.lines["train"])
 
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
         """Returns the tokens trained on up to each step, float64; None when neither metrics nor config have them."""
@@ -90,8 +87,13 @@ class RunRecord:
 
     def phase_ends(self) -> list[int]:
         """Returns the last step of each phase but the last."""
-        phases = list(self.config["phases"]["num_steps"]) if self.config and "phases" in self.config else []
+        phases = [num_steps for num_steps, *_ in _phase_sizes(self.config)] if self.config else []
         return np.cumsum(phases)[:-1].tolist()
+
+
+def is_drawable(value: float | None) -> bool:
+    """Whether a value is there, finite, and small enough for an axis, whose arithmetic a float64's largest overflow."""
+    return value is not None and abs(value) < 1e100
 
 
 def _phase_sizes(config: dict[str, Any]) -> list[tuple[int, int, int]]:
@@ -136,14 +138,8 @@ def _read_run(path: str, name: str) -> RunRecord:
     if metrics is None:
         raise UserError(f"{path} holds no {run_files.METRICS_FILE}: it is no workdir of electra-pretrain, or a new one")
     lines: dict[str, dict[int, Line]] = {split: {} for split in SPLITS}
-    num_strange = 0
-    for line in metrics:
-        if _is_line(line):
-            lines.setdefault(line["split"], {})[line["step"]] = line
-        else:
-            num_strange += 1
-    if num_strange:
-        notes.append(f"{num_strange:,} lines of {run_files.METRICS_FILE} are no metrics and are left out")
+    for line in _kept(metrics, _is_line, f"lines of {run_files.METRICS_FILE} are no metrics", notes):
+        lines.setdefault(line["split"], {})[line["step"]] = line
     if not any(lines[split] for split in SPLITS):
         raise UserError(
             f"{path} holds no metrics yet: the first line comes after config.train.log_interval steps; try again then"
@@ -154,22 +150,43 @@ def _read_run(path: str, name: str) -> RunRecord:
         name=name,
         path=path,
         lines={split: [found[step] for step in sorted(found)] for split, found in lines.items()},
-        events=events or [],
+        events=_kept(events or [], _is_event, f"lines of {run_files.EVENTS_FILE} are no events", notes),
         config=config,
         devices=devices,
         notes=notes,
     )
 
 
+def _kept(lines: list[Line], is_valid: Callable[[Line], bool], what: str, notes: list[str]) -> list[Line]:
+    """Returns the valid ones of some lines, and notes how many are not."""
+    kept = [line for line in lines if is_valid(line)]
+    if len(kept) < len(lines):
+        notes.append(f"{len(lines) - len(kept):,} {what} and are left out")
+    return kept
+
+
 def _is_line(line: Line) -> bool:
-    step, split = line["step"], line["split"]
     values = (value for name, value in line.items() if name not in ("step", "split"))
+    return _is_count(line["step"]) and isinstance(line["split"], str) and all(map(_is_number, values))
+
+
+def _is_event(event: Line) -> bool:
+    counts = [event[name] for name in ("step", "lost_step", "restored_step") if name in event]
+    numbers = [event[name] for name in ("total_loss", "median") if event.get(name) is not None]
     return (
-        isinstance(step, int)
-        and step >= 0
-        and isinstance(split, str)
-        and all(isinstance(value, (int, float)) for value in values)
+        isinstance(event["event"], str)
+        and isinstance(event.get("replicas", []), list)
+        and all(map(_is_count, counts))
+        and all(map(_is_number, numbers))
     )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MAX_COUNT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= _MAX_COUNT)
 
 
 def _read_lines(path: str, name: str, keys: tuple[str, ...], notes: list[str]) -> list[Line] | None:
@@ -185,7 +202,16 @@ def _read_lines(path: str, name: str, keys: tuple[str, ...], notes: list[str]) -
     if damaged:
         lines = "line is" if len(damaged) == 1 else "lines are"
         notes.append(f"{len(damaged):,} {lines} damaged in {name} and left out, the first is line {damaged[0]:,}")
-    return found
+    return _printable(found)
+
+
+def _printable(value: Any) -> Any:
+    """Returns a value of JSON with all its text, names too, printable."""
+    if isinstance(value, dict):
+        return {printable(name): _printable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, str | None]:
@@ -194,9 +220,13 @@ def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, st
         notes.append(f"{run_files.CONFIG_FILE} is missing: the config is not shown")
         return None, None
     try:
-        record = files.parse_json(files.read_bytes(file))
+        record = _printable(files.parse_json(files.read_bytes(file)))
         config = record["config"]
-        _phase_sizes(config), config["objective"]["name"], config["model"]
+        counts = [config["train"]["num_steps"], *(size for sizes in _phase_sizes(config) for size in sizes)]
+        if config["objective"]["name"] not in OUTLINES or not all(map(_is_count, counts)):
+            raise ValueError("its objective or its numbers of steps are no such thing")
+        config["model"].items()
+        config.get("derived", {}).items()
         return config, record.get("devices")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{run_files.CONFIG_FILE} is damaged ({type(error).__name__}: {error}): the config is not shown")

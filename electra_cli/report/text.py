@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from electra_cli.errors import printable
 from electra_cli.loggers.sample_texts import MEANINGS, SIGNS, Sample
 from electra_cli.report import content
 from electra_cli.report.content import GROUPS, baseline_of, history_of, other_metrics
@@ -139,11 +140,11 @@ def _sample_text(sample: Sample) -> Text:
     for token in sample.tokens:
         text.append("" if token.continues_word and token.verdict is None else " ")
         if token.is_replaced:
-            text.append(token.text, style="strike dim")
-            text.append(f"→{token.choice}", style="bold green" if token.verdict == "caught" else "bold red")
+            text.append(printable(token.text), style="strike dim")
+            text.append(f"→{printable(token.choice)}", style="bold green" if token.verdict == "caught" else "bold red")
             text.append(f"({token.choice_probability:.2f})", style="dim")
         else:
-            text.append(token.text)
+            text.append(printable(token.text))
         text.append(SIGNS.get(token.verdict or "", ""))
     return text
 

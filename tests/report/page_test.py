@@ -187,3 +187,26 @@ def test_a_run_of_a_million_steps_is_thinned_out(tmp_path):
     steps = [values_of(row)[0] for row in details.findall(".//tbody/tr")]
     assert len(steps) == 40 and (steps[0], steps[-1]) == (100, 1_000_000)
     assert "The last 60 of 1000." in page.text_content()
+
+
+def test_names_with_dollars_and_values_beyond_any_axis_are_drawn(tmp_path):
+    lines = [
+        {"step": step, "split": split, "total_loss": 1e308 * (-1) ** step, "rtd_auc": 0.5, "masked_lm_loss": 3.0,
+         "probe/$a_{$/$x^{": 0.5}
+        for step in (1, 2) for split in ("train", "validation", "probe")
+    ]  # fmt: skip
+    lines += [{"step": 3, "split": "validation", "rtd_auc": float("inf"), "masked_lm_loss": float("nan")}]
+    _, page = page_of(write_workdir(tmp_path / "run", lines=lines))
+    assert page.get_element_by_id("probe/$a_{$/$x^{").find(".//svg") is not None
+    assert "$x^{" in page.get_element_by_id("probe/$a_{$/$x^{").text_content()
+
+
+def test_of_many_metrics_the_first_are_drawn_and_the_rest_counted(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("electra_cli.report.plots._to_svg", lambda figure, key: drawn.append(key) or "<svg></svg>")
+    names = {f"metric_{index}": 1.0 for index in range(300)}
+    _, page = page_of(write_workdir(tmp_path / "run", lines=[{"step": 1, "split": "train", **names}]))
+    assert "Other metrics, the first 30 of 300" in page.text_content()
+    assert sum(key.startswith("metric_") for key in drawn) == 60  # over steps, and over tokens
+    (table,) = page.findall(".//details[@class='numbers']")
+    assert len(table.findall(".//th")) == 301

@@ -2,9 +2,12 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from electra_cli.errors import UserError
-from electra_cli.report.records import read_runs
+from electra_cli.report.records import RunSamples, read_runs
+from electra_cli.report.text import to_text
 from tests.report.common import write_workdir
 
 
@@ -106,3 +109,62 @@ def test_lines_of_a_million_steps_are_read_in_order(tmp_path):
     run = read(write_workdir(tmp_path / "run", lines=lines))
     assert run.series("train", "total_loss")[0].tolist() == list(range(100, 1_000_001, 100))
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1_000_000
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([10**400, 2**63, -1, 1e30, 1e308, -1e308])
+    | st.floats() | st.text(max_size=5),
+    lambda children: st.lists(children, max_size=2) | st.dictionaries(st.text(max_size=5), children, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+KEYS = ("step", "split", "event", "time", "lost_step", "restored_step", "replicas", "total_loss", "median", "reason",
+        "rtd_auc", "masked_lm_loss", "real_tokens", "skipped_updates", "loss_scale", "phase", "a$b_$")  # fmt: skip
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+@given(st.data())
+def test_any_values_in_a_workdir_are_shown_or_noted(tmp_path_factory, data):
+    base = tmp_path_factory.getbasetemp() / "fuzzed_report"
+    if not base.exists():
+        write_workdir(base)
+        (base / "config.json").rename(base / "good.json")
+    for name in ("metrics.jsonl", "events.jsonl"):
+        good = [json.loads(line) for line in (base / name).read_text().splitlines()[:8]]
+        changes = st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3)
+        changed = {**data.draw(st.sampled_from(good)), **data.draw(changes)}
+        (base / name).write_text("".join(json.dumps(line) + "\n" for line in [*good, changed]))
+    record = json.loads((base / "good.json").read_text())
+    section = data.draw(st.sampled_from(["train", "data", "model", "objective", "phases", "derived", "optimizer"]))
+    name = data.draw(st.sampled_from([*record["config"][section]]))
+    if data.draw(st.booleans()):
+        record["config"][section][name] = data.draw(VALUES)
+    else:
+        record["config"][section] = data.draw(VALUES)
+    (base / "config.json").write_text(json.dumps(record))
+    run = read(base)
+    assert len(run.lines["train"]) >= 3 and run.last_step >= 30
+    assert to_text([run], [RunSamples()], is_terminal=False).startswith("fuzzed_report: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "is_kept"),
+    [({"step": "abc"}, False), ({"step": 1e30}, False), ({"step": 10**30}, False), ({"step": True}, False),
+     ({"total_loss": 10**400}, False), ({"total_loss": 1e308}, True), ({"total_loss": float("inf")}, True)],
+)  # fmt: skip
+def test_lines_with_numbers_that_are_none_are_noted(tmp_path, line, is_kept):
+    line = {"step": 50, "split": "train", **line}
+    path = write_workdir(tmp_path / "run", lines=[{"step": 10, "split": "train", "total_loss": 3.0}, line])
+    run = read(path)
+    assert [line["step"] for line in run.lines["train"]] == ([10, 50] if is_kept else [10])
+    assert any("1 lines of metrics.jsonl are no metrics" in note for note in run.notes) == (not is_kept)
+    assert run.series("train", "total_loss")[1].tolist() == [3.0]
+
+
+@pytest.mark.parametrize("event", [{"step": "abc"}, {"step": 1e30}, {"total_loss": "x"}, {"replicas": 3}])
+def test_events_that_are_none_are_noted(tmp_path, event):
+    path = write_workdir(
+        tmp_path / "run", events=[{"event": "rollback", "step": 5, **event}, {"event": "end", "step": 40}]
+    )
+    run = read(path)
+    assert [event["event"] for event in run.events] == ["end"]
+    assert "1 lines of events.jsonl are no events and are left out" in run.notes
