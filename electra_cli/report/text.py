@@ -141,7 +141,9 @@ def _sample_text(sample: Sample) -> Text:
         text.append("" if token.continues_word and token.verdict is None else " ")
         if token.is_replaced:
             text.append(printable(token.text), style="strike dim")
-            text.append(f"→{printable(token.choice)}", style="bold green" if token.verdict == "caught" else "bold red")
+            text.append(
+                f"→{printable(token.choice or '')}", style="bold green" if token.verdict == "caught" else "bold red"
+            )
             text.append(f"({token.choice_probability:.2f})", style="dim")
         else:
             text.append(printable(token.text))
