@@ -70,10 +70,7 @@ def run(
       parse_flags: parses the command line in place of `config` or `flag_values`; returns what are no flags.
       takes_directories: whether directories may be on the command line without a flag.
     """
-    # Other locales give paths and texts another encoding: TensorFlow and prepared data have UTF-8. The option -E would
-    # keep what is set here from being read, and start the program again for ever.
-    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    _require_utf8()
     program = os.path.basename(sys.argv[0])
     # TensorFlow's C++ notices at start say nothing about the run; without a GPU driver it even reports an error.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if os.path.exists("/dev/nvidiactl") else "3")
@@ -82,9 +79,7 @@ def run(
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
 
     def parse(argv: list[str]) -> list[str]:
-        for argument in argv:
-            if re.search("[\ud800-\udfff]", argument):  # how Python keeps bytes that are not
-                raise UserError(f"{argument!a} is not UTF-8, in which paths are read: rename the file")
+        _check_utf8(argv)
         schema = config.schema if config else None
         own_flags = describe(flag_values, schema)
         all_flags = [*own_flags, *COMMON_FLAGS, *(describe_keys(schema) if schema else ())]
@@ -92,32 +87,14 @@ def run(
             text = help_text(usage, own_flags, groups or {}, examples, schema)
             print_page(text.replace("{program}", program))
             sys.exit(0)
-        shell = next((word.partition("=")[2] for word in argv[1:] if word.startswith("--print_completion")), None)
+        shell = _shell(argv)
         if shell is not None:
-            if shell not in _SHELLS:
-                raise UserError(
-                    f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
-                )
             print_page(completion_script(program, shell, all_flags, takes_directories=takes_directories))
             sys.exit(0)
         flags.FLAGS([argv[0]])  # absl's own flags keep their defaults
         logging.set_verbosity(logging.WARNING)  # TensorFlow logs its internals at INFO, through absl
-        try:
-            rest = (parse_flags or (config.parse if config else flag_values))(argv)
-        except flags.UnrecognizedFlagError as error:
-            known = [flag.name for flag in all_flags]
-            if error.flagname in known:  # a key, which is a flag once there is a config
-                raise UserError(
-                    f"--config is missing, and --{error.flagname} needs one: give a preset or a file"
-                ) from error
-            meant = did_you_mean(error.flagname, known, "--")
-            raise UserError(f"there is no flag --{error.flagname}{meant} (see {program} --help)") from error
-        except flags.Error as error:
-            mistake = _describe_bad_value(argv, flag_values) or str(error)
-            raise UserError(f"{mistake} (see {program} --help)") from error
-        if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value (see {program} --help)")
-        return rest
+        parse_own = parse_flags or (config.parse if config else flag_values)
+        return _parse_flags(argv, program, parse_own, flag_values, [flag.name for flag in all_flags])
 
     def guarded(_: list[str]) -> None:
         main(flag_values)
@@ -133,6 +110,55 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
+
+
+def _require_utf8() -> None:
+    """Starts the program again in UTF-8 mode where the locale gives paths and texts another encoding: those of
+    TensorFlow and of prepared data are UTF-8."""
+    # The option -E would keep what is set here from being read, and start the program again for ever.
+    if sys.getfilesystemencoding() != "utf-8" and not sys.flags.ignore_environment:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+
+
+def _check_utf8(argv: Sequence[str]) -> None:
+    for argument in argv:
+        if re.search("[\ud800-\udfff]", argument):  # how Python keeps bytes that are not
+            raise UserError(f"{argument!a} is not UTF-8, in which paths are read: rename the file")
+
+
+def _shell(argv: Sequence[str]) -> str | None:
+    """Returns the shell of `--print_completion`; None where that was not given."""
+    shell = next((word.partition("=")[2] for word in argv[1:] if word.startswith("--print_completion")), None)
+    if shell is not None and shell not in _SHELLS:
+        raise UserError(
+            f"--print_completion={shell}: must be one of {', '.join(_SHELLS)}{did_you_mean(shell, _SHELLS)}"
+        )
+    return shell
+
+
+def _parse_flags(
+    argv: list[str],
+    program: str,
+    parse: Callable[[list[str]], list[str]],
+    flag_values: flags.FlagValues,
+    known: Sequence[str],
+) -> list[str]:
+    """Returns what `parse` does, with its errors as those of a user; `known`: the names of all flags and keys."""
+    try:
+        rest = parse(argv)
+    except flags.UnrecognizedFlagError as error:
+        if error.flagname in known:  # a key, which is a flag once there is a config
+            raise UserError(
+                f"--config is missing, and --{error.flagname} needs one: give a preset or a file"
+            ) from error
+        meant = did_you_mean(error.flagname, known, "--")
+        raise UserError(f"there is no flag --{error.flagname}{meant} (see {program} --help)") from error
+    except flags.Error as error:
+        mistake = _describe_bad_value(argv, flag_values) or str(error)
+        raise UserError(f"{mistake} (see {program} --help)") from error
+    if len(rest) > 1:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags are written --name=value (see {program} --help)")
+    return rest
 
 
 def _describe_bad_value(argv: Sequence[str], flag_values: flags.FlagValues) -> str | None:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,11 @@ def prediction_lines(examples: Examples, predictions: Sequence[Any]) -> list[dic
             line["label"] = [answer.text for answer in example.answers]
         lines.append(line)
     return lines
+
+
+def counted(counts: Mapping[str, int], suffix: str = "") -> tuple[str, ...]:
+    """Returns a notice, as 'examples cut to 128 tokens: 5', of each count that is not 0; `suffix` follows each."""
+    return tuple(f"{what}: {number:,}{suffix}" for what, number in counts.items() if number)
 
 
 def shares(num_first: int, num_second: int, room: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.base import Encoded, Task, TextEncoder, to_features
+from electra_cli.finetuning.base import Encoded, Task, TextEncoder, counted, to_features
 from electra_cli.finetuning.examples import ANSWER, NO_ANSWER, Example, Examples, LabelMap, are_labelled
 from electra_cli.modeling import features
 
@@ -93,13 +93,11 @@ class QuestionAnswering(Task):
             targets=np.array(targets, np.int32) if are_labelled(examples) else None,
             example_indices=np.array(example_indices, np.int32),
             alignments=tuple(alignments),
-            notices=tuple(
-                f"{what}: {number:,}"
-                for what, number in (
-                    (f"questions cut to {self._question_length(length)} tokens", num_cut),
-                    ("questions or contexts of invisible characters only, which have no token", num_invisible),
-                )
-                if number
+            notices=counted(
+                {
+                    f"questions cut to {self._question_length(length)} tokens": num_cut,
+                    "questions or contexts of invisible characters only, which have no token": num_invisible,
+                }
             ),
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning import scores
-from electra_cli.finetuning.base import Encoded, Task, TextEncoder, cut_pair, to_features
+from electra_cli.finetuning.base import Encoded, Task, TextEncoder, counted, cut_pair, to_features
 from electra_cli.finetuning.examples import Examples, LabelMap, abbreviate, are_labelled, sort_labels, to_number
 
 # Labels that are numbers, some of them no integers, are no classes if there are more different ones than that.
@@ -33,13 +33,12 @@ class _SentenceTask(Task):
             features=to_features(pairs, vocabulary, length),
             targets=self._targets(examples) if are_labelled(examples) else None,
             example_indices=np.arange(len(examples), dtype=np.int32),
-            notices=tuple(
-                f"{what}: {number:,} of {len(examples):,}"
-                for what, number in (
-                    (f"examples cut to {length} tokens", num_cut),
-                    ("examples with a text of invisible characters only, which has no token", num_invisible),
-                )
-                if number
+            notices=counted(
+                {
+                    f"examples cut to {length} tokens": num_cut,
+                    "examples with a text of invisible characters only, which has no token": num_invisible,
+                },
+                suffix=f" of {len(examples):,}",
             ),
         )
 

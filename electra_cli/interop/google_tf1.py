@@ -123,14 +123,14 @@ def _find_checkpoint(source: str) -> str:
     latest = latest_checkpoint(source)
     if latest is not None:
         return latest
-    found = [name.removesuffix(".index") for name in list_directory(source) if name.endswith(".index")]
+    names = [name.removesuffix(".index") for name in list_directory(source) if name.endswith(".index")]
     option = Option("--source")
-    if not found:
+    if not names:
         raise UserError(option, f"={source} holds no checkpoint (NAME.index, NAME.data-*)")
-    if len(found) > 1:
-        names = ", ".join(found)
-        raise UserError(option, f"={source} holds several checkpoints ({names}): give one, ", option, f"={source}/NAME")
-    return tf.io.gfile.join(source, found[0])
+    if len(names) > 1:
+        message = f"={source} holds several checkpoints ({', '.join(names)}): give one, "
+        raise UserError(option, message, option, f"={source}/NAME")
+    return tf.io.gfile.join(source, names[0])
 
 
 def read(source: str, hparams_file: str | None = None) -> ExternalModel:

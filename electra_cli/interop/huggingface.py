@@ -231,9 +231,8 @@ def _read_pytorch(file: str) -> dict[str, Any]:
 def _read_vocabulary(source: str, notices: list[str]) -> dict[str, Any]:
     """Returns the arguments of `ExternalModel` that a folder's tokenizer decides; what the user should know of it is
     added to `notices`."""
-    vocab_file, tokenizer_file, _ = (
-        external_files.find(source, name) for name in ("vocab.txt", "tokenizer.json", TOKENIZER_CONFIG_FILE)
-    )
+    vocab_file, tokenizer_file = (external_files.find(source, name) for name in ("vocab.txt", "tokenizer.json"))
+    external_files.check_regular(os.path.join(source, TOKENIZER_CONFIG_FILE))
     arguments: dict[str, Any] = {}
     if vocab_file:
         arguments["vocab_file"] = vocab_file
@@ -257,14 +256,15 @@ def _with_added_tokens(
 ) -> tuple[str, ...] | None:
     """Returns `vocab.txt` with the tokens that `added_tokens.json`, or `tokens` of a `tokenizer.json`, have behind its
     last; None: none. A `UserError` when their ids have gaps."""
-    file = os.path.join(source, "added_tokens.json")
-    ids = read_json(file) if os.path.exists(file) else {token: index for index, token in enumerate(tokens)}
+    file = external_files.find(source, "added_tokens.json")
+    ids = read_json(file) if file else {token: index for index, token in enumerate(tokens)}
+    _check_ids(ids, file or source)
     if not ids:
         return None
     known = Vocabulary.from_file(vocab_file).tokens
     added = sorted((index, token) for token, index in ids.items() if index >= len(known))
     if [index for index, _ in added] != list(range(len(known), len(known) + len(added))):
-        raise UserError(f"{file}: the ids of tokens behind the {len(known):,} of {vocab_file} have gaps")
+        raise UserError(f"{file or source}: the ids of tokens behind the {len(known):,} of {vocab_file} have gaps")
     if not added:
         return None
     notices.append(
@@ -323,9 +323,13 @@ def _tokens(tokenizer: dict[str, Any], model: dict[str, Any], file: str) -> tupl
         if not isinstance(item, dict) or not isinstance(item.get("content"), str):
             raise UserError(f"{file}: one of added_tokens has no content: copy it again")
         ids[item["content"]] = item.get("id")
-    for token, index in ids.items():
-        if type(index) is not int:
-            raise UserError(f"{file}: the id of the token {token[:40]!r} is no whole number: copy it again")
+    _check_ids(ids, file)
     if sorted(ids.values()) != list(range(len(ids))):
         raise UserError(f"{file}: the ids of its {len(ids)} tokens have gaps")
     return tuple(sorted(ids, key=lambda token: ids[token]))
+
+
+def _check_ids(ids: dict[str, Any], file: str) -> None:
+    for token, index in ids.items():
+        if type(index) is not int:
+            raise UserError(f"{file}: the id of the token {token[:40]!r} is no whole number: copy it again")

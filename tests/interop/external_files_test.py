@@ -311,6 +311,14 @@ def test_a_tokenizer_without_added_tokens_is_read(tmp_path):
     assert starting_points.read_source("huggingface", str(folder)).tokens == TOKENS
 
 
+@pytest.mark.parametrize("value", ["7", None, [], 7.0, True])
+def test_an_id_of_an_added_token_that_is_no_number_is_refused(tmp_path, value):
+    folder = write_folder(tmp_path / "model")
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
+    (folder / "added_tokens.json").write_text(json.dumps({"[E1]": value}))
+    assert "added_tokens.json: the id of the token '[E1]' is no whole number: copy it again" in refusal(folder)
+
+
 def test_json_nested_too_deeply_is_refused(tmp_path):
     folder = write_folder(tmp_path / "model")
     (folder / "config.json").write_text('{"a":' + "[" * 100_000 + "]" * 100_000 + "}")
@@ -319,10 +327,21 @@ def test_json_nested_too_deeply_is_refused(tmp_path):
         files.parse_json("[" * 100_000)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "vocab.txt"])
+_NAMES = [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "added_tokens.json",
+]
+
+
+@pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.parametrize("kind", ["FIFO", "broken link"])
 def test_what_is_no_regular_file_is_not_opened(tmp_path, name, kind):
     folder = write_folder(tmp_path / "model")
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n")
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name) if kind == "FIFO" else (folder / name).symlink_to("nowhere")
     state = "is no regular file" if kind == "FIFO" else "is a broken link"

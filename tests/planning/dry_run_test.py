@@ -128,3 +128,10 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     config.train.seed = 1
     with pytest.raises(UserError, match="holds a run of another config"):
         dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False)
+
+    # From the weights of a checkpoint, with which a run begins.
+    checkpoint = str(tmp_path / "run" / "checkpoints" / "ckpt-8")
+    trial = dry_run.dry_run(
+        config, str(tmp_path / "new"), with_evaluation=False, logger=Lines(text.append), checkpoint=checkpoint
+    )
+    assert trial.step == 0 and f"Starting at step 0 from the weights of {checkpoint};" in "".join(text)
