@@ -119,7 +119,7 @@ def absolute_paths(
         value = changed.get(section, {}).get(name)
         if isinstance(value, str):
             changed[section][name] = absolute(value)
-        elif value:
+        elif value and all(isinstance(each, str) for each in value):  # as it must be, and is checked elsewhere
             parts = [each.split(",") if section == "phases" else [each] for each in value]
             changed[section][name] = tuple(absolute(part.strip()) for each in parts for part in each)
     return changed

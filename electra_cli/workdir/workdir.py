@@ -11,7 +11,7 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli import files
-from electra_cli.config.pretraining import PRETRAINING
+from electra_cli.config.pretraining import PATH_KEYS, PRETRAINING
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger, Loggers
@@ -156,7 +156,11 @@ def check_config(
     record = read_record(path)
     if not record.keys() >= {"data_fingerprint", "devices"}:
         raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
-    old, new = (absolute_paths(each, os.getcwd()) for each in (record["config"], config.to_dict()))
+    old, new = record["config"], config.to_dict()
+    old_paths, new_paths = (absolute_paths(each, os.getcwd()) for each in (old, new))
+    for section, name in (key.split(".") for key in PATH_KEYS):  # the same path may be written in two ways
+        if old_paths.get(section, {}).get(name) == new_paths[section][name]:
+            new[section][name] = old[section][name]
     forbidden, allowed = PRETRAINING.differences(old, new)
     if forbidden:
         raise UserError(
