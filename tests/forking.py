@@ -35,6 +35,7 @@ import electra_cli
 
 _LENGTH = struct.Struct("<q")
 _address = ""  # of the server, in the process that began it and in all forked ones
+_coverage_is_dropped = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,16 +310,23 @@ def _run_python(option: str, program: str, *arguments: str) -> None:
 
 
 def save_coverage() -> None:
-    """Writes what coverage has seen in this process to a file of its own."""
-    current = stop_coverage()
-    if current:
+    """Writes what coverage has seen in this process, unless it was dropped, to a file of its own."""
+    current = _coverage()
+    if current and not _coverage_is_dropped:
+        current.stop()
         current.save()
 
 
-def stop_coverage():
-    """Measures coverage no longer in this process; returns what has measured it, or None."""
-    coverage = sys.modules.get("coverage")
-    current = coverage and coverage.Coverage.current()
+def drop_coverage() -> None:
+    """Measures coverage no longer in this process, which writes nothing of it."""
+    global _coverage_is_dropped
+    _coverage_is_dropped = True
+    current = _coverage()
     if current:
         current.stop()
-    return current
+
+
+def _coverage():
+    """What measures coverage in this process, or None."""
+    coverage = sys.modules.get("coverage")
+    return coverage and coverage.Coverage.current()

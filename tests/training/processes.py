@@ -196,7 +196,7 @@ def slow_disk(seconds: float = 0.01) -> None:
 
 def without_coverage() -> None:
     """Coverage is not measured, of which a killed process would write nothing, and which slows it."""
-    forking.stop_coverage()
+    forking.drop_coverage()
 
 
 def clock_set_back() -> None:
