@@ -146,7 +146,7 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
     elif values.mode == "replay":
         replay.replay_step(run, values.workdir, logger)
     else:
-        from electra_cli.planning import sizes  # noqa: PLC0415
+        from electra_cli.objectives import sizes  # noqa: PLC0415
 
         shortage = sizes.describe_shortage(values.workdir, sizes.checkpoint_size(run.resolved))
         if shortage is not None:

@@ -21,8 +21,8 @@ import ml_collections
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
+from electra_cli.objectives.sizes import replica_memory
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.sizes import replica_memory
 
 RECORD = pathlib.Path(__file__).resolve().parent.parent / "docs" / "measured_memory.json"
 # Width, layers, length, batch, entries of the vocabulary, and overrides.

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
-from electra_cli.planning.sizes import FLOAT, count_parameters
+from electra_cli.objectives.sizes import FLOAT, count_parameters
 
 RECORD = pathlib.Path(__file__).resolve().parent.parent / "docs" / "measured_scale.json"
 # ELECTRA-Small of four layers: gradients of 29 MB, most of them the word table's.

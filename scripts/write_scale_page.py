@@ -17,10 +17,10 @@ import ml_collections
 
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
+from electra_cli.objectives.sizes import replica_memory
 from electra_cli.planning import scale
 from electra_cli.planning.plan import DeviceRow, make_plan
 from electra_cli.planning.scale import ACCELERATORS, GIB, Placement, largest_part, step_time
-from electra_cli.planning.sizes import replica_memory
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "scale.md"

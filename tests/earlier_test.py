@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -12,11 +13,14 @@ from electra_cli.config.finetuning import default_config
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.input_pipeline import training_batches
 from electra_cli.data.source import read_run
+from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
+from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.loggers.lines import Lines
 from electra_cli.training import loop
 from electra_cli.training.distribution import build_runtime
 from electra_cli.workdir.run_files import read_record
+from tests import forking
 from tests.conftest import small_config
 from tests.finetuning import synthetic
 
@@ -81,3 +85,81 @@ def test_vectors_of_an_earlier_run_are_the_same():
     expected = np.load(EARLIER / "expected.npz")
     np.testing.assert_allclose(vectors.mean, expected["vectors"], atol=1e-5)
     np.testing.assert_allclose(vectors.first, expected["first"], atol=1e-5)
+
+
+def with_size(workdir: pathlib.Path, section: str, name: str, value: int) -> str:
+    """Changes a size in the record of a copied run."""
+    record = json.loads((workdir / "config.json").read_text())
+    (record["config"][section] if section in record.get("config", {}) else record[section])[name] = value
+    (workdir / "config.json").write_text(json.dumps(record))
+    return str(workdir)
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("electra_cli.main", ["--workdir={run}", "--mode=train"]),
+        ("electra_cli.main", ["--workdir={run}", "--dry_run"]),
+        ("electra_cli.main", ["--workdir={run}", "--mode=eval"]),
+        (
+            "electra_cli.main",
+            ["--config=tiny", "--config.data.dir={data}", "--workdir={new}", "--config.{key}={value}"],
+        ),
+        ("electra_cli.commands.plan", ["--config=tiny", "--config.{key}={value}"]),
+        ("electra_cli.commands.export_checkpoint", ["--workdir={run}", "--format=huggingface", "--output_dir={new}"]),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--source={run}", "--format=electra_pretrain", "--output_dir={new}"],
+        ),
+        ("electra_cli.commands.finetune", ["--config={tuning}", "--init={run}", "--workdir={new}"]),
+    ],
+    ids=lambda value: None if isinstance(value, str) else value[-1] if "--mode" in value[-1] else value[0],
+)
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.hidden_size", 10**9, "config.model.hidden_size=1000000000: must be 65,536 at most"),
+        ("train.global_batch_size", 10**8, "config.train.global_batch_size=100000000: must be 1,048,576 at most"),
+        ("model.num_layers", 10**8, "config.model.num_layers=100000000: must be 1,000 at most"),
+    ],
+)
+def test_runs_with_sizes_of_no_machine(tmp_path, command, flags, key, value, message):
+    shutil.copytree(EARLIER / "whole", tmp_path / "run")
+    with_size(tmp_path / "run", *key.split("."), value)
+    names = {"run": tmp_path / "run", "new": tmp_path / "new", "data": EARLIER / "data", "key": key, "value": value}
+    flags = [flag.format(**names, tuning=EARLIER / "finetune_config.py") for flag in flags]
+    result = forking.run([sys.executable, "-m", command, *flags], capture_output=True, text=True, cwd=EARLIER)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert message in result.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_report_of_such_a_run_is_one_without_samples(tmp_path):
+    shutil.copytree(EARLIER / "whole", tmp_path / "run")
+    run = with_size(tmp_path / "run", "model", "hidden_size", 2**16)
+    command = [sys.executable, "-m", "electra_cli.commands.report", run, "--format=text"]
+    result = forking.run(command, capture_output=True, text=True, cwd=EARLIER)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f"{run}: no samples: config.model: a network of hidden_size=65536, num_layers=2, " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("sizes", "hidden_size", 10**9, "damaged (hidden_size=1000000000: must be 65,536 at most)"),
+        ("sizes", "vocab_size", "160", "is damaged ("),
+        ("sizes", "num_layers", 2.0, "damaged (num_layers=2.0: must be a whole number)"),
+        (
+            "finetuning",
+            "train",
+            {"global_batch_size": 10**9},
+            "/finetuned: config.train.global_batch_size=1000000000: must be 1,048,576 at most",
+        ),
+    ],
+)
+def test_fine_tunings_with_sizes_of_no_machine(tmp_path, section, name, value, message):
+    shutil.copytree(EARLIER / "finetuned_whole", tmp_path / "finetuned")
+    workdir = with_size(tmp_path / "finetuned", section, name, value)
+    with pytest.raises(UserError) as error:
+        load_fine_tuned(workdir)
+    assert message in str(error.value)

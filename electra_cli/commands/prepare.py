@@ -36,7 +36,7 @@ GROUPS: app.FlagGroups = {
         "learn_vocab": Field(
             None,
             "Learn a vocabulary of this many tokens from the text instead.",
-            Rule(lambda value: value >= 100, "must be at least 100 tokens"),
+            Rule(lambda value: value >= 100, "must be at least 100 tokens", 2**24),
             value_type=int,
         ),
         "vocab_type": Field(
@@ -52,7 +52,7 @@ GROUPS: app.FlagGroups = {
             "Fraction of the text's characters that must be learned.",
             Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0"),
         ),
-        "vocab_reserved": Field(0, "Also add this many tokens [unused0], [unused1], ...", NOT_NEGATIVE),
+        "vocab_reserved": Field(0, "Also add this many tokens [unused0], [unused1], ...", NOT_NEGATIVE.up_to(2**20)),
         "vocab_user_tokens": Field([], "Words that must be tokens, comma-separated."),
         "vocab_sample_mb": Field(
             1024.0, "Maximum megabytes of text to learn from, spread evenly over all of it.", POSITIVE

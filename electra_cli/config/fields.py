@@ -20,10 +20,18 @@ from electra_cli.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What values of a key must fulfil, and what to do about one that does not."""
+    """What values of a key must fulfil, and what to do about one that does not.
+
+    `limit`: the largest whole number, by default that of int32, in which TensorFlow counts and addresses.
+    """
 
     holds: Callable[[Any], bool]
     remedy: str
+    limit: int = 2**31 - 1
+
+    def up_to(self, limit: int) -> "Rule":
+        """Returns the rule for a size that memory or time are in proportion to: beyond any that is in use."""
+        return dataclasses.replace(self, limit=limit)
 
 
 POSITIVE = Rule(lambda value: value > 0, "must be greater than 0")
@@ -63,6 +71,8 @@ class Field:
             return "must be a finite number"
         if self.rule is not None and value is not None and not self.rule.holds(value):
             return self.rule.remedy
+        if self.rule is not None and isinstance(value, int) and value > self.rule.limit:
+            return f"must be {self.rule.limit:,} at most"
         return None
 
 
@@ -117,7 +127,7 @@ class Schema:
         """Returns the config of a nested dict as JSON has it, without `derived`; `file` is for messages.
 
         Raises:
-          UserError: it has keys or types that this version does not know.
+          UserError: it has keys, types or values that this version does not know.
         """
         config = self.default_config()
         try:
@@ -125,9 +135,12 @@ class Schema:
             config.update_from_flattened_dict(
                 {key: tuple(value) if self.fields[key].type_name == "tuple" else value for key, value in values.items()}
             )
+            self.check_values(config)
             return config
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file} was written by another version of this program: {error}") from error
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
 
     @property
     def directory(self) -> pathlib.Path:

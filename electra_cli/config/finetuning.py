@@ -5,7 +5,7 @@ import ml_collections
 from electra_cli import files
 from electra_cli.config.fields import FRACTION, NOT_NEGATIVE, POSITIVE, ChangeableField, Field, Rule, Schema, require
 from electra_cli.config.labeled_files import TABLE_FORMATS
-from electra_cli.config.pretraining import PRECISIONS, PRETRAINING, STRATEGIES
+from electra_cli.config.pretraining import MAX_BATCH_SIZE, MAX_LENGTH, PRECISIONS, PRETRAINING, STRATEGIES
 from electra_cli.errors import UserError
 
 KINDS = ("classification", "regression", "tagging", "question_answering")
@@ -63,7 +63,7 @@ _FIELDS = {
         128,
         "Longest example, in tokens, special ones included; longer ones are cut (for question answering: divided into "
         "windows). Examples are padded to what the longest of them needs.",
-        Rule(lambda value: value >= 8, "is too short: 8 tokens at least"),
+        Rule(lambda value: value >= 8, "is too short: 8 tokens at least", MAX_LENGTH),
     ),
     "data.dir": ChangeableField(
         "",
@@ -139,7 +139,7 @@ _FIELDS = {
         value_type=int,
     ),
     "train.global_batch_size": Field(
-        32, "Examples (for question answering: windows) of one step over all replicas.", POSITIVE
+        32, "Examples (for question answering: windows) of one step over all replicas.", POSITIVE.up_to(MAX_BATCH_SIZE)
     ),
     "train.seeds": ChangeableField(
         (0,),

@@ -24,6 +24,10 @@ _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
 BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_LM_METRICS}
 
+# Limits of sizes, beyond those of published encoders; whether a machine holds a network is another check
+# (`objectives/sizes.py`).
+MAX_LENGTH, MAX_BATCH_SIZE = 2**17, 2**20
+_MAX_WIDTH, _MAX_INNER_WIDTH, _MAX_LAYERS = 2**16, 2**18, 1000
 _SHARE_OF_DISCRIMINATOR = Rule(
     lambda value: 0 < value <= 1, "must be a fraction of the discriminator's, greater than 0 and at most 1"
 )
@@ -49,7 +53,7 @@ _FIELDS = {
     "data.max_seq_length": Field(
         128,
         "Tokens of one example, padding included; must equal that of the data.",
-        Rule(lambda value: value >= 8, "must be at least 8 tokens"),
+        Rule(lambda value: value >= 8, "must be at least 8 tokens", MAX_LENGTH),
     ),
     "data.mask_prob": Field(
         0.15,
@@ -74,15 +78,15 @@ _FIELDS = {
         1,
         "Longest span, in units, that is masked together; a length n is drawn in proportion to 1/n (ALBERT, section "
         "4.1).",
-        POSITIVE,
+        POSITIVE.up_to(MAX_LENGTH),
     ),
     "model.vocab_size": Field(
         None,
         "Entries of the vocabulary; unset: the data's. If set, it must equal the data's.",
-        Rule(lambda value: value > 5, "must be greater than the 5 special tokens"),
+        Rule(lambda value: value > 5, "must be greater than the 5 special tokens", 2**24),
         value_type=int,
     ),
-    "model.embedding_size": Field(128, "Width of the word, position and type embeddings.", POSITIVE),
+    "model.embedding_size": Field(128, "Width of the word, position and type embeddings.", POSITIVE.up_to(_MAX_WIDTH)),
     "model.embedding_sharing": Field(
         "all",
         "What the networks share: all (word, position and type embeddings and their LayerNorm, as in the original), "
@@ -90,10 +94,12 @@ _FIELDS = {
         "generator's, which its gradient does not change: DeBERTaV3, section 3.3).",
         choices=("all", "word", "none", "gradient_disentangled"),
     ),
-    "model.num_layers": Field(12, "Layers of the discriminator.", POSITIVE),
-    "model.hidden_size": Field(256, "Width of the discriminator.", POSITIVE),
-    "model.num_attention_heads": Field(4, "Attention heads of the discriminator.", POSITIVE),
-    "model.intermediate_size": Field(1024, "Width of the discriminator's feed-forward layers.", POSITIVE),
+    "model.num_layers": Field(12, "Layers of the discriminator.", POSITIVE.up_to(_MAX_LAYERS)),
+    "model.hidden_size": Field(256, "Width of the discriminator.", POSITIVE.up_to(_MAX_WIDTH)),
+    "model.num_attention_heads": Field(4, "Attention heads of the discriminator.", POSITIVE.up_to(_MAX_WIDTH)),
+    "model.intermediate_size": Field(
+        1024, "Width of the discriminator's feed-forward layers.", POSITIVE.up_to(_MAX_INNER_WIDTH)
+    ),
     "model.generator_size": Field(
         0.25,
         "Generator: its width as a fraction of the discriminator's; with attention heads of width 64 and a "
@@ -103,15 +109,21 @@ _FIELDS = {
     "model.generator_layers": Field(
         1.0, "Generator: its number of layers as a fraction of the discriminator's.", _SHARE_OF_DISCRIMINATOR
     ),
-    "model.generator_num_layers": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
-    "model.generator_hidden_size": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
-    "model.generator_num_attention_heads": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
-    "model.generator_intermediate_size": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET, value_type=int),
-    "model.max_position_embeddings": Field(512, "Longest sequence, in tokens, that the position table covers."),
+    "model.generator_num_layers": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET.up_to(_MAX_LAYERS), value_type=int),
+    "model.generator_hidden_size": Field(None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET.up_to(_MAX_WIDTH), value_type=int),
+    "model.generator_num_attention_heads": Field(
+        None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET.up_to(_MAX_WIDTH), value_type=int
+    ),
+    "model.generator_intermediate_size": Field(
+        None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET.up_to(_MAX_INNER_WIDTH), value_type=int
+    ),
+    "model.max_position_embeddings": Field(
+        512, "Longest sequence, in tokens, that the position table covers.", POSITIVE.up_to(2**20)
+    ),
     "model.type_vocab_size": Field(
         2,
         "Number of segment types in the type table.",
-        Rule(lambda value: value >= 2, "must be at least 2: examples have two segments"),
+        Rule(lambda value: value >= 2, "must be at least 2: examples have two segments", 2**16),
     ),
     "model.hidden_dropout": Field(
         0.1, "Dropout rate of embeddings, attention output and feed-forward output (fraction).", FRACTION
@@ -198,7 +210,7 @@ _FIELDS = {
     "train.num_steps": Field(
         1_000_000, "Optimizer updates in the whole run; the learning rate reaches 0 there.", POSITIVE
     ),
-    "train.global_batch_size": Field(128, "Examples of one step over all replicas.", POSITIVE),
+    "train.global_batch_size": Field(128, "Examples of one step over all replicas.", POSITIVE.up_to(MAX_BATCH_SIZE)),
     "train.gradient_accumulation_steps": Field(
         1,
         "Number of parts in which a replica processes its share of a step's examples, one after the other, to save "
@@ -313,7 +325,9 @@ _FIELDS = {
         choices=("auto", "true", "false"),
     ),
     "runtime.logical_cpus": ChangeableField(
-        0, "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.", NOT_NEGATIVE
+        0,
+        "Split the CPU into this many devices, to try data parallelism without GPUs; 0: do not split.",
+        NOT_NEGATIVE.up_to(1024),
     ),
 }
 

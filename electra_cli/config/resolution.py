@@ -114,6 +114,9 @@ def resolve_phases(
             f"the key unset, or prepare the data with a vocabulary of that size"
         )
     size = vocab_size or given or DEFAULT_VOCAB_SIZE
+    mistake = PRETRAINING.fields["model.vocab_size"].find_mistake(size)
+    if type(size) is not int or mistake is not None:  # as in a record that was changed
+        raise UserError(f"derived.vocab_size={size!r}: {mistake or 'must be a whole number'}")
     return RunConfig(
         _derive(config, size),
         tuple(dataclasses.replace(phase, config=_derive(phase.config, size)) for phase in phases),

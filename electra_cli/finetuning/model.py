@@ -19,6 +19,7 @@ from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.fused import dropout
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
 from electra_cli.objectives.costs import EncoderSizes
+from electra_cli.objectives.sizes import check_network
 from electra_cli.objectives.weights import Network
 from electra_cli.workdir.checkpoint_files import find_checkpoint, use_checkpoint
 from electra_cli.workdir.checkpoint_matching import restore
@@ -140,8 +141,10 @@ def build_model(
 ) -> TaskModel:
     """Builds a model, whose encoder has embeddings of its own, with all weights created for batches of `length` tokens.
 
-    `dropout_rates` is the section `model` of a config; `initializer_range` a standard deviation.
+    `dropout_rates` is the section `model` of a config; `initializer_range` a standard deviation. Raises a `UserError`
+    where memory cannot hold the encoder.
     """
+    check_network(sizes)
     embeddings = ElectraEmbeddings(
         vocab_size=sizes.vocab_size,
         embedding_size=sizes.embedding_size,

@@ -12,6 +12,7 @@ from typing import Any
 
 from electra_cli import files
 from electra_cli.config.finetuning import FINETUNING
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.data.tokenization import TokenizerSettings, saved_tokenizer
 from electra_cli.errors import UserError
@@ -57,6 +58,12 @@ def read_record(workdir: str) -> FineTuningRecord:
         if "finetuning" not in content:
             raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
         config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
+        for name, size in dataclasses.asdict(sizes).items():
+            mistake = PRETRAINING.fields[f"model.{name}"].find_mistake(size)
+            if type(size) is not int or mistake is not None:
+                raise ValueError(f"{name}={size!r}: {mistake or 'must be a whole number'}")
+        if not 0 < content["length"] <= sizes.max_position_embeddings:
+            raise ValueError(f"length={content['length']}: must be from 1 to {sizes.max_position_embeddings}")
         return FineTuningRecord(config=config, sizes=sizes, **content)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): choose another --workdir") from error

@@ -14,6 +14,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.modeling import features
+from electra_cli.objectives.costs import network_sizes
+from electra_cli.objectives.sizes import check_network
 
 Tensors = dict[str, tf.Tensor]
 
@@ -121,7 +123,10 @@ def objective_of(config: ml_collections.FrozenConfigDict) -> Objective:
 
 
 def build_pretrainer(config: ml_collections.FrozenConfigDict) -> Pretrainer:
-    """Builds the model of a resolved config, as `Objective.build_model`."""
+    """Builds the model of a resolved config, as `Objective.build_model`; a `UserError` where memory cannot hold it."""
+    for size in reversed(network_sizes(config)):
+        if size is not None:
+            check_network(size)
     return objective_of(config).build_model()
 
 

@@ -21,13 +21,19 @@ from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger, format_duration
 from electra_cli.objectives.base import objective_of
 from electra_cli.objectives.costs import matmul_flops
+from electra_cli.objectives.sizes import (
+    CheckpointSize,
+    checkpoint_size,
+    describe_shortage,
+    existing_directory,
+    host_memory,
+)
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.sizes import CheckpointSize, checkpoint_size, describe_shortage, existing_directory
 from electra_cli.probes.prober import read_probes
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes, start_from
-from electra_cli.training.run import Run, open_run
+from electra_cli.training.run import Run, check_memory, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
@@ -97,6 +103,7 @@ def dry_run(
     mode = "train_and_eval" if with_evaluation else "train"
     flags = {"--dry_run": True, "--mode": mode, "--checkpoint": checkpoint}
     runtime, resolved, phases = open_run(config, logger, flags=flags)
+    check_memory(runtime, phases)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)
@@ -240,7 +247,7 @@ def describe(trial: Trial, workdir: str) -> str:
 def _memory_here() -> str:
     if tf.config.list_physical_devices("GPU"):
         return " of a GPU's"
-    return f" of this process; {_gib(os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE'))} are here"
+    return f" of this process; {_gib(host_memory())} are here"
 
 
 def _row(name: str, text: str) -> str:

@@ -8,8 +8,7 @@ import ml_collections
 
 from electra_cli.data.source import DataSize, Phase, read_run
 from electra_cli.objectives import costs
-from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
-from electra_cli.planning.sizes import (
+from electra_cli.objectives.sizes import (
     CheckpointSize,
     Parameters,
     ReplicaMemory,
@@ -17,6 +16,7 @@ from electra_cli.planning.sizes import (
     count_parameters,
     replica_memory,
 )
+from electra_cli.planning.scale import ACCELERATORS, Device, Placement, place, this_cpu
 
 NUMBERS_OF_DEVICES = (1, 8, 256)
 # Precisions that memory is listed for, as `config.runtime.precision` names them.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from electra_cli.data.source import describe_epochs, describe_repetition
+from electra_cli.objectives.sizes import describe_bytes
 from electra_cli.planning import scale
 from electra_cli.planning.plan import DeviceRow, PhasePlan, Plan, with_precision
 from electra_cli.planning.scale import (
@@ -17,7 +18,6 @@ from electra_cli.planning.scale import (
     largest_part,
     place,
 )
-from electra_cli.planning.sizes import describe_bytes
 from electra_cli.report.content import describe_model
 
 # One device of each size of memory.

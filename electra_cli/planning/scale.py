@@ -12,7 +12,14 @@ from typing import Any
 import ml_collections
 
 from electra_cli.objectives import costs
-from electra_cli.planning.sizes import FLOAT, ReplicaMemory, count_parameters, kept_of_example, replica_memory
+from electra_cli.objectives.sizes import (
+    FLOAT,
+    ReplicaMemory,
+    count_parameters,
+    host_memory,
+    kept_of_example,
+    replica_memory,
+)
 
 # Prices differ by provider and fall; yours is what counts.
 PRICES_OF = "January 2025"
@@ -82,7 +89,7 @@ def this_cpu() -> Device:
         peak=cores * (_CORE_BFLOAT16 if _multiplies_bfloat16() else _CORE_EMULATED),
         peak_float32=cores * _CORE_FLOAT32,
         attainable=1.0,
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        memory=host_memory(),
         bandwidth=cores * _CORE_BANDWIDTH,
         link=_CPU_NETWORK,
         group=1,

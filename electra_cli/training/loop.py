@@ -26,7 +26,7 @@ from electra_cli.training.hooks import (
     StopOnRequest,
     Update,
 )
-from electra_cli.training.run import Run, TrainingRun, open_run
+from electra_cli.training.run import Run, TrainingRun, check_memory, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.stopping import StopRequest, watching_for_notice
 from electra_cli.training.throughput import StepsPerCall, Throughput
@@ -78,6 +78,7 @@ def train(
     logger = logger or Lines()
     flags = {"--mode": "train_and_eval" if with_evaluation else "train", "--checkpoint": checkpoint}
     runtime, resolved, phases = open_run(config, logger, flags=flags)
+    check_memory(runtime, phases)
     if with_evaluation:
         for phase in phases:
             check_validation(phase.source)

@@ -1,7 +1,7 @@
 """The state of a run in one process: config, data, devices, model, optimizer, and its checkpoints."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -14,6 +14,7 @@ from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, rea
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of
+from electra_cli.objectives.sizes import describe_bytes, host_memory, replica_memory
 from electra_cli.training.cluster import check_same
 from electra_cli.training.distribution import Runtime, build_runtime
 from electra_cli.training.initialization import Changes, start_from
@@ -27,6 +28,8 @@ from electra_cli.workdir.workdir import Workdir
 
 # Mean losses, one for each line of metrics, whose median a spike is measured against.
 _NUM_RECENT = 10
+# Factor that plans of memory may be wrong by.
+_MEMORY_MARGIN = 1.5
 # Keys that workers may have values of their own for: data of one fingerprint may lie elsewhere on each machine.
 _OWN_KEYS = ("data.dir", "phases.data_dir", "runtime.worker_index")
 
@@ -57,6 +60,26 @@ def open_run(
             record |= flags or {}
             check_same(runtime.worker_index, runtime.num_workers, record)
     return runtime, run.resolved, list(run.phases)
+
+
+def check_memory(runtime: Runtime, phases: Sequence[Phase]) -> None:
+    """Raises a `UserError` where steps on CPUs need far more memory than the machine has: the system would end them."""
+    if not runtime.devices.endswith(("CPU", "CPUs")):
+        return
+    for phase in phases:
+        config, train = phase.config, phase.config.train
+        num_examples = train.global_batch_size // train.gradient_accumulation_steps // runtime.num_replicas
+        memory = replica_memory(config, num_examples, remat=config.model.remat, compiled=runtime.jit_compile,
+                                num_replicas=runtime.num_replicas)  # fmt: skip
+        needed = memory.peak * runtime.num_replicas / runtime.num_workers
+        if needed > _MEMORY_MARGIN * host_memory():
+            raise UserError(
+                f"config.train.global_batch_size={train.global_batch_size}: steps in "
+                f"config.train.gradient_accumulation_steps={train.gradient_accumulation_steps} parts need about "
+                f"{describe_bytes(needed)} with config.model.hidden_size={config.model.hidden_size} and "
+                f"config.data.max_seq_length={config.data.max_seq_length}, and this machine has "
+                f"{describe_bytes(host_memory())} of memory: choose smaller ones, or more parts"
+            )
 
 
 def build_model(config: ml_collections.FrozenConfigDict, runtime: Runtime) -> tuple[Pretrainer, Optimizer]:

@@ -84,3 +84,16 @@ def test_differences():
     new = SCHEMA.default_config()
     new.task, new.train.rate = "yes", 0.5
     assert SCHEMA.differences(old, new) == (['task: "x" -> "yes"'], ["train.rate: null -> 0.5"])
+
+
+@pytest.mark.parametrize("schema", [PRETRAINING, FINETUNING], ids=["pretraining", "finetuning"])
+def test_whole_numbers_end_where_those_of_tensorflow_do(schema):
+    for key, field in schema.fields.items():
+        if field.type_name == "int" and field.rule is not None:
+            assert field.find_mistake(10**20) is not None, key
+            assert field.rule.limit < 2**31, key
+    for field in (Field(5, "Steps, of the run.", POSITIVE.up_to(10)), Field(5, "No rule, no limit, as of seeds.")):
+        assert field.find_mistake(10) is None
+    assert Field(5, "Steps, of the run.", POSITIVE.up_to(10)).find_mistake(11) == "must be 10 at most"
+    assert POSITIVE.limit == 2**31 - 1
+    assert Field(0.5, "A rate.", POSITIVE).find_mistake(1e20) is None

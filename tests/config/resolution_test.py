@@ -247,3 +247,48 @@ def test_slots_are_never_more_than_tokens():
     config = default_config()
     config.data.dir, config.data.mask_prob = "data", 0.999
     assert resolve(config, 100).derived.max_predictions_per_seq == 128
+
+
+SIZES = {
+    "data.max_seq_length": 131_072,
+    "model.vocab_size": 16_777_216,
+    "model.embedding_size": 65_536,
+    "model.num_layers": 1000,
+    "model.hidden_size": 65_536,
+    "model.num_attention_heads": 65_536,
+    "model.intermediate_size": 262_144,
+    "model.generator_num_layers": 1000,
+    "model.generator_hidden_size": 65_536,
+    "model.generator_num_attention_heads": 65_536,
+    "model.generator_intermediate_size": 262_144,
+    "model.max_position_embeddings": 1_048_576,
+    "model.type_vocab_size": 65_536,
+    "train.global_batch_size": 1_048_576,
+    "data.max_ngram": 131_072,
+    "runtime.logical_cpus": 1024,
+}
+
+
+@pytest.mark.parametrize("value", [10**8, 10**9])
+@pytest.mark.parametrize("key", SIZES)
+def test_sizes_that_no_machine_holds(key, value):
+    config = default_config()
+    config.data.dir = "data"
+    config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=f"^config.{key}={value}: must be {SIZES[key]:,} at most$"):
+        resolve(config, 100)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (10**9, "must be 16,777,216 at most"),
+        (4, "must be greater than the 5 special tokens"),
+        (100.0, "must be a whole number"),
+    ],
+)
+def test_vocabularies_of_damaged_records(size, message):
+    config = default_config()
+    config.data.dir = "data"
+    with pytest.raises(UserError, match=f"^derived.vocab_size={size}: {message}$"):
+        resolve(config, size)

@@ -11,10 +11,10 @@ from electra_cli.config.resolution import resolve
 from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.loggers.lines import JsonLines, Lines
+from electra_cli.objectives.sizes import CheckpointSize, checkpoint_size
 from electra_cli.planning import dry_run
 from electra_cli.planning.dry_run import PhaseTrial, Trial, check_room, describe
 from electra_cli.planning.scale import GIB
-from electra_cli.planning.sizes import CheckpointSize, checkpoint_size
 from electra_cli.workdir.workdir import Workdir
 from tests.training.loop_test import train
 

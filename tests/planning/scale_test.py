@@ -7,6 +7,7 @@ import pytest
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.objectives import costs
+from electra_cli.objectives.sizes import count_parameters, kept_of_example
 from electra_cli.planning import scale
 from electra_cli.planning.scale import (
     ACCELERATORS,
@@ -19,7 +20,6 @@ from electra_cli.planning.scale import (
     step_time,
     this_cpu,
 )
-from electra_cli.planning.sizes import count_parameters, kept_of_example
 from tests.config.resolution_test import preset
 from tests.planning.common import load_script
 

@@ -1,16 +1,22 @@
 """The model of memory: its arithmetic by hand, and its peak beside that of a process that trains."""
 
 import collections
+import dataclasses
 import os
+import types
 
 import pytest
 import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
+from electra_cli.errors import UserError
+from electra_cli.objectives import sizes
 from electra_cli.objectives.base import build_pretrainer, objective_of
-from electra_cli.planning.sizes import FLOAT, checkpoint_size, count_parameters, num_copies, replica_memory
+from electra_cli.objectives.sizes import FLOAT, checkpoint_size, count_parameters, num_copies, replica_memory
+from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import build_optimizer
+from electra_cli.training.run import check_memory
 from electra_cli.training.updates import IntervalSums
 from electra_cli.workdir.checkpoints import Checkpoints
 from tests.config.resolution_test import TABLE_6, preset
@@ -236,3 +242,57 @@ def test_checkpoints_that_are_kept(changes, num_kept):
     config = resolve_small(default_config(), **{**NARROW, **run, **changes})
     found = checkpoint_size(config)
     assert (found.num_kept, found.kept) == (num_kept, found.one * (num_kept + 1))
+
+
+@pytest.mark.parametrize("keep_every", [0, 3, 6, 30])
+@pytest.mark.parametrize("keep", [1, 2, 7, 10**9])
+@pytest.mark.parametrize("num_steps", [1, 3, 10, 89, 90])
+def test_numbers_of_kept_checkpoints_are_those_of_counting_them(num_steps, keep, keep_every):
+    run = {"train.num_steps": num_steps, "train.checkpoint_interval": 3, "train.keep_checkpoints": keep}
+    run |= {"train.keep_every_steps": keep_every, "train.log_interval": 1, "train.steps_per_loop": 1}
+    regular = list(range(3, num_steps + 1, 3))
+    for_good = {step for step in regular if keep_every and step % keep_every == 0}
+    found = checkpoint_size(resolve_small(default_config(), **{**NARROW, **run, "eval.interval": 0}))
+    assert found.num_for_good == len(for_good)
+    assert found.num_kept == len(for_good | set(regular[-keep:]) | {num_steps})
+
+
+def test_a_network_larger_than_the_memory(monkeypatch):
+    config = resolved()
+    number = count_parameters(config).discriminator + 8 * 8 + 8 + 8 + 1
+    monkeypatch.setattr(sizes, "host_memory", lambda: 4 * number)
+    build_pretrainer(config)
+    monkeypatch.setattr(sizes, "host_memory", lambda: 4 * number - 1)
+    expected = (
+        f"config.model: a network of hidden_size=8, num_layers=3, intermediate_size=32, embedding_size=8, "
+        f"vocab_size=100 has {number:,} weights, which take 0.0 MiB, and this machine has 0.0 MiB of memory: choose "
+        f"smaller sizes"
+    )
+    with pytest.raises(UserError) as error:
+        build_pretrainer(config)
+    assert str(error.value) == expected
+    generator = {"objective.uniform_generator": False, "model.generator_hidden_size": 2**16}
+    with pytest.raises(
+        UserError, match=r"network of hidden_size=65536, num_layers=3, intermediate_size=262144, .* GiB"
+    ):
+        build_pretrainer(resolved(**{**generator, "model.generator_num_attention_heads": 2}))
+
+
+@pytest.mark.parametrize(("batch", "parts", "refused"), [(2**20, 1, True), (2**20, 2**18, False), (4, 1, False)])
+def test_steps_that_need_far_more_than_the_memory(batch, parts, refused):
+    config = resolved(train__global_batch_size=batch, train__gradient_accumulation_steps=parts)
+    runtime = Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), False, "CPU", jit_regions=True)
+    phases = [types.SimpleNamespace(config=config)]
+    needed = memory(config, batch // parts, compiled=False).peak
+    assert refused == (needed > 1.5 * sizes.host_memory())
+    check_memory(dataclasses.replace(runtime, devices="1 GPU"), phases)  # which reports that by itself
+    if not refused:
+        check_memory(runtime, phases)
+        return
+    message = (
+        rf"^config.train.global_batch_size=1048576: steps in config.train.gradient_accumulation_steps=1 parts need "
+        rf"about {needed / 2**30:.2f} GiB with config.model.hidden_size=8 and config.data.max_seq_length=16, and this "
+        rf"machine has {sizes.host_memory() / 2**30:.2f} GiB of memory: choose smaller ones, or more parts$"
+    )
+    with pytest.raises(UserError, match=message):
+        check_memory(runtime, phases)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from electra_cli import files
+from electra_cli.errors import UserError
 from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
@@ -222,6 +223,23 @@ class _Execution:
         return recomputed if self.compiled else size.seq_length * self._scores(size) + recomputed
 
 
+def host_memory() -> int:
+    """Returns the bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_network(sizes: costs.EncoderSizes) -> None:
+    """Raises a `UserError` where the weights of a network alone are more than this machine's memory."""
+    number = sum(math.prod(shape) for shape in costs.expected_shapes("discriminator", sizes).values())
+    if FLOAT * number > host_memory():
+        names = ("hidden_size", "num_layers", "intermediate_size", "embedding_size", "vocab_size")
+        given = ", ".join(f"{name}={getattr(sizes, name)}" for name in names)
+        raise UserError(
+            f"config.model: a network of {given} has {number:,} weights, which take {describe_bytes(FLOAT * number)}, "
+            f"and this machine has {describe_bytes(host_memory())} of memory: choose smaller sizes"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointSize:
     """Checkpoints of a run, in numbers and bytes."""
@@ -268,9 +286,9 @@ def checkpoint_size(config: Any) -> CheckpointSize:
     one = FLOAT * count_parameters(config).trained * (1 + num_copies(config)) + sums
     train = config.train
     last = train.num_steps // train.checkpoint_interval
-    first = max(1, last - train.keep_checkpoints + 1)
-    newest = {*(train.checkpoint_interval * number for number in range(first, last + 1)), train.num_steps}
-    every = train.keep_every_steps
-    for_good = train.num_steps // every if every else 0
-    num_kept = for_good + sum(not every or step % every != 0 for step in newest) + bool(train.best_metric)
+    before = max(0, last - train.keep_checkpoints)
+    every = train.keep_every_steps // train.checkpoint_interval
+    for_good = last // every if every else 0
+    newest = last - before - (for_good - before // every if every else 0)
+    num_kept = for_good + newest + bool(train.num_steps % train.checkpoint_interval) + bool(train.best_metric)
     return CheckpointSize(one, num_kept, for_good, one * (num_kept + 1))
