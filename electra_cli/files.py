@@ -149,6 +149,12 @@ def writing(what: str, to: str = "") -> Iterator[None]:
         ) from error
 
 
+def describe_missing(path: str, kind: str) -> str:
+    """Returns 'no such `kind`' for a path where nothing is, or that it is a link to nothing, which a listing shows."""
+    is_link = not is_remote(path) and os.path.islink(path) and not os.path.exists(path)
+    return f"a broken link, to {os.readlink(path)}" if is_link else f"no such {kind}"
+
+
 def is_directory(path: str) -> bool:
     """Returns whether a directory of that name exists."""
     return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
@@ -171,7 +177,7 @@ def make_directories(path: str) -> None:
 def check_directory(name: str, path: str, remedy: str) -> None:
     """Raises a `UserError` with a remedy when the value `path` of flag or key `name` is no directory."""
     if not is_directory(path):
-        state = "no such directory" if size(path) is None else "is a file, not a directory"
+        state = describe_missing(path, "directory") if size(path) is None else "is a file, not a directory"
         raise UserError(Option(name), f"={path}: {state}; {remedy}")
 
 
@@ -184,7 +190,7 @@ def check_checkpoint(name: str, path: str, remedy: str) -> None:
     # A checkpoint whose index is lost is one that is damaged, which is reported elsewhere.
     names = (f"{prefix}.index", f"{prefix}.data-00000-of-00001")
     if not is_directory(path) and all(size(name) is None for name in names):
-        raise UserError(Option(name), f"={path}: no such checkpoint or directory; {remedy}")
+        raise UserError(Option(name), f"={path}: {describe_missing(path, 'checkpoint or directory')}; {remedy}")
 
 
 def check_output(flag: str, path: str) -> None:

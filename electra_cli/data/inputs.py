@@ -67,17 +67,15 @@ def list_files(path: str) -> list[str]:
         while directory and not os.path.isdir(directory):
             directory = os.path.dirname(directory)
         pattern = glob.escape(directory) + path[len(directory) :]
-        matches = sorted(match for match in glob.glob(pattern, recursive=True) if os.path.isfile(match))
-        if not matches:
-            problem = "the pattern matches no file" if glob.has_magic(path) else "no such file or directory"
-            raise UnreadableError(f"--input={path}: {problem}")
-        return matches
-    paths = []
-    for directory, subdirectories, names in os.walk(path):
-        subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
-        paths += [os.path.join(directory, name) for name in _data_files(names)]
+        paths = sorted(match for match in glob.glob(pattern, recursive=True) if not os.path.isdir(match))
+        problem = "the pattern matches no file" if glob.has_magic(path) else "no such file or directory"
+    else:
+        paths, problem = [], "the directory holds no files"
+        for directory, subdirectories, names in os.walk(path):
+            subdirectories[:] = sorted(name for name in subdirectories if not name.startswith("."))
+            paths += [os.path.join(directory, name) for name in _data_files(names)]
     if not paths:
-        raise UnreadableError(f"--input={path}: the directory holds no files")
+        raise UnreadableError(f"--input={path}: {problem}")
     for file in paths:
         _refuse_pipe(path, file)
         if not os.path.exists(file):

@@ -68,9 +68,11 @@ def find_folder(directory: str, name: str) -> str:
     """Returns the folder of a task, which is `directory` or in it; raises a `UserError` where neither has train.tsv."""
     task = TASKS[name]
     for folder in (files.join(directory, task.folder), directory):
-        if files.size(files.join(folder, "train.tsv")) is not None:
+        file = files.join(folder, "train.tsv")
+        if files.size(file) is not None or os.path.lexists(file):  # a broken link is reported when it is read
             return folder
-    there = "" if files.is_remote(directory) or os.path.isdir(directory) else " (no such directory)"
+    is_there = files.is_remote(directory) or os.path.isdir(directory)
+    there = "" if is_there else f" ({files.describe_missing(directory, 'directory')})"
     raise UserError(
         f"--config.data.dir={directory}{there}: no {task.folder}/train.tsv for --config.task={name}: give the "
         f"folder of GLUE's download, or the task's folder in it"

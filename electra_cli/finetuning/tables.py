@@ -77,7 +77,8 @@ def check_file(path: str) -> None:
     # Of local ones also pipes, which have no size.
     is_there = files.size(path) is not None if files.is_remote(path) else os.path.exists(path)
     if not is_there:
-        raise UserError(f"{path}: no such file{'' if files.is_remote(path) else did_you_mean_file(path)}")
+        hint = "" if files.is_remote(path) else did_you_mean_file(path)
+        raise UserError(f"{path}: {files.describe_missing(path, 'file')}{hint}")
 
 
 def split_lines(text: str) -> list[str]:

@@ -131,7 +131,7 @@ def read_runs(workdirs: Sequence[str]) -> list[RunRecord]:
 
 def _read_run(path: str, name: str) -> RunRecord:
     if not files.is_directory(path):
-        state = "no such directory" if files.size(path) is None else "is a file, not a directory"
+        state = files.describe_missing(path, "directory") if files.size(path) is None else "is a file, not a directory"
         raise UserError(f"{path}: {state}; give the workdir of electra-pretrain")
     notes: list[str] = []
     metrics = _read_lines(path, run_files.METRICS_FILE, ("step", "split"), notes)

@@ -377,3 +377,14 @@ def test_records_longer_than_a_document_may_be_are_named(tmp_path, monkeypatch):
     for name, where in (("a.jsonl", "line 2"), ("a.parquet", "row 3"), ("a.arrow", "row 2")):
         with pytest.raises(UserError, match=rf"{name}, {where}: too long: a document may have up to 1 MiB; "):
             read(tmp_path / name)
+
+
+def test_broken_links_are_named(tmp_path):
+    (tmp_path / "a.txt").write_text("Text.")
+    (tmp_path / "b.txt").symlink_to("/nowhere/b.txt")
+    for path in (tmp_path, tmp_path / "*.txt", tmp_path / "b.txt"):
+        with pytest.raises(UserError) as error:
+            inputs.list_files(str(path))
+        assert str(error.value) == (
+            f"--input={path}: {tmp_path}/b.txt is a broken link: remove it, or put back what belongs there"
+        )

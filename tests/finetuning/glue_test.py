@@ -132,6 +132,14 @@ def test_what_is_missing_is_named(tmp_path):
         load_splits(config, build_task(config), 0)
     write(tmp_path / "RTE", "rte")
     assert glue.find_folder(str(tmp_path / "RTE"), "rte") == str(tmp_path / "RTE" / "RTE")
+    (tmp_path / "link").symlink_to("/nowhere")
+    with pytest.raises(UserError, match=r"link \(a broken link, to /nowhere\): no RTE/train\.tsv"):
+        glue.find_folder(str(tmp_path / "link"), "rte")
+    (tmp_path / "RTE" / "RTE" / "train.tsv").unlink()
+    (tmp_path / "RTE" / "RTE" / "train.tsv").symlink_to("/nowhere/train.tsv")
+    config = config_for(tmp_path / "RTE", "rte")
+    with pytest.raises(UserError, match=r"RTE/RTE/train\.tsv: a broken link, to /nowhere/train\.tsv"):
+        load_splits(config, build_task(config), 0)
 
 
 def test_a_label_that_training_never_had(tmp_path):

@@ -193,6 +193,9 @@ def test_a_directory_or_a_missing_file_is_told_as_such_whatever_its_name(tmp_pat
         load(tmp_path, kind=kind, train="empty")
     with pytest.raises(UserError, match=r"/nothing: no such file$"):
         load(tmp_path, kind=kind, train="nothing")
+    (tmp_path / "link").symlink_to("/nowhere/file")
+    with pytest.raises(UserError, match=r"/link: a broken link, to /nowhere/file"):
+        load(tmp_path, kind=kind, train="link")
 
 
 def labelled(counts):
