@@ -60,7 +60,9 @@ setup(
     ],
     extras_require={
         "gpu": ["tensorflow[and-cuda]==2.20.*"],
-        "tpu": ["tensorflow-tpu==2.20.*"],
+        # It shares a directory with tensorflow, so pip must write it last: docs/several_machines.md. Later libtpus lack
+        # symbols that it asks for, ConfigureDistributedTpuOp_DoWork for one.
+        "tpu": ["tensorflow-tpu==2.20.*", "libtpu>=0.0.14,<0.0.32"],
         "beam": ["apache-beam>=2.60"],
         "huggingface": ["transformers>=4.45", "safetensors>=0.4", "torch>=2.4"],
         "wandb": ["wandb>=0.17"],

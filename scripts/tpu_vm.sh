@@ -35,9 +35,11 @@ make() {
   archive=$(mktemp -d)/electra-pretrain.tar.gz
   git -C "$root" archive --prefix=electra-pretrain/ --output="$archive" HEAD
   "${tpu[@]}" scp "$archive" "$name:" --zone="$zone" --worker=0
+  # tensorflow, which other packages require, and tensorflow-tpu are one directory: what is written last is imported.
   "${tpu[@]}" ssh "$name" --zone="$zone" --worker=0 --command="
     tar xzf electra-pretrain.tar.gz && python3 -m venv venv &&
-    venv/bin/pip install --quiet --use-pep517 -c electra-pretrain/constraints.txt 'electra-pretrain/[tpu]'"
+    venv/bin/pip install --quiet --use-pep517 -c electra-pretrain/constraints.txt 'electra-pretrain/[tpu]' &&
+    venv/bin/pip install --quiet --no-deps --force-reinstall 'tensorflow-tpu==2.20.*'"
 }
 
 # A connection may break and the run go on there: the next one waits for its end.

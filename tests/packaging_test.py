@@ -1,11 +1,14 @@
 """The sdist and the wheel that is built from it, installed outside the checkout."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import zipfile
 
+import pytest
 import yaml
 
 from electra_cli import __version__
@@ -48,6 +51,48 @@ def test_a_wheel_of_the_sdist_works_outside_the_checkout(tmp_path):
     assert file == str(tmp_path / "site" / "electra_cli" / "main.py")
     assert presets == PRETRAINING.names()
     assert (tmp_path / "site" / "electra_cli" / "report" / "page.html.jinja").exists()
+
+
+@pytest.mark.slow
+def test_the_tpu_extra_is_what_tensorflow_is_imported_from(tmp_path):
+    """Whichever of the two packages pip wrote last, and with a libtpu that has what TensorFlow looks up in it."""
+    wheels, python = tmp_path / "wheels", tmp_path / "venv/bin/python"
+    extra = re.findall(r'"([^"]+)"', re.search(r'"tpu": \[(.+)\]', (ROOT / "setup.py").read_text())[1])
+    tensorflow = re.search(r"^tensorflow==.+$", (ROOT / "constraints.txt").read_text(), re.M)[0]
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    download = subprocess.run(
+        [*pip, "download", "--no-deps", "--dest", wheels, *extra, tensorflow], capture_output=True, text=True
+    )
+    if download.returncode:
+        pytest.skip(f"the wheels cannot be had here: {download.stderr.strip().splitlines()[-1]}")
+    # Other requirements come from this environment, which has all of tensorflow's.
+    run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
+    (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    install = [*pip, "--python", python, "install", "--no-deps", "--no-index", "--find-links", wheels]
+    run(*install, *extra, cwd=tmp_path)
+    run(*install, tensorflow, "--ignore-installed", cwd=tmp_path)
+    last = re.search(r"venv/bin/pip install --quiet (--no-deps .+ '(.+)')\"", (ROOT / "scripts/tpu_vm.sh").read_text())
+    run(*install, *last[1].replace("'", "").split(), cwd=tmp_path)
+
+    code = (
+        "import ctypes, pathlib, libtpu, tensorflow as tf; print(tf.__file__); "
+        "tf.io.gfile.exists('x'); print(tf.reduce_sum(tf.ones([2, 3])).numpy()); "
+        "print(hasattr(ctypes.CDLL(libtpu.get_library_path()), 'ConfigureDistributedTpuOp_DoWork'))"
+    )
+    file, total, has_symbol = run(
+        python,
+        "-W",
+        "ignore",
+        "-c",
+        code,
+        cwd=tmp_path,
+        TPU_SKIP_MDS_QUERY="1",  # this is no TPU VM
+    ).split()
+    assert (file, total, has_symbol) == (str(site / "tensorflow/__init__.py"), "6.0", "True")
+    library = "tensorflow/libtensorflow_framework.so.2"
+    with zipfile.ZipFile(next(wheels.glob("tensorflow_tpu*"))) as wheel:
+        assert (site / library).read_bytes() == wheel.read(library)
 
 
 def test_the_citation_and_the_workflow_follow_the_package():
