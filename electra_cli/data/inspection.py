@@ -9,6 +9,7 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.data.input_pipeline import parse_split
 from electra_cli.data.masking import MaskingSettings, mask_batch
+from electra_cli.data.preparation_report import lost_shares
 from electra_cli.data.source import DataSplit, prepared_split
 from electra_cli.data.tfrecords import (
     SENTENCEPIECE_FILE,
@@ -44,6 +45,12 @@ def inspect_data(data_dir: str, notice: Callable[[str], None] = print) -> None:
         f"{data_dir}: format {manifest.format_version}, {vocabulary.size:,} tokens, "
         f"{'uncased' if manifest.lower_case else 'cased'}{further}, fingerprint {manifest.fingerprint[:16]}"
     )
+    if coverage := manifest.statistics.get("coverage"):  # data of older versions has none
+        unknown, unknown_tokens, removed = lost_shares(coverage)
+        notice(
+            f"text: {unknown:.3%} of the characters ({unknown_tokens:.3%} of the tokens) became [UNK], "
+            f"{removed:.3%} were removed"
+        )
     unit = "documents" if manifest.settings.get("packing") == "full" else "segments"
     for split, shards in manifest.splits.items():
         if not shards:

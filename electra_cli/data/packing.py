@@ -12,7 +12,7 @@ from typing import NamedTuple
 from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.spool import PackedChunk, PackedExample, Totals
-from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
+from electra_cli.data.tokenization import Coverage, SentencePieceTokenizer, Tokenizer
 from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
@@ -98,6 +98,7 @@ class Packer:
             self._tokenizer = SentencePieceTokenizer(sentencepiece_file)
         else:
             self._tokenizer = Tokenizer(vocabulary, settings.rules, keeps_words=settings.has_words)
+        self._coverage = Coverage(self._tokenizer, vocabulary)
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
 
     def pack(
@@ -110,8 +111,12 @@ class Packer:
         """
         packed = PackedChunk(num_buckets)
         gathered: dict[tuple[str, int], list[tuple[str, array]]] = {}
+        all_lines: list[str] = []
+        all_sentences: list[array] = []
         for _, document in read_chunk(blocks, self._settings, packed.totals, dropped):
             sentences = self._tokenizer.encode_lines(document.lines)
+            all_lines += document.lines
+            all_sentences += sentences
             if not any(sentences):
                 continue
             position = f"{self._settings.seed}/{document.position}"
@@ -133,6 +138,7 @@ class Packer:
         for (split, _), documents in gathered.items():
             for example in self._pack_full(documents):
                 packed.add(split, example)
+        packed.totals.coverage = self._coverage.count(all_lines, all_sentences)
         return packed
 
     def _pack_document(self, sentences: list[array], position: str) -> Iterator[PackedExample]:

@@ -2,6 +2,8 @@
 
 import runpy
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.tfrecords import Manifest
@@ -27,6 +29,22 @@ def training_command(data_dir: str, manifest: Manifest) -> str:
 
 
 _NUM_FILES_SHOWN = 10
+# Of the text's characters, as [UNK] or removed, from which the user is warned; and by cause (`Coverage.count`), why and
+# what to do.
+_MIN_SHARE_LOST = 0.01
+_UNKNOWN = {
+    "too_long": "in words of more than {max_word_length} characters, as in text without spaces: put spaces between its "
+    "words, give a SentencePiece model, or raise --max_word_length",
+    "other_case": "in words that the vocabulary has in another case or with other accents: change --lower_case or "
+    "--strip_accents, or give another vocabulary",
+    "not_covered": "in words with characters that the vocabulary does not cover: learn one from this text "
+    "(--learn_vocab, --vocab_character_coverage near 1), or give one of its language",
+}
+_REMOVED = {
+    "marks": "accents or vowel signs, as of Thai or Hindi: add --strip_accents=false, with a vocabulary that has them",
+    "invisible": "control characters, of private use or unassigned: replace those that matter, zero-width spaces "
+    "between words by spaces",
+}
 # Held out of the text, and as a multiple of what was asked for, from which the user is warned.
 _MIN_SHARE_WARNED, _TIMES_AS_ASKED = 0.05, 3
 
@@ -70,6 +88,7 @@ def _warnings(manifest: Manifest) -> list[str]:
             f"Warning: {share:.0%} of the text is held out, not --validation_fraction={asked:g}, since documents are "
             f"held out whole: separate documents by blank lines (or see --document_separator), or take more text."
         )
+    warnings += _loss_warnings(statistics.get("coverage", {}), settings)
     replaced = statistics["replaced_characters"]
     if replaced:
         worst = sorted(replaced.items(), key=lambda item: (-item[1], item[0]))
@@ -89,3 +108,25 @@ def _warnings(manifest: Manifest) -> list[str]:
             f"to bound memory."
         )
     return warnings
+
+
+def lost_shares(coverage: Mapping[str, int]) -> tuple[float, float, float]:
+    """Returns the fractions of a text's characters that became [UNK], of its tokens that are [UNK], and of its
+    characters that were removed; `coverage` is what `Coverage.count` returns."""
+    unknown, removed = (sum(coverage.get(cause, 0) for cause in causes) for causes in (_UNKNOWN, _REMOVED))
+    characters, tokens = (max(1, coverage.get(name, 0)) for name in ("characters", "tokens"))
+    return unknown / characters, coverage.get("unknown_tokens", 0) / tokens, removed / characters
+
+
+def _loss_warnings(coverage: Mapping[str, int], settings: Mapping[str, Any]) -> list[str]:
+    unknown, unknown_tokens, removed = lost_shares(coverage)
+    losses = (
+        (unknown, f"({unknown_tokens:.1%} of its tokens) became [UNK]", _UNKNOWN),
+        (removed, "were removed", _REMOVED),
+    )
+    return [
+        f"Warning: {share:.1%} of the text's characters {what}, most of them "
+        f"{causes[max(causes, key=lambda cause: coverage.get(cause, 0))].format(**settings)}."
+        for share, what, causes in losses
+        if share >= _MIN_SHARE_LOST
+    ]

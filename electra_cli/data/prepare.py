@@ -342,6 +342,7 @@ def build_manifest(
             "documents": totals.num_documents,
             "short_documents_dropped": totals.num_short,
             "replaced_characters": dict(sorted(totals.replaced.items())),
+            "coverage": dict(sorted(totals.coverage.items())),
         },
         splits=splits,
         sentencepiece_sha256=hashlib.sha256(sentencepiece).hexdigest() if sentencepiece else "",

@@ -55,6 +55,8 @@ class Totals:
       num_bytes: bytes of ids by split.
       least_hash: the lowest hash in [0, 1) of a document that has examples; 2 when there is none.
       replaced: by file, characters that replaced bytes that are not UTF-8.
+      coverage: of the text that was tokenized, what `Coverage.count` returns; progress that older versions recorded has
+        none.
     """
 
     num_documents: int = 0
@@ -63,6 +65,7 @@ class Totals:
     num_bytes: Counter[str] = dataclasses.field(default_factory=Counter)
     least_hash: float = 2.0
     replaced: Counter[str] = dataclasses.field(default_factory=Counter)
+    coverage: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def num_examples(self, split: str) -> int:
         """Returns the examples of a split."""
@@ -84,6 +87,7 @@ class Totals:
         self.num_bytes.update(other.num_bytes)
         self.least_hash = min(self.least_hash, other.least_hash)
         self.replaced.update(other.replaced)
+        self.coverage.update(other.coverage)
 
     def to_json(self) -> dict:
         """Returns the input of `from_json`."""
@@ -94,7 +98,9 @@ class Totals:
     def from_json(cls, record: dict) -> "Totals":
         """Reads what `to_json` returned."""
         records = Counter({(split, bucket): number for split, bucket, number in record["num_records"]})
-        counts = {name: Counter(record[name]) for name in ("num_bytes", "replaced")}
+        counts: dict[str, Counter[str]] = {
+            name: Counter(record.get(name, {})) for name in ("num_bytes", "replaced", "coverage")
+        }
         return cls(**{**record, **counts, "num_records": records})
 
 

@@ -5,11 +5,16 @@ piece of text and remembers the answer: some 20 requests for a thousand words of
 """
 
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import re
+import unicodedata
 from array import array
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,6 +34,25 @@ from electra_cli.errors import Option, UnreadableError, UserError
 # Answers remembered before all are forgotten, some 200 bytes each, and the longest text that has one: lines of Chinese
 # have no spaces.
 _MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
+# BERT splits ASCII text at all that is neither letter nor digit.
+_ascii_parts = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]").findall
+_Value = TypeVar("_Value")
+
+
+class _Remembered(dict[str, _Value]):
+    """What a function returns for texts, most of which are words."""
+
+    def __init__(self, function: Callable[[str], _Value]):
+        super().__init__()
+        self._function = function
+
+    def __missing__(self, text: str) -> _Value:
+        value = self._function(text)
+        if len(text) <= _LONGEST_REMEMBERED:
+            if len(self) >= _MAX_REMEMBERED:
+                self.clear()
+            self[text] = value
+        return value
 
 
 class Tokenizer:
@@ -53,7 +77,8 @@ class Tokenizer:
         tokenizer.normalizer = rules.normalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer = tokenizer
-        self._remembered = _Remembered(tokenizer, rules.max_word_length)
+        self.rules = rules
+        self._remembered = _Remembered(self._encode_text)
         self._keeps_words = keeps_words
 
     def encode(self, line: str) -> array:
@@ -76,32 +101,18 @@ class Tokenizer:
         ids = array("I", self._remembered[word])
         return array("I", [*ids[:1], *(token_id | CONTINUES_WORD for token_id in ids[1:])]).tobytes()
 
-
-class _Remembered(dict[str, bytes]):
-    """Ids (uint32, as bytes) by text without spaces."""
-
-    # BERT splits ASCII text at all that is neither letter nor digit.
-    _parts = staticmethod(re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]").findall)
-
-    def __init__(self, tokenizer, max_word_length: int):
-        super().__init__()
-        self._tokenizer = tokenizer
-        self._max_word_length = max_word_length
-
-    def __missing__(self, text: str) -> bytes:
-        ids = self._encode(text)
-        if len(text) <= _LONGEST_REMEMBERED:
-            if len(self) >= _MAX_REMEMBERED:
-                self.clear()
-            self[text] = ids
-        return ids
-
-    def _encode(self, text: str) -> bytes:
+    def _encode_text(self, text: str) -> bytes:
+        """Returns the ids (uint32) of text without spaces."""
         if len(text) > 1 and text.isascii() and text.isprintable():
             if not text.isalnum():
-                return b"".join([self[part] for part in self._parts(text)])
-            text = text[: self._max_word_length + 1]  # as unknown as the whole
+                return b"".join([self._remembered[part] for part in _ascii_parts(text)])
+            text = text[: self.rules.max_word_length + 1]  # as unknown as the whole
         return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
+
+    def knows(self, word: str) -> bool:
+        """Whether a word that is normalized already has pieces: its first ones, if it is too long."""
+        pieces = self._tokenizer.model.tokenize(word[: self.rules.max_word_length])
+        return all(piece.value != "[UNK]" for piece in pieces)
 
 
 SUFFIX = ".model"
@@ -143,6 +154,72 @@ class SentencePieceTokenizer:
         for index, (begin, end) in enumerate(encoding["offsets"]):
             offsets[index, 0] = end - len(text[begin:end].lstrip())
         return array("I", encoding["ids"]), offsets
+
+
+class Coverage:
+    """Counts what a tokenizer loses of a text. A SentencePiece model has words of any length and removes no marks."""
+
+    def __init__(self, tokenizer: Tokenizer | SentencePieceTokenizer, vocabulary: Vocabulary):
+        self._tokenizer, self._unk_id = tokenizer, vocabulary.unk_id
+        self._unknown_ids = {self._unk_id, self._unk_id | CONTINUES_WORD}
+        self._lost = _Remembered(self._find_lost)
+        self._removal = functools.lru_cache(None)(self._find_removal)
+        if isinstance(tokenizer, Tokenizer):
+            rules = tokenizer.rules
+            choices = [(rules.lower_case, rules.strips_accents), *itertools.product((False, True), repeat=2)]
+            self._normalize, *self._normalize_otherwise = (
+                rules.replace(lower_case=lower, strip_accents=strip)
+                .normalizer(handle_chinese_chars=False)
+                .normalize_str
+                for lower, strip in choices
+            )
+
+    def count(self, lines: Sequence[str], ids: Sequence[array]) -> Counter[str]:
+        """Returns of lines that became `ids` (uint32, by line): 'characters' without spaces, 'tokens',
+        'unknown_tokens', and by cause the characters that are lost.
+
+        Of words that are [UNK]: 'too_long' (their first characters are known), 'other_case' (known with another choice
+        of case and accents) or 'not_covered'. Removed: 'marks' (by `strip_accents`, vowel signs among them) and
+        'invisible' (control characters beyond ASCII, and those of private use or that Unicode does not assign).
+        """
+        text = "".join(lines)
+        tokens = np.frombuffer(b"".join(ids), np.uint32)
+        unknown = np.flatnonzero(tokens & ~np.uint32(CONTINUES_WORD) == self._unk_id)
+        counts = Counter(characters=len(text) - text.count(" "), tokens=len(tokens), unknown_tokens=len(unknown))
+        ends = np.cumsum([len(line_ids) for line_ids in ids])
+        for index in np.unique(np.searchsorted(ends, unknown, side="right")):
+            for cause, number in itertools.chain.from_iterable(map(self._lost.__getitem__, lines[index].split(" "))):
+                counts[cause] += number
+        if isinstance(self._tokenizer, Tokenizer) and not text.isascii():
+            text = "".join(line for line in lines if not line.isascii())
+            occurrences = np.bincount(np.frombuffer(text.encode("utf-32-le"), np.uint32))
+            for code in np.flatnonzero(occurrences[128:]) + 128:
+                if removal := self._removal(chr(code)):
+                    counts[removal] += int(occurrences[code])
+        return counts
+
+    def _find_lost(self, text: str) -> tuple[tuple[str, int], ...]:
+        """Returns cause and number of characters for each [UNK] of text without spaces."""
+        if self._unknown_ids.isdisjoint(self._tokenizer.encode_lines([text])[0]):
+            return ()
+        ids, offsets = self._tokenizer.encode_with_offsets(text)
+        lost = offsets[np.array(ids) == self._unk_id].tolist()
+        return tuple((self._find_cause(text[begin:end]), end - begin) for begin, end in lost)
+
+    def _find_cause(self, word: str) -> str:
+        if isinstance(self._tokenizer, SentencePieceTokenizer):
+            return "not_covered"
+        normalized, knows = self._normalize(word), self._tokenizer.knows
+        if len(normalized) > self._tokenizer.rules.max_word_length and knows(normalized):
+            return "too_long"
+        is_other_case = any(knows(normalize(word)) for normalize in self._normalize_otherwise)
+        return "other_case" if is_other_case else "not_covered"
+
+    def _find_removal(self, character: str) -> str | None:
+        """Returns the cause why nothing is left of a character; None where something is, and for spaces."""
+        if character.isspace() or self._normalize(character):
+            return None
+        return "marks" if unicodedata.category(character) == "Mn" else "invisible"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ def test_what_is_told_is_what_the_manifest_says(data_dir):
     num_segments = sum(1 + (first < len(ids)) for ids, first in read_records(data_dir, "train"))
     assert f"segments an example {num_segments / manifest.num_examples('train'):.2f}" in text
     assert "unknown tokens 0.000%" in text
+    assert "text: 0.000% of the characters (0.000% of the tokens) became [UNK], 0.000% were removed" in lines
     assert "     29 to 32" in text
     shares = [float(line.split("%")[0].split()[-1]) for line in lines if " to " in line]
     assert np.sum(shares) == pytest.approx(200, abs=1)  # of two splits

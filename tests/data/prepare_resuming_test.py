@@ -1,6 +1,7 @@
 """A preparation that is stopped, and what the same command makes of it."""
 
 import errno
+import json
 import os
 
 import pytest
@@ -66,6 +67,28 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch, module, name, call
     if name == "write_shard":
         assert not num_packed  # nothing was tokenized twice
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stopped", "text.txt", "whole"]
+
+
+@pytest.mark.parametrize(("module", "name", "call"), [PLACES[4], PLACES[5]], ids=["packing", "writing shards"])
+def test_progress_without_coverage_as_older_versions_record_it_is_used(tmp_path, monkeypatch, module, name, call):
+    monkeypatch.setattr(corpus_test.corpus_module, "_READ_BYTES", 500)
+    monkeypatch.setattr(spool_module, "_BUFFER_BYTES", 3000)
+    (tmp_path / "text.txt").write_text(make_text(60))
+    _, expected = prepare_small(tmp_path / "text.txt", tmp_path / "whole")
+    original = interrupted_at(monkeypatch, module, name, call, Killed())
+    with pytest.raises(Killed):
+        prepare_small(tmp_path / "text.txt", tmp_path / "stopped")
+    monkeypatch.setattr(module, name, original)
+    (progress,) = (tmp_path / "stopped.partial").glob("*/examples.json")
+    record = json.loads(progress.read_text())
+    assert record["totals"].pop("coverage")["characters"] > 0
+    progress.write_text(json.dumps(record))
+    _, manifest = prepare_small(tmp_path / "text.txt", tmp_path / "stopped")
+    assert manifest.splits == expected.splits
+    # Only what was tokenized since is counted.
+    counted, all_of_it = (item.statistics.pop("coverage") for item in (manifest, expected))
+    assert counted.get("characters", 0) < all_of_it["characters"] and bool(counted) == (name == "pack_chunk")
+    assert manifest.statistics == expected.statistics
 
 
 def test_what_another_job_left_is_not_used(tmp_path, monkeypatch, corpus_file, data_dir):

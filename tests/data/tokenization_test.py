@@ -18,6 +18,7 @@ from electra_cli.data.source import open_data
 from electra_cli.data.tfrecords import read_manifest
 from electra_cli.data.tokenization import (
     CONTINUES_WORD,
+    Coverage,
     SentencePieceTokenizer,
     Tokenizer,
     TokenizerSettings,
@@ -189,6 +190,64 @@ def test_offsets_are_those_of_the_text_as_it_stands():
     assert [vocabulary.tokens[token] for token in ids] == ["naive", "##ly", "cafe", ",", "[UNK]", "北", "x"]
     assert [text[begin:end] for begin, end in offsets] == ["Naïve", "ly", "CAFÉ", ",", "zzz", "北", "x"]
     assert Tokenizer(vocabulary, WordRules(True)).encode_with_offsets(" ")[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("keeps_words", [False, True])
+@pytest.mark.parametrize(
+    ("line", "rules", "lost"),
+    [
+        ("naive cafe, naively", WordRules(), {}),
+        ("naive zz,zzz naive", WordRules(), {"not_covered": 5, "unknown_tokens": 2}),
+        ("Naïve Café", WordRules(lower_case=False), {"other_case": 9, "unknown_tokens": 2}),
+        ("naïve cafe", WordRules(strip_accents=False), {"other_case": 5, "unknown_tokens": 1}),
+        (
+            "x" * 7 + " xx z" + "x" * 7,
+            WordRules(max_word_length=6),
+            {"too_long": 7, "not_covered": 8, "unknown_tokens": 2},
+        ),
+        ("X" * 7 + " xx", WordRules(False, max_word_length=6), {"other_case": 7, "unknown_tokens": 1}),
+        # Normalized, a syllable is two characters or three.
+        ("각각각 xx", WordRules(max_word_length=8), {"not_covered": 3, "unknown_tokens": 1}),
+        ("naive \u0301 cafe\u0301", WordRules(), {"marks": 2}),
+        ("na\u200bive \ue000\ue001 cafe\u3000x", WordRules(), {"invisible": 3}),
+        ("zz\u200bz", WordRules(), {"invisible": 1, "not_covered": 4, "unknown_tokens": 1}),
+        ("", WordRules(), {}),
+    ],
+)
+def test_lost_characters_are_counted_by_cause(line, rules, lost, keeps_words):
+    vocabulary = Vocabulary((*SPECIAL, "naive", "##ly", "cafe", ",", "x", "##x"))
+    tokenizer = Tokenizer(vocabulary, rules, keeps_words=keeps_words)
+    lines = ["x naive", line, "", line]
+    counts = Coverage(tokenizer, vocabulary).count(lines, tokenizer.encode_lines(lines))
+    assert counts.pop("characters") == 6 + 2 * sum(character != " " for character in line)
+    assert counts.pop("tokens") == 2 + 2 * len(tokenizer.encode(line))
+    assert +counts == {name: 2 * number for name, number in lost.items()}
+
+
+@given(st.booleans(), st.lists(st.text(CHARACTERS, max_size=150), max_size=8))
+@settings(max_examples=100, deadline=None)
+def test_lost_characters_of_any_text(vocabulary, lower_case, lines):
+    # Half of the vocabulary, without the second half of the alphabets.
+    vocabulary = Vocabulary(vocabulary.tokens[: vocabulary.size // 2])
+    rules = WordRules(lower_case, max_word_length=9)
+    tokenizer = Tokenizer(vocabulary, rules)
+    counts = Coverage(tokenizer, vocabulary).count(lines, tokenizer.encode_lines(lines))
+    unknown, removed = [], 0
+    for line in lines:
+        ids, offsets = tokenizer.encode_with_offsets(line)
+        unknown += [end - begin for token, (begin, end) in zip(ids, offsets, strict=True) if token == 1]
+        others = (character for character in line if not character.isascii() and not character.isspace())
+        removed += sum(rules.normalizer().normalize_str(character) == "" for character in others)
+    assert counts["unknown_tokens"] == len(unknown)
+    assert sum(counts[cause] for cause in ("too_long", "other_case", "not_covered")) == sum(unknown)
+    assert counts["marks"] + counts["invisible"] == removed
+
+
+def test_characters_that_a_model_lacks_are_counted(model_file):
+    tokenizer = SentencePieceTokenizer(model_file)
+    lines = ["the cats", "the 北京 cats in 北,paris"]
+    counts = Coverage(tokenizer, tokenizer.vocabulary).count(lines, tokenizer.encode_lines(lines))
+    assert +counts == {"characters": 25, "tokens": counts["tokens"], "unknown_tokens": 2, "not_covered": 3}
 
 
 @pytest.fixture(scope="module")
