@@ -234,3 +234,44 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     )
     assert "resuming" in again.stderr
     assert sorted(os.listdir(tmp_path)) == ["data", "text.txt"]
+
+
+def test_a_run_begun_with_relative_paths_is_used_from_another_directory(prepared, tmp_path):
+    short = ("--config.train.num_steps=40", "--config.eval.interval=40", "--config.train.checkpoint_interval=20")
+    flags = (*SMALL, "--config.data.dir=data", "--workdir=relative", *short)
+    begin = command("electra_cli.main", *flags)
+    process = forking.Popen(begin, cwd=prepared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step 20/40"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 75, errors
+    stopped = int(re.search(r"stopped by SIGTERM at step (\d+); saved", errors)[1])
+    assert 20 <= stopped < 40
+    workdir = prepared / "relative"
+    assert json.loads((workdir / "config.json").read_text())["config"]["data"]["dir"] == "data"
+
+    def elsewhere(module, *flags):
+        return forking.run(command(module, *flags), cwd=tmp_path, capture_output=True, text=True, timeout=400)
+
+    resumed = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.log_interval=4")
+    assert (resumed.returncode, resumed.stderr) == (0, "")
+    assert f"Resuming from step {stopped}." in resumed.stdout
+    assert "Changed since the run began: train.log_interval: 20 -> 4" in resumed.stdout
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == [20, *range(stopped // 4 * 4 + 4, 41, 4)]
+
+    refused = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.num_steps=80")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "train.num_steps: 40 -> 80" in refused.stderr
+
+    evaluated = elsewhere("electra_cli.main", f"--workdir={workdir}", "--mode=eval", "--config.eval.num_examples=8")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "Held-out evaluation at step 40 on 8 examples" in evaluated.stdout
+    reported = elsewhere("electra_cli.commands.report", str(workdir), "--format=text", "--samples=1")
+    assert (reported.returncode, reported.stderr) == (0, "")
+    assert "no samples" not in reported.stdout
+    assert "✗ replaced, and taken for the original" in reported.stdout  # the legend of samples
+    assert list(tmp_path.iterdir()) == []  # nothing was looked for, or written, here
