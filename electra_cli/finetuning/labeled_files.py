@@ -80,6 +80,7 @@ class LabeledFile:
         else:
             examples, columns, label_column = self._read_table(file_format, kind, errors)
             notices += _quote_notices(self.path, kind, examples)
+        examples = convert_each(_tagged_by_words, examples, errors)
         examples = self._without_labels_for_none(examples, label_column, notices)
         if self.label_names and any(example.classes for example in examples):
             names = read_label_names(self.label_names)
@@ -154,6 +155,17 @@ def read_label_names(path: str) -> tuple[str, ...]:
     if twice is not None:
         raise UserError(f"{path}: {twice!r} is the name of two labels: give each its own")
     return tuple(names)
+
+
+def _tagged_by_words(example: Example) -> Example:
+    """Returns an example; raises a `UserError` where its tags were aligned with tokens, as transformers trains on."""
+    if example.tags is None or "-100" not in example.tags:
+        return example
+    index = example.tags.index("-100")
+    raise UserError(
+        f"{example.where}: the tag of {(example.words or ())[index]!r} is -100, which stands for a token that is no "
+        f"word's first: give each word and its tag, as before words were divided into tokens"
+    )
 
 
 def _named(example: Example, names: Sequence[str], file: str) -> Example:

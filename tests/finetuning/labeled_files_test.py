@@ -443,3 +443,27 @@ def test_an_empty_context_is_named(tmp_path):
     content["data"][0]["paragraphs"][0]["context"] = ""
     with pytest.raises(UserError, match="question a: the context is empty"):
         read_questions(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"words": ["[CLS]", "Ann"], "tags": [-100, 1]}\n{"words": ["Bob"], "tags": [1]}\n'),
+        ("a.tsv", "words\ttags\n[CLS] Ann\t-100 1\nBob\t1\n"),
+        ("a.conll", "[CLS] -100\nAnn 1\n\nBob 1\n"),
+    ],
+)
+def test_tags_that_were_aligned_with_tokens(tmp_path, name, content):
+    path = write(tmp_path, content, name)
+    (tmp_path / "names").write_text("O\nB-PER\n")
+    for names in ("", str(tmp_path / "names")):
+        with pytest.raises(UserError) as error:
+            read(path, "tagging", label_names=names)
+        assert re.fullmatch(
+            rf"{re.escape(str(path))}:\d: the tag of '\[CLS\]' is -100, which stands for a token that is no word's "
+            rf"first: give each word and its tag, as before words were divided into tokens",
+            str(error.value),
+        )
+    contents = read(path, "tagging", skip_bad=True)
+    assert [example.words for example in contents.examples] == [("Bob",)]
+    assert "bad examples skipped: 1 of 2" in contents.notices[0]
