@@ -1,6 +1,7 @@
 """Learning rates and optimizers, with two that Keras lacks: the original's Adam, and LAMB."""
 
 import contextlib
+import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
@@ -251,6 +252,38 @@ def uses_loss_scaling(optimizer: Optimizer) -> bool:
 def inner_optimizer(optimizer: Optimizer) -> Optimizer:
     """Returns the optimizer without its wrapper that scales losses, if it has one."""
     return optimizer.inner_optimizer if uses_loss_scaling(optimizer) else optimizer
+
+
+def own_copies(
+    optimizer: Optimizer, variables: Sequence[tf.Variable], strategy: tf.distribute.Strategy
+) -> list[tuple[Optimizer, list[tf.Variable]]]:
+    """Returns an optimizer and the variables that it is built on, for each of this process's replicas.
+
+    They are the replica's own copies, outside of any strategy: what updates them is a function like any other, which
+    XLA compiles, where Keras would make one update after the other across replicas. All must make the same ones.
+    """
+
+    def own(part, index):
+        if isinstance(part, tf.Variable):
+            return strategy.experimental_local_results(part)[index]
+        if isinstance(part, list):
+            return [own(each, index) for each in part]
+        if part is inner_optimizer(optimizer) or part is getattr(optimizer, "_loss_scale", optimizer):
+            return copied(part, index)
+        return part
+
+    def copied(tracked, index):
+        result = copy.copy(tracked)
+        vars(result).update({name: own(value, index) for name, value in vars(tracked).items()})
+        return result
+
+    num_replicas = len(strategy.experimental_local_results(variables[0]))
+    copies = [(copied(optimizer, index), own(list(variables), index)) for index in range(num_replicas)]
+    for each, _ in copies:
+        inner_optimizer(each)._distribution_strategy = tf.distribute.get_strategy()
+        if uses_loss_scaling(each):
+            each._loss_has_been_scaled = True  # by the optimizer that it is a copy of; Keras would warn
+    return copies
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ Every replica divides its sums by the weights of the global batch, gradients are
 clipped. So the update does not depend on how a batch is divided.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.optimization import Optimizer, uses_loss_scaling
+from electra_cli.training.optimization import Optimizer, own_copies, uses_loss_scaling
 
 # The least that Keras' dynamic loss scale becomes.
 _MIN_LOSS_SCALE = 1.0
@@ -95,12 +96,16 @@ class Updates:
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._interval_sums = interval_sums
         self._scales_losses = uses_loss_scaling(optimizer)
-        if self._num_replicas == 1:
-            self._compiled_step = runtime.function(self._step_of_one)
+        self._is_one_program = self._num_replicas == 1 or isinstance(runtime.strategy, tf.distribute.TPUStrategy)
+        if self._is_one_program:
+            self._compiled_step = runtime.function(self._whole_step)
         else:
-            # All-reduce and Keras' update cross replicas, which XLA cannot: only what one replica computes is compiled.
-            self._compute_gradients = runtime.function(compute_gradients)
-        # The optimizer updates the weights of all replicas in the thread that traces this.
+            # XLA compiles what lies before the all-reduce on GPUs and CPUs, and what lies after it.
+            self._contribution = runtime.function(self._contribution)
+            self._updates = [
+                (own[0].device, runtime.function(functools.partial(self._update, own_optimizer, own)))
+                for own_optimizer, own in own_copies(optimizer, variables, runtime.strategy)
+            ]
         self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps))
 
     def __call__(self, batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor) -> Sums:
@@ -134,78 +139,82 @@ class Updates:
 
     def _step(self, inputs, step):
         """Returns sums over replicas; float32 [replicas], 1 if not finite; the gradient's norm; number of updates."""
-        if self._num_replicas == 1:
-            return self._strategy.run(self._compiled_step, args=(inputs, step))
-        gradients, norm, sums, nonfinite = self._strategy.run(self._share_of_replica, args=(inputs, step))
-        sums, nonfinite = {name: add_up(self._strategy, sums[name]) for name in sums}, add_up(self._strategy, nonfinite)
-        # A sum of finite gradients may be infinite: then it is that of all.
-        is_known = tf.reduce_any(nonfinite > 0) | self._is_usable(of_all(self._strategy, norm))
-        nonfinite = tf.where(is_known, nonfinite, tf.ones_like(nonfinite))
-        if tf.reduce_any(nonfinite > 0):
-            norm, num_updates = self._strategy.run(self._skip)
-        else:
-            norm, num_updates = self._strategy.run(self._apply, args=(gradients, norm))
-        return sums, nonfinite, of_all(self._strategy, norm), of_all(self._strategy, num_updates)
+        if self._is_one_program:
+            return _of_replica(self._strategy, 0, self._strategy.run(self._compiled_step, args=(inputs, step)))
+        sums, *totals = self._strategy.run(self._totals, args=(inputs, step))
+        results = []
+        for index, (device, update) in enumerate(self._updates):
+            with tf.device(device):
+                results.append(update(*_of_replica(self._strategy, index, totals)))
+        return _of_replica(self._strategy, 0, sums), *results[0]
 
-    def _step_of_one(self, inputs, step):
-        gradients, sums = self._compute_gradients(inputs, self._batch_weights(inputs), step, 0)
-        nonfinite, norm = self._find_nonfinite(gradients, sums, 0)
-        norm, num_updates = tf.cond(nonfinite[0] > 0, self._skip, lambda: self._apply(gradients, norm))
-        return sums, nonfinite, norm, num_updates
+    def _whole_step(self, inputs, step):
+        """All that a replica does in a step; returns as `_step`."""
+        sums, *totals = self._totals(inputs, step)
+        return sums, *self._update(self._optimizer, self._variables, *totals)
 
-    def _share_of_replica(self, inputs, step):
-        """Returns the gradients of the whole batch with their norm, and a replica's sums and `nonfinite`."""
+    def _totals(self, inputs, step):
+        """Returns what all replicas contribute: sums, gradients, and float32 [replicas] which are not finite."""
         context = tf.distribute.get_replica_context()
-        replica = context.replica_id_in_sync_group
-        global_weights = context.all_reduce(tf.distribute.ReduceOp.SUM, self._batch_weights(inputs))
-        gradients, sums = self._compute_gradients(inputs, global_weights, step, replica)
-        nonfinite, _ = self._find_nonfinite(gradients, sums, replica)
-        # Every replica applies the same sum.
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        return gradients, tf.linalg.global_norm(gradients), sums, nonfinite
+        add_up = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
+        global_weights = add_up(self._batch_weights(inputs))
+        return add_up(self._contribution(inputs, global_weights, step, context.replica_id_in_sync_group))
 
-    def _is_usable(self, norm):
+    def _contribution(self, inputs, global_weights, step, replica):
+        gradients, sums = self._compute_gradients(inputs, global_weights, step, replica)
+        loss = tf.add_n([sums[name] for name in self._loss_names])
+        is_finite = tf.math.is_finite(loss)
+        if self._num_replicas > 1:  # Of one alone, `_update` looks at the gradient.
+            is_finite &= self._is_usable(self._optimizer, tf.linalg.global_norm(gradients))
+        return sums, gradients, tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0)
+
+    def _update(self, optimizer, variables, gradients, nonfinite):
+        """Updates a replica's weights, as all others do, unless a loss or gradient was not finite; see `_step`."""
+        norm = tf.linalg.global_norm(gradients)
+        # A sum of finite gradients may be infinite: then it is that of all.
+        is_known = tf.reduce_any(nonfinite > 0) | self._is_usable(optimizer, norm)
+        nonfinite = tf.where(is_known, nonfinite, tf.ones_like(nonfinite))
+        norm, num_updates = tf.cond(
+            tf.reduce_any(nonfinite > 0),
+            lambda: _skip(optimizer),
+            lambda: self._apply(optimizer, variables, gradients, norm),
+        )
+        return nonfinite, norm, num_updates
+
+    def _is_usable(self, optimizer, norm):
         """Returns whether a gradient of this norm may be applied, or loss scaling skips it."""
         is_finite = tf.math.is_finite(norm)
         if not self._scales_losses:
             return is_finite
         # The scale made it infinite, and is halved then, until it cannot be.
-        return is_finite | (self._optimizer.loss_scale > _MIN_LOSS_SCALE)
+        return is_finite | (optimizer.loss_scale > _MIN_LOSS_SCALE)
 
     @tf.autograph.experimental.do_not_convert
-    def _find_nonfinite(self, gradients, sums, replica):
-        """Returns float32 [replicas], 1 for this replica if its loss or gradient is not finite; the gradient's norm."""
-        norm = tf.linalg.global_norm(gradients)
-        loss = tf.add_n([sums[name] for name in self._loss_names])
-        is_finite = tf.math.is_finite(loss) & self._is_usable(norm)
-        return tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0), norm
-
-    @tf.autograph.experimental.do_not_convert
-    def _apply(self, gradients, norm):
+    def _apply(self, optimizer, variables, gradients, norm):
         """Makes an update; returns the gradient's norm and the number of updates."""
         if self._scales_losses:
-            gradients = self._optimizer.get_unscaled_gradients(gradients)
+            gradients = optimizer.get_unscaled_gradients(gradients)
             norm = tf.linalg.global_norm(gradients)
         clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
-        pairs = zip(clipped, self._variables, strict=True)
-        self._optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
         is_update = tf.math.is_finite(norm) if self._scales_losses else tf.constant(True)
         return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
 
-    def _skip(self):
-        """Counts a step without an update; returns as `_apply`."""
-        self._optimizer.iterations.assign_add(1)
-        return tf.constant(0.0), tf.constant(0.0)
+
+def _skip(optimizer):
+    """Counts a step without an update; returns as `Updates._apply`."""
+    optimizer.iterations.assign_add(1)
+    return tf.constant(0.0), tf.constant(0.0)
+
+
+def _of_replica(strategy, index, values):
+    """Returns what one of this process's replicas has of a structure of values."""
+    return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[index], values)
 
 
 def add_up(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
     """Returns the sum of a value over replicas."""
     return strategy.reduce(tf.distribute.ReduceOp.SUM, value, axis=None)
-
-
-def of_all(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
-    """Returns a value that is the same on all replicas."""
-    return strategy.reduce(tf.distribute.ReduceOp.MEAN, value, axis=None)
 
 
 def _time_after(tensors) -> tf.Tensor:

@@ -1,12 +1,19 @@
 """Updates of a model of one weight."""
 
+import collections
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config import default_config
+from electra_cli.config.resolution import resolve
 from electra_cli.training.distribution import Runtime
+from electra_cli.training.optimization import build_optimizer, uses_loss_scaling
 from electra_cli.training.updates import Updates
+from tests import forking
 
 
 @pytest.fixture
@@ -56,3 +63,100 @@ def test_without_scaling_it_ends_the_call(weight):
     assert (sums["num_updates"].numpy(), sums["num_steps"].numpy(), optimizer.iterations.numpy()) == (1.0, 2.0, 2)
     assert sums["gradient_norm"].numpy() == 0.25 and weight.numpy() == 0.875
     np.testing.assert_array_equal(sums["nonfinite_replicas"], [1.0])
+
+
+OPTIMIZERS = {
+    "adam_weight_decay": {"optimizer.ema_decay": 0.9},
+    "adamw": {"optimizer.name": "adamw", "optimizer.ema_decay": 0.9},
+    "lamb": {"optimizer.name": "lamb"},
+    "float16": {"runtime.precision": "mixed_float16"},
+}
+
+
+def make_replicas_steps(num_replicas, changes, jit_compile):
+    """Makes four steps, of which one is infinite in one replica; returns all variables' values and the updates."""
+    config = default_config()
+    config.update_from_flattened_dict({"data.dir": "data", "train.num_steps": 10, **changes})
+    config.optimizer.clip_norm = 0.5
+    names = [f"CPU:{index}" for index in range(num_replicas)]
+    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
+    with strategy.scope():
+        draws = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
+        variables = [tf.Variable(draws, name="dense/kernel"), tf.Variable(draws[0], name="dense/bias")]
+        optimizer = build_optimizer(resolve(config, 100))
+        optimizer.build(variables)
+    is_scaled = uses_loss_scaling(optimizer)
+
+    def compute_gradients(inputs, weights, step, replica):
+        kernel, bias = (tf.convert_to_tensor(variable) for variable in variables)
+
+        def compute_loss():
+            loss = tf.reduce_sum(tf.tanh(tf.matmul(inputs, kernel) + bias)) / weights[0]
+            is_bad = (step == 2) & (tf.reduce_max(inputs) > 99)
+            return loss, {"loss": tf.where(is_bad, np.inf, loss)}
+
+        with tf.GradientTape() as tape:
+            tape.watch([kernel, bias])
+            loss, sums = compute_loss()
+            loss = optimizer.get_scaled_loss(loss) if is_scaled else loss
+        return tape.gradient(loss, [kernel, bias]), sums
+
+    def batch_weights(inputs):
+        return [tf.cast(tf.shape(inputs)[0], tf.float32)]
+
+    updates = Updates(compute_gradients, batch_weights, ("loss",), {"loss": []}, variables, optimizer,
+                      Runtime(strategy, jit_compile, "a test"), 0.5)  # fmt: skip
+    rows = np.random.default_rng(1).standard_normal((8, 300)).astype(np.float32)
+    rows[5, 0] = 100.0
+    batches = tf.data.Dataset.from_tensor_slices(rows).batch(8 // num_replicas).repeat()
+    batches = iter(strategy.distribute_datasets_from_function(lambda _: batches))
+    sums = [updates(batches, tf.constant(first, tf.int64), tf.constant(4, tf.int64)) for first in (0, 3)]
+    variables += [*optimizer.variables]
+    variables += [optimizer._loss_scale.current_loss_scale, optimizer.dynamic_counter] if is_scaled else []
+    copies = [[copy.numpy() for copy in getattr(variable, "values", [variable])] for variable in variables]
+    assert all(len(each) == num_replicas and (np.stack(each) == each[0]).all() for each in copies)
+    return sums, [each[0] for each in copies], updates
+
+
+def ops_run_one_by_one(function):
+    """Counts the operations of a traced function and of those it calls, but for what XLA compiles."""
+    graph = function._list_all_concrete_functions()[0].graph.as_graph_def()
+    library = {called.signature.name: called for called in graph.library.function}
+    counts, nodes = collections.Counter(), list(graph.node)
+    while nodes:
+        node = nodes.pop()
+        called = [value.func.name for value in node.attr.values() if value.func.name in library]
+        counts[node.op] += not called
+        for name in called:
+            if not library[name].attr["_XlaMustCompile"].b:
+                nodes += library[name].node_def
+    return counts
+
+
+def check_replicas(name, num_replicas=2):
+    """Steps of several replicas are those of one, and nothing but what crosses replicas is left uncompiled."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
+    changes = OPTIMIZERS[name]
+    tf_keras.mixed_precision.set_global_policy(changes.get("runtime.precision", "float32"))
+    expected_sums, expected, _ = make_replicas_steps(1, changes, jit_compile=False)
+    assert [float(sums["num_updates"]) for sums in expected_sums] == [2.0, 4.0]
+    assert [sums["nonfinite_replicas"].numpy().tolist() for sums in expected_sums] == [[1.0], [0.0]]
+    for jit_compile in (False, True):
+        found_sums, found, updates = make_replicas_steps(num_replicas, changes, jit_compile)
+        assert [sums["nonfinite_replicas"].numpy().tolist() for sums in found_sums] == [[0.0, 1.0], [0.0, 0.0]]
+        for first, second in zip(expected_sums, found_sums, strict=True):
+            for key in ("num_steps", "num_updates", "gradient_norm"):
+                np.testing.assert_allclose(second[key], first[key], rtol=1e-5)
+        for first, second in zip(expected, found, strict=True):
+            np.testing.assert_allclose(second, first, rtol=1e-4, atol=1e-7)
+    ops = ops_run_one_by_one(updates._compiled_steps)
+    assert ops["CollectiveReduceV2"] == 2 * num_replicas  # of weights, and of all gradients and sums in one buffer
+    assert not [op for op in ops if "Variable" in op or "MatMul" in op or "Sqrt" in op]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_replicas_make_the_updates_of_one_in_compiled_functions(name):
+    program = f"from tests.training.updates_test import check_replicas; check_replicas({name!r})"
+    process = forking.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
