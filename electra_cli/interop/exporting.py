@@ -12,7 +12,7 @@ from electra_cli.interop import google_tf1, huggingface_export, saved_model, tfm
 from electra_cli.interop.delivery import new_directory
 from electra_cli.interop.runs import LoadedRun
 
-# Largest difference of a hidden state, logit or probability that another library's float32 may make.
+# `largest_difference` of hidden states, logits or probabilities that another library's float32 may make.
 TOLERANCE = 1e-4
 _SAMPLE_TEXTS = (
     "The quick brown fox jumps over the lazy dog.",

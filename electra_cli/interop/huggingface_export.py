@@ -15,7 +15,7 @@ from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.huggingface import CONFIG_FILE, INSTALL, SETTINGS, size_keys, to_hf_name
 from electra_cli.interop.model_card import fine_tuned_card, run_card
-from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
+from electra_cli.interop.runs import LoadedRun, encode_texts, largest_difference, unpadded_rows
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
 from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.weights import Network, Weights, read_encoder
@@ -184,7 +184,7 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> floa
     theirs = _outputs(directory, _NETWORK_CLASSES[role], inputs)
     states = run.hidden_states(role, inputs)
     pairs = [(theirs.logits, run.logits(role, states[-1])), *zip(theirs.hidden_states[1:], states, strict=True)]
-    return max_abs_diff(pairs, inputs["input_mask"].astype(bool))
+    return largest_difference(pairs, inputs["input_mask"].astype(bool))
 
 
 def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Example]) -> float:
@@ -210,7 +210,7 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
     else:
         logits = outputs.logits.numpy()
     kept: Any = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
-    return max_abs_diff([(logits, model.model(inputs, training=False))], kept)
+    return largest_difference([(logits, model.model(inputs, training=False))], kept)
 
 
 def _load(directory: str, automatic: str) -> Any:

@@ -189,10 +189,13 @@ def unpadded_rows(inputs: dict[str, Any]) -> list[list[int]]:
     return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
 
 
-def max_abs_diff(pairs: Iterable[tuple[Any, Any]], kept: Any = ...) -> float:
-    """Returns the largest absolute difference within pairs of arrays or tensors of one shape; NaN where one is NaN.
+def largest_difference(pairs: Iterable[tuple[Any, Any]], kept: Any = ...) -> float:
+    """Returns the largest difference within pairs of arrays or tensors of one shape; NaN where one is NaN.
+
+    It is relative to the largest value of its pair, where that is above 1: rounding grows with the values.
 
     Args:
       kept: index of what to compare in each, such as a bool [batch, seq_length] of tokens that are no padding.
     """
-    return float(np.max([np.abs(np.asarray(one) - np.asarray(other))[kept].max() for one, other in pairs]))
+    arrays = [(np.asarray(one)[kept], np.asarray(other)[kept]) for one, other in pairs]
+    return float(np.max([np.abs(one - other).max() / max(1.0, np.abs(one).max()) for one, other in arrays]))

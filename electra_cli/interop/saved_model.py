@@ -38,7 +38,7 @@ from electra_cli.files import unescaped
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import FineTunedModel
 from electra_cli.interop.graph_tokenization import GraphTokenizer
-from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff, unpadded_rows
+from electra_cli.interop.runs import LoadedRun, encode_texts, largest_difference, unpadded_rows
 from electra_cli.modeling.features import UNMASKED
 
 NUM_PREDICTIONS = 5
@@ -198,10 +198,10 @@ def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) 
     if "discriminator" in roles:
         probabilities = tf.sigmoid(run.logits("discriminator", states[-1]))
         pairs.append((signatures["replaced_tokens"](text=tf.constant(texts))["replaced_probability"], probabilities))
-    difference = max_abs_diff(pairs, inputs["input_mask"].astype(bool))
+    difference = largest_difference(pairs, inputs["input_mask"].astype(bool))
     if "generator" not in roles:
         return difference
-    return max_abs_diff([(difference, 0.0), *_filled_pairs(run, signatures["fill_mask"], texts)])
+    return largest_difference([(difference, 0.0), *_filled_pairs(run, signatures["fill_mask"], texts)])
 
 
 def _filled_pairs(run: LoadedRun, fill_mask: Callable, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -236,10 +236,10 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
     logits = model.model(inputs, training=False)
     labels = [label.encode() for label in task.labels.labels]
     if not labels:
-        return max_abs_diff([(task.labels.scaled(outputs["number"]), logits[:, 0])], is_same)
+        return largest_difference([(task.labels.scaled(outputs["number"]), logits[:, 0])], is_same)
     if any(row.tolist() != labels for row in outputs["labels"]):
         raise UserError("the labels in the graph are others: nothing was exported")
-    return max_abs_diff([(outputs["probabilities"], tf.nn.softmax(logits))], is_same)
+    return largest_difference([(outputs["probabilities"], tf.nn.softmax(logits))], is_same)
 
 
 def _check_tokens(theirs: Outputs, ours: dict[str, np.ndarray]) -> list[bool]:

@@ -16,7 +16,7 @@ from electra_cli.files import unescaped
 from electra_cli.interop import external_files
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.importing import ExternalModel
-from electra_cli.interop.runs import LoadedRun, encode_texts, max_abs_diff
+from electra_cli.interop.runs import LoadedRun, encode_texts, largest_difference
 from electra_cli.modeling.layers import gelu
 from electra_cli.modeling.tf_models import BertEncoder, BertEncoderConfig, EncoderConfig, build_encoder
 from electra_cli.objectives.weights import Network, Weights
@@ -278,4 +278,4 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str], *, exac
         checkpoint.read(file).expect_partial().assert_existing_objects_matched()
     inputs = encode_texts(run.tokenizer, texts, min(128, sizes.max_position_embeddings))
     pairs = zip(encoder(inputs)["encoder_outputs"], run.hidden_states(role, inputs), strict=True)
-    return max_abs_diff(pairs, inputs["input_mask"].astype(bool))
+    return largest_difference(pairs, inputs["input_mask"].astype(bool))

@@ -15,6 +15,7 @@ from electra_cli.errors import UserError
 from electra_cli.finetuning import finetune
 from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, huggingface_export, saved_model
+from electra_cli.interop.runs import largest_difference
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
 from tests.finetuning.synthetic import predict
@@ -35,6 +36,15 @@ print(json.dumps({name: value.astype(str).tolist() if value.dtype == object else
                   for name, value in values.items()}))
 assert not any(name.startswith("electra_cli") for name in sys.modules)
 """
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [([([0.5, -0.25], [0.5, 0.0])], 0.25), ([([50.0, 1.0], [50.0, 3.0]), ([0.5], [0.53])], 0.04),
+     ([([1.0], [float("nan")])], np.nan), ([([1.0, float("inf")], [1.0, 2.0])], np.nan)],
+)  # fmt: skip
+def test_the_largest_difference_is_relative_to_values_above_one(pairs, expected):
+    np.testing.assert_allclose(largest_difference(pairs), expected, rtol=1e-6)
 
 
 def silent(_):
