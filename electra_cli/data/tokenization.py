@@ -36,6 +36,7 @@ from electra_cli.errors import Option, UnreadableError, UserError
 _MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
 # BERT splits ASCII text at all that is neither letter nor digit.
 _ascii_parts = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]").findall
+_ASCII = bytes(range(128))
 _Value = TypeVar("_Value")
 
 
@@ -77,15 +78,20 @@ class Tokenizer:
         tokenizer.normalizer = rules.normalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._tokenizer = tokenizer
+        self._unk_id = vocabulary.unk_id
         self.rules = rules
         self._remembered = _Remembered(self._encode_text)
         self._keeps_words = keeps_words
+        self._unknown: dict[str, list[str]] | None = None  # by text without spaces, its words that are [UNK]
+        self._long_unknown: list[str] = []  # those of its keys that are not remembered
 
     def encode(self, line: str) -> array:
         """Returns the ids of a line, array of 'I' (uint32), without special tokens."""
-        if self._keeps_words:
-            return array("I", b"".join(map(self._encode_word, line.split())))
-        return array("I", b"".join(map(self._remembered.__getitem__, line.split(" "))))
+        encode_text = self._encode_word if self._keeps_words else self._remembered.__getitem__
+        return array("I", b"".join(map(encode_text, self._split(line))))
+
+    def _split(self, line: str) -> list[str]:
+        return line.split() if self._keeps_words else line.split(" ")
 
     def encode_lines(self, lines: Sequence[str]) -> list[array]:
         """Returns the ids of each line."""
@@ -103,11 +109,42 @@ class Tokenizer:
 
     def _encode_text(self, text: str) -> bytes:
         """Returns the ids (uint32) of text without spaces."""
+        prefix = text
         if len(text) > 1 and text.isascii() and text.isprintable():
             if not text.isalnum():
-                return b"".join([self._remembered[part] for part in _ascii_parts(text)])
-            text = text[: self.rules.max_word_length + 1]  # as unknown as the whole
-        return array("I", self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
+                parts = _ascii_parts(text)
+                joined = b"".join([self._remembered[part] for part in parts])
+                if self._unknown and not self._unknown.keys().isdisjoint(parts):
+                    self._add_unknown(text, [word for part in parts for word in self._unknown.get(part, ())])
+                return joined
+            prefix = text[: self.rules.max_word_length + 1]  # as unknown as the whole
+        encoding = self._tokenizer.encode(prefix, add_special_tokens=False)
+        ids = encoding.ids
+        if self._unknown is not None and self._unk_id in ids:
+            offsets = zip(ids, encoding.offsets, strict=True)
+            words = [text[begin:end] for token, (begin, end) in offsets if token == self._unk_id]
+            self._add_unknown(text, words if prefix == text else [text])
+        return array("I", ids).tobytes()
+
+    def _add_unknown(self, text: str, words: list[str]) -> None:
+        assert self._unknown is not None
+        self._unknown[text] = words
+        if len(text) > _LONGEST_REMEMBERED:
+            self._long_unknown.append(text)
+
+    def forget_unknown(self) -> None:
+        """Forgets the unknown words of the lines so far, from now on to collect those of others."""
+        if self._unknown is None or len(self._unknown) > _MAX_REMEMBERED:
+            self._unknown = {}
+            self._remembered.clear()
+        for text in self._long_unknown:
+            self._unknown.pop(text, None)
+        self._long_unknown.clear()
+
+    def unknown_words(self, line: str) -> list[str]:
+        """Returns the words of a line, encoded since `forget_unknown`, that became [UNK], as they are in the line."""
+        unknown = self._unknown or {}
+        return [word for text in filter(unknown.__contains__, self._split(line)) for word in unknown[text]]
 
     def knows(self, word: str) -> bool:
         """Whether a word that is normalized already has pieces: its first ones, if it is too long."""
@@ -155,14 +192,22 @@ class SentencePieceTokenizer:
             offsets[index, 0] = end - len(text[begin:end].lstrip())
         return array("I", encoding["ids"]), offsets
 
+    def forget_unknown(self) -> None:
+        """Does nothing: none are remembered."""
+
+    def unknown_words(self, line: str) -> list[str]:
+        """As `Tokenizer.unknown_words`."""
+        ids, offsets = self.encode_with_offsets(line)
+        return [line[begin:end] for begin, end in offsets[np.array(ids) == self._processor.unk_id()]]
+
 
 class Coverage:
     """Counts what a tokenizer loses of a text. A SentencePiece model has words of any length and removes no marks."""
 
     def __init__(self, tokenizer: Tokenizer | SentencePieceTokenizer, vocabulary: Vocabulary):
         self._tokenizer, self._unk_id = tokenizer, vocabulary.unk_id
-        self._unknown_ids = {self._unk_id, self._unk_id | CONTINUES_WORD}
-        self._lost = _Remembered(self._find_lost)
+        tokenizer.forget_unknown()
+        self._causes = _Remembered(self._find_cause)
         self._removal = functools.lru_cache(None)(self._find_removal)
         if isinstance(tokenizer, Tokenizer):
             rules = tokenizer.rules
@@ -183,37 +228,35 @@ class Coverage:
         'invisible' (control characters beyond ASCII, and those of private use or that Unicode does not assign).
         """
         text = "".join(lines)
+        encoded = text.encode()
+        num_spaces = int(np.count_nonzero(np.frombuffer(encoded, np.uint8) == ord(" ")))
         tokens = np.frombuffer(b"".join(ids), np.uint32)
         unknown = np.flatnonzero(tokens & ~np.uint32(CONTINUES_WORD) == self._unk_id)
-        counts = Counter(characters=len(text) - text.count(" "), tokens=len(tokens), unknown_tokens=len(unknown))
-        ends = np.cumsum([len(line_ids) for line_ids in ids])
-        for index in np.unique(np.searchsorted(ends, unknown, side="right")):
-            for cause, number in itertools.chain.from_iterable(map(self._lost.__getitem__, lines[index].split(" "))):
-                counts[cause] += number
+        counts = Counter(characters=len(text) - num_spaces, tokens=len(tokens), unknown_tokens=len(unknown))
+        if len(unknown):
+            ends = np.cumsum([len(line_ids) for line_ids in ids])
+            for index in np.unique(np.searchsorted(ends, unknown, side="right")):
+                for word in self._tokenizer.unknown_words(lines[index]):
+                    counts[self._causes[word]] += len(word)
+        self._tokenizer.forget_unknown()
         if isinstance(self._tokenizer, Tokenizer) and not text.isascii():
-            text = "".join(line for line in lines if not line.isascii())
-            occurrences = np.bincount(np.frombuffer(text.encode("utf-32-le"), np.uint32))
-            for code in np.flatnonzero(occurrences[128:]) + 128:
+            others = encoded.translate(None, delete=_ASCII).decode()  # some bytes: UTF-8 of other characters
+            occurrences = np.bincount(np.frombuffer(others.encode("utf-32-le"), np.uint32))
+            for code in np.flatnonzero(occurrences):
                 if removal := self._removal(chr(code)):
                     counts[removal] += int(occurrences[code])
         return counts
 
-    def _find_lost(self, text: str) -> tuple[tuple[str, int], ...]:
-        """Returns cause and number of characters for each [UNK] of text without spaces."""
-        if self._unknown_ids.isdisjoint(self._tokenizer.encode_lines([text])[0]):
-            return ()
-        ids, offsets = self._tokenizer.encode_with_offsets(text)
-        lost = offsets[np.array(ids) == self._unk_id].tolist()
-        return tuple((self._find_cause(text[begin:end]), end - begin) for begin, end in lost)
-
     def _find_cause(self, word: str) -> str:
+        """Returns the cause for which a word is [UNK]."""
         if isinstance(self._tokenizer, SentencePieceTokenizer):
             return "not_covered"
-        normalized, knows = self._normalize(word), self._tokenizer.knows
-        if len(normalized) > self._tokenizer.rules.max_word_length and knows(normalized):
+        limit, knows = self._tokenizer.rules.max_word_length, self._tokenizer.knows
+        normalized = self._normalize(word)
+        if len(normalized) > limit and knows(normalized):
             return "too_long"
-        is_other_case = any(knows(normalize(word)) for normalize in self._normalize_otherwise)
-        return "other_case" if is_other_case else "not_covered"
+        otherwise = {normalize(word[:limit]) for normalize in self._normalize_otherwise} - {normalized}
+        return "other_case" if any(map(knows, otherwise)) else "not_covered"
 
     def _find_removal(self, character: str) -> str | None:
         """Returns the cause why nothing is left of a character; None where something is, and for spaces."""

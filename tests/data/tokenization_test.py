@@ -243,6 +243,22 @@ def test_lost_characters_of_any_text(vocabulary, lower_case, lines):
     assert counts["marks"] + counts["invisible"] == removed
 
 
+def test_memory_of_unknown_words_is_bounded_and_counts_are_right(monkeypatch):
+    monkeypatch.setattr(tokenization, "_MAX_REMEMBERED", 8)
+    vocabulary = Vocabulary((*SPECIAL, "naive", ",", "北"))
+    tokenizer = Tokenizer(vocabulary, WordRules())
+    coverage = Coverage(tokenizer, vocabulary)
+    for number in range(10, 20):
+        long = f"{number}" + "é" * 40
+        lines = [f"q{number}{letter}, naive {long} {letter}z" for letter in "abcdefghijklmnopqrst"]
+        lines += [f"{long},北{long}", "y" * 200 + ",naive", "y" * 40, "naive"]
+        counts = coverage.count(lines, tokenizer.encode_lines(lines))
+        assert counts["unknown_tokens"] == 20 * 3 + 2 + 1 + 1
+        assert counts["not_covered"] == 20 * (4 + 42 + 2) + 2 * 42 + 200 + 40
+        assert len(tokenizer._remembered) <= 8 and max(map(len, tokenizer._unknown), default=0) <= 32
+    assert len(tokenizer._unknown) <= 8
+
+
 def test_characters_that_a_model_lacks_are_counted(model_file):
     tokenizer = SentencePieceTokenizer(model_file)
     lines = ["the cats", "the 北京 cats in 北,paris"]
