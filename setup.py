@@ -75,6 +75,8 @@ setup(
             # That the documentation builds without warnings.
             "mkdocs>=1.6",
             "mypy",
+            # Validates the metadata of the distributions as indexes do.
+            "packaging>=24",
             "pytest",
             "pytest-cov",
             "pytest-timeout",

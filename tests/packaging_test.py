@@ -1,5 +1,6 @@
 """The sdist and the wheel that is built from it, installed outside the checkout."""
 
+import os
 import pathlib
 import re
 import shutil
@@ -10,6 +11,7 @@ import zipfile
 
 import pytest
 import yaml
+from packaging.metadata import ExceptionGroup, Metadata
 
 from electra_cli import __version__
 from electra_cli.config.pretraining import PRETRAINING
@@ -23,6 +25,23 @@ def run(*arguments, cwd, **environment):
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
+
+
+def check_metadata(content: str) -> None:
+    """What `twine check` does: every field must be valid, and the description one that an index shows."""
+    checked = Metadata.from_email(content, validate=True)
+    assert (checked.name, str(checked.version)) == ("electra-pretrain", __version__)
+    assert checked.summary and checked.license and checked.requires_python == ">=3.10,<3.14"
+    assert checked.description_content_type == "text/markdown"
+    assert checked.description.strip() == (ROOT / "README.md").read_text().strip()
+
+
+def test_metadata_that_an_index_refuses():
+    valid = "Metadata-Version: 2.1\nName: electra-pretrain\nVersion: 1.0\n"
+    Metadata.from_email(valid, validate=True)
+    for line in ("Requires-Dist: absl-py>>1\n", "Description-Content-Type: text/latex\n", "Keyword: x\n"):
+        with pytest.raises(ExceptionGroup):
+            Metadata.from_email(valid + line, validate=True)
 
 
 def test_a_wheel_of_the_sdist_works_outside_the_checkout(tmp_path):
@@ -40,6 +59,8 @@ def test_a_wheel_of_the_sdist_works_outside_the_checkout(tmp_path):
     shutil.unpack_archive(tmp_path / f"electra_pretrain-{__version__}-py3-none-any.whl", tmp_path / "site", "zip")
 
     metadata = (tmp_path / "site" / f"electra_pretrain-{__version__}.dist-info" / "METADATA").read_text()
+    for content in ((sdist / "PKG-INFO").read_text(), metadata):
+        check_metadata(content)
     assert "\nRequires-Python: >=3.10,<3.14\n" in metadata and "\nLicense-File: LICENSE\n" in metadata
     assert "\nDescription-Content-Type: text/markdown\n" in metadata and "\n# electra-pretrain\n" in metadata
     code = (
@@ -101,4 +122,14 @@ def test_the_citation_and_the_workflow_follow_the_package():
     assert citation["license"] == "Apache-2.0" and "ELECTRA" in citation["preferred-citation"]["title"]
     (job,) = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"].values()
     assert job["strategy"]["matrix"]["python"] == ["3.10", "3.11", "3.12", "3.13"]
-    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    of_tags, of_all = [step for step in job["steps"] if "run" in step]
+    assert (of_all["run"], of_tags["if"]) == (".ci/run", "github.ref_type == 'tag'")
+    for tag, is_right in ((f"v{__version__}", True), (f"v{__version__}.1", False), ("v9", False)):
+        command = ["bash", "-e", "-c", of_tags["run"]]
+        ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag}, capture_output=True)
+        assert (ended.returncode == 0) == is_right, tag
+
+
+def test_the_newest_changes_are_those_of_this_version():
+    headings = re.findall(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert headings[0] == __version__
