@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from electra_cli.api import load
 from electra_cli.config.finetuning import default_config
@@ -16,8 +17,11 @@ from electra_cli.data.source import read_run
 from electra_cli.errors import UserError
 from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.model import load_fine_tuned
+from electra_cli.interop.exporting import export_run
+from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
-from electra_cli.training import loop
+from electra_cli.report.report import write_report
+from electra_cli.training import initialization, loop
 from electra_cli.training.distribution import build_runtime
 from electra_cli.workdir.run_files import read_record
 from tests import forking
@@ -163,3 +167,48 @@ def test_fine_tunings_with_sizes_of_no_machine(tmp_path, section, name, value, m
     with pytest.raises(UserError) as error:
         load_fine_tuned(workdir)
     assert message in str(error.value)
+
+
+@pytest.fixture
+def pruned(tmp_path, monkeypatch):
+    """A workdir with two checkpoints, and a function that lets them be removed once one was chosen and is read."""
+    shutil.copytree(EARLIER / "whole", tmp_path / "run")
+    shutil.copytree(EARLIER / "run/checkpoints", tmp_path / "run/checkpoints", dirs_exist_ok=True)
+    monkeypatch.chdir(EARLIER)
+    choose = initialization.find_checkpoint
+
+    def remove(*steps):
+        def choose_and_remove(path, warn):
+            chosen = choose(path, warn)
+            for step in steps:
+                for file in (tmp_path / "run/checkpoints").glob(f"ckpt-{step}.*"):
+                    file.unlink()
+            return chosen
+
+        monkeypatch.setattr(initialization, "find_checkpoint", choose_and_remove)
+        return str(tmp_path / "run")
+
+    return remove
+
+
+def test_an_export_of_a_checkpoint_that_its_run_removes_is_of_the_next(pruned, tmp_path):
+    notices = []
+    run = load_run(pruned(8), notice=notices.append)
+    assert (run.step, run.checkpoint) == (4, str(tmp_path / "run/checkpoints/ckpt-4"))
+    output = str(tmp_path / "exported")
+    export_run(run, "huggingface", "discriminator", output, overwrite=False, notice=notices.append)
+    written = load_file(str(tmp_path / "exported/model.safetensors"))
+    expected = load_run(str(EARLIER / "run")).network("discriminator").weights["embeddings/word_embeddings"]
+    np.testing.assert_array_equal(written["electra.embeddings.word_embeddings.weight"], expected)
+    assert not any("damaged" in notice for notice in notices)
+
+
+def test_a_report_while_its_run_removes_checkpoints_is_written(pruned):
+    notices = []
+    message = write_report([pruned(8)], num_samples=1, logger=Lines(notices.append))
+    assert message.startswith("Written: ") and not any("no samples" in notice for notice in notices)
+    workdir = pruned(4)
+    write_report([workdir], num_samples=1, logger=Lines(notices.append))
+    assert any(f"{workdir}: no samples: " in notice and "holds no checkpoint" in notice for notice in notices)
+    page = (pathlib.Path(workdir) / "report.html").read_text()
+    assert "holds no checkpoint" in page and "</html>" in page

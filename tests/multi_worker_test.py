@@ -188,3 +188,10 @@ def test_a_worker_that_waits_names_the_others_and_ends_on_a_signal(data_dir, tmp
     workers.processes[0].send_signal(signal.SIGTERM)
     assert workers.wait(timeout=30) == [75]
     assert "stopped by SIGTERM, and nothing more was saved" in workers.output(0)
+
+
+def test_a_dry_run_of_two_workers_ends(data_dir, tmp_path):
+    workers = Workers(data_dir, tmp_path / "run", "--dry_run")
+    assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
+    assert "Dry run of a new run" in workers.output(0) and "Dry run" not in workers.output(1)
+    assert not (tmp_path / "run").exists()

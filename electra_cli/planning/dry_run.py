@@ -31,6 +31,7 @@ from electra_cli.objectives.sizes import (
 from electra_cli.planning.measuring import peak_memory
 from electra_cli.planning.scale import GIB
 from electra_cli.probes.prober import read_probes
+from electra_cli.training.distribution import reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation
 from electra_cli.training.initialization import Changes, start_from
 from electra_cli.training.run import Run, check_memory, open_run
@@ -116,12 +117,13 @@ def dry_run(
     for notice in notices(resolved, with_evaluation):
         logger.warning(f"Note: {notice}")
     logger.notice(f"Devices: {runtime.description}")
-    run = Run(runtime, resolved, phases, logger)
-    with logger.status("Restoring the checkpoint"):
-        run.step = _restore(run, workdir, checkpoint)
-    with logger.status("Measuring how fast the devices are"):
-        flops_per_second = measure_flops_per_second(runtime)
-    trials = [_try_phase(run, phase, flops_per_second, with_evaluation) for phase in phases if phase.end > run.step]
+    with reporting_lost_workers(runtime):
+        run = Run(runtime, resolved, phases, logger)
+        with logger.status("Restoring the checkpoint"):
+            run.step = _restore(run, workdir, checkpoint)
+        with logger.status("Measuring how fast the devices are"):
+            flops_per_second = measure_flops_per_second(runtime)
+        trials = [_try_phase(run, phase, flops_per_second, with_evaluation) for phase in phases if phase.end > run.step]
     num_parameters = sum(math.prod(variable.shape) for variable in run.model.trainable_variables)
     trial = Trial(run.step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
     logger.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
@@ -150,7 +152,8 @@ def _try_phase(run: Run, phase: Phase, flops_per_second: float, with_evaluation:
             start = time.perf_counter()
             sums = train_steps(batches, tf.constant(begin + len(seconds), tf.int64), tf.constant(1, tf.int64))
             totals.append({name: np.asarray(value, np.float64) for name, value in sums.items()})
-            seconds.append(time.perf_counter() - start)
+            # The mean over workers, which decides how many steps all make: one more than others would wait for them.
+            seconds.append(run.runtime.total(time.perf_counter() - start) / run.runtime.num_workers)
     if any(total["nonfinite_replicas"].any() for total in totals):
         run.logger.warning(f"Warning, phase {phase.number + 1}: the loss or gradient of a step is infinite or NaN.")
     step_seconds = statistics.median(seconds[1:])

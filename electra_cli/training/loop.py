@@ -223,19 +223,20 @@ def evaluate(
     runtime, resolved, phases = open_run(config, logger, flags={"--mode": "eval", "--checkpoint": checkpoint})
     check_config(workdir, resolved, fingerprint(phases))
     logger.notice(f"Devices: {runtime.description}")
-    run = Run(runtime, resolved, phases, logger)
-    checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), run.model, run.optimizer, logger=logger)
-    with logger.status("Restoring the checkpoint"):
-        step = (
-            checkpoints.restore_newest()
-            if not checkpoint
-            else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
-        )
-    if step is None:
-        raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
-    run.step = step
-    check_validation(run.phase.source)
-    result: dict[str, float] = {}
-    for hook in (Evaluate(), *hooks):
-        result |= hook.evaluate(run)
-    return result
+    with reporting_lost_workers(runtime):
+        run = Run(runtime, resolved, phases, logger)
+        checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), run.model, run.optimizer, logger=logger)
+        with logger.status("Restoring the checkpoint"):
+            step = (
+                checkpoints.restore_newest()
+                if not checkpoint
+                else checkpoints.restore_for_evaluation(checkpoint, with_optimizer=resolved.optimizer.ema_decay > 0)
+            )
+        if step is None:
+            raise UserError(f"--workdir={workdir} holds no checkpoint; train first with --mode=train")
+        run.step = step
+        check_validation(run.phase.source)
+        result: dict[str, float] = {}
+        for hook in (Evaluate(), *hooks):
+            result |= hook.evaluate(run)
+        return result

@@ -1,21 +1,26 @@
 """Runs that are tried out."""
 
 import collections
+import dataclasses
 import json
 import math
 import shutil
 
 import pytest
+import tensorflow as tf
 
 from electra_cli.config.resolution import resolve
 from electra_cli.data.source import read_run
-from electra_cli.errors import UserError
+from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.lines import JsonLines, Lines
 from electra_cli.objectives.sizes import CheckpointSize, checkpoint_size
 from electra_cli.planning import dry_run
 from electra_cli.planning.dry_run import PhaseTrial, Trial, check_room, describe
 from electra_cli.planning.scale import GIB
+from electra_cli.training.distribution import Runtime
+from electra_cli.training.run import Run, open_run
 from electra_cli.workdir.workdir import Workdir
+from tests.conftest import small_config
 from tests.training.loop_test import train
 
 SIZE = CheckpointSize(one=GIB // 2, num_kept=3, num_for_good=0, kept=2 * GIB)
@@ -135,3 +140,35 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
         config, str(tmp_path / "new"), with_evaluation=False, logger=Lines(text.append), checkpoint=checkpoint
     )
     assert trial.step == 0 and f"Starting at step 0 from the weights of {checkpoint};" in "".join(text)
+
+
+def test_workers_make_the_same_number_of_steps_whatever_each_of_them_measures(data_dir, monkeypatch):
+    """One that made a step more would wait for the others in it for ever."""
+    totals = []
+
+    def total(runtime, value):  # of this worker, and another that measured five seconds a step
+        totals.append(value)
+        return value + 5.0
+
+    config = small_config(data_dir)
+    runtime, resolved, phases = open_run(config, Lines(lambda _: None))
+    run = Run(runtime, resolved, phases, Lines(lambda _: None))
+    monkeypatch.setattr(Runtime, "total", total)
+    run.runtime = dataclasses.replace(runtime, num_workers=2)
+    trial = dry_run._try_phase(run, phases[0], 1e9, with_evaluation=False)
+    assert (trial.num_timed, len(totals)) == (1, 2)
+    assert trial.step_seconds == pytest.approx((totals[1] + 5.0) / 2)
+
+
+def test_a_worker_that_is_lost_meanwhile_is_named(data_dir, tmp_path, monkeypatch):
+    def lose_worker(*_):
+        raise tf.errors.UnavailableError(None, None, "Connection reset by /job:worker/replica:0/task:1")
+
+    def open_two(*arguments, **more):
+        runtime, *rest = open_run(*arguments, **more)
+        return dataclasses.replace(runtime, num_workers=2), *rest
+
+    monkeypatch.setattr(dry_run, "open_run", open_two)
+    monkeypatch.setattr(dry_run, "_try_phase", lose_worker)
+    with pytest.raises(Interrupted, match=r"^worker 0 lost worker 1, which was killed or cannot be reached"):
+        dry_run.dry_run(small_config(data_dir), str(tmp_path), with_evaluation=False, logger=Lines(lambda _: None))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -18,9 +19,10 @@ from electra_cli.loggers.lines import Lines
 from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training import loop
 from electra_cli.training.evaluation import format_table
-from electra_cli.training.run import TrainingRun
+from electra_cli.training.hooks import Hook
+from electra_cli.training.run import TrainingRun, open_run
 from electra_cli.training.watch import NonFiniteSteps
-from electra_cli.workdir.run_files import read_metrics
+from electra_cli.workdir.run_files import read_config, read_metrics, read_record
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests.conftest import prepare_small
 
@@ -391,3 +393,27 @@ def test_table_without_a_baseline():
     )
     assert "unigram" not in table
     assert "0.9000  calling every token original" in table
+
+
+class LosesWorker(Hook):
+    """Fails as a sum over replicas does whose other worker was killed."""
+
+    def evaluate(self, run):
+        raise tf.errors.UnavailableError(None, None, "Connection reset by /job:worker/replica:0/task:1")
+
+
+def test_a_worker_that_is_lost_while_others_evaluate_is_named(finished, monkeypatch):
+    workdir, _ = finished
+    config = read_config(read_record(str(workdir)), "config.json")
+
+    def open_two(*arguments, **more):
+        runtime, *rest = open_run(*arguments, **more)
+        return dataclasses.replace(runtime, num_workers=2), *rest
+
+    monkeypatch.setattr(loop, "open_run", open_two)
+    with pytest.raises(Interrupted) as error:
+        loop.evaluate(config, str(workdir), Lines(lambda _: None), hooks=[LosesWorker()])
+    assert str(error.value) == (
+        "worker 0 lost worker 1, which was killed or cannot be reached; start all 2 again: they go on from the newest "
+        "checkpoint"
+    )
