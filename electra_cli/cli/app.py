@@ -63,8 +63,9 @@ def run(
 ) -> None:
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
-    Exit codes: 0 done; 2 a mistake of the user's, reported in one line on standard error; 75 stopped by a signal after
-    saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback for anything else.
+    Exit codes: 0 done; 2 a mistake of the user's, or a device's memory that is too small, reported in one line on
+    standard error; 75 stopped by a signal after saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback
+    for anything else.
 
     Args:
       parse_flags: parses the command line in place of `config` or `flag_values`; returns what are no flags.
@@ -110,6 +111,14 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
+    except Exception as error:
+        # TensorFlow's, which is not imported for this.
+        shortage = re.search(r"(OOM|[Oo]ut of memory)[^\n\[]*(\[[\d,]*\])?", str(error))
+        if type(error).__name__ != "ResourceExhaustedError" or shortage is None:
+            raise
+        advice = "choose smaller batches or sizes, or a device with more (electra-plan predicts what a config needs)"
+        print(f"{program}: error: a device has too little memory ({shortage[0]}): {advice}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
 
 
 def _require_utf8() -> None:

@@ -282,3 +282,19 @@ def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
     assert result.returncode == 75
     told = f"stopped by {signal.Signals(number).name}; nothing was written, the same command starts again"
     assert result.stderr == f"electra-prepare: {told}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raised", "code"), [("tf.zeros([10**6, 10**6])", 2), ("tf.constant([1])[5]", 1)])
+def test_a_device_without_memory_is_one_line_and_other_errors_are_defects(raised, code):
+    program = (
+        f"from absl import flags; from electra_cli.cli import app\n"
+        f"def main(_):\n    import tensorflow as tf\n    {raised}\n"
+        f"app.run(main, flags.FlagValues(), 'Usage')"
+    )
+    result = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    assert result.returncode == code, result.stderr
+    if code == 1:
+        assert "Traceback" in result.stderr
+        return
+    assert_user_error(result, "a device has too little memory (OOM when allocating tensor with shape[1000000,1000000])")
