@@ -2,8 +2,8 @@
 
 usage: python scripts/write_scale_page.py
 
-Predictions come from electra_cli/planning; measurements from docs/measured_memory.json (scripts/benchmark_memory.py)
-and docs/measured_scale.json (scripts/benchmark_scale.py).
+Predictions come from electra_cli/planning; measurements from docs/measured_memory.json (scripts/benchmark_memory.py),
+docs/measured_compiled.json (scripts/compile_for.py) and docs/measured_scale.json (scripts/benchmark_scale.py).
 """
 
 import json
@@ -13,6 +13,7 @@ import runpy
 from collections.abc import Callable, Iterable
 
 import benchmark_memory
+import compile_for
 import ml_collections
 
 from electra_cli.config.pretraining import PRETRAINING
@@ -168,6 +169,31 @@ _SIZE_KEYS = ("model.hidden_size", "model.num_layers", "data.max_seq_length", "t
 _SIZES = {key.split(".")[-1] for key in _SIZE_KEYS} | {"num_attention_heads", "intermediate_size"}
 
 
+def _compiled() -> str:
+    rows = []
+    for record in json.loads((DOCS / "measured_compiled.json").read_text()):
+        plan = compile_for.plan_again(record)
+        name = record["config"][0].removeprefix("--config=")
+        rows.append(
+            [
+                f"`{name}`, {record['batch']}, {record['precision'].removeprefix('mixed_')}",
+                record["device"],
+                f"{record['peak_bytes'] / GIB:.2f}",
+                f"{record['code_bytes'] / GIB:.2f}",
+                f"{plan['peak_bytes'] / GIB:.2f}",
+                f"{plan['peak_bytes'] / record['peak_bytes'] - 1:+.0%}",
+                f"{record['flops'] / 1e12:.2f}",
+                f"{record['bytes_accessed'] / 1e9:.1f}",
+                f"{sum(record['instructions'].values()):,}",
+                f"{record['bound_ms']:.1f}",
+                f"{plan['step_ms']:.1f}",
+            ]
+        )
+    titles = ["config, batch, precision", "device", "GiB", "code", "predicted", "off by", "TFLOP", "GB accessed",
+              "instructions", "ms at least", "predicted"]  # fmt: skip
+    return _table(titles, rows)
+
+
 def _published() -> str:
     rows = []
     for number, length, examples, parts, precision, published in PUBLISHED:
@@ -219,6 +245,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "constants": _constants,
     "large": _large,
     "memory": _memory,
+    "compiled": _compiled,
     "published": _published,
     "loopback": _loopback,
 }

@@ -78,6 +78,7 @@ def test_code_in_the_text_names_what_there_is(page):
         "sbatch --nodes=4 scripts/slurm.sh --config=small --workdri=run",
         "sbatch --noodles=4 scripts/slurm.sh --config=small",
         "python scripts/benchmark.py --prestet=small",
+        "python scripts/compile_for.py --config=small --device=v5e,h100 --batches=32",
         "python scripts/bench.py",
         "python -m official.nlp.train --experimint=x",
         "pip install --use-pep517 -c constraints.txt '.[gpus]'",

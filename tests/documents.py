@@ -311,6 +311,13 @@ def _check_python(arguments: list[str]) -> None:
     else:
         script = ROOT / arguments[0]
         _expect(script.is_file(), arguments, "there is no such script")
+        if "ConfigFlag(" in script.read_text():
+            with _config_files([script.name, *arguments[1:]]) as argv:
+                try:
+                    load_script(script.stem).CONFIG.parse(argv)
+                except (UserError, flags.Error) as error:
+                    raise Mistake(f"{shlex.join(arguments)}: {error}") from error
+            return
         options = set(re.findall(r'add_argument\(\s*f?"(--\w+)"', script.read_text()))
         for argument in arguments[1:]:
             name = argument.split("=")[0]

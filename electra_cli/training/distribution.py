@@ -60,7 +60,7 @@ class Runtime:
         """Returns a function whose regions are compiled if `jit_regions`; it must be traced in one thread."""
         return with_jit_regions(function, self.jit_regions)
 
-    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def function(self, function: Callable[..., Any]) -> tf.types.experimental.PolymorphicFunction:
         """Returns the `tf.function` of one replica's computation; XLA compiles all of it, regions, or nothing."""
         return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile)
 

@@ -117,6 +117,10 @@ class Updates:
         """
         return self._compiled_steps(batches, first_step, num_steps)
 
+    def to_hlo(self, inputs: Inputs, step: tf.Tensor) -> bytes:
+        """Returns the step of one replica as a serialized HloModuleProto; needs `jit_compile` and a single replica."""
+        return self._compiled_step.experimental_get_compiler_ir(inputs, step)(stage="hlo_serialized")
+
     def _steps(self, batches, first_step, num_steps):
         totals = {name: tf.zeros(shape) for name, shape in self._sum_shapes.items()}
         nonfinite = tf.zeros([self._num_replicas])
