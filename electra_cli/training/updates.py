@@ -97,11 +97,12 @@ class Updates:
         self._interval_sums = interval_sums
         self._scales_losses = uses_loss_scaling(optimizer)
         self._is_one_program = self._num_replicas == 1 or isinstance(runtime.strategy, tf.distribute.TPUStrategy)
+        self._contribute = self._contribution
         if self._is_one_program:
             self._compiled_step = runtime.function(self._whole_step)
         else:
             # XLA compiles what lies before the all-reduce on GPUs and CPUs, and what lies after it.
-            self._contribution = runtime.function(self._contribution)
+            self._contribute = runtime.function(self._contribution)
             self._updates = [
                 (own[0].device, runtime.function(functools.partial(self._update, own_optimizer, own)))
                 for own_optimizer, own in own_copies(optimizer, variables, runtime.strategy)
@@ -162,7 +163,7 @@ class Updates:
         context = tf.distribute.get_replica_context()
         add_up = functools.partial(context.all_reduce, tf.distribute.ReduceOp.SUM)
         global_weights = add_up(self._batch_weights(inputs))
-        return add_up(self._contribution(inputs, global_weights, step, context.replica_id_in_sync_group))
+        return add_up(self._contribute(inputs, global_weights, step, context.replica_id_in_sync_group))
 
     def _contribution(self, inputs, global_weights, step, replica):
         gradients, sums = self._compute_gradients(inputs, global_weights, step, replica)
