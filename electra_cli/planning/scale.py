@@ -34,9 +34,7 @@ class Device:
 
     name: str
     peak: float  # operations a second of dense matrix products in bfloat16
-    peak_float32: (
-        float  # the same of float32 as TensorFlow multiplies it: TF32 on GPUs, three bfloat16 products on TPUs
-    )
+    peak_float32: float  # the same in float32 as TensorFlow multiplies it: TF32 on GPUs, rounded to bfloat16 on TPUs
     attainable: float  # fraction of the peak that large products reach
     memory: float  # bytes
     bandwidth: float  # bytes a second of its memory
@@ -70,8 +68,8 @@ class Device:
 ACCELERATORS = (
     Device("A100 80 GB", 312e12, 156e12, 0.75, 80 * GIB, 2.0e12, 230e9, 8, 5e9, 8, 2.0),
     Device("H100 80 GB", 989e12, 495e12, 0.6, 80 * GIB, 3.35e12, 340e9, 8, 10e9, 8, 3.0),
-    Device("TPU v4", 275e12, 92e12, 0.75, 32 * GIB, 1.2e12, 150e9, 4096, 6e9, 4, 3.2),
-    Device("TPU v5e", 197e12, 66e12, 0.75, 16 * GIB, 0.82e12, 100e9, 256, 6e9, 8, 1.2),
+    Device("TPU v4", 275e12, 275e12, 0.75, 32 * GIB, 1.2e12, 150e9, 4096, 6e9, 4, 3.2),
+    Device("TPU v5e", 197e12, 197e12, 0.75, 16 * GIB, 0.82e12, 100e9, 256, 6e9, 8, 1.2),
     Device("L4 24 GB", 121e12, 60e12, 0.75, 24e9, 0.3e12, 12e9, 8, 1.5e9, 8, 0.7),
 )
 

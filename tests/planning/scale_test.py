@@ -118,3 +118,10 @@ def test_the_cpu_here():
     cpu = this_cpu()
     assert cpu.memory > GIB and cpu.rate("float32") >= 80e9 and not cpu.is_compiled
     assert default_config().runtime.precision == "float32"
+
+
+def test_float32_has_the_rate_of_bfloat16_on_tpus_and_half_of_it_on_gpus():
+    for device in ACCELERATORS:
+        expected = 1.0 if device.name.startswith("TPU") else 0.5
+        rates = device.peak_rate("float32"), device.peak_rate("mixed_bfloat16")
+        assert rates[0] / rates[1] == pytest.approx(expected, rel=0.01), device.name
