@@ -99,3 +99,14 @@ def test_a_tiny_step_compiles(script, tmp_path, device):
     assert 0.0 < record["bound_ms"] < record["plan"]["step_ms"]
     assert record["hlo_bytes"] < 4e6 and record["instructions"]["fusion"] > 100
     assert f"{record['peak_bytes'] / 2**30:.2f}" in result.stdout
+
+
+def test_the_plan_is_near_the_recorded_peaks(script):
+    records = json.loads((SCRIPTS.parent / "docs" / "measured_compiled.json").read_text())
+    peaks = {
+        (record["config"][0], record["device"]): script.plan_again(record)["peak_bytes"] / record["peak_bytes"]
+        for record in records
+        if record["config"] != ["--config=tiny"]  # of which most is not activations
+    }
+    assert {("--config=small", "h100"), ("--config=base", "h100")} <= peaks.keys()
+    assert all(0.8 < ratio < 1.25 for ratio in peaks.values()), peaks
