@@ -123,7 +123,7 @@ def load_vocabulary(path: str | None, settings: PrepareSettings) -> tuple[Vocabu
                 f"its own way"
             )
         return tokenization.SentencePieceTokenizer(path).vocabulary, files.read_bytes(path)
-    vocabulary = Vocabulary.from_file(path)
+    vocabulary = Vocabulary.from_file(path, is_foreign=True)
     _check_rules(vocabulary, settings.rules, path)
     return vocabulary, b""
 
@@ -219,6 +219,8 @@ class Preparation:
         if given is None:
             assert learning is not None
             given = self._learn_vocabulary(learning)
+        for note in given.notes:
+            self._report(note, 0.0)
         files.write_atomically(path, given.to_bytes())
         return given
 

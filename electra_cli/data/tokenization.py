@@ -273,6 +273,10 @@ class TokenizerSettings:
     rules: WordRules
     sentencepiece_file: str | None = None
 
+    def fitted(self, num_rows: int, path: str, table: str, option: str) -> "TokenizerSettings":
+        """Returns the settings with `Vocabulary.fitted`."""
+        return dataclasses.replace(self, vocabulary=self.vocabulary.fitted(num_rows, path, table, option))
+
     def build(self) -> Tokenizer | SentencePieceTokenizer:
         """Returns the tokenizer; a `UserError` when the vocabulary is SentencePiece's and the model is missing."""
         if self.sentencepiece_file:
@@ -305,20 +309,21 @@ SENTENCEPIECE_RULES = WordRules(lower_case=False)  # as good as any: a model has
 
 
 def read_tokenizer(
-    vocab_file: str, lower_case: bool | None = None, rules: WordRules | None = None
+    vocab_file: str, lower_case: bool | None = None, rules: WordRules | None = None, *, is_foreign: bool = True
 ) -> TokenizerSettings:
     """Returns the tokenizer of a vocabulary, or of a SentencePiece model (`.model`), which ignores the rest.
 
     Args:
       lower_case: None: as the rules do.
       rules: None: those of the `tokenizer_config.json` next to the vocabulary, or else guessed.
+      is_foreign: as of `Vocabulary.from_file`; False: for a file that this program wrote.
 
     Raises:
       UserError: the file cannot be read, or the rules next to it are not BERT's.
     """
     if vocab_file.endswith(SUFFIX):
         return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, SENTENCEPIECE_RULES, vocab_file)
-    vocabulary = Vocabulary.from_file(vocab_file)
+    vocabulary = Vocabulary.from_file(vocab_file, is_foreign=is_foreign)
     rules = rules or rules_next_to(vocab_file) or guess_rules(vocabulary)
     return TokenizerSettings(vocabulary, rules.replace(lower_case=lower_case))
 
@@ -332,7 +337,9 @@ def rules_next_to(vocab_file: str) -> WordRules | None:
 def saved_tokenizer(directory: str, lower_case: bool | None = None) -> TokenizerSettings | None:
     """Returns what `TokenizerSettings.save` wrote to a directory; None when there is nothing."""
     file = find_vocab_file(directory)
-    return None if file is None else read_tokenizer(file, lower_case, rules_next_to(file) or WordRules())
+    if file is None:
+        return None
+    return read_tokenizer(file, lower_case, rules_next_to(file) or WordRules(), is_foreign=False)
 
 
 def find_vocab_file(directory: str) -> str | None:
@@ -356,7 +363,7 @@ def tokenizer_of_manifest(data_dir: str, manifest: Manifest | None) -> Tokenizer
     `tokenizer_config.json` there, or guessed."""
     file = files.join(data_dir, VOCAB_FILE)
     if manifest is None:
-        return read_tokenizer(file)
+        return read_tokenizer(file, is_foreign=False)
     has_model = bool(manifest.sentencepiece_sha256)
     model_file = files.join(data_dir, SENTENCEPIECE_FILE) if has_model else None
     return TokenizerSettings(Vocabulary.from_file(file), manifest.rules, model_file)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
-from electra_cli.errors import UnreadableError, UserError
+from electra_cli.errors import Option, UnreadableError, UserError
 
 # What SentencePiece has before a piece that begins a word: U+2581, lower one eighth block.
 WORD_BEGIN = "\u2581"
@@ -41,6 +42,8 @@ _REQUIRED: dict[str, tuple] = {
 _CLASSES = ("Bert", "BertJapanese", "ConvBert", "DistilBert", "Electra", "MobileBert", "PreTrained")
 # Fraction of a vocabulary's tokens that may be written as text is not; they are never used.
 _MAX_UNREACHABLE = 0.02
+# Names of ids without a token of their own.
+_UNUSED = re.compile(r"\[+unused_row\d+\]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +142,18 @@ def guess_rules(vocabulary: "Vocabulary") -> WordRules:
     return next((rules for rules in candidates if rules.fits(vocabulary)), WordRules(lower_case=False))
 
 
+def is_unused(token: str) -> bool:
+    """Whether a token is the name of an id without one, which no text becomes."""
+    return _UNUSED.fullmatch(token) is not None
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """A token's id is its index. WordPieces that continue a word begin with '##', SentencePieces that begin one,
-    '\u2581'."""
+    '\u2581'. `notes` say, a line each, how it differs from the file that it was read from."""
 
     tokens: tuple[str, ...]
+    notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def size(self) -> int:
@@ -214,41 +223,108 @@ class Vocabulary:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @classmethod
-    def from_file(cls, path: str) -> "Vocabulary":
-        """Reads a file of one token a line; a `UserError` when it is missing, not UTF-8 text, or as `from_tokens`."""
-        try:
-            text = files.read_bytes(path).decode()
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"vocabulary {path} is not UTF-8 text (byte {error.start}): give a file of one token a line"
-            ) from error
-        except OSError as error:
-            raise UnreadableError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
-        # Not splitlines(): some vocabularies hold Unicode line separators as tokens.
-        lines = [line.rstrip("\r") for line in text.split("\n")]
-        if lines[-1] == "":
-            lines.pop()
-        return cls.from_tokens(tuple(lines), path)
+    def from_file(cls, path: str, *, is_foreign: bool = False) -> "Vocabulary":
+        """Reads a file of one token a line; a `UserError` when it cannot be read, or as `from_ids`.
+
+        `is_foreign`: white space at the end of a line is no part of a token, as in transformers.
+        """
+        ids, notes = read_vocabulary(path, is_foreign=is_foreign)
+        return cls.from_ids(ids, path, notes)
 
     @classmethod
-    def from_tokens(cls, tokens: tuple[str, ...], path: str) -> "Vocabulary":
-        """Checks the tokens of `path`: a `UserError` when a special token is missing, or one is empty or named
-        twice."""
+    def from_ids(cls, ids: Mapping[str, int], path: str, notes: tuple[str, ...] = ()) -> "Vocabulary":
+        """Returns the vocabulary of the tokens of `path`; ids without one, or with an empty one, get a name.
+
+        Raises:
+          UserError: a special token is missing, or two tokens have one id.
+        """
+        token_of: dict[int, str] = {}
+        for token, index in ids.items():
+            if index in token_of:
+                raise UserError(f"vocabulary {path}: {token_of[index]!r} and {token!r} have the id {index}: remove one")
+            token_of[index] = token
+        for special in [token for token in SPECIAL_TOKENS if token not in ids]:
+            for index, token in token_of.items():
+                if token.strip("\ufeff \t") == special:
+                    token_of[index] = special
+                    notes += (f"Vocabulary {path}: id {index} is {special}, without what surrounds it there.",)
+        tokens = tuple(token_of.get(index, "") for index in range(max(token_of, default=-1) + 1))
         missing = [token for token in SPECIAL_TOKENS if token not in tokens]
         if len(missing) == len(SPECIAL_TOKENS):
-            raise UserError(f"{path} is no WordPiece vocabulary: none of its lines is {', '.join(SPECIAL_TOKENS)}")
-        first_line: dict[str, int] = {}
-        for number, token in enumerate(tokens, 1):
-            if not token:
-                raise UserError(f"vocabulary {path} has no token on line {number}: remove the empty line")
-            if token in first_line:
-                raise UserError(
-                    f"vocabulary {path} holds {token!r} twice, on lines {first_line[token]} and {number}: keep one"
-                )
-            first_line[token] = number
+            raise UserError(
+                f"{path} is no WordPiece vocabulary: none of its lines is {', '.join(SPECIAL_TOKENS)}; give a file of "
+                f"one token a line"
+            )
         if missing:
-            raise UserError(f"vocabulary {path} has no {', '.join(missing)}: add a line for each token that is missing")
-        return cls(tokens)
+            unused = next((f", such as {token!r}" for token in tokens if token.startswith("[unused")), "")
+            raise UserError(
+                f"vocabulary {path} has no {', '.join(missing)}: write each in place of a token that is not "
+                f"needed{unused}; or, where no model was trained with it yet, append a line for each"
+            )
+        named = _name_unused(tokens)
+        if "" in tokens:
+            notes += (
+                f"Vocabulary {path}: ids without a token (gaps, empty lines, tokens that come again later): "
+                f"{tokens.count(''):,}; they stay, named as {named[tokens.index('')]}, so that all others keep theirs.",
+            )
+        return cls(named, notes)
+
+    def fitted(self, num_rows: int, path: str, table: str, option: str) -> "Vocabulary":
+        """Returns the vocabulary with a name for each further row of a word table; a `UserError` for a shorter table.
+
+        Args:
+          path: where the vocabulary was read from.
+          table: what the table is called.
+          option: the flag or key that names another vocabulary.
+        """
+        if self.size > num_rows:
+            raise UserError(
+                f"the vocabulary {path} has {self.size:,} tokens, {table} {num_rows:,}: give the one that it was "
+                f"trained with, of at most {num_rows:,} tokens, ",
+                Option(option),
+                "=FILE",
+            )
+        if self.size == num_rows:
+            return self
+        tokens = _name_unused((*self.tokens, *[""] * (num_rows - self.size)))
+        note = (
+            f"Vocabulary {path}: {self.size:,} tokens, {table} {num_rows:,}; the rows beyond stay, named from "
+            f"{tokens[self.size]} to {tokens[-1]}, and no text becomes them."
+        )
+        return Vocabulary(tokens, (*self.notes, note))
+
+
+def read_vocabulary(path: str, *, is_foreign: bool) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Returns the ids by token of a file of one token a line, of equal ones the last, as in transformers; and notes."""
+    try:
+        content = files.read_bytes(path)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"vocabulary {path} is not UTF-8 text on line {line}: save it as UTF-8") from error
+    except OSError as error:
+        raise UnreadableError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
+    # Not splitlines(): some vocabularies hold Unicode line separators as tokens.
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if lines[-1] == "":
+        lines.pop()
+    trimmed = [line.rstrip() or line for line in lines] if is_foreign else lines
+    num_changed = sum(line != before for line, before in zip(trimmed, lines, strict=True))
+    note = f"Vocabulary {path}: white space at the end of lines is no part of tokens (lines: {num_changed:,})."
+    return {line: index for index, line in enumerate(trimmed)}, (note,) if num_changed else ()
+
+
+def _name_unused(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Returns tokens, those that are empty with a name that no other has."""
+    known = set(tokens)
+
+    def name(index: int) -> str:
+        token = f"[unused_row{index}]"
+        while token in known:
+            token = f"[{token}]"
+        return token
+
+    return tuple(token or name(index) for index, token in enumerate(tokens))
 
 
 @dataclasses.dataclass(frozen=True)

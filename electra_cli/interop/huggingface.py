@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
-from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules
+from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules, read_vocabulary
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
 from electra_cli.interop import external_files
@@ -84,7 +84,7 @@ def read(source: str) -> ExternalModel:
         settings=external_files.settings(config, SETTINGS, file),
         unexpected=unexpected,
         notices=notices,
-        **_read_vocabulary(source, notices),
+        **_read_vocabulary(source, network.sizes.vocab_size, notices),
     )
 
 
@@ -228,55 +228,70 @@ def _read_pytorch(file: str) -> dict[str, Any]:
     return tensors
 
 
-def _read_vocabulary(source: str, notices: list[str]) -> dict[str, Any]:
-    """Returns the arguments of `ExternalModel` that a folder's tokenizer decides; what the user should know of it is
-    added to `notices`."""
-    vocab_file, tokenizer_file = (external_files.find(source, name) for name in ("vocab.txt", "tokenizer.json"))
+def _read_vocabulary(source: str, num_rows: int, notices: list[str]) -> dict[str, Any]:
+    """Returns the arguments of `ExternalModel` that a folder's tokenizer decides, as transformers reads it; what the
+    user should know of it is added to `notices`."""
+    names = ("vocab.txt", "tokenizer.json", "added_tokens.json")
+    vocab_file, tokenizer_file, added_file = (external_files.find(source, name) for name in names)
     external_files.check_regular(os.path.join(source, TOKENIZER_CONFIG_FILE))
+    added = read_json(added_file) if added_file else {}
+    _check_ids(added, added_file or source)
     arguments: dict[str, Any] = {}
-    if vocab_file:
-        arguments["vocab_file"] = vocab_file
     try:
         with external_files.parsing(f"{source}: its tokenizer"):
             arguments["rules"] = read_rules(source)
+            file = tokenizer_file or vocab_file
+            tokens: dict[str, int] = {}
+            notes: tuple[str, ...] = ()
             if tokenizer_file:
-                arguments.update(_read_tokenizer(source, tokenizer_file))
+                arguments["rules"], tokens, others = _read_tokenizer(source, tokenizer_file)
+                added = {**added, **others}
+            elif vocab_file:
+                tokens, notes = read_vocabulary(vocab_file, is_foreign=True)
+            if file:
+                tokens |= _added_tokens(source, tokens, added, num_rows, notices)
+                if max(tokens.values(), default=0) >= num_rows + len(tokens):
+                    raise UserError(f"{file}: there are ids beyond the {num_rows:,} rows of the word table")
+                arguments["vocabulary"] = Vocabulary.from_ids(tokens, file, notes)
     except UserError as error:
         arguments["unsupported"] = str(error)
-    if vocab_file:
-        tokens = _with_added_tokens(source, arguments.get("tokens", ()), vocab_file, notices)
-        if tokens is not None:
-            del arguments["vocab_file"]
-            arguments["tokens"] = tokens
     return arguments
 
 
-def _with_added_tokens(
-    source: str, tokens: tuple[str, ...], vocab_file: str, notices: list[str]
-) -> tuple[str, ...] | None:
-    """Returns `vocab.txt` with the tokens that `added_tokens.json`, or `tokens` of a `tokenizer.json`, have behind its
-    last; None: none. A `UserError` when their ids have gaps."""
-    file = external_files.find(source, "added_tokens.json")
-    ids = read_json(file) if file else {token: index for index, token in enumerate(tokens)}
-    _check_ids(ids, file or source)
-    if not ids:
-        return None
-    known = Vocabulary.from_file(vocab_file).tokens
-    added = sorted((index, token) for token, index in ids.items() if index >= len(known))
-    if [index for index, _ in added] != list(range(len(known), len(known) + len(added))):
-        raise UserError(f"{file or source}: the ids of tokens behind the {len(known):,} of {vocab_file} have gaps")
-    if not added:
-        return None
-    notices.append(
-        f"Added tokens: {len(added)}, the first {added[0][1]!r}. They are in the vocabulary; those with punctuation in "
-        f"them do not occur, since text is divided there first."
-    )
-    return (*known, *(token for _, token in added))
+def _added_tokens(
+    source: str, tokens: dict[str, int], added: dict[str, int], num_rows: int, notices: list[str]
+) -> dict[str, int]:
+    """Returns the ids of tokens that a vocabulary lacks and the word table has a row for, from the first that has any
+    of `tokenizer_config.json` and `added`. A `UserError` where transformers gives them others."""
+    config_file = os.path.join(source, TOKENIZER_CONFIG_FILE)
+    config = read_json(config_file) if os.path.exists(config_file) else {}
+    decoder = external_files.field(config, "added_tokens_decoder", dict, config_file, {})
+    ids = {item["content"]: int(index) for index, item in decoder.items()} or added
+    lacking = sorted((index, token) for token, index in ids.items() if token not in tokens)
+    size = max(tokens.values(), default=-1) + 1
+    for expected, (index, token) in enumerate(lacking, len(tokens)):
+        if index != expected or len(tokens) != size:
+            raise UserError(
+                f"{source}: the id of the added token {token[:40]!r} is {index}, and {expected} in transformers, which "
+                f"numbers them from the vocabulary's {len(tokens):,} on"
+            )
+    kept = {token: index for index, token in lacking if index < num_rows}
+    if kept:
+        notices.append(
+            f"Added tokens: {len(kept)}, the first {next(iter(kept))!r}. They are in the vocabulary; those with "
+            f"punctuation in them do not occur, since text is divided there first."
+        )
+    if len(kept) < len(lacking):
+        notices.append(
+            f"Added tokens: {len(lacking) - len(kept)} are left out, the first {lacking[len(kept)][1]!r}: the word "
+            f"table of {num_rows:,} rows has none for them."
+        )
+    return kept
 
 
-def _read_tokenizer(source: str, file: str) -> dict[str, Any]:
-    """Returns rules and tokens of a `tokenizer.json`; a `UserError` when it is not BERT's. What `tokenizer_config.json`
-    next to it holds comes first, as in transformers."""
+def _read_tokenizer(source: str, file: str) -> tuple[WordRules, dict[str, int], dict[str, int]]:
+    """Returns rules of a `tokenizer.json`, and the ids of its tokens and of added ones; a `UserError` when it is not
+    BERT's. What `tokenizer_config.json` next to it holds comes first, as in transformers."""
     tokenizer = read_json(file)
     model = external_files.field(tokenizer, "model", dict, file, {})
     if model.get("type") != "WordPiece":
@@ -299,10 +314,14 @@ def _read_tokenizer(source: str, file: str) -> dict[str, Any]:
         # Classes of one model take its settings, those of any model only what this file holds.
         is_general = str(others.get("tokenizer_class")).startswith(("PreTrained", "TokenizersBackend"))
         config = {**others, **config} if is_general else {**config, **others}
-    return {
-        "rules": WordRules.from_config(config, config_file),
-        "tokens": _tokens(tokenizer, model, file),
-    }
+    added: dict[str, Any] = {}
+    for item in external_files.field(tokenizer, "added_tokens", list, file, []):
+        if not isinstance(item, dict) or not isinstance(item.get("content"), str):
+            raise UserError(f"{file}: one of added_tokens has no content: copy it again")
+        added[item["content"]] = item.get("id")
+    tokens = dict(external_files.field(model, "vocab", dict, file, {}))
+    _check_ids({**tokens, **added}, file)
+    return WordRules.from_config(config, config_file), tokens, added
 
 
 def _only_step(tokenizer: dict[str, Any], key: str, steps_key: str, wanted: str, file: str) -> dict[str, Any]:
@@ -316,20 +335,7 @@ def _only_step(tokenizer: dict[str, Any], key: str, steps_key: str, wanted: str,
     return steps[0]
 
 
-def _tokens(tokenizer: dict[str, Any], model: dict[str, Any], file: str) -> tuple[str, ...]:
-    """Returns the tokens of a `tokenizer.json` in the order of their ids."""
-    ids = dict(external_files.field(model, "vocab", dict, file, {}))
-    for item in external_files.field(tokenizer, "added_tokens", list, file, []):
-        if not isinstance(item, dict) or not isinstance(item.get("content"), str):
-            raise UserError(f"{file}: one of added_tokens has no content: copy it again")
-        ids[item["content"]] = item.get("id")
-    _check_ids(ids, file)
-    if sorted(ids.values()) != list(range(len(ids))):
-        raise UserError(f"{file}: the ids of its {len(ids)} tokens have gaps")
-    return tuple(sorted(ids, key=lambda token: ids[token]))
-
-
 def _check_ids(ids: dict[str, Any], file: str) -> None:
     for token, index in ids.items():
-        if type(index) is not int:
+        if type(index) is not int or index < 0:
             raise UserError(f"{file}: the id of the token {token[:40]!r} is no whole number: copy it again")

@@ -66,7 +66,7 @@ class ExternalModel:
       settings: values that its own config decides, by our config keys.
       unexpected: names of tensors beyond the two networks.
       notices: what the user should know of it, a line each.
-      tokens: the vocabulary, where there is no `vocab_file`.
+      vocabulary: where there is no `vocab_file`.
       rules: how its tokenizer makes words; None: unknown.
       unsupported: a message, where its tokenizer is not BERT's.
     """
@@ -79,7 +79,7 @@ class ExternalModel:
     unexpected: list[str] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     vocab_file: str | None = None
-    tokens: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None
     rules: WordRules | None = None
     unsupported: str = ""
 
@@ -126,8 +126,8 @@ def import_external(
     generator_size: float = 0.25,
     overwrite: bool = False,
     notice: Callable[[str], None] = print,
-) -> None:
-    """Writes the starting point of an external model.
+) -> TokenizerSettings | None:
+    """Writes the starting point of an external model, and returns its tokenizer; None: it is not known.
 
     Args:
       vocab_file: its vocabulary, in place of its own.
@@ -135,7 +135,8 @@ def import_external(
       generator_size: width of a newly initialized generator, as a fraction of the discriminator's.
 
     Raises:
-      UserError: the vocabulary is of another size, or the directory cannot be written. Nothing is left then.
+      UserError: the vocabulary is too large for the word table, or the directory cannot be written. Nothing is left
+        then.
     """
     vocab_size = external.networks[0].sizes.vocab_size
     tokenizer = _tokenizer(external, vocab_file, lower_case, vocab_size)
@@ -160,8 +161,9 @@ def import_external(
         "unexpected": external.unexpected,
         "freshly_initialized": sorted(assigned.missing),
     }
-    _print_report(external, report, notice)
+    _print_report(external, report, tokenizer.vocabulary.notes if tokenizer else (), notice)
     _write(model, resolved, tokenizer, report, output_dir, overwrite, notice)
+    return tokenizer
 
 
 def import_run(run: LoadedRun, output_dir: str, *, overwrite: bool, notice: Callable[[str], None] = print) -> None:
@@ -188,28 +190,22 @@ def _tokenizer(
 ) -> TokenizerSettings | None:
     file = vocab_file or external.vocab_file
     if external.unsupported and not vocab_file:
-        raise UserError(f"{external.unsupported}; to use BERT's all the same, give the vocabulary, ",
-                        Option("--vocab_file"), "=COPY, in another directory")  # fmt: skip
+        raise UserError(f"{external.unsupported}; to use BERT's tokenizer all the same, give a vocabulary of at most "
+                        f"{size:,} tokens, ", Option("--vocab_file"), "=COPY, in another directory")  # fmt: skip
     if file:
         own = rules_next_to(vocab_file) if vocab_file else None
         tokenizer = read_tokenizer(file, lower_case, own or external.rules)
-    elif external.tokens:
-        vocabulary = Vocabulary.from_tokens(external.tokens, external.source)
-        rules = external.rules or guess_rules(vocabulary)
-        tokenizer = TokenizerSettings(vocabulary, rules.replace(lower_case=lower_case))
+    elif external.vocabulary is not None:
+        rules = external.rules or guess_rules(external.vocabulary)
+        tokenizer = TokenizerSettings(external.vocabulary, rules.replace(lower_case=lower_case))
     else:
         return None
-    if tokenizer.vocabulary.size != size:
-        raise UserError(
-            f"the vocabulary {file or external.source} has {tokenizer.vocabulary.size:,} tokens, the word table "
-            f"{size:,}: give the one that the model was trained with, ",
-            Option("--vocab_file"),
-            "=FILE",
-        )
-    return tokenizer
+    return tokenizer.fitted(size, file or external.source, "the word table", "--vocab_file")
 
 
-def _print_report(external: ExternalModel, report: dict[str, Any], notice: Callable[[str], None]) -> None:
+def _print_report(
+    external: ExternalModel, report: dict[str, Any], notes: tuple[str, ...], notice: Callable[[str], None]
+) -> None:
     for network in external.networks:
         sizes = network.sizes
         tied = ", one network with the discriminator" if external.is_tied and network is external.generator else ""
@@ -228,7 +224,7 @@ def _print_report(external: ExternalModel, report: dict[str, Any], notice: Calla
         )
     elif external.generator is None:
         notice("There is no generator in the source: a new one is made, and must learn before it corrupts well.")
-    for line in external.notices:
+    for line in (*external.notices, *notes):
         notice(line)
 
 

@@ -114,13 +114,17 @@ def load_run(
     record = read_record(workdir)
     config = read_config(record, os.path.join(workdir, CONFIG_FILE))
     tokenizer = _find_tokenizer(workdir, record, config, vocab_file, lower_case)
-    if tokenizer.vocabulary.size != config.derived.vocab_size:
-        raise UserError(
-            f"the vocabulary has {tokenizer.vocabulary.size:,} tokens, the model of {workdir} "
-            f"{config.derived.vocab_size:,}: give the one it was trained with, ",
+    size = config.derived.vocab_size
+    if vocab_file is None and tokenizer.sentencepiece_file is None and tokenizer.vocabulary.size < size:
+        raise UserError(  # what was saved with the model had all tokens
+            f"the vocabulary of {workdir} has lost tokens: {tokenizer.vocabulary.size:,} of {size:,} are left; give "
+            f"the one it was trained with, ",
             Option("--vocab_file"),
             "=FILE",
         )
+    tokenizer = tokenizer.fitted(size, vocab_file or f"of {workdir}", f"the model of {workdir}", "--vocab_file")
+    for note in tokenizer.vocabulary.notes:
+        notice(note)
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
         model, path, step = restore_model(config, where, notice, averaged=averaged)

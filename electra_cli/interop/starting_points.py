@@ -77,12 +77,9 @@ def read_source(
 
 def _check_same_vocabulary(discriminator: ExternalModel, generator: ExternalModel) -> None:
     """Raises a `UserError` where two networks were trained with different tokens, as far as they are known."""
-    first, second = (
-        model.tokens or (read_tokenizer(model.vocab_file).vocabulary.tokens if model.vocab_file else None)
-        for model in (discriminator, generator)
-    )
+    first, second = discriminator.vocabulary, generator.vocabulary
     if first is not None and second is not None and first != second:
-        pairs = itertools.zip_longest(first, second)
+        pairs = itertools.zip_longest(first.tokens, second.tokens)
         index, tokens = next((index, pair) for index, pair in enumerate(pairs) if pair[0] != pair[1])
         raise UserError(
             f"the vocabularies of {discriminator.source} and {generator.source} differ: token {index} is {tokens[0]!r} "
@@ -158,7 +155,9 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Ca
     with tempfile.TemporaryDirectory() as temporary:
         directory = os.path.join(temporary, "start")
         external = read_source(format_name, path)
-        import_external(external, format_name, directory, notice=lambda _: None, **vocabulary)
+        tokenizer = import_external(external, format_name, directory, notice=lambda _: None, **vocabulary)
+        for note in tokenizer.vocabulary.notes if tokenizer else ():
+            notice(note)
         run = load_run(directory, notice=notice)
     model_file = vocab_file or external.vocab_file
     if run.tokenizer.sentencepiece_file and model_file:  # its copy is gone

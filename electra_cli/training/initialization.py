@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.data.tokenization import TokenizerSettings
-from electra_cli.data.vocabulary import Vocabulary, WordRules, read_rules
+from electra_cli.data.vocabulary import Vocabulary, WordRules, is_unused, read_rules
 from electra_cli.errors import UserError
 from electra_cli.files import read_json, unescaped
 from electra_cli.loggers.logger import Logger
@@ -92,7 +92,9 @@ def _fit(
     for variable, value in stored:
         is_moment = any(variable is moment for moment in optimizer.variables)
         if value.shape != tuple(variable.shape) and variable.ref() in by_token:
-            value = _append_rows(value, new_rows, is_moment)
+            value = _append_rows(value, new_rows, is_moment)[
+                : variable.shape[0]
+            ]  # of the unused ones, some are cut off
         elif value.shape != tuple(variable.shape):
             value = resize_positions(value, variable.shape[0], "zeros" if is_moment else changes.positions)
         values.append((variable, value))
@@ -123,10 +125,9 @@ def _moments(optimizer: Optimizer) -> list[list[tf.Variable]]:
 
 
 def _append_rows(table: np.ndarray, new_rows: list[list[int]], is_moment: bool) -> np.ndarray:
-    if is_moment:
-        added = np.zeros([len(new_rows), *table.shape[1:]], table.dtype)
-    else:
-        added = np.stack([table[rows].mean(axis=0) for rows in new_rows])
+    added: np.ndarray = np.zeros([len(new_rows), *table.shape[1:]], table.dtype)
+    for index, rows in enumerate(new_rows):
+        added[index] = 0 if is_moment else table[rows].mean(axis=0)
     return np.concatenate([table, added])
 
 
@@ -160,17 +161,16 @@ def _old_vocabulary(path: str, changes: Changes, old_sizes: set[int]) -> Vocabul
             f"checkpoint {path} has {size:,} tokens, the data {new.size:,}, and its vocabulary is not next to it: give "
             f"it, --config.init.vocab_file=FILE"
         )
-    old = Vocabulary.from_file(file)
-    if old.size != size:
-        raise UserError(f"vocabulary {file} has {old.size:,} tokens, checkpoint {path} {size:,}: give its own, "
-                        f"--config.init.vocab_file=FILE")  # fmt: skip
+    old = Vocabulary.from_file(file, is_foreign=bool(changes.old_vocab_file))
+    old = old.fitted(size, file, f"checkpoint {path}", "--config.init.vocab_file")
     for index, (before, now) in enumerate(zip(old.tokens, new.tokens, strict=False)):
-        if before != now:
+        if before.rstrip() != now.rstrip():
+            again = f", and has {before!r} again later, which is one too many" if before in new.tokens else ""
             raise UserError(
                 f"the data's vocabulary is another than the checkpoint's: its token {index} is {now!r}, in {file} "
-                f"{before!r}; prepare the data with --vocab_file={file}, or a copy with tokens appended"
+                f"{before!r}{again}; prepare the data with --vocab_file={file}, or a copy with tokens appended"
             )
-    if new.size < old.size:
+    if not all(is_unused(token) for token in old.tokens[new.size :]):
         raise UserError(
             f"the data's vocabulary lacks the last {old.size - new.size:,} tokens of {file}: prepare the data with it"
         )

@@ -1,6 +1,8 @@
+import re
 from collections import Counter
 
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,12 +18,17 @@ from electra_cli.data.vocabulary import (
     WordRules,
     WordSplitter,
     guess_rules,
+    is_unused,
     learn_vocabulary,
 )
 from electra_cli.errors import UserError
 
 PIECES = ["the", "cat", "##s", "un", "##aff", "##able", "cafe", "[", "]", "mask", ".", "中", "Cat"]
 VOCABULARY = Vocabulary((*SPECIAL_TOKENS, *PIECES))
+
+
+def lines(tokens, end="\n"):
+    return "".join(f"{token}{end}" for token in tokens).encode()
 
 
 def pieces(text, lower_case=True):
@@ -41,17 +48,106 @@ def test_file_round_trip(tmp_path):
     ("content", "message"),
     [
         (b"[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n", r"has no \[MASK\]"),
-        (b"[PAD]\n[UNK]\n[UNK]\n", r"holds '\[UNK\]' twice, on lines 2 and 3"),
+        (
+            b"[PAD]\n[UNK]\n[unused0]\n",
+            r"has no \[CLS\], \[SEP\], \[MASK\]: write each in place of .* as '\[unused0\]'",
+        ),
         (b"Chapter I\nText.\nText.\n", r"is no WordPiece vocabulary: none of its lines is \[PAD\], \[UNK\]"),
-        (b"[PAD]\n\nb\n", "no token on line 2"),
         (b"", "is no WordPiece vocabulary"),
-        (b"\xff\n", "not UTF-8 text"),
+        (b"a\nb\xff\n", "is not UTF-8 text on line 2: save it as UTF-8"),
     ],
 )
 def test_bad_files(tmp_path, content, message):
     (tmp_path / "vocab.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         Vocabulary.from_file(str(tmp_path / "vocab.txt"))
+
+
+ORDINARY = (*SPECIAL_TOKENS, "the", "cat", "##s", "dog")
+CAT_AND_EMPTY = (*ORDINARY[:6], "", "cat", "the", "##s", "dog", "", "cat")
+
+
+@pytest.mark.parametrize(
+    ("content", "unused", "notes"),
+    [
+        (lines(ORDINARY), {}, []),
+        (lines(ORDINARY, "\r\n"), {}, []),
+        (
+            lines(CAT_AND_EMPTY),
+            {5, 6, 7, 11},
+            [r"tokens that come again later\): 4; they stay, named as \[unused_row5\],"],
+        ),
+        (lines((*ORDINARY, "", "")), {9, 10}, [r"later\): 2;"]),
+        (lines((*ORDINARY, "[MASK]")), {4}, [r"later\): 1;"]),
+        (
+            lines((*ORDINARY[:4], "[MASK]  ", *ORDINARY[5:6], "cat \t", *ORDINARY[7:])),
+            {},
+            [r"is no part of tokens \(lines: 2\)"],
+        ),
+        (b"\xef\xbb\xbf" + lines(ORDINARY), {}, [r"id 0 is \[PAD\], without what surrounds it there"]),
+        (lines(("[unused_row1]", *ORDINARY, "", "[UNK]")), {0, 2, 10}, [r"later\): 2;"]),
+    ],
+)
+def test_ids_are_those_of_transformers(tmp_path, content, unused, notes):
+    file = tmp_path / "vocab.txt"
+    file.write_bytes(content)
+    theirs = transformers.BertTokenizer.from_pretrained(tmp_path)
+    vocabulary = Vocabulary.from_file(str(file), is_foreign=True)
+    ours = Tokenizer(vocabulary, WordRules())
+    for text in ("The cats, dogs", "cat", "dog the", "xyz [unused_row5]"):
+        assert list(ours.encode(text)) == theirs(text, add_special_tokens=False)["input_ids"]
+    assert {index for index, token in enumerate(vocabulary.tokens) if is_unused(token)} == set(unused)
+    assert vocabulary.size == content.count(b"\n") and len(set(vocabulary.tokens)) == vocabulary.size
+    for token in SPECIAL_TOKENS[
+        content.startswith(b"\xef") :
+    ]:  # transformers appends a [PAD] that has a mark before it
+        assert vocabulary.tokens.index(token) == theirs.convert_tokens_to_ids(token)
+    assert len(vocabulary.notes) == len(notes)
+    for note, pattern in zip(vocabulary.notes, notes, strict=True):
+        assert re.search(pattern, note) and str(file) in note and "\n" not in note
+    file.write_bytes(vocabulary.to_bytes())  # what is written is read without any change
+    for is_foreign in (True, False):
+        again = Vocabulary.from_file(str(file), is_foreign=is_foreign)
+        assert again == vocabulary and again.notes == ()
+
+
+def test_what_this_program_wrote_is_read_to_the_byte(tmp_path):
+    (tmp_path / "vocab.txt").write_bytes(lines((*SPECIAL_TOKENS, "the ", "\u2028")))
+    assert Vocabulary.from_file(str(tmp_path / "vocab.txt")).to_bytes() == lines((*SPECIAL_TOKENS, "the ", "\u2028"))
+    assert Vocabulary.from_file(str(tmp_path / "vocab.txt"), is_foreign=True).tokens[5:] == ("the", "\u2028")
+
+
+def test_the_advice_for_special_tokens_that_are_missing_keeps_ids(tmp_path):
+    file = tmp_path / "vocab.txt"
+    file.write_bytes(lines((*SPECIAL_TOKENS[:4], "[unused0]", "the")))
+    with pytest.raises(
+        UserError, match=r"has no \[MASK\]: write each in place of .*, such as '\[unused0\]'; or, where"
+    ):
+        Vocabulary.from_file(str(file))
+    file.write_bytes(file.read_bytes().replace(b"[unused0]", b"[MASK]"))
+    assert Vocabulary.from_file(str(file)).tokens == (*SPECIAL_TOKENS, "the")
+    file.write_bytes(lines((*SPECIAL_TOKENS[:4], "the", "[MASK]")))  # appended
+    assert Vocabulary.from_file(str(file)).mask_id == 5
+
+
+def test_rows_beyond_the_last_token_are_named(tmp_path):
+    tokens = (*SPECIAL_TOKENS, "[unused_row7]", "the")
+    fitted = Vocabulary(tokens).fitted(9, "FILE", "the word table", "--vocab_file")
+    assert fitted.tokens == (*tokens, "[[unused_row7]]", "[unused_row8]") and all(map(is_unused, fitted.tokens[7:]))
+    assert fitted.notes == (
+        "Vocabulary FILE: 7 tokens, the word table 9; the rows beyond stay, named from [[unused_row7]] to "
+        "[unused_row8], and no text becomes them.",
+    )
+    assert fitted.fitted(9, "", "", "") is fitted
+    with pytest.raises(
+        UserError, match=r"FILE has 9 tokens, the word table 8: .* of at most 8 tokens, --vocab_file=FILE"
+    ):
+        fitted.fitted(8, "FILE", "the word table", "--vocab_file")
+
+
+def test_two_tokens_of_one_id_are_refused():
+    with pytest.raises(UserError, match="'the' and 'cat' have the id 5: remove one"):
+        Vocabulary.from_ids({**dict(zip(SPECIAL_TOKENS, range(5), strict=True)), "the": 5, "cat": 5}, "FILE")
 
 
 def test_missing_file(tmp_path):

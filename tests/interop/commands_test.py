@@ -258,9 +258,9 @@ def test_workdirs_that_will_not_do(tmp_path, workdir):
 
 def test_an_import_that_does_not_fit_its_vocabulary_is_refused_before_anything_is_made(tmp_path, workdir):
     run(export_checkpoint, f"--workdir={workdir}", "--format=tfm", f"--output_dir={tmp_path / 'out'}")
-    (tmp_path / "vocab.txt").write_text("\n".join(TOKENS[:50]))
+    (tmp_path / "vocab.txt").write_text("\n".join((*TOKENS, "more", "words")))
     flags = ["--format=tfm", f"--source={tmp_path / 'out'}", f"--output_dir={tmp_path / 'start'}"]
-    with pytest.raises(UserError, match="has 50 tokens, the word table 108"):
+    with pytest.raises(UserError, match="has 110 tokens, the word table 108"):
         run(import_checkpoint, *flags, f"--vocab_file={tmp_path / 'vocab.txt'}")
     assert not (tmp_path / "start").exists()
     (tmp_path / "out" / "vocab.txt").unlink()

@@ -308,7 +308,7 @@ def test_a_tokenizer_without_added_tokens_is_read(tmp_path):
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     del tokenizer["added_tokens"]
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert starting_points.read_source("huggingface", str(folder)).tokens == TOKENS
+    assert starting_points.read_source("huggingface", str(folder)).vocabulary.tokens == TOKENS
 
 
 @pytest.mark.parametrize("value", ["7", None, [], 7.0, True])

@@ -190,8 +190,11 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
     swapped = (*TOKENS[:20], TOKENS[21], TOKENS[20], *NEW_TOKENS[22:])
     refuse(rf"its token 20 is '{TOKENS[21]}', in .*vocab.txt '{TOKENS[20]}'", swapped)
     refuse("lacks the last 3 tokens", TOKENS[:-3])
-    (tmp_path / "short.txt").write_text("\n".join(TOKENS[:-1]))
-    refuse("has 107 tokens, checkpoint .* 108: give its own", old_vocab_file=str(tmp_path / "short.txt"))
+    (tmp_path / "long.txt").write_text("\n".join(NEW_TOKENS))
+    refuse("has 112 tokens, checkpoint .* 108: .* at most 108 tokens, --config.init.vocab_file=FILE",
+           old_vocab_file=str(tmp_path / "long.txt"))  # fmt: skip
+    moved = (*TOKENS[:20], "[unused_row20]", *TOKENS[21:], TOKENS[20])  # as a file with a copy at its end is read
+    refuse(f"its token 20 is .* and has '{TOKENS[20]}' again later, which is one too many", moved)
     (tmp_path / "lonely").mkdir()
     for file in (source / "checkpoints").glob("ckpt-3.*"):
         (tmp_path / "lonely" / file.name).write_bytes(file.read_bytes())
@@ -202,6 +205,18 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
     target = Target(**{"model.hidden_size": 32})
     with pytest.raises(UserError, match="are of different models"):
         target.start_from(source)
+
+
+def test_rows_without_tokens_may_be_missing_from_the_data(source, tmp_path):
+    """The word table is longer than the vocabulary, as with a padded one: data of either vocabulary will do."""
+    short = TOKENS[:-4]
+    (tmp_path / "short.txt").write_text("\n".join(short))
+    before = embeddings(Target(TOKENS).start_from(source).model).word_embeddings.numpy()
+    target = Target(short).start_from(source, old_vocab_file=str(tmp_path / "short.txt"))
+    np.testing.assert_array_equal(embeddings(target.model).word_embeddings, before[:-4])
+    padded = Vocabulary(short).fitted(len(TOKENS), "", "", "").tokens
+    target = Target(padded).start_from(source, old_vocab_file=str(tmp_path / "short.txt"))
+    np.testing.assert_array_equal(embeddings(target.model).word_embeddings, before)
 
 
 def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, corpus_file, data_dir):
