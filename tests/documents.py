@@ -240,8 +240,9 @@ def _check_values(program: str, module: dict, values: flags.FlagValues) -> None:
         module["_check"](values)
     elif program == "electra-finetune" and values.predict is None:
         finetuning_config.check(module["CONFIG"].config)
-    elif program == "electra-pretrain" and values.config is None and values.mode == "eval":
+    elif program == "electra-pretrain" and values.config is None and (values.workdir or values.mode == "eval"):
         _expect(bool(values.workdir), [program], "no workdir is given, whose config is taken")
+        module["CONFIG"].override(PRETRAINING.default_config())
     elif program in ("electra-pretrain", "electra-plan"):
         config = module["CONFIG"].config
         if not config.data.dir and not config.phases.data_dir:
