@@ -68,8 +68,8 @@ def test_mistakes(electra, workdir, tmp_path):
     with pytest.raises(UserError, match=r"^path=.* holds no config\.json"):
         api.load(str(tmp_path))
     other = tmp_path / "vocab.txt"
-    other.write_text("\n".join(TOKENS[:-1]))
-    with pytest.raises(UserError, match=r"the vocabulary has 107 tokens, the model of .* 108"):
+    other.write_text("\n".join([*TOKENS, "more"]))
+    with pytest.raises(UserError, match=r"has 109 tokens, the model of .* 108: give the one"):
         api.load(str(workdir), vocab_file=str(other))
     with pytest.raises(UserError, match=r"^checkpoint=.*nowhere: no such checkpoint or directory"):
         api.load(str(workdir), checkpoint=str(tmp_path / "nowhere"))

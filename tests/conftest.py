@@ -16,7 +16,7 @@ from electra_cli.config import default_config
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
-from electra_cli.data.vocabulary import LearningSettings
+from electra_cli.data.vocabulary_learning import LearningSettings
 from tests import forking
 
 pytest_plugins = ["tests.isolation"]

@@ -18,7 +18,7 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.lines import StageProgress, lines_logger
 
 if TYPE_CHECKING:  # --help, and the first moment in which a signal is handled, must not wait for NumPy
-    from electra_cli.data.vocabulary import LearningSettings
+    from electra_cli.data.vocabulary_learning import LearningSettings
 
 _AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
 GROUPS: app.FlagGroups = {
@@ -250,7 +250,7 @@ def _runner(values: flags.FlagValues) -> Callable[..., Any]:
 def _learning(values: flags.FlagValues) -> "LearningSettings | None":
     if values.learn_vocab is None:
         return None
-    from electra_cli.data.vocabulary import LearningSettings  # noqa: PLC0415
+    from electra_cli.data.vocabulary_learning import LearningSettings  # noqa: PLC0415
 
     return LearningSettings(
         size=values.learn_vocab,

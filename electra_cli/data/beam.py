@@ -27,7 +27,7 @@ from electra_cli.data.packing import PrepareSettings, check_totals
 from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
 from electra_cli.data.spool import SPLITS
 from electra_cli.data.tfrecords import Manifest, Shard
-from electra_cli.data.vocabulary import LearningSettings
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.data.workers import Workers
 from electra_cli.errors import UserError
 

@@ -26,15 +26,8 @@ from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals, sign_documents
 from electra_cli.data.spool import SPLITS, Slice, Spool, Totals
 from electra_cli.data.tfrecords import Manifest, Shard
-from electra_cli.data.vocabulary import (
-    LearningSettings,
-    Vocabulary,
-    WordCounts,
-    WordRules,
-    WordSplitter,
-    guess_rules,
-    learn_vocabulary,
-)
+from electra_cli.data.vocabulary import Vocabulary, WordRules, guess_rules
+from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.data.workers import Chunk, Workers, count_words, make_shard, pack_chunk
 from electra_cli.errors import ResumableError, UnreadableError, UserError
 

@@ -21,7 +21,8 @@ from electra_cli.data.corpus import Block
 from electra_cli.data.packing import Packer, PrepareSettings, read_chunk
 from electra_cli.data.spool import PackedChunk, Slice, Totals
 from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Shard, write_shard
-from electra_cli.data.vocabulary import Vocabulary, WordSplitter
+from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.vocabulary_learning import WordSplitter
 from electra_cli.errors import ResumableError
 
 # Of a task: blocks of text, and the numbers of the documents in them to drop.

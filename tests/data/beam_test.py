@@ -16,7 +16,7 @@ from electra_cli.data import beam, beam_pipeline, prepare
 from electra_cli.data import corpus as corpus_module
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.tfrecords import file_checksum, read_manifest
-from electra_cli.data.vocabulary import LearningSettings
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 from tests.data.tokenization_test import train_model

@@ -8,7 +8,7 @@ import pytest
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import prepare
-from electra_cli.data.vocabulary import LearningSettings
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 

@@ -14,7 +14,8 @@ from electra_cli.data.source import open_data
 from electra_cli.data.spool import Totals
 from electra_cli.data.tfrecords import read_manifest, read_token_counts
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import LearningSettings, Vocabulary, WordRules
+from electra_cli.data.vocabulary import Vocabulary, WordRules
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text, prepare_small
 from tests.data import corpus_test

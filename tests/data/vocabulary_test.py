@@ -6,21 +6,12 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from electra_cli.data import vocabulary
+from electra_cli.data import vocabulary_learning
 from electra_cli.data.packing import PrepareSettings
 from electra_cli.data.prepare import load_vocabulary
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import (
-    SPECIAL_TOKENS,
-    LearningSettings,
-    Vocabulary,
-    WordCounts,
-    WordRules,
-    WordSplitter,
-    guess_rules,
-    is_unused,
-    learn_vocabulary,
-)
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules, guess_rules, is_unused
+from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.errors import UserError
 
 PIECES = ["the", "cat", "##s", "un", "##aff", "##able", "cafe", "[", "]", "mask", ".", "中", "Cat"]
@@ -257,7 +248,7 @@ def test_words_are_those_of_the_whole_line(lines, lower_case):
 
 
 def test_counts_forget_the_rarest_words(monkeypatch):
-    monkeypatch.setattr(vocabulary, "_MAX_WORDS", 10)
+    monkeypatch.setattr(vocabulary_learning, "_MAX_WORDS", 10)
     words = WordCounts()
     words.add(Counter({f"often{number}": 50 for number in range(8)}))
     for number in range(100):
