@@ -76,7 +76,7 @@ def test_an_environment_that_cannot_be_installed_is_not_taken_for_one(script, tm
 @pytest.mark.parametrize("device", ["v5e", "h100"])
 def test_a_tiny_step_compiles(script, tmp_path, device):
     environment = script.TARGETS[device].environment
-    directory = os.environ.get("COMPILE_FOR_ENVIRONMENTS") or script.FLAGS.environments
+    directory = os.environ.get("COMPILE_FOR_ENVIRONMENTS") or script.FLAGS["environments"].default
     installed = os.path.exists(os.path.join(directory, environment, "requirements.txt"))
     if environment == "gpu" and not installed:
         pytest.skip(f"CUDA's wheels take gigabytes, and are not in {directory}")
