@@ -188,7 +188,7 @@ def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
                   "has_pairs": False, "lower_case": True, "data_fingerprint": "x"}  # fmt: skip
         sizes = dict.fromkeys(
             ("vocab_size", "embedding_size", "hidden_size", "num_layers", "num_attention_heads", "intermediate_size",
-             "max_position_embeddings", "type_vocab_size"), 2
+             "max_position_embeddings", "type_vocab_size"), 8
         )  # fmt: skip
         (tmp_path / "config.json").write_text(json.dumps({**record, "sizes": sizes}))
         with pytest.raises(UserError, match=message):
