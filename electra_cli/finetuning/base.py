@@ -16,6 +16,8 @@ from electra_cli.modeling import features
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8
+# Of the tokens, from which the user is told that they are [UNK].
+_MIN_SHARE_UNKNOWN = 0.05
 TextEncoder = Tokenizer | SentencePieceTokenizer
 
 
@@ -101,7 +103,16 @@ class Task(abc.ABC):
         self.check(examples)
         if length < self.min_length:
             raise ValueError(f"length {length} leaves no room for text: at least {self.min_length} tokens are needed")
-        return self._encode(examples, encoder, vocabulary, length)
+        encoded = self._encode(examples, encoder, vocabulary, length)
+        is_unknown = encoded.features[features.INPUT_WORD_IDS] == vocabulary.unk_id
+        share = is_unknown.sum() / max(1, encoded.features[features.INPUT_MASK].sum())
+        if share < _MIN_SHARE_UNKNOWN:
+            return encoded
+        notice = (
+            f"{share:.1%} of the tokens are [UNK], of which the encoder knows nothing: its vocabulary lacks words of "
+            f"this text, which is of another language, case or alphabet, or has no spaces"
+        )
+        return dataclasses.replace(encoded, notices=(*encoded.notices, notice))
 
     @abc.abstractmethod
     def _encode(self, examples: Examples, encoder: TextEncoder, vocabulary: Vocabulary, length: int) -> Encoded: ...

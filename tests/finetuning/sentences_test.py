@@ -35,6 +35,16 @@ def test_one_text_and_pairs_by_hand():
     assert Classification().lengths(examples, ENCODER).tolist() == [7, 7]
 
 
+@pytest.mark.parametrize(("text", "share"), [("the cat xyz", "20.0%"), ("cat " * 16 + "xyz", "5.3%")])
+def test_text_that_the_vocabulary_lacks_is_told(text, share):
+    (notice,) = encode(classification("0", "1"), [sentence(text, label="0")], length=32).notices
+    assert notice == (
+        f"{share} of the tokens are [UNK], of which the encoder knows nothing: its vocabulary lacks words of "
+        f"this text, which is of another language, case or alphabet, or has no spaces"
+    )
+    assert encode(classification("0", "1"), [sentence("cat " * 18 + "xyz", label="0")], length=32).notices == ()
+
+
 def test_texts_without_a_token_are_counted():
     examples = [sentence("\u200b\u3000", label="0"), sentence("the", "\u2060", label="1"), sentence("cat", label="1")]
     told = "examples with a text of invisible characters only, which has no token: 2 of 3"
