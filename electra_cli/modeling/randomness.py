@@ -51,7 +51,12 @@ def hash_bits(shape: tf.Tensor | list[int], seed: tf.Tensor) -> tf.Tensor:
     def mix(x: tf.Tensor, shift: int) -> tf.Tensor:
         return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
 
-    x = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32) * tf.constant(0x9E3779B9, tf.uint32) + key[0]
+    # The index times a constant, axis by axis: TensorFlow would compute a range of all when it traces, and keep it.
+    x, stride = key[0], tf.constant(0x9E3779B9, tf.uint32)
+    for axis, size in enumerate(reversed(tf.unstack(shape))):
+        indices = tf.cast(tf.range(size), tf.uint32) * stride
+        x += tf.reshape(indices, [-1] + [1] * axis)
+        stride *= tf.cast(size, tf.uint32)
     x = mix(x, 16) * tf.constant(0x21F0AAAD, tf.uint32) + key[1]
     x = mix(x, 15) * tf.constant(0xD35A2D97, tf.uint32)
-    return tf.reshape(mix(x, 15), shape)
+    return mix(x, 15)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from electra_cli.modeling import fused
 from electra_cli.modeling.randomness import fold_in, hash_bits
 
 
@@ -18,9 +20,26 @@ def reference_bits(count, first, second):
 def test_hash_bits_equal_those_of_python():
     seed = tf.constant([3, -4])
     keys = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32, alg="philox").numpy()
-    bits = hash_bits([5, 7], seed)
-    np.testing.assert_array_equal(bits.numpy().ravel(), reference_bits(35, *map(int, keys)))
-    np.testing.assert_array_equal(bits, tf.function(hash_bits, jit_compile=True)([5, 7], seed))
+    compiled = tf.function(hash_bits, jit_compile=True)
+    for shape in ([35], [5, 7], [2, 3, 1, 4]):
+        bits = hash_bits(shape, seed)
+        np.testing.assert_array_equal(bits, np.reshape(reference_bits(np.prod(shape), *map(int, keys)), shape))
+        np.testing.assert_array_equal(bits, compiled(shape, seed))
+
+
+@pytest.mark.parametrize("shape", [[2048, 1024], [64, 64, 512], [16, 4, 128, 256]])
+def test_no_indices_are_kept_in_what_is_compiled(shape):
+    """TensorFlow computes constants of up to 10 MiB when it traces; those of dropout would be 8 here."""
+
+    @tf.function(jit_compile=True)
+    def gradient(x, seed):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = fused.dropout(x, 0.1, seed)
+        return tape.gradient(y, x)
+
+    x, seed = tf.ones(shape), tf.constant([1, 2])
+    assert len(gradient.experimental_get_compiler_ir(x, seed)(stage="hlo_serialized")) < 100_000
 
 
 def test_hash_bits_look_random():
