@@ -232,7 +232,8 @@ def sample_tokens(
 
     One uniform number decides a slot, so that the sample depends on the example and not on the replica that draws it.
     The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block, so that float32
-    sums stay short and only the weights have the logits' size.
+    sums stay short and only the weights have the logits' size. Blocks are multiples of a TPU's 128 lanes, which it would
+    pad them to in a copy.
 
     Args:
       logits: float [batch, num_token_predictions, vocab_size].
@@ -242,7 +243,7 @@ def sample_tokens(
     Returns int32 [batch, num_token_predictions], through which no gradient flows.
     """
     vocab_size = logits.shape[-1]
-    block_size = math.ceil(math.sqrt(vocab_size))
+    block_size = 128 * math.ceil(math.sqrt(vocab_size) / 128)
     num_blocks = math.ceil(vocab_size / block_size)
     # Padded first: what follows can then overwrite this one copy of the logits.
     padding = [[0, 0]] * (len(logits.shape) - 1) + [[0, num_blocks * block_size - vocab_size]]

@@ -271,6 +271,7 @@ def test_a_network_larger_than_the_memory(monkeypatch):
     with pytest.raises(UserError) as error:
         build_pretrainer(config)
     assert str(error.value) == expected
+    monkeypatch.setattr(sizes, "host_memory", lambda: 2**30)
     generator = {"objective.uniform_generator": False, "model.generator_hidden_size": 2**16}
     with pytest.raises(
         UserError, match=r"network of hidden_size=65536, num_layers=3, intermediate_size=262144, .* GiB"
