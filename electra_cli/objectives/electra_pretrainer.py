@@ -232,8 +232,8 @@ def sample_tokens(
 
     One uniform number decides a slot, so that the sample depends on the example and not on the replica that draws it.
     The cumulative sum runs over blocks of about sqrt(vocab_size) entries and then within one block, so that float32
-    sums stay short and only the weights have the logits' size. Blocks are multiples of a TPU's 128 lanes, which it would
-    pad them to in a copy.
+    sums stay short and only the weights have the logits' size. Blocks are multiples of a TPU's 128 lanes, to which it
+    would pad a copy of them.
 
     Args:
       logits: float [batch, num_token_predictions, vocab_size].
