@@ -4,8 +4,8 @@ import copy
 import json
 import os
 import pathlib
-import sys
 import shutil
+import sys
 
 import numpy as np
 import pytest
