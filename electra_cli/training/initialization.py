@@ -92,9 +92,8 @@ def _fit(
     for variable, value in stored:
         is_moment = any(variable is moment for moment in optimizer.variables)
         if value.shape != tuple(variable.shape) and variable.ref() in by_token:
-            value = _append_rows(value, new_rows, is_moment)[
-                : variable.shape[0]
-            ]  # of the unused ones, some are cut off
+            # Of rows without a token, some may be cut off.
+            value = _append_rows(value, new_rows, is_moment)[: variable.shape[0]]
         elif value.shape != tuple(variable.shape):
             value = resize_positions(value, variable.shape[0], "zeros" if is_moment else changes.positions)
         values.append((variable, value))
