@@ -71,26 +71,32 @@ def pretrain(root, workdir, *more):
     return command("electra_cli.main", *flags)
 
 
+def stop_at(step, num_steps, arguments, **options):
+    """Starts a run, sends it SIGTERM when it has logged a step, and returns the step at which it stopped."""
+    process = forking.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    for line in process.stdout:
+        if line.startswith(f"step {step}/{num_steps}"):
+            process.send_signal(signal.SIGTERM)
+            break
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 75, errors
+    stopped = re.search(r"stopped by SIGTERM at step (\d+); saved", errors)
+    assert stopped and step <= int(stopped[1]) < num_steps
+    return int(stopped[1])
+
+
 def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
     whole = subprocess.run(pretrain(prepared, "whole"), capture_output=True, text=True, timeout=400)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert whole.stderr == ""
     assert "Held-out evaluation at step 400 on 16 examples" in whole.stdout
 
-    process = forking.Popen(pretrain(prepared, "run"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step 140/400"):
-            process.send_signal(signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 75, errors
-    stopped = re.search(r"stopped by SIGTERM at step (\d+); saved", errors)
-    assert stopped and 140 <= int(stopped[1]) < 400
+    stopped = stop_at(140, 400, pretrain(prepared, "run"))
 
     by_itself = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'run'}"]  # with its own config
     resumed = forking.run(by_itself, capture_output=True, text=True, timeout=400)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"Resuming from step {stopped[1]}." in resumed.stdout
+    assert f"Resuming from step {stopped}." in resumed.stdout
     assert_same_run(prepared / "whole", prepared / "run")
 
     evaluated = forking.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
@@ -240,15 +246,7 @@ def test_a_run_begun_with_relative_paths_is_used_from_another_directory(prepared
     short = ("--config.train.num_steps=40", "--config.eval.interval=40", "--config.train.checkpoint_interval=20")
     flags = (*SMALL, "--config.data.dir=data", "--workdir=relative", *short)
     begin = command("electra_cli.main", *flags)
-    process = forking.Popen(begin, cwd=prepared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("step 20/40"):
-            process.send_signal(signal.SIGTERM)
-            break
-    _, errors = process.communicate(timeout=200)
-    assert process.returncode == 75, errors
-    stopped = int(re.search(r"stopped by SIGTERM at step (\d+); saved", errors)[1])
-    assert 20 <= stopped < 40
+    stopped = stop_at(20, 40, begin, cwd=prepared)
     workdir = prepared / "relative"
     assert json.loads((workdir / "config.json").read_text())["config"]["data"]["dir"] == "data"
 

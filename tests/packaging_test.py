@@ -81,11 +81,11 @@ def test_the_tpu_extra_is_what_tensorflow_is_imported_from(tmp_path):
     extra = re.findall(r'"([^"]+)"', re.search(r'"tpu": \[(.+)\]', (ROOT / "setup.py").read_text())[1])
     tensorflow = re.search(r"^tensorflow==.+$", (ROOT / "constraints.txt").read_text(), re.M)[0]
     pip = [sys.executable, "-m", "pip", "--quiet"]
-    download = subprocess.run(
-        [*pip, "download", "--no-deps", "--dest", wheels, *extra, tensorflow], capture_output=True, text=True
-    )
-    if download.returncode:
-        pytest.skip(f"the wheels cannot be had here: {download.stderr.strip().splitlines()[-1]}")
+    download = [*pip, "download", "--no-deps", "--dest", wheels]
+    probe = subprocess.run([*download, tensorflow], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no wheels can be had here: {probe.stderr.strip().splitlines()[-1]}")
+    run(*download, *extra, cwd=tmp_path)
     # Other requirements come from this environment, which has all of tensorflow's.
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")

@@ -16,7 +16,7 @@ from electra_cli.modeling import features
 
 # Lengths that examples are padded to are multiples of it, so that hardware divides them well.
 _LENGTH_STEP = 8
-# Of the tokens, from which the user is told that they are [UNK].
+# Share of [UNK] among the tokens, from which it is reported.
 _MIN_SHARE_UNKNOWN = 0.05
 TextEncoder = Tokenizer | SentencePieceTokenizer
 

@@ -121,7 +121,7 @@ _PART_PASSES = 4.0
 # Of 128 tokens, that one core of a host makes in a second (scripts/benchmark_prepare.py); and the calls at once of
 # `data/input_pipeline.py`.
 EXAMPLES_PER_CORE, INPUT_CALLS = 25_000.0, 2
-# Of the host, to start a step and go on to the next, seconds.
+# Of the host, to start a step after the one before, seconds.
 HOST_SECONDS = 2e-3
 # Computing parts of blocks again (model.remat): as measured on a CPU, base at length 512.
 REMAT_FACTOR = 1.17
