@@ -164,9 +164,7 @@ def train_phase(run: TrainingRun, phase: Phase, train_steps: Updates, hooks: Seq
     run.logger.notice(describe(phase, len(run.phases)))
     if run.step == phase.begin:
         run.monitor.forget_losses()  # those of other examples
-    with run.logger.status("Opening the examples"):
-        data_step = run.step + int(run.monitor.num_skipped.numpy())
-        batches = training_batches(phase, run.runtime.distribute, data_step)
+    batches = _open_batches(run, phase)
     run.throughput = Throughput(run.step, run.config.train.num_steps, matmul_flops(phase.config) / run.flops_per_second)
     pace = StepsPerCall()
     _report_progress(run, pace, phase)
@@ -177,8 +175,17 @@ def train_phase(run: TrainingRun, phase: Phase, train_steps: Updates, hooks: Seq
         update = Update(sums, run.summarize() if ends_interval else None)
         for hook in hooks:
             hook.after_update(run, update)
+        if sums["nonfinite_replicas"].numpy().any():
+            batches = _open_batches(run, phase)  # those of steps that were not made were taken
     with run.logger.status("Closing the examples"):
         del batches
+
+
+def _open_batches(run: TrainingRun, phase: Phase) -> Iterator:
+    """Returns the batches of a phase from `run.step` on."""
+    with run.logger.status("Opening the examples"):
+        data_step = run.step + int(run.monitor.num_skipped.numpy())
+        return training_batches(phase, run.runtime.distribute, data_step)
 
 
 def _make_updates(run: TrainingRun, pace: StepsPerCall, phase: Phase, train_steps: Updates, batches: Iterator) -> Sums:

@@ -6,6 +6,7 @@ clipped. So the update does not depend on how a batch is divided.
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +14,7 @@ import tensorflow as tf
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, own_copies, uses_loss_scaling
 
+_ON_READ, _OF_FIRST = tf.VariableSynchronization.ON_READ, tf.VariableAggregation.ONLY_FIRST_REPLICA
 # The least that Keras' dynamic loss scale becomes.
 _MIN_LOSS_SCALE = 1.0
 Sums = dict[str, tf.Tensor]
@@ -20,6 +22,14 @@ Inputs = dict[str, tf.Tensor]
 # Computes what one replica contributes: from its inputs, the weights of the global batch, the number of earlier steps
 # (int64) and the replica's number, float32 gradients of all variables, scaled if the optimizer does; and float32 sums.
 ComputeGradients = Callable[..., tuple[list[tf.Tensor], Sums]]
+
+
+class _State(NamedTuple):
+    """What a replica's update changes: its own copies where several are compiled, each by itself."""
+
+    optimizer: Optimizer
+    variables: Sequence[tf.Variable]
+    is_halted: tf.Variable  # float32: 1 after a step of this call that was not finite
 
 
 def gradients_of(
@@ -64,10 +74,11 @@ class IntervalSums(tf.Module):
 
 
 class Updates:
-    """Makes updates, many in one call.
+    """Makes updates, many in one call, in which no device waits for the host between steps.
 
-    A step whose loss or gradient is not finite changes nothing but the count of steps, and ends the call. Gradients
-    that loss scaling makes infinite are no such case: their update is skipped and the scale halved, down to 1.
+    A step whose loss or gradient is not finite changes nothing but the count of steps, and those after it in the call
+    change nothing at all. Gradients that loss scaling makes infinite are no such case: their update is skipped and the
+    scale halved, down to 1.
 
     Args:
       batch_weights: the weights that a replica's inputs have in the means of the global batch, float32 scalars.
@@ -96,25 +107,32 @@ class Updates:
         self._strategy, self._num_replicas = runtime.strategy, runtime.num_replicas
         self._interval_sums = interval_sums
         self._scales_losses = uses_loss_scaling(optimizer)
-        self._is_one_program = self._num_replicas == 1 or isinstance(runtime.strategy, tf.distribute.TPUStrategy)
+        # A condition of XLA's on a GPU makes the host wait; elsewhere one saves the passes that a choice takes.
+        self._chooses = runtime.jit_compile and not self._scales_losses
+        with runtime.strategy.scope():
+            self._is_halted = tf.Variable(0.0, trainable=False, synchronization=_ON_READ, aggregation=_OF_FIRST)
+        is_tpu = isinstance(runtime.strategy, tf.distribute.TPUStrategy)
+        self._is_one_program = self._num_replicas == 1 or is_tpu
+        self._states = [_State(optimizer, variables, self._is_halted)]
+        if not is_tpu:
+            halted = runtime.strategy.experimental_local_results(self._is_halted)
+            copies = own_copies(optimizer, variables, runtime.strategy)
+            self._states = [_State(*copy, own) for copy, own in zip(copies, halted, strict=True)]
         self._contribute = self._contribution
         if self._is_one_program:
             self._compiled_step = runtime.function(self._whole_step)
         else:
             # XLA compiles what lies before the all-reduce on GPUs and CPUs, and what lies after it.
             self._contribute = runtime.function(self._contribution)
-            self._updates = [
-                (own[0].device, runtime.function(functools.partial(self._update, own_optimizer, own)))
-                for own_optimizer, own in own_copies(optimizer, variables, runtime.strategy)
-            ]
+            self._updates = [runtime.function(functools.partial(self._update, state)) for state in self._states]
         self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps))
 
     def __call__(self, batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor) -> Sums:
         """Makes `num_steps` (int64) steps after `first_step` (int64), up to the first that is not finite.
 
-        Returns the sums, `with_counts`, over all steps and replicas; `nonfinite_replicas`, float32 [replicas], 1 where
-        loss or gradient were not finite in the last step; and `input_wait_seconds`, float64, the time for which a step
-        could have begun but its batch was not there.
+        Takes `num_steps` batches in any case. Returns the sums, `with_counts`, over all steps and replicas;
+        `nonfinite_replicas`, float32 [replicas], 1 where loss or gradient were not finite; and `input_wait_seconds`,
+        float64, the time for which a step could have begun but its batch was not there.
         """
         return self._compiled_steps(batches, first_step, num_steps)
 
@@ -123,40 +141,37 @@ class Updates:
         return self._compiled_step.experimental_get_compiler_ir(inputs, step)(stage="hlo_serialized")
 
     def _steps(self, batches, first_step, num_steps):
-        totals = {name: tf.zeros(shape) for name, shape in self._sum_shapes.items()}
-        nonfinite = tf.zeros([self._num_replicas])
+        shapes = {**self._sum_shapes, "nonfinite_replicas": [self._num_replicas]}
+        totals = {name: tf.zeros(shape) for name, shape in shapes.items()}
         waited, step_end = tf.zeros([], tf.float64), tf.timestamp()
+        for state in self._states:
+            state.is_halted.assign(0.0, read_value=False)
         for index in tf.range(num_steps):
             batch = next(batches)
             waited += tf.maximum(_time_after(batch) - step_end, 0.0)
-            sums, nonfinite, norm, num_updates = self._step(batch, first_step + index)
+            sums = self._step(batch, first_step + index)
+            with tf.device("CPU:0"):  # where it is when it is computed; on a GPU when that is enqueued
+                norm = tf.identity(sums["gradient_norm"])
             step_end = _time_after((sums, norm))
-            nonfinite = tf.ensure_shape(nonfinite, [self._num_replicas])
-            is_whole = tf.logical_not(tf.reduce_any(nonfinite > 0))
-            sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
-            sums |= {"gradient_norm": norm, "num_updates": num_updates, "num_steps": tf.constant(1.0)}
             if self._interval_sums is not None:
                 self._interval_sums.add(sums)
-            totals = {name: totals[name] + sums[name] for name in totals}
-            if not is_whole:
-                break
-        return {**totals, "nonfinite_replicas": nonfinite, "input_wait_seconds": waited}
+            totals = {name: tf.ensure_shape(totals[name] + sums[name], shape) for name, shape in shapes.items()}
+        return {**totals, "input_wait_seconds": waited}
 
     def _step(self, inputs, step):
-        """Returns sums over replicas; float32 [replicas], 1 if not finite; the gradient's norm; number of updates."""
+        """Returns the sums of a step over replicas, as `__call__`."""
         if self._is_one_program:
             return _of_replica(self._strategy, 0, self._strategy.run(self._compiled_step, args=(inputs, step)))
-        sums, *totals = self._strategy.run(self._totals, args=(inputs, step))
+        totals = self._strategy.run(self._totals, args=(inputs, step))
         results = []
-        for index, (device, update) in enumerate(self._updates):
-            with tf.device(device):
+        for index, (state, update) in enumerate(zip(self._states, self._updates, strict=True)):
+            with tf.device(state.variables[0].device):
                 results.append(update(*_of_replica(self._strategy, index, totals)))
-        return _of_replica(self._strategy, 0, sums), *results[0]
+        return results[0]
 
     def _whole_step(self, inputs, step):
         """All that a replica does in a step; returns as `_step`."""
-        sums, *totals = self._totals(inputs, step)
-        return sums, *self._update(self._optimizer, self._variables, *totals)
+        return self._update(self._states[0], *self._totals(inputs, step))
 
     def _totals(self, inputs, step):
         """Returns what all replicas contribute: sums, gradients, and float32 [replicas] which are not finite."""
@@ -173,18 +188,23 @@ class Updates:
             is_finite &= self._is_usable(self._optimizer, tf.linalg.global_norm(gradients))
         return sums, gradients, tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0)
 
-    def _update(self, optimizer, variables, gradients, nonfinite):
+    @tf.autograph.experimental.do_not_convert
+    def _update(self, state, sums, gradients, nonfinite):
         """Updates a replica's weights, as all others do, unless a loss or gradient was not finite; see `_step`."""
         norm = tf.linalg.global_norm(gradients)
         # A sum of finite gradients may be infinite: then it is that of all.
-        is_known = tf.reduce_any(nonfinite > 0) | self._is_usable(optimizer, norm)
+        is_known = tf.reduce_any(nonfinite > 0) | self._is_usable(state.optimizer, norm)
         nonfinite = tf.where(is_known, nonfinite, tf.ones_like(nonfinite))
-        norm, num_updates = tf.cond(
-            tf.reduce_any(nonfinite > 0),
-            lambda: _skip(optimizer),
-            lambda: self._apply(optimizer, variables, gradients, norm),
-        )
-        return nonfinite, norm, num_updates
+        is_made = tf.equal(state.is_halted, 0.0)
+        is_whole = is_made & ~tf.reduce_any(nonfinite > 0)
+        num_steps = state.optimizer.iterations + tf.cast(is_made, tf.int64)
+        apply = functools.partial(self._apply, state, gradients, norm)
+        counts = _choose_after(is_whole, state, apply) if self._chooses else tf.cond(is_whole, apply, _no_counts)
+        state.optimizer.iterations.assign(num_steps)
+        state.is_halted.assign(tf.where(is_whole, 0.0, 1.0))
+        sums = {name: tf.where(is_whole, value, tf.zeros_like(value)) for name, value in sums.items()}
+        made = tf.cast(is_made, tf.float32)
+        return {**sums, **counts, "num_steps": made, "nonfinite_replicas": nonfinite * made}
 
     def _is_usable(self, optimizer, norm):
         """Returns whether a gradient of this norm may be applied, or loss scaling skips it."""
@@ -194,22 +214,31 @@ class Updates:
         # The scale made it infinite, and is halved then, until it cannot be.
         return is_finite | (optimizer.loss_scale > _MIN_LOSS_SCALE)
 
-    @tf.autograph.experimental.do_not_convert
-    def _apply(self, optimizer, variables, gradients, norm):
+    def _apply(self, state, gradients, norm):
         """Makes an update; returns the gradient's norm and the number of updates."""
         if self._scales_losses:
-            gradients = optimizer.get_unscaled_gradients(gradients)
+            gradients = state.optimizer.get_unscaled_gradients(gradients)
             norm = tf.linalg.global_norm(gradients)
         clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm, use_norm=norm)
-        optimizer.apply_gradients(zip(clipped, variables, strict=True), skip_gradients_aggregation=True)
+        pairs = zip(clipped, state.variables, strict=True)
+        state.optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
         is_update = tf.math.is_finite(norm) if self._scales_losses else tf.constant(True)
-        return tf.where(is_update, norm, 0.0), tf.cast(is_update, tf.float32)
+        return {"gradient_norm": tf.where(is_update, norm, 0.0), "num_updates": tf.cast(is_update, tf.float32)}
 
 
-def _skip(optimizer):
-    """Counts a step without an update; returns as `Updates._apply`."""
-    optimizer.iterations.assign_add(1)
-    return tf.constant(0.0), tf.constant(0.0)
+def _no_counts():
+    """Returns as `Updates._apply` where no update is made."""
+    return {"gradient_norm": tf.constant(0.0), "num_updates": tf.constant(0.0)}
+
+
+def _choose_after(is_whole, state, apply):
+    """Makes an update and, unless `is_whole`, restores what was before it."""
+    changed = [*state.variables, *state.optimizer.variables]
+    before = [tf.identity(variable) for variable in changed]
+    counts = apply()
+    for variable, value in zip(changed, before, strict=True):
+        variable.assign(tf.where(is_whole, variable, value))
+    return {name: tf.where(is_whole, counts[name], none) for name, none in _no_counts().items()}
 
 
 def _of_replica(strategy, index, values):

@@ -133,6 +133,23 @@ def ops_run_one_by_one(function):
     return counts
 
 
+def waits_for_steps(function):
+    """Returns whether the loop of steps asks anything but their number before it begins one."""
+    graph = function._list_all_concrete_functions()[0].graph.as_graph_def()
+    loop = next(node for node in graph.node if node.op in ("While", "StatelessWhile"))
+    condition = next(each for each in graph.library.function if each.signature.name == loop.attr["cond"].func.name)
+    nodes = {node.name: node for node in condition.node_def}
+    needed, names = set(), [value.split(":")[0] for value in condition.ret.values()]
+    while names:
+        name = names.pop()
+        if name in nodes:
+            names += [each.lstrip("^").split(":")[0] for each in nodes[name].input]
+        else:
+            needed.add(name)
+    types = {each.name: tf.as_dtype(each.type) for each in condition.signature.input_arg}
+    return [name for name in needed if types[name] not in (tf.int32, tf.int64)]
+
+
 def check_replicas(name, num_replicas=2):
     """Steps of several replicas are those of one, and nothing but what crosses replicas is left uncompiled."""
     cpu = tf.config.list_physical_devices("CPU")[0]
@@ -152,7 +169,9 @@ def check_replicas(name, num_replicas=2):
             np.testing.assert_allclose(second, first, rtol=1e-4, atol=1e-7)
     ops = ops_run_one_by_one(updates._compiled_steps)
     assert ops["CollectiveReduceV2"] == 2 * num_replicas  # of weights, and of all gradients and sums in one buffer
+    assert ops.pop("AssignVariableOp") == num_replicas  # a call begins
     assert not [op for op in ops if "Variable" in op or "MatMul" in op or "Sqrt" in op]
+    assert not waits_for_steps(updates._compiled_steps)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
