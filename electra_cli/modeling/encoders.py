@@ -8,23 +8,12 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.modeling import features
-from electra_cli.modeling.fused import dropout
-from electra_cli.modeling.layers import (
-    PADDING_SCORE,
-    Dense,
-    ElectraEmbeddings,
-    TransformerBlock,
-    sub_seed,
-    truncated_normal,
-)
+from electra_cli.modeling.layers import Dense, ElectraEmbeddings, Encoder, TransformerBlock, truncated_normal
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
-class ElectraEncoder(tf_keras.layers.Layer):
-    """A Transformer encoder on embeddings, which another encoder may use too and which are projected to its width.
-
-    `hidden_dropout` is also the rate for the embeddings; `remat` holds in training. See `TransformerBlock`.
-    """
+class ElectraEncoder(Encoder):
+    """A stack of `TransformerBlock`s, which are BERT's, on embeddings that are projected to its width."""
 
     def __init__(
         self,
@@ -39,10 +28,7 @@ class ElectraEncoder(tf_keras.layers.Layer):
         remat: bool = False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if isinstance(embeddings, dict):  # from_config
-            embeddings = tf_keras.layers.deserialize(embeddings)
-        self._settings = {
+        settings = {
             "hidden_size": hidden_size,
             "num_layers": num_layers,
             "num_attention_heads": num_attention_heads,
@@ -52,14 +38,11 @@ class ElectraEncoder(tf_keras.layers.Layer):
             "initializer_range": initializer_range,
             "remat": remat,
         }
-        self.embeddings = embeddings
-        self.embedding_projection = None
-        if embeddings.embedding_size != hidden_size:
+        super().__init__(embeddings, settings, **kwargs)
+        if self.embeddings.embedding_size != hidden_size:
             self.embedding_projection = Dense(
                 hidden_size, kernel_initializer=truncated_normal(initializer_range), name="embedding_projection"
             )
-        self.hidden_dropout = hidden_dropout
-        self.remat = remat
         self.transformer_layers = [
             TransformerBlock(
                 hidden_size,
@@ -72,49 +55,6 @@ class ElectraEncoder(tf_keras.layers.Layer):
             )
             for index in range(num_layers)
         ]
-
-    def call(self, inputs, training=None, seed=None):
-        """Returns `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, a list of every layer's.
-
-        Args:
-          inputs: dict of `features.UNMASKED` and, where an example holds several documents, `features.PACKED`; int32
-            [batch, seq_length]. Documents of an example do not attend to each other.
-          training: whether to drop out.
-          seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
-        """
-        if not training:
-            seed = None
-        elif seed is None:
-            seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
-        position_ids = inputs.get(features.POSITION_IDS)
-        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
-        x = dropout(x, self.hidden_dropout, sub_seed(seed, 0))
-        if self.embedding_projection is not None:
-            x = self.embedding_projection(x)
-        padding_scores = _padding_scores(inputs)
-        outputs = []
-        for index, layer in enumerate(self.transformer_layers):
-            x = layer(x, padding_scores, seed=sub_seed(seed, index + 1), remat=self.remat and training)
-            outputs.append(x)
-        return {"sequence_output": x, "encoder_outputs": outputs}
-
-    def get_embedding_table(self) -> tf.Variable:
-        """Returns the word table, float32 [vocab_size, embedding_size]."""
-        return self.embeddings.word_table()
-
-    def get_config(self):
-        """Returns the constructor's arguments; JSON can hold them."""
-        return {**super().get_config(), **self._settings, "embeddings": tf_keras.layers.serialize(self.embeddings)}
-
-
-def _padding_scores(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see."""
-    is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
-    if features.DOCUMENT_IDS not in inputs:
-        return PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
-    documents = inputs[features.DOCUMENT_IDS]
-    is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
-    return PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
 
 
 def encode(

@@ -89,38 +89,46 @@ def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
     return apply(x, seed)
 
 
-def layer_norm(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> tf.Tensor:
-    """LayerNorm of `x` [..., width] over the last axis, with scale gamma and offset beta, float32 [width]."""
+def layer_norm(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor | None, epsilon: float = LAYER_NORM_EPSILON
+) -> tf.Tensor:
+    """LayerNorm of `x` [..., width] over the last axis, with scale gamma and offset beta or none, float32 [width]."""
 
     @tf.custom_gradient
-    def apply(x, gamma, beta):
+    def apply(x, gamma, *betas):
         def gradients(gradient):
-            inner, scaled = _layer_norm_gradient(x, gradient, gamma)
-            return inner, column_sums(scaled), column_sums(gradient)
+            inner, scaled = _layer_norm_gradient(x, gradient, gamma, epsilon=epsilon)
+            return inner, column_sums(scaled), *(column_sums(gradient) for _ in betas)
 
-        return _layer_norm(x, gamma, beta), gradients
+        return _layer_norm(x, gamma, *betas, epsilon=epsilon), gradients
 
-    return apply(x, gamma, beta)
+    return apply(x, gamma, *([] if beta is None else [beta]))
 
 
 def add_and_norm(
-    x: tf.Tensor, residual: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, rate: float, seed: tf.Tensor | None
+    x: tf.Tensor,
+    residual: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor | None,
+    rate: float,
+    seed: tf.Tensor | None,
+    epsilon: float = LAYER_NORM_EPSILON,
 ) -> tf.Tensor:
     """LayerNorm of residual + dropout(x), all [..., width]; other arguments as above."""
     if seed is None or rate == 0.0:
-        return layer_norm(residual + x, gamma, beta)
+        return layer_norm(residual + x, gamma, beta, epsilon)
 
     @tf.custom_gradient
-    def apply(x, residual, gamma, beta, seed):
-        normal, total = _add_and_norm(x, residual, gamma, beta, seed, rate=rate)
+    def apply(x, residual, seed, gamma, *betas):
+        normal, total = _add_and_norm(x, residual, seed, gamma, *betas, rate=rate, epsilon=epsilon)
 
         def gradients(gradient):
-            inner, dropped, scaled = _add_and_norm_gradient(total, gradient, gamma, seed, rate=rate)
-            return dropped, inner, column_sums(scaled), column_sums(gradient), None
+            inner, dropped, scaled = _add_and_norm_gradient(total, gradient, gamma, seed, rate=rate, epsilon=epsilon)
+            return dropped, inner, None, column_sums(scaled), *(column_sums(gradient) for _ in betas)
 
         return normal, gradients
 
-    return apply(x, residual, gamma, beta, seed)
+    return apply(x, residual, seed, gamma, *([] if beta is None else [beta]))
 
 
 def attention_probabilities(
@@ -151,8 +159,21 @@ def attention_probabilities(
     return apply(scores, padding_scores, *([seed] if has_dropout else []))
 
 
-def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-    """x [..., inputs] @ kernel [inputs, outputs] + bias [outputs], all of one dtype, and x of known rank.
+def rotate(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) -> tf.Tensor:
+    """Rotates entry i of the first half of the last axis of `x` [..., size] with entry i of the second half.
+
+    `cos` and `sin` of the angles, float32, can be broadcast to [..., size / 2] and get no gradient.
+    """
+
+    @tf.custom_gradient
+    def apply(x, cos, sin):
+        return _rotate(x, cos, sin), lambda gradient: (_rotate(gradient, cos, -sin), None, None)
+
+    return apply(x, cos, sin)
+
+
+def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+    """x [..., inputs] @ kernel [inputs, outputs] + bias [outputs], if any, all of one dtype, and x of known rank.
 
     In two dimensions, of which TensorFlow makes one operation.
     """
@@ -168,7 +189,8 @@ def affine(x: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 
         return tf.nn.bias_add(tf.matmul(rows, kernel), bias), gradients
 
-    output = apply(tf.reshape(x, [-1, x.shape[-1]]), kernel, bias)
+    rows = tf.reshape(x, [-1, x.shape[-1]])
+    output = tf.matmul(rows, kernel) if bias is None else apply(rows, kernel, bias)
     # A SavedModel takes texts of any length.
     sizes = (known or tf.shape(x)[axis] for axis, known in enumerate(x.shape[1:-1], 1))
     return tf.reshape(output, [-1, *sizes, kernel.shape[-1]])
@@ -211,16 +233,22 @@ def _dropout(x, seed, *, rate):
     return tf.cast(_drop(_wide(x), seed, rate), x.dtype)
 
 
-def _standardize(wide):
+@jit_region
+def _rotate(x, cos, sin):
+    first, second = tf.split(_wide(x), 2, axis=-1)
+    return tf.cast(tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1), x.dtype)
+
+
+def _standardize(wide, epsilon):
     """Returns (standardized, reciprocal of the standard deviation)."""
     centered = wide - tf.reduce_mean(wide, axis=-1, keepdims=True)
-    reciprocal = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
+    reciprocal = tf.math.rsqrt(tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True) + epsilon)
     return centered * reciprocal, reciprocal
 
 
-def _standardize_gradient(wide, gradient, gamma):
+def _standardize_gradient(wide, gradient, gamma, epsilon):
     """Returns (gradient of the input, product whose sum is gamma's gradient)."""
-    standard, reciprocal = _standardize(wide)
+    standard, reciprocal = _standardize(wide, epsilon)
     inner = gradient * gamma
     projection = tf.reduce_mean(inner * standard, axis=-1, keepdims=True)
     inner = reciprocal * (inner - tf.reduce_mean(inner, axis=-1, keepdims=True) - standard * projection)
@@ -228,25 +256,25 @@ def _standardize_gradient(wide, gradient, gamma):
 
 
 @jit_region
-def _layer_norm(x, gamma, beta):
-    return tf.cast(_standardize(_wide(x))[0] * gamma + beta, x.dtype)
+def _layer_norm(x, gamma, *betas, epsilon):
+    return tf.cast(sum(betas, _standardize(_wide(x), epsilon)[0] * gamma), x.dtype)
 
 
 @jit_region
-def _layer_norm_gradient(x, gradient, gamma):
-    inner, scaled = _standardize_gradient(_wide(x), _wide(gradient), gamma)
+def _layer_norm_gradient(x, gradient, gamma, *, epsilon):
+    inner, scaled = _standardize_gradient(_wide(x), _wide(gradient), gamma, epsilon)
     return tf.cast(inner, x.dtype), tf.cast(scaled, x.dtype)
 
 
 @jit_region
-def _add_and_norm(x, residual, gamma, beta, seed, *, rate):
+def _add_and_norm(x, residual, seed, gamma, *betas, rate, epsilon):
     total = tf.cast(_wide(residual) + _drop(_wide(x), seed, rate), x.dtype)
-    return tf.cast(_standardize(_wide(total))[0] * gamma + beta, x.dtype), total
+    return tf.cast(sum(betas, _standardize(_wide(total), epsilon)[0] * gamma), x.dtype), total
 
 
 @jit_region
-def _add_and_norm_gradient(total, gradient, gamma, seed, *, rate):
-    inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma)
+def _add_and_norm_gradient(total, gradient, gamma, seed, *, rate, epsilon):
+    inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma, epsilon)
     return tf.cast(inner, total.dtype), tf.cast(_drop(inner, seed, rate), total.dtype), tf.cast(scaled, total.dtype)
 
 

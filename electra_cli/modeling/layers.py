@@ -1,13 +1,16 @@
 """The layers of ELECTRA's encoders: embeddings, self-attention block, and dropout that follows from a seed.
 
 They compute what google-research/electra's do: exact GELU, LayerNorm with an epsilon of 1e-12, and -10000 added to the
-scores of padding. Unlike Keras' layers they keep no random state: the caller gives the seed.
+scores of padding; `modern.py` makes others of the same parts. Unlike Keras' layers they keep no random state: the
+caller gives the seed.
 """
+
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.modeling import fused, randomness
+from electra_cli.modeling import features, fused, randomness
 
 # Added to the attention scores of padded keys.
 PADDING_SCORE = -10_000.0
@@ -29,52 +32,68 @@ def truncated_normal(stddev: float) -> tf_keras.initializers.Initializer:
     return tf_keras.initializers.TruncatedNormal(stddev=stddev)
 
 
+def _to_tensor(variable: tf.Variable | None) -> tf.Tensor | None:
+    return None if variable is None else tf.convert_to_tensor(variable)
+
+
 class LayerNorm(tf_keras.layers.Layer):
-    """LayerNorm over the last axis, computed in float32 whatever the compute dtype."""
+    """LayerNorm over the last axis, computed in float32 whatever the compute dtype; `has_bias`: with an offset."""
+
+    def __init__(self, epsilon: float = fused.LAYER_NORM_EPSILON, has_bias: bool = True, **kwargs):
+        super().__init__(**kwargs)
+        self.epsilon = epsilon
+        self.has_bias = has_bias
 
     def build(self, input_shape):
-        """Creates gamma and beta, float32 [width]."""
+        """Creates gamma and, if it has a bias, beta, float32 [width]."""
         width = input_shape[-1]
         self.gamma = self.add_weight("gamma", [width], tf.float32, "ones", experimental_autocast=False)
-        self.beta = self.add_weight("beta", [width], tf.float32, "zeros", experimental_autocast=False)
+        self.beta = None
+        if self.has_bias:
+            self.beta = self.add_weight("beta", [width], tf.float32, "zeros", experimental_autocast=False)
         super().build(input_shape)
 
     def call(self, x, residual=None, rate=0.0, seed=None):
         """Normalizes `x` [..., width], or residual + dropout(x); keeps its dtype."""
-        gamma, beta = tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta)
+        gamma, beta = tf.convert_to_tensor(self.gamma), _to_tensor(self.beta)
         if residual is None:
-            return fused.layer_norm(x, gamma, beta)
-        return fused.add_and_norm(x, residual, gamma, beta, rate, seed)
+            return fused.layer_norm(x, gamma, beta, self.epsilon)
+        return fused.add_and_norm(x, residual, gamma, beta, rate, seed, self.epsilon)
 
 
 class Dense(tf_keras.layers.Dense):
     """Keras' layer without activation, with product and bias in one operation and a quicker gradient of the bias."""
 
     def call(self, x):
-        """Returns `x` [batch, ..., inputs] @ kernel + bias."""
-        return fused.affine(x, tf.convert_to_tensor(self.kernel), tf.convert_to_tensor(self.bias))
+        """Returns `x` [batch, ..., inputs] @ kernel + bias, if it has one."""
+        return fused.affine(x, tf.convert_to_tensor(self.kernel), _to_tensor(self.bias))
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
 class ElectraEmbeddings(tf_keras.layers.Layer):
-    """Sum of word, position and type embeddings, then LayerNorm.
+    """Sum of word embeddings and, where there are such tables, position and type embeddings, then LayerNorm.
 
     Args:
+      max_position_embeddings: rows of the position table; None: there is none.
+      type_vocab_size: rows of the type table; None: there is none.
       initializer_range: standard deviation of the initial weights.
       word_embeddings_of: embeddings whose word table this layer uses as its own.
       added_to: embeddings to whose three sums this layer adds its own, which start at 0, without changing them: the
         gradient-disentangled sharing of DeBERTaV3 (arXiv 2111.09543, section 3.3, equation 5).
+      norm_epsilon, norm_has_bias: of the `LayerNorm`.
     """
 
     def __init__(
         self,
         vocab_size: int,
         embedding_size: int,
-        max_position_embeddings: int = 512,
-        type_vocab_size: int = 2,
+        max_position_embeddings: int | None = 512,
+        type_vocab_size: int | None = 2,
         initializer_range: float = 0.02,
         word_embeddings_of: "ElectraEmbeddings | None" = None,
         added_to: "ElectraEmbeddings | None" = None,
+        norm_epsilon: float = fused.LAYER_NORM_EPSILON,
+        norm_has_bias: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -83,12 +102,16 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         self.max_position_embeddings = max_position_embeddings
         self.type_vocab_size = type_vocab_size
         self.initializer_range = initializer_range
+        self.norm_epsilon = norm_epsilon
+        self.norm_has_bias = norm_has_bias
 
         if isinstance(added_to, dict):  # from_config
             added_to = tf_keras.layers.deserialize(added_to)
         self.added_to = added_to
 
-        def table(name: str, rows: int) -> tf.Variable:
+        def table(name: str, rows: int | None) -> tf.Variable | None:
+            if rows is None:
+                return None
             if added_to is not None:
                 return self.add_weight(f"{name}_difference", [rows, embedding_size], tf.float32, "zeros")
             return self.add_weight(name, [rows, embedding_size], tf.float32, truncated_normal(initializer_range))
@@ -98,7 +121,7 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         )
         self.position_embeddings = table("position_embeddings", max_position_embeddings)
         self.type_embeddings = table("type_embeddings", type_vocab_size)
-        self.layer_norm = LayerNorm(name="layer_norm")
+        self.layer_norm = LayerNorm(norm_epsilon, norm_has_bias, name="layer_norm")
 
     def call(self, word_ids, type_ids, position_ids=None):
         """Embeds int32 [batch, seq_length] ids, types and positions: [batch, seq_length, embedding_size].
@@ -118,19 +141,66 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
 
     def _look_up(self, word_ids: tf.Tensor, type_ids: tf.Tensor, position_ids: tf.Tensor | None) -> tf.Tensor:
         embedded = tf.gather(self.word_embeddings, word_ids)
-        if position_ids is None:
+        if self.position_embeddings is not None and position_ids is None:
             embedded += self.position_embeddings[: tf.shape(word_ids)[1]]
-        else:
+        elif self.position_embeddings is not None:
             embedded += tf.gather(self.position_embeddings, position_ids)
+        if self.type_embeddings is None:
+            return embedded
         # A product with one-hot rows has a dense gradient; the table has two rows.
         one_hot = tf.one_hot(type_ids, self.type_vocab_size, dtype=embedded.dtype)
         return embedded + tf.matmul(one_hot, self.type_embeddings)
 
     def get_config(self):
         """Returns the constructor's arguments; a word table of another layer's becomes one of its own."""
-        names = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size", "initializer_range")
+        sizes = ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size")
+        names = (*sizes, "initializer_range", "norm_epsilon", "norm_has_bias")
         added_to = self.added_to and tf_keras.layers.serialize(self.added_to)
         return {**super().get_config(), **{name: getattr(self, name) for name in names}, "added_to": added_to}
+
+
+def padding_scores_of(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see.
+
+    `inputs` as of the encoders.
+    """
+    is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
+    if features.DOCUMENT_IDS not in inputs:
+        return PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+    documents = inputs[features.DOCUMENT_IDS]
+    is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
+    return PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
+
+
+def self_attention(
+    projected: tf.Tensor,
+    num_heads: int,
+    padding_scores: tf.Tensor,
+    rate: float,
+    seed: tf.Tensor | None,
+    rotation: tuple[tf.Tensor, tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """Returns what each position gathers from those it attends to, [batch, seq_length, hidden_size].
+
+    Args:
+      projected: [batch, seq_length, 3 x hidden_size]: query, key, value, each head by head.
+      num_heads: attention heads.
+      padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
+      rate: of the dropout of attention probabilities.
+      seed: int32 [2] for dropout, None for none.
+      rotation: cosine and sine, float32 [1 or batch, 1, seq_length, head_size / 2], of the angles that queries and keys
+        are rotated by; None: they are not.
+    """
+    batch_size, length, hidden_size = tf.shape(projected)[0], tf.shape(projected)[1], projected.shape[-1] // 3
+    head_size = hidden_size // num_heads
+    projected = tf.reshape(projected, [batch_size, length, 3, num_heads, head_size])
+    query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))
+    if rotation is not None:
+        query, key = fused.rotate(query, *rotation), fused.rotate(key, *rotation)
+    scores = tf.matmul(query, key, transpose_b=True)
+    probabilities = fused.attention_probabilities(scores, padding_scores, head_size**-0.5, rate, seed)
+    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
+    return tf.reshape(context, [batch_size, length, hidden_size])
 
 
 class TransformerBlock(tf_keras.layers.Layer):
@@ -156,7 +226,6 @@ class TransformerBlock(tf_keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.num_attention_heads = num_attention_heads
-        self.head_size = hidden_size // num_attention_heads
         self.hidden_dropout = hidden_dropout
         self.attention_dropout = attention_dropout
 
@@ -195,14 +264,71 @@ class TransformerBlock(tf_keras.layers.Layer):
         return self.output_norm(transform(self.intermediate(x)), x, self.hidden_dropout, sub_seed(seed, 2))
 
     def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
-        batch_size, length = tf.shape(x)[0], tf.shape(x)[1]
-        projected = tf.reshape(
-            self.query_key_value(x), [batch_size, length, 3, self.num_attention_heads, self.head_size]
+        return self_attention(
+            self.query_key_value(x), self.num_attention_heads, padding_scores, self.attention_dropout, seed
         )
-        query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))
-        scores = tf.matmul(query, key, transpose_b=True)
-        probabilities = fused.attention_probabilities(
-            scores, padding_scores, self.head_size**-0.5, self.attention_dropout, seed
-        )
-        context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
-        return tf.reshape(context, [batch_size, length, self.num_attention_heads * self.head_size])
+
+
+class Encoder(tf_keras.layers.Layer):
+    """A stack of blocks on embeddings, which another encoder may use too.
+
+    A subclass sets `transformer_layers`, and may set `embedding_projection`, from embeddings to the width of the
+    blocks, and `final_norm`, behind the last block.
+
+    Args:
+      settings: the other arguments of the subclass; `hidden_dropout` is also the rate for the embeddings, `remat` holds
+        in training. See `TransformerBlock`.
+    """
+
+    transformer_layers: list[tf_keras.layers.Layer]
+
+    def __init__(self, embeddings: ElectraEmbeddings | dict, settings: dict[str, Any], **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(embeddings, dict):  # from_config
+            embeddings = tf_keras.layers.deserialize(embeddings)
+        self._settings = settings
+        self.embeddings = embeddings
+        self.embedding_projection = None
+        self.hidden_dropout = settings["hidden_dropout"]
+        self.remat = settings["remat"]
+        self.final_norm = None
+
+    def call(self, inputs, training=None, seed=None):
+        """Returns `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, a list of every layer's.
+
+        The last of them is `sequence_output`, behind the final norm, if there is one.
+
+        Args:
+          inputs: dict of `features.UNMASKED` and, where an example holds several documents, `features.PACKED`; int32
+            [batch, seq_length]. Documents of an example do not attend to each other.
+          training: whether to drop out.
+          seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
+        """
+        if not training:
+            seed = None
+        elif seed is None:
+            seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
+        position_ids = inputs.get(features.POSITION_IDS)
+        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
+        x = fused.dropout(x, self.hidden_dropout, sub_seed(seed, 0))
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x)
+        outputs = []
+        for index, (layer, context) in enumerate(zip(self.transformer_layers, self._contexts(inputs), strict=True)):
+            x = layer(x, *context, seed=sub_seed(seed, index + 1), remat=self.remat and training)
+            outputs.append(x)
+        if self.final_norm is not None:
+            outputs[-1] = x = self.final_norm(x)
+        return {"sequence_output": x, "encoder_outputs": outputs}
+
+    def _contexts(self, inputs: dict[str, tf.Tensor]) -> list[tuple]:
+        """Returns for each block its arguments between its input and the seed."""
+        return [(padding_scores_of(inputs),)] * len(self.transformer_layers)
+
+    def get_embedding_table(self) -> tf.Variable:
+        """Returns the word table, float32 [vocab_size, embedding_size]."""
+        return self.embeddings.word_table()
+
+    def get_config(self):
+        """Returns the constructor's arguments; JSON can hold them."""
+        return {**super().get_config(), **self._settings, "embeddings": tf_keras.layers.serialize(self.embeddings)}
