@@ -24,7 +24,10 @@ setup(
         "electra_cli.configs.finetune",
     ],
     package_dir={"electra_cli.configs": "configs", "electra_cli.configs.finetune": "configs/finetune"},
-    package_data={"electra_cli.report": ["page.html.jinja", "page.css"]},
+    package_data={
+        "electra_cli.planning": ["device_check.json"],
+        "electra_cli.report": ["page.html.jinja", "page.css"],
+    },
     install_requires=[
         "absl-py>=1.4",
         # MinHash signatures of documents (--deduplicate=near).

@@ -1,5 +1,7 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
+import dataclasses
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -50,6 +52,12 @@ GROUPS: app.FlagGroups = {
             "Build everything, run a few steps and a short evaluation, check workdir and disk, and report what the "
             "run would take; leaves nothing behind.",
         ),
+        "check_devices": Field(
+            False,
+            "Check whether this machine's devices compute right, and measure how fast, by steps of random examples. "
+            "--config (default: tiny) is what is measured; no data is needed. Exit code 1: a check failed.",
+        ),
+        "json": Field(False, "With --check_devices: print JSON: bytes, seconds."),
     },
     "Output": {
         **app.OUTPUT_FLAGS,
@@ -63,12 +71,14 @@ GROUPS: app.FlagGroups = {
 FLAGS = app.define_flags(GROUPS)
 CONFIG = ConfigFlag(FLAGS, PRETRAINING, is_optional=True)
 
+_VERDICTS = {True: "ok", False: "FAILED", None: "-"}
 USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
 
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
        {program} --workdir=RUN [--mode=MODE] [--checkpoint=PATH] [--config.KEY=VALUE ...]
                                               a run that was begun, with its own config; some keys may change
+       {program} --check_devices [--config=PRESET_OR_FILE] [--config.KEY=VALUE ...] [--json]
 """
 EXAMPLES = """
 Examples:
@@ -76,11 +86,16 @@ Examples:
   {program} --workdir=run --mode=eval --checkpoint=run/checkpoints/best
   {program} --config=base --config.data.dir=data --workdir=run --config.runtime.precision=mixed_bfloat16
 
-Exit codes: 0 done, 1 a defect, 2 a mistake in the command or its files, 75 stopped by a signal and saved.
+Exit codes: 0 done, 1 a defect or a failed check, 2 a mistake in the command or its files, 75 stopped by a signal and
+saved.
 """
 
 
 def _main(values: flags.FlagValues) -> None:
+    if values.check_devices:
+        _check_devices(values)
+        return
+    app.refuse_flags(values, ("json",), "goes with --check_devices: leave it out, or see --print_config=json")
     settings = _settings(values)
     from electra_cli.data import source  # noqa: PLC0415  (--help must not wait for it)
 
@@ -107,6 +122,28 @@ def _main(values: flags.FlagValues) -> None:
     with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
         app.end_when_stopped(logger)
         _run(run, values, logger)
+
+
+def _check_devices(values: flags.FlagValues) -> None:
+    """Prints checks as they are made, then failures on standard error; exit code 1 where there are any."""
+    unread = [name for group in GROUPS.values() for name in group if name not in ("config", "check_devices", "json")]
+    app.refuse_flags(values, unread, "is not read by --check_devices: leave it out")
+    from electra_cli.planning.plan import make_plan  # noqa: PLC0415  (--help must not wait for it)
+
+    plan = make_plan(CONFIG.config)  # before TensorFlow's import, which takes seconds
+    from electra_cli.planning.device_check import check_devices  # noqa: PLC0415
+
+    checks = []
+    for check in check_devices(plan):
+        checks.append(check)
+        if not values.json:
+            print(f"{check.name:<12}{_VERDICTS[check.ok]:<8}{check.text}", flush=True)
+    failed = [check for check in checks if check.ok is False]
+    if values.json:
+        print(json.dumps({"ok": not failed, "checks": [dataclasses.asdict(check) for check in checks]}, indent=1))
+    for check in failed:
+        print(f"{os.path.basename(sys.argv[0])}: check failed: {check.name}: {check.text}", file=sys.stderr)
+    sys.exit(bool(failed))
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
@@ -164,7 +201,11 @@ def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """Parses the command line into `FLAGS` and `CONFIG`, and returns what are no flags."""
-    return CONFIG.parse(["--print_config=text" if argument == "--print_config" else argument for argument in argv])
+    argv = ["--print_config=text" if argument == "--print_config" else argument for argument in argv]
+    rest = CONFIG.parse(argv)
+    if FLAGS.check_devices and FLAGS.config is None:
+        rest = CONFIG.parse([argv[0], "--config=tiny", *argv[1:]])
+    return rest
 
 
 def main() -> None:

@@ -72,6 +72,7 @@ def test_a_wheel_of_the_sdist_works_outside_the_checkout(tmp_path):
     assert file == str(tmp_path / "site" / "electra_cli" / "main.py")
     assert presets == PRETRAINING.names()
     assert (tmp_path / "site" / "electra_cli" / "report" / "page.html.jinja").exists()
+    assert (tmp_path / "site" / "electra_cli" / "planning" / "device_check.json").exists()
 
 
 @pytest.mark.slow

@@ -12,8 +12,10 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.data.input_pipeline import Part
 from electra_cli.modeling import features
-from electra_cli.planning.plan import PhasePlan, Plan
+from electra_cli.objectives.base import objective_of
+from electra_cli.planning.plan import Plan
 from electra_cli.planning.scale import (
     ACCELERATORS,
     GIB,
@@ -65,17 +67,52 @@ def make_steps(config: ml_collections.FrozenConfigDict, num_steps: int) -> tuple
     """Makes steps as `measure_steps` does; returns the seconds of each, the one that builds included."""
     train = config.train
     runtime = build_runtime(config.runtime, [(train.global_batch_size, train.gradient_accumulation_steps)])
-    model, optimizer = build_model(config, runtime)
-    train_steps = build_train_steps(model, optimizer, runtime, config)
-    batch = random_batch(config, config.train.global_batch_size // runtime.num_replicas)
-    batches = iter(runtime.distribute(lambda part: tf.data.Dataset.from_tensors(batch).cache().repeat()))
-    seconds = []
-    for step in range(num_steps + 1):
+    steps = Steps(config, runtime, random_batch(config, train.global_batch_size))
+    for _ in range(num_steps + 1):
+        steps.make()
+    return steps.seconds, runtime
+
+
+class Steps:
+    """Training steps of a resolved phase, all on the same batch, `features.MASKED` of all replicas.
+
+    Attributes:
+      seconds: of each step that was made; those of the first include building it.
+    """
+
+    def __init__(self, config: ml_collections.FrozenConfigDict, runtime: Runtime, batch: dict[str, np.ndarray]):
+        self.model, optimizer = build_model(config, runtime)
+        self._objective, self._runtime = objective_of(config), runtime
+        self._update = build_train_steps(self.model, optimizer, runtime, config)
+
+        def make_dataset(part: Part) -> tf.data.Dataset:
+            size = part.size(len(batch[features.INPUT_WORD_IDS]))
+            share = {name: value[part.index * size : (part.index + 1) * size] for name, value in batch.items()}
+            return part.divide(tf.data.Dataset.from_tensors(share)).cache().repeat()
+
+        self._batches = iter(runtime.distribute(make_dataset))
+        self.seconds: list[float] = []
+
+    def make(self) -> dict[str, np.ndarray]:
+        """Makes a step, and returns its sums (`updates.Updates`)."""
         begin = time.perf_counter()
-        sums = train_steps(batches, tf.constant(step, tf.int64), tf.constant(1, tf.int64))
-        float(sums["num_steps"])  # waits for the result
-        seconds.append(time.perf_counter() - begin)
-    return seconds, runtime
+        sums = self._update(self._batches, tf.constant(len(self.seconds), tf.int64), tf.constant(1, tf.int64))
+        values = {name: value.numpy() for name, value in sums.items()}  # waits for the result
+        self.seconds.append(time.perf_counter() - begin)
+        return values
+
+    def samples(self) -> np.ndarray:
+        """Returns the token that the present model puts at each slot, int32 [batch, slots] (`Objective.choices`)."""
+
+        @self._runtime.function
+        @tf.autograph.experimental.do_not_convert
+        def choose(inputs):
+            return self._objective.choices(inputs, self.model(inputs, training=False))["choices"]
+
+        # A compiled function itself would be called once, across replicas.
+        choose_on_all = tf.function(lambda batch: self._runtime.strategy.run(lambda own: choose(own), args=(batch,)))
+        chosen = choose_on_all(next(self._batches))
+        return np.concatenate([own.numpy() for own in self._runtime.strategy.experimental_local_results(chosen)])
 
 
 def random_batch(config: ml_collections.FrozenConfigDict, size: int) -> dict[str, np.ndarray]:
@@ -154,8 +191,8 @@ def calibrate(plan: Plan) -> Calibration:
       UserError: devices are missing or do not divide the batch.
     """
     phase = max(plan.phases, key=lambda candidate: candidate.matmul_flops)
-    device, num_devices = _device_here()
-    config = _measurable(plan, phase, device, num_devices)
+    device, num_devices = device_here()
+    config = measurable(phase.config, device, num_devices)
     batch = config.train.global_batch_size
     remat = plan.config.model.remat
     predicted = step_time(config, device, num_devices, 1, remat=remat)
@@ -176,7 +213,7 @@ def calibrate(plan: Plan) -> Calibration:
     )
 
 
-def _device_here() -> tuple[Device, int]:
+def device_here() -> tuple[Device, int]:
     """Returns the kind of device of this machine and how many there are; a CPU is one, whatever its cores."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
@@ -187,17 +224,18 @@ def _device_here() -> tuple[Device, int]:
     return dataclasses.replace((known or ACCELERATORS[-1:])[0], name=f"{name[:13]} here"), len(gpus)
 
 
-def _measurable(plan: Plan, phase: PhasePlan, device: Device, num_devices: int) -> ml_collections.FrozenConfigDict:
-    """Returns the phase's config with as many examples a step as can be measured."""
-    config = ml_collections.ConfigDict(phase.config.to_dict())
-    limit = largest_part(phase.config, dataclasses.replace(device, memory=_MEMORY_SHARE * device.memory),
-                        remat=plan.config.model.remat)  # fmt: skip
-    parts = num_devices * config.train.gradient_accumulation_steps
+def measurable(
+    resolved: ml_collections.FrozenConfigDict, device: Device, num_replicas: int
+) -> ml_collections.FrozenConfigDict:
+    """Returns a resolved config with as many examples a step, in one part, as can be measured."""
+    config, remat = ml_collections.ConfigDict(resolved.to_dict()), resolved.model.remat
+    limit = largest_part(resolved, dataclasses.replace(device, memory=_MEMORY_SHARE * device.memory), remat=remat)
+    parts = num_replicas * config.train.gradient_accumulation_steps
     examples = max(1, min(config.train.global_batch_size // parts, limit))
     config.train.gradient_accumulation_steps = 1
     while True:
-        config.train.global_batch_size = examples * num_devices
-        seconds = step_time(config, device, num_devices, 1, remat=plan.config.model.remat).total
+        config.train.global_batch_size = examples * num_replicas
+        seconds = step_time(config, device, num_replicas, 1, remat=remat).total
         if seconds <= _LONGEST_STEP or examples == 1:
             return ml_collections.FrozenConfigDict(config)
         examples = max(1, examples // 2)

@@ -23,7 +23,7 @@ from electra_cli.training.cluster import Cluster, find_cluster, joining
 # 9.0: https://github.com/tensorflow/tensorflow/issues/101746.
 _FIRST_WITHOUT_CODE = 12
 # Device files of the chips of a TPU machine.
-_TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
+TPU_DEVICES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +199,7 @@ def _choose(settings: ml_collections.FrozenConfigDict, cluster: Cluster | None, 
         return "tpu", "config.runtime.tpu names one"
     if os.environ.get("TPU_NAME"):
         return "tpu", "TPU_NAME names one"
-    if any(glob.glob(pattern) for pattern in _TPU_DEVICES) and not num_gpus:
+    if any(glob.glob(pattern) for pattern in TPU_DEVICES) and not num_gpus:
         return "tpu", "one is attached"
     if num_gpus > 1:
         return "mirrored", "several GPUs are there"

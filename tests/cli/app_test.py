@@ -74,6 +74,9 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
             "--mode=evl: must be one of train, eval, train_and_eval, replay; did you mean eval?",
         ),
         (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
+        (["--config=small", "--workdir=x", "--json"], "--json goes with --check_devices: leave it out"),
+        (["--check_devices", "--workdir=x"], "--workdir is not read by --check_devices: leave it out"),
+        (["--check_devices", "--config.model.hidden_size=7"], "must be a multiple of config.model.num_attention_head"),
         (
             ["--workdir=nowhere", "--mode=eval"],
             "--workdir=nowhere holds no config.json: give the workdir of electra-pret",
