@@ -115,6 +115,10 @@ def test_the_tpu_extra_is_what_tensorflow_is_imported_from(tmp_path):
     library = "tensorflow/libtensorflow_framework.so.2"
     with zipfile.ZipFile(next(wheels.glob("tensorflow_tpu*"))) as wheel:
         assert (site / library).read_bytes() == wheel.read(library)
+        # What scripts/tpu_vm.sh starts on each host of a slice, and refuses.
+        server = wheel.read("tensorflow/python/tools/grpc_tpu_worker.py").decode()
+    assert (site.parents[2] / "bin/start_grpc_tpu_worker").exists()
+    assert "startswith('v5')" in server and "v6e" not in server
 
 
 def test_the_citation_and_the_workflow_follow_the_package():

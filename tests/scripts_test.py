@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -156,3 +157,89 @@ def test_tpu_vm_never_has_two_runs_at_once(bin_dir, tmp_path):
     result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v4-8", "--config=small", "--workdir=gs://b/run")
     assert result.returncode == 0 and "the run continues there; waiting for its end" in result.stderr
     assert (home / "log").read_text().split() == ["begin", "end"] * 2
+
+
+def test_tpu_vm_serves_on_all_hosts_of_a_slice(bin_dir):
+    """What each call of gcloud is for; a preemption ends the first run, and a signal the second."""
+    stand_in(
+        bin_dir,
+        "gcloud",
+        f"""case "$*" in
+        *describe*) [[ -f "{bin_dir}/there" ]] && echo READY ;;
+        *create*) touch "{bin_dir}/there" ;;
+        *electra-pretrain\\ --config*) echo run >> "{bin_dir}/runs"
+          case $(wc -l < "{bin_dir}/runs") in 1) rm "{bin_dir}/there"; exit 255 ;; 2) exit 75 ;; esac ;;
+        esac""",
+    )
+    result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v5litepod-16", "--config=small", "--workdir=gs://b/run")
+    assert result.returncode == 0, result.stderr
+    kinds = {
+        " create ": "create",
+        " scp ": "copy",
+        "pip install": "install",
+        "start_grpc_tpu_worker": "serve",
+        "venv/bin/electra-pretrain --": "run",
+        'kill "$': "end",
+    }
+    made = [(kinds[word], call) for call in (bin_dir / "calls").read_text().split("gcloud ") for word in kinds
+            if word in call]  # fmt: skip
+    new = ["create", "copy", "install"]
+    assert [kind for kind, _ in made] == [*new, "serve", "run", *new, "serve", "run", "end", "serve", "run", "end"]
+    for kind, call in made:
+        if kind == "create":
+            assert "--version=v2-alpha-tpuv5-lite" in call
+        else:
+            assert f"--worker={0 if kind == 'run' else 'all'} " in call.replace("\n", " ")
+        if kind == "run":
+            assert "TPU_NAME=name TPU_LOAD_LIBRARY=0 venv/bin/electra-pretrain --config=small" in call
+    assert "local path" not in result.stderr
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_tpu_vm_has_one_server_a_host_for_each_run(bin_dir, tmp_path, works):
+    home = tmp_path / "home"
+    (home / "venv/bin").mkdir(parents=True)
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    stand_in(bin_dir, "systemctl", "exit 0")
+    stand_in(bin_dir, "sudo", "exit 0")
+    listen = f"exec {sys.executable} -m http.server --bind localhost {port}"
+    stand_in(home / "venv/bin", "start_grpc_tpu_worker", listen if works else "echo no metadata; exit 1")
+    # The second connection breaks, and its run goes on.
+    stand_in(
+        home / "venv/bin",
+        "electra-pretrain",
+        'cat server.pid >> pids; codes=(75 1 0); n=$(wc -l < pids); exit "${codes[n - 1]}"',
+    )
+    stand_in(
+        bin_dir,
+        "gcloud",
+        f"""case "$*" in
+        *describe*) echo READY ;;
+        *--command=*) cd "{home}"; command=${{@: -1}}; bash -c "${{command#--command=}}"; code=$?
+          if [[ $* == *electra-pretrain\\ --config* && $code == 1 ]]; then exit 255; fi; exit $code ;;
+        esac""",
+    )
+    flags = ("--config=small", "--workdir=run", "--config.data.dir=gs://b/data")
+    result = run(bin_dir, "tpu_vm.sh", "name", "zone", "v4-16", *flags, TPU_TASK_PORT=str(port))
+    assert "--workdir=run is a local path, but the hosts of a v4-16 have no disk in common" in result.stderr
+    assert "data.dir" not in result.stderr
+    assert "sudo systemctl stop tpu-runtime" in calls(bin_dir)
+    if not works:
+        assert result.returncode == 1 and "no metadata\ntpu_vm: the TensorFlow servers did not start" in result.stderr
+        return
+    assert result.returncode == 0, result.stderr
+    first, second, third = map(int, (home / "pids").read_text().split())
+    assert first != second == third
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("localhost", port))
+
+
+def test_tpu_vm_refuses_what_is_no_type_or_has_no_server(bin_dir):
+    for type_name, message in (
+        ("8", "tpu_vm: TYPE=8 is no type of TPU: give one as v4-8 or v5litepod-16\n"),
+        ("v6e-16", "tpu_vm: TYPE=v6e-16: TensorFlow 2.20's server for slices does not know v6e: give v6e-8, or a "
+         "larger v5p\n"),
+    ):  # fmt: skip
+        result = run(bin_dir, "tpu_vm.sh", "name", "zone", type_name, "--config=small")
+        assert (result.returncode, result.stderr) == (2, message)

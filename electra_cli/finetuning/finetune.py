@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from electra_cli.config.finetuning import check, fill_in
 from electra_cli.errors import UserError
+from electra_cli.files import LOCK_FILE
 from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import Examples, most_frequent
 from electra_cli.finetuning.model import OpenEncoder, StartingPoint
@@ -74,6 +75,7 @@ def finetune(
     train = encoded["train"].encoded
     record = _record(task, filled, encoded, start)
     with Workdir(workdir), StopRequest() as stop:
+        runtime.check_shared("--workdir", workdir, LOCK_FILE)
         write_record(workdir, record, task.labels, start.tokenizer)
         logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
         with logger.status("Building the model"):

@@ -12,8 +12,9 @@ import ml_collections
 import tensorflow as tf
 import tf_keras
 
+from electra_cli import files
 from electra_cli.data.input_pipeline import Part
-from electra_cli.errors import Interrupted, UserError
+from electra_cli.errors import Interrupted, Option, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling import tf_models
 from electra_cli.modeling.fused import with_jit_regions
@@ -55,6 +56,29 @@ class Runtime:
     def is_chief(self) -> bool:
         """Whether this process writes to the workdir."""
         return self.worker_index == 0
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The CPUs of the machines that this process computes on: several for a TPU slice of several hosts."""
+        devices = [tf.DeviceSpec.from_string(name) for name in self.strategy.extended.worker_devices]
+        cpus = [device.replace(device_type="CPU", device_index=0).to_string() for device in devices]
+        return tuple(dict.fromkeys(cpus))
+
+    def check_shared(self, name: str, directory: str, file: str) -> None:
+        """Raises a `UserError` where not all hosts see a file in the value `directory` of an option: they read and
+        write there themselves, and a host's own disk goes with it."""
+        if len(self.hosts) == 1 or files.is_remote(directory):
+            return
+        for index, host in enumerate(self.hosts):
+            try:
+                with tf.device(host):
+                    tf.io.read_file(files.join(directory, file))
+            except tf.errors.NotFoundError as error:
+                message = (
+                    f"={directory} is not on host {index} of {len(self.hosts)}, which all read and write there: give a "
+                    f"gs:// path, or an absolute one on a disk that they share"
+                )
+                raise UserError(Option(name), message) from error
 
     def with_jit_regions(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function whose regions are compiled if `jit_regions`; it must be traced in one thread."""

@@ -11,6 +11,7 @@ from electra_cli.config.checks import notices
 from electra_cli.data.input_pipeline import reading, training_batches
 from electra_cli.data.source import OpenedRun, Phase, describe, fingerprint, phase_at
 from electra_cli.errors import Interrupted, ResumableError, UserError
+from electra_cli.files import LOCK_FILE
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.costs import matmul_flops
@@ -33,6 +34,7 @@ from electra_cli.training.throughput import StepsPerCall, Throughput
 from electra_cli.training.updates import Sums, Updates
 from electra_cli.training.watch import LossSpikes, NonFiniteSteps, WarnOfCollapse
 from electra_cli.workdir.checkpoints import Checkpoints
+from electra_cli.workdir.run_files import CONFIG_FILE
 from electra_cli.workdir.workdir import Workdir, check_config
 
 
@@ -90,6 +92,7 @@ def train(
         watching_for_notice(stop),
         contextlib.ExitStack() as stack,
     ):
+        runtime.check_shared("--workdir", workdir, LOCK_FILE)
         for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
             logger.notice(f"Changed since the run began: {difference}")
         logger = stack.enter_context(directory.recording(logger, wandb_project=wandb_project, config=resolved))
@@ -229,6 +232,7 @@ def evaluate(
     logger = logger or Lines()
     runtime, resolved, phases = open_run(config, logger, flags={"--mode": "eval", "--checkpoint": checkpoint})
     check_config(workdir, resolved, fingerprint(phases))
+    runtime.check_shared("--workdir", workdir, CONFIG_FILE)
     logger.notice(f"Devices: {runtime.description}")
     with reporting_lost_workers(runtime):
         run = Run(runtime, resolved, phases, logger)

@@ -11,6 +11,7 @@ import tf_keras
 
 from electra_cli.config.fields import flatten
 from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, read_run
+from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of
@@ -54,6 +55,8 @@ def open_run(
         trains = [phase.config.train for phase in run.phases]
         batches = [(train.global_batch_size, train.gradient_accumulation_steps) for train in trains]
         runtime = build_runtime(run.resolved.runtime, batches, alone=alone, logger=logger)
+        for phase in run.phases:
+            runtime.check_shared("config.data.dir", phase.source.data_dir, VOCAB_FILE)
         if runtime.num_workers > 1:
             record = {f"config.{key}": value for key, value in flatten(run.resolved).items() if key not in _OWN_KEYS}
             record |= {"the data of config.data.dir": fingerprint(run.phases)[:12], "devices": runtime.devices}
