@@ -211,5 +211,13 @@ def clock_set_back() -> None:
 
 
 def limit_files(size: int) -> None:
-    """No file may grow beyond a size in bytes: whoever tries is told so."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    """No file may grow beyond a size in bytes from the first checkpoint on: whoever tries is told so."""
+    from electra_cli.workdir import checkpoint_files
+
+    write = checkpoint_files.CheckpointFiles.write
+
+    def write_limited(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # not before: the code that XLA compiles is kept, too
+        write(*args)
+
+    checkpoint_files.CheckpointFiles.write = write_limited
