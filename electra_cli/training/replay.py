@@ -119,7 +119,8 @@ def _replay(record: Record, run: Run) -> bool:
     else:
         report(
             "Finite when computed again: neither these weights nor these examples are the cause. Look for a faulty "
-            "device or its memory, or for settings that changed (precision, jit_compile); the same command resumes."
+            "device or its memory (electra-pretrain --check_devices), or for settings that changed (precision, "
+            "jit_compile); the same command resumes."
         )
     return is_bad
 
