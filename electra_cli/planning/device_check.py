@@ -26,7 +26,7 @@ from tensorflow.python.client import device_lib
 
 from electra_cli.config.pretraining import PRECISIONS, default_config
 from electra_cli.data.source import read_run
-from electra_cli.errors import UserError
+from electra_cli.errors import Option, UserError
 from electra_cli.objectives.base import objective_of
 from electra_cli.objectives.sizes import describe_bytes
 from electra_cli.planning.measuring import Steps, device_here, measurable, random_batch
@@ -82,8 +82,9 @@ def check_devices(plan: Plan) -> Iterator[Check]:
     settings = plan.config.runtime
     if find_cluster(settings, os.environ) is not None:
         raise UserError(
-            "--check_devices checks one machine: run it on each, without config.runtime.worker_addresses, TF_CONFIG "
-            "and several tasks of Slurm"
+            Option("--check_devices"),
+            " checks one machine: run it on each, without config.runtime.worker_addresses, TF_CONFIG and several tasks "
+            "of Slurm",
         )
     devices = _find_devices()
     yield devices
@@ -151,6 +152,8 @@ def _version(package: str) -> str | None:
 
 
 def _is_loadable(library: str) -> bool:
+    if any(pathlib.Path(tf.__file__).parents[1].glob(f"nvidia/*/lib/{library}")):  # the extra's, next to TensorFlow
+        return True
     try:
         ctypes.CDLL(library)
     except OSError:

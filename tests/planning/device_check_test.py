@@ -153,6 +153,14 @@ def test_devices_that_tensorflow_does_not_see(monkeypatch):
     assert "TPU (/dev/accel0), libtpu 0.0.31" in find(["/dev/accel0"], libtpu="0.0.31").text
 
 
+def test_libraries_of_the_extra_are_found_next_to_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.setattr(tf, "__file__", str(tmp_path / "tensorflow" / "__init__.py"))
+    assert device_check._is_loadable("libc.so.6") and not device_check._is_loadable("libcudnn.so.9")
+    (tmp_path / "nvidia/cudnn/lib").mkdir(parents=True)
+    (tmp_path / "nvidia/cudnn/lib/libcudnn.so.9").touch()
+    assert device_check._is_loadable("libcudnn.so.9") and not device_check._is_loadable("libcudart.so.12")
+
+
 def test_nothing_more_is_checked_without_the_devices(monkeypatch):
     config = default_config()
     monkeypatch.setattr(device_check, "_find_devices", lambda: device_check.Check("devices", False, "no GPU"))
