@@ -71,6 +71,7 @@ def test_a_stopped_run_resumes_to_the_same_metrics(tmp_path):
     notices = []
     loop.train(settings_of("run"), str(tmp_path / "run"), with_evaluation=True, logger=Lines(notices.append))
     assert any("step 4" in line for line in notices)
+    assert any(line.startswith("Changed since the run began: dropout: its masks follow") for line in notices)
     assert_same_lines(tmp_path / "run/metrics.jsonl", EARLIER / "whole/metrics.jsonl")
 
 

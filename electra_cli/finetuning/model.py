@@ -17,7 +17,7 @@ from electra_cli.finetuning.tasks import build_task
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling.encoders import ElectraEncoder, encode
 from electra_cli.modeling.fused import dropout
-from electra_cli.modeling.layers import Dense, ElectraEmbeddings, gelu, sub_seed, truncated_normal
+from electra_cli.modeling.layers import Dense, ElectraEmbeddings, dropout_keys, gelu, sub_seed, truncated_normal
 from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.sizes import check_network
 from electra_cli.objectives.weights import Network
@@ -73,7 +73,7 @@ def loss_sum(kind: str, logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
 
 # Kinds whose head sees the whole text, at [CLS]; the others' sees each token.
 SENTENCE_KINDS = ("classification", "regression")
-# Sub-seeds of dropout; the encoder's own are below.
+# Sub-seed of the dropout of the head; the encoder draws from the seed itself.
 _HEAD_SEED = 1 << 16
 
 
@@ -114,10 +114,11 @@ class TaskModel(tf_keras.Model):
         """
         seed = seed if training else None
         x = encode(self.encoder, inputs, training, seed)
+        first_key, last_key = dropout_keys(sub_seed(seed, _HEAD_SEED), 2)
         if self.head_dense is not None:
-            x = dropout(x[:, 0], self.dropout_rate, sub_seed(seed, _HEAD_SEED))
+            x = dropout(x[:, 0], self.dropout_rate, first_key)
             x = gelu(self.head_dense(x))
-        return self.head_output(dropout(x, self.dropout_rate, sub_seed(seed, _HEAD_SEED + 1)))
+        return self.head_output(dropout(x, self.dropout_rate, last_key))
 
     def depths(self) -> list[int]:
         """Returns the depth of each of `trainable_variables`: embeddings 0, layer i i + 1, the head layers + 2.

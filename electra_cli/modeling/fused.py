@@ -74,19 +74,19 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     return apply(x)
 
 
-def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
-    """Zeroes a fraction `rate` of `x` and scales up the rest; without a seed (int [2]) returns `x`.
+def dropout(x: tf.Tensor, rate: float, key: tf.Tensor | None) -> tf.Tensor:
+    """Zeroes a fraction `rate` of `x` and scales up the rest; without a key (uint32 [2]) returns `x`.
 
-    The decisions follow from seed and shape alone.
+    The decisions follow from key and shape alone.
     """
-    if seed is None or rate == 0.0:
+    if key is None or rate == 0.0:
         return x
 
     @tf.custom_gradient
-    def apply(x, seed):
-        return _dropout(x, seed, rate=rate), lambda gradient: (_dropout(gradient, seed, rate=rate), None)
+    def apply(x, key):
+        return _dropout(x, key, rate=rate), lambda gradient: (_dropout(gradient, key, rate=rate), None)
 
-    return apply(x, seed)
+    return apply(x, key)
 
 
 def layer_norm(
@@ -111,39 +111,39 @@ def add_and_norm(
     gamma: tf.Tensor,
     beta: tf.Tensor | None,
     rate: float,
-    seed: tf.Tensor | None,
+    key: tf.Tensor | None,
     epsilon: float = LAYER_NORM_EPSILON,
 ) -> tf.Tensor:
     """LayerNorm of residual + dropout(x), all [..., width]; other arguments as above."""
-    if seed is None or rate == 0.0:
+    if key is None or rate == 0.0:
         return layer_norm(residual + x, gamma, beta, epsilon)
 
     @tf.custom_gradient
-    def apply(x, residual, seed, gamma, *betas):
-        normal, total = _add_and_norm(x, residual, seed, gamma, *betas, rate=rate, epsilon=epsilon)
+    def apply(x, residual, key, gamma, *betas):
+        normal, total = _add_and_norm(x, residual, key, gamma, *betas, rate=rate, epsilon=epsilon)
 
         def gradients(gradient):
-            inner, dropped, scaled = _add_and_norm_gradient(total, gradient, gamma, seed, rate=rate, epsilon=epsilon)
+            inner, dropped, scaled = _add_and_norm_gradient(total, gradient, gamma, key, rate=rate, epsilon=epsilon)
             return dropped, inner, None, column_sums(scaled), *(column_sums(gradient) for _ in betas)
 
         return normal, gradients
 
-    return apply(x, residual, seed, gamma, *([] if beta is None else [beta]))
+    return apply(x, residual, key, gamma, *([] if beta is None else [beta]))
 
 
 def attention_probabilities(
-    scores: tf.Tensor, padding_scores: tf.Tensor, scale: float, rate: float, seed: tf.Tensor | None
+    scores: tf.Tensor, padding_scores: tf.Tensor, scale: float, rate: float, key: tf.Tensor | None
 ) -> tf.Tensor:
     """Dropout of softmax(scores x scale + padding_scores), with scores [batch, heads, queries, keys].
 
-    `padding_scores`, float32, can be broadcast to `scores` and gets no gradient; `seed` is int [2], None: no dropout.
+    `padding_scores`, float32, can be broadcast to `scores` and gets no gradient; `key` is uint32 [2], None: no dropout.
     """
-    has_dropout = seed is not None and rate > 0.0
+    has_dropout = key is not None and rate > 0.0
 
     @tf.custom_gradient
-    def apply(scores, padding_scores, *seeds):
+    def apply(scores, padding_scores, *keys):
         if has_dropout:
-            probabilities, dropped = _softmax_and_dropout(scores, padding_scores, *seeds, scale=scale, rate=rate)
+            probabilities, dropped = _softmax_and_dropout(scores, padding_scores, *keys, scale=scale, rate=rate)
         else:
             probabilities = dropped = _softmax(scores, padding_scores, scale=scale)
 
@@ -152,11 +152,11 @@ def attention_probabilities(
                 inner = _softmax_and_dropout_gradient(probabilities, dropped, gradient, scale=scale, rate=rate)
             else:
                 inner = _softmax_gradient(probabilities, gradient, scale=scale)
-            return inner, None, *(None for _ in seeds)
+            return inner, None, *(None for _ in keys)
 
         return dropped, gradients
 
-    return apply(scores, padding_scores, *([seed] if has_dropout else []))
+    return apply(scores, padding_scores, *([key] if has_dropout else []))
 
 
 def rotate(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) -> tf.Tensor:
@@ -223,14 +223,14 @@ def _gelu_gradient(x, gradient):
     return tf.cast(_wide(gradient) * (cumulative + wide * density), x.dtype)
 
 
-def _drop(wide, seed, rate):
-    is_kept = hash_bits(tf.shape(wide), seed) >= tf.constant(int(rate * 2**32), tf.uint32)
+def _drop(wide, key, rate):
+    is_kept = hash_bits(tf.shape(wide), key) >= tf.constant(int(rate * 2**32), tf.uint32)
     return tf.where(is_kept, wide * (1.0 / (1.0 - rate)), 0.0)
 
 
 @jit_region
-def _dropout(x, seed, *, rate):
-    return tf.cast(_drop(_wide(x), seed, rate), x.dtype)
+def _dropout(x, key, *, rate):
+    return tf.cast(_drop(_wide(x), key, rate), x.dtype)
 
 
 @jit_region
@@ -267,15 +267,15 @@ def _layer_norm_gradient(x, gradient, gamma, *, epsilon):
 
 
 @jit_region
-def _add_and_norm(x, residual, seed, gamma, *betas, rate, epsilon):
-    total = tf.cast(_wide(residual) + _drop(_wide(x), seed, rate), x.dtype)
+def _add_and_norm(x, residual, key, gamma, *betas, rate, epsilon):
+    total = tf.cast(_wide(residual) + _drop(_wide(x), key, rate), x.dtype)
     return tf.cast(sum(betas, _standardize(_wide(total), epsilon)[0] * gamma), x.dtype), total
 
 
 @jit_region
-def _add_and_norm_gradient(total, gradient, gamma, seed, *, rate, epsilon):
+def _add_and_norm_gradient(total, gradient, gamma, key, *, rate, epsilon):
     inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma, epsilon)
-    return tf.cast(inner, total.dtype), tf.cast(_drop(inner, seed, rate), total.dtype), tf.cast(scaled, total.dtype)
+    return tf.cast(inner, total.dtype), tf.cast(_drop(inner, key, rate), total.dtype), tf.cast(scaled, total.dtype)
 
 
 @jit_region
@@ -292,9 +292,9 @@ def _softmax_gradient(probabilities, gradient, *, scale):
 
 
 @jit_region
-def _softmax_and_dropout(scores, padding_scores, seed, *, scale, rate):
+def _softmax_and_dropout(scores, padding_scores, key, *, scale, rate):
     probabilities = tf.nn.softmax(_wide(scores) * scale + padding_scores)
-    return tf.cast(probabilities, scores.dtype), tf.cast(_drop(probabilities, seed, rate), scores.dtype)
+    return tf.cast(probabilities, scores.dtype), tf.cast(_drop(probabilities, key, rate), scores.dtype)
 
 
 @jit_region

@@ -14,6 +14,7 @@ from electra_cli.modeling import features, fused, randomness
 
 # Added to the attention scores of padded keys.
 PADDING_SCORE = -10_000.0
+NUM_DROPOUTS = 3  # in a block
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
@@ -25,6 +26,11 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
 def sub_seed(seed: tf.Tensor | None, index: int) -> tf.Tensor | None:
     """Returns the seed of part `index` of what `seed` (int32 [2] or None) is for."""
     return None if seed is None else randomness.fold_in(seed, index)
+
+
+def dropout_keys(seed: tf.Tensor | None, count: int) -> list[tf.Tensor | None]:
+    """Returns keys, uint32 [2], for `count` dropouts, that follow from `seed`, int [2]; None each if there is none."""
+    return [None] * count if seed is None else tf.unstack(randomness.draw_keys(seed, count))
 
 
 def truncated_normal(stddev: float) -> tf_keras.initializers.Initializer:
@@ -53,12 +59,12 @@ class LayerNorm(tf_keras.layers.Layer):
             self.beta = self.add_weight("beta", [width], tf.float32, "zeros", experimental_autocast=False)
         super().build(input_shape)
 
-    def call(self, x, residual=None, rate=0.0, seed=None):
+    def call(self, x, residual=None, rate=0.0, key=None):
         """Normalizes `x` [..., width], or residual + dropout(x); keeps its dtype."""
         gamma, beta = tf.convert_to_tensor(self.gamma), _to_tensor(self.beta)
         if residual is None:
             return fused.layer_norm(x, gamma, beta, self.epsilon)
-        return fused.add_and_norm(x, residual, gamma, beta, rate, seed, self.epsilon)
+        return fused.add_and_norm(x, residual, gamma, beta, rate, key, self.epsilon)
 
 
 class Dense(tf_keras.layers.Dense):
@@ -177,7 +183,7 @@ def self_attention(
     num_heads: int,
     padding_scores: tf.Tensor,
     rate: float,
-    seed: tf.Tensor | None,
+    dropout_key: tf.Tensor | None,
     rotation: tuple[tf.Tensor, tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """Returns what each position gathers from those it attends to, [batch, seq_length, hidden_size].
@@ -187,7 +193,7 @@ def self_attention(
       num_heads: attention heads.
       padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
       rate: of the dropout of attention probabilities.
-      seed: int32 [2] for dropout, None for none.
+      dropout_key: uint32 [2], None for no dropout.
       rotation: cosine and sine, float32 [1 or batch, 1, seq_length, head_size / 2], of the angles that queries and keys
         are rotated by; None: they are not.
     """
@@ -198,7 +204,7 @@ def self_attention(
     if rotation is not None:
         query, key = fused.rotate(query, *rotation), fused.rotate(key, *rotation)
     scores = tf.matmul(query, key, transpose_b=True)
-    probabilities = fused.attention_probabilities(scores, padding_scores, head_size**-0.5, rate, seed)
+    probabilities = fused.attention_probabilities(scores, padding_scores, head_size**-0.5, rate, dropout_key)
     context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
     return tf.reshape(context, [batch_size, length, hidden_size])
 
@@ -239,20 +245,20 @@ class TransformerBlock(tf_keras.layers.Layer):
         self.output_dense = dense("output", hidden_size)
         self.output_norm = LayerNorm(name="output_layer_norm")
 
-    def call(self, x, padding_scores, seed=None, remat=False):
+    def call(self, x, padding_scores, keys=(None,) * NUM_DROPOUTS, remat=False):
         """Transforms `x` [batch, seq_length, hidden_size] to the same shape and dtype.
 
         Args:
           x: input.
           padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
-          seed: int32 [2] for dropout, None for none.
+          keys: uint32 [2] for each dropout, None for none.
           remat: whether query, key, value, attention probabilities and GELU are computed again for the gradients
             instead of kept: most of the memory of a block, and a quarter of its products (arXiv 2205.05198 chooses
             by the same measure).
         """
 
         def attend(x):
-            return self._attend(x, padding_scores, sub_seed(seed, 0))
+            return self._attend(x, padding_scores, keys[0])
 
         def transform(inner):
             # The product itself is not needed, and is not computed, again.
@@ -260,12 +266,12 @@ class TransformerBlock(tf_keras.layers.Layer):
 
         if remat:
             attend, transform = tf.recompute_grad(attend), tf.recompute_grad(transform)
-        x = self.attention_norm(self.attention_output(attend(x)), x, self.hidden_dropout, sub_seed(seed, 1))
-        return self.output_norm(transform(self.intermediate(x)), x, self.hidden_dropout, sub_seed(seed, 2))
+        x = self.attention_norm(self.attention_output(attend(x)), x, self.hidden_dropout, keys[1])
+        return self.output_norm(transform(self.intermediate(x)), x, self.hidden_dropout, keys[2])
 
-    def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+    def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, dropout_key: tf.Tensor | None) -> tf.Tensor:
         return self_attention(
-            self.query_key_value(x), self.num_attention_heads, padding_scores, self.attention_dropout, seed
+            self.query_key_value(x), self.num_attention_heads, padding_scores, self.attention_dropout, dropout_key
         )
 
 
@@ -310,19 +316,22 @@ class Encoder(tf_keras.layers.Layer):
             seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
         position_ids = inputs.get(features.POSITION_IDS)
         x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
-        x = fused.dropout(x, self.hidden_dropout, sub_seed(seed, 0))
+        # All in one draw: each would be some hundred scalar operations, which accelerators compute one by one.
+        first_key, *keys = dropout_keys(seed, 1 + NUM_DROPOUTS * len(self.transformer_layers))
+        x = fused.dropout(x, self.hidden_dropout, first_key)
         if self.embedding_projection is not None:
             x = self.embedding_projection(x)
         outputs = []
         for index, (layer, context) in enumerate(zip(self.transformer_layers, self._contexts(inputs), strict=True)):
-            x = layer(x, *context, seed=sub_seed(seed, index + 1), remat=self.remat and training)
+            of_layer = keys[NUM_DROPOUTS * index : NUM_DROPOUTS * (index + 1)]
+            x = layer(x, *context, keys=of_layer, remat=self.remat and training)
             outputs.append(x)
         if self.final_norm is not None:
             outputs[-1] = x = self.final_norm(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
 
     def _contexts(self, inputs: dict[str, tf.Tensor]) -> list[tuple]:
-        """Returns for each block its arguments between its input and the seed."""
+        """Returns for each block its arguments between its input and the keys."""
         return [(padding_scores_of(inputs),)] * len(self.transformer_layers)
 
     def get_embedding_table(self) -> tf.Variable:

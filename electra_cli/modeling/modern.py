@@ -13,6 +13,7 @@ import tf_keras
 
 from electra_cli.modeling import features, fused
 from electra_cli.modeling.layers import (
+    NUM_DROPOUTS,
     PADDING_SCORE,
     Dense,
     ElectraEmbeddings,
@@ -21,7 +22,6 @@ from electra_cli.modeling.layers import (
     gelu,
     padding_scores_of,
     self_attention,
-    sub_seed,
     truncated_normal,
 )
 
@@ -163,17 +163,17 @@ class ModernBlock(tf_keras.layers.Layer):
         self.intermediate = dense("intermediate", 2 * intermediate_size, initializer_range)
         self.output_dense = dense("output", hidden_size, output_range)
 
-    def call(self, x, padding_scores, rotation, seed=None, remat=False):
+    def call(self, x, padding_scores, rotation, keys=(None,) * NUM_DROPOUTS, remat=False):
         """Transforms `x` [batch, seq_length, hidden_size] to the same shape and dtype.
 
-        `padding_scores` and `rotation` are as of `self_attention`, `seed` and `remat` as of `TransformerBlock`.
+        `padding_scores` and `rotation` are as of `self_attention`, `keys` and `remat` as of `TransformerBlock`.
         """
 
         def attend(x):
             x = x if self.attention_norm is None else self.attention_norm(x)
             projected = self.query_key_value(x)
             return self_attention(
-                projected, self.num_attention_heads, padding_scores, self.attention_dropout, sub_seed(seed, 0), rotation
+                projected, self.num_attention_heads, padding_scores, self.attention_dropout, keys[0], rotation
             )
 
         def transform(inner):
@@ -182,9 +182,9 @@ class ModernBlock(tf_keras.layers.Layer):
 
         if remat:
             attend, transform = tf.recompute_grad(attend), tf.recompute_grad(transform)
-        x += fused.dropout(self.attention_output(attend(x)), self.hidden_dropout, sub_seed(seed, 1))
+        x += fused.dropout(self.attention_output(attend(x)), self.hidden_dropout, keys[1])
         transformed = transform(self.intermediate(self.intermediate_norm(x)))
-        return x + fused.dropout(transformed, self.hidden_dropout, sub_seed(seed, 2))
+        return x + fused.dropout(transformed, self.hidden_dropout, keys[2])
 
 
 def rotation(positions: tf.Tensor, head_size: int, theta: float) -> tuple[tf.Tensor, tf.Tensor]:

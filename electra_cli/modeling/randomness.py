@@ -8,6 +8,8 @@ import enum
 import tensorflow as tf
 
 ALGORITHM = "philox"
+# Of the way in which the masks of dropout follow from a seed; a run that is resumed across versions reports it.
+DROPOUT_VERSION = 2
 
 
 class Stream(enum.IntEnum):
@@ -37,16 +39,19 @@ def uniform(shape: tf.Tensor | list[int] | tuple[int, ...], seed: tf.Tensor) -> 
     return tf.random.stateless_uniform(shape, seed, alg=ALGORITHM)
 
 
-def hash_bits(shape: tf.Tensor | list[int], seed: tf.Tensor) -> tf.Tensor:
-    """Returns uint32 numbers of the given shape (fewer than 2**31), each a hash of its index and of `seed`, int [2].
+def draw_keys(seed: tf.Tensor, count: int) -> tf.Tensor:
+    """Returns keys for `hash_bits`, uint32 [count, 2], that follow from `seed`, int32 or int64 [2], by one Philox."""
+    return tf.random.stateless_uniform([count, 2], seed, minval=None, maxval=None, dtype=tf.uint32, alg=ALGORITHM)
+
+
+def hash_bits(shape: tf.Tensor | list[int], key: tf.Tensor) -> tf.Tensor:
+    """Returns uint32 numbers of the given shape (fewer than 2**32), each a hash of its index and of `key`, uint32 [2].
 
     Good enough for dropout, where most of a step's numbers go, and some ten integer operations that fuse with what uses
-    them; Philox takes six times as long, and here only draws the two numbers that key the hash, for seeds that
-    `fold_in` makes of one differ by little. The mixer is the best of two rounds by hash-prospector
-    (https://github.com/skeeto/hash-prospector), with the second key added between the rounds, so that no two keys give
-    shifted sequences.
+    them; Philox takes six times as long. Keys must be random (`draw_keys`), since those of similar bits give similar
+    sequences. The mixer is the best of two rounds by hash-prospector (https://github.com/skeeto/hash-prospector), with
+    the second number of the key added between the rounds, so that no two keys give shifted sequences.
     """
-    key = tf.random.stateless_uniform([2], seed, minval=None, maxval=None, dtype=tf.uint32, alg=ALGORITHM)
 
     def mix(x: tf.Tensor, shift: int) -> tf.Tensor:
         return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))

@@ -17,6 +17,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger, Loggers
 from electra_cli.loggers.tensorboard import TensorBoard
 from electra_cli.loggers.wandb_run import WandbRun
+from electra_cli.modeling.randomness import DROPOUT_VERSION
 from electra_cli.workdir.run_files import (
     CHECKPOINT_DIRECTORY,
     CONFIG_FILE,
@@ -82,6 +83,7 @@ class Workdir:
             "data_fingerprint": data_fingerprint,
             "directory": os.getcwd(),  # which relative paths begin at
             "devices": devices,
+            "dropout_version": DROPOUT_VERSION,
             "tokenizer": {"lower_case": tokenizer.rules.lower_case},
         }
         write_json(files.join(self.path, CONFIG_FILE), record, sort_keys=True)
@@ -176,5 +178,10 @@ def check_config(
         allowed.append(
             f"devices: {record['devices']} -> {devices}: each step keeps its examples, masks and samples; dropout is "
             f"drawn for each replica, and other devices add up in another order"
+        )
+    has_dropout = config.model.hidden_dropout > 0 or config.model.attention_dropout > 0
+    if devices is not None and has_dropout and record.get("dropout_version", 1) != DROPOUT_VERSION:
+        allowed.append(
+            "dropout: its masks follow from the seed in another way than in the version that wrote this workdir"
         )
     return allowed

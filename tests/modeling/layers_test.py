@@ -62,11 +62,14 @@ def test_block_equals_numpy():
     np.testing.assert_allclose(output, reference_block(block, x, mask), atol=1e-5)
 
 
-def test_block_drops_out_by_seed():
+def test_block_drops_out_by_keys():
     x = tf.random.stateless_normal([2, 5, 8], [0, 0])
     scores = tf.zeros([2, 1, 1, 5])
     block = layers.TransformerBlock(8, 2, 16, 0.5, 0.5, initializer_range=0.5)
-    first, again = (block(x, scores, seed=tf.constant([1, 2])).numpy() for _ in range(2))
+    keys = layers.dropout_keys(tf.constant([1, 2]), 4)
+    first, again = (block(x, scores, keys=keys[:3]).numpy() for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    assert (first != block(x, scores, seed=tf.constant([1, 3])).numpy()).any()
+    for index in range(3):
+        changed = [keys[3] if index == other else keys[other] for other in range(3)]
+        assert (first != block(x, scores, keys=changed).numpy()).any()
     assert (first != block(x, scores).numpy()).any()

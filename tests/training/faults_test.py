@@ -27,6 +27,7 @@ from electra_cli.data.source import open_data
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules
 from electra_cli.errors import UserError
+from electra_cli.modeling.randomness import DROPOUT_VERSION
 from electra_cli.workdir.run_files import read_metrics
 from electra_cli.workdir.workdir import Workdir, check_config
 from tests.conftest import prepare_small, small_config
@@ -486,6 +487,23 @@ def test_every_key_may_be_changed_or_is_refused_with_the_difference(data, tmp_pa
                 with pytest.raises(UserError, match=f"another config: {re.escape(difference)}; give the old values"):
                     adopt(workdir, changed)
             assert (tmp_path / "config.json").read_text() == record
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.0])
+def test_other_masks_of_dropout_are_reported_once(data, tmp_path, rate):
+    config = quick_config(data)
+    config.model.hidden_dropout, config.model.attention_dropout = rate, 0.0
+    resolved = resolve(config, 160)
+    with Workdir(str(tmp_path)) as workdir:
+        assert adopt(workdir, resolved) == []
+        record = json.loads((tmp_path / "config.json").read_text())
+        assert record.pop("dropout_version") == DROPOUT_VERSION  # runs of earlier versions have none
+        (tmp_path / "config.json").write_text(json.dumps(record))
+        expected = [
+            "dropout: its masks follow from the seed in another way than in the version that wrote this workdir"
+        ]
+        assert adopt(workdir, resolved) == (expected if rate else [])
+        assert adopt(workdir, resolved) == []
 
 
 def test_all_that_may_change_at_once_changes_no_weight(whole, data, begun, tmp_path):
