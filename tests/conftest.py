@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What XLA compiles in one process of a session is read by all others, xdist's workers too: a fifth of a short run.
-os.environ.setdefault(
-    "TF_XLA_FLAGS", f"--tf_xla_persistent_cache_directory={tempfile.gettempdir()}/compiled-{os.getpid()}"
+# What XLA compiles in one process of a session is read by all others that are forked: a fifth of a short run.
+os.environ["TF_XLA_FLAGS"] = (
+    f"--tf_xla_persistent_cache_directory={tempfile.gettempdir()}/compiled-"
+    f"{os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid()}"
 )
 
 import ml_collections
@@ -35,6 +36,8 @@ throughput._CPU_WIDTH = 128
 # Protobuf logs an error whenever compiled code is read, since it tries another format first.
 _tensorflow = ctypes.CDLL(f"{tf.sysconfig.get_lib()}/libtensorflow_framework.so.2")
 _tensorflow._ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE(3)  # fatal ones, as for TensorFlow above
+tf.config.threading.get_inter_op_parallelism_threads()  # reads the flags
+del os.environ["TF_XLA_FLAGS"]  # processes that are not forked would log those errors
 
 _num_traced: collections.Counter[str] = collections.Counter()
 
