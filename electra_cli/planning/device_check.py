@@ -37,7 +37,7 @@ from electra_cli.training.distribution import TPU_DEVICES, Runtime, build_runtim
 
 # What one CPU computes, by precision; scripts/write_device_check.py writes it.
 STORED_FILE = pathlib.Path(__file__).with_suffix(".json")
-_NUM_STORED_STEPS, _NUM_STEPS = 2, 10
+_NUM_STORED_EXAMPLES, _NUM_STORED_STEPS, _NUM_STEPS = 32, 2, 10
 # By how much values may differ, relative to themselves. On CPUs float32 differs by 1e-6 for sums in another order, and
 # after Adam's first update, which has the size of the signs of gradients, by 1e-4. Accelerators round the factors of
 # products too: GPUs to 11 binary digits (TF32) and TPUs to 8, as float16 and bfloat16 have. Steps in bfloat16 differ by
@@ -166,6 +166,8 @@ def _check_values(precision: str, runtime: Runtime) -> Check:
     name = precision.removeprefix("mixed_")
     if precision == "mixed_float16" and isinstance(runtime.strategy, tf.distribute.TPUStrategy):
         return Check(name, None, "not on TPUs, for which Keras scales no losses")
+    if _NUM_STORED_EXAMPLES % runtime.num_replicas:
+        return Check(name, None, f"{_NUM_STORED_EXAMPLES} examples cannot be divided over {runtime.devices}")
     stored = json.loads(STORED_FILE.read_text())[precision]
     result = stored_steps(precision, runtime)
     tolerance = (_CPU_TOLERANCES if "CPU" in runtime.devices else _TOLERANCES)[precision]
@@ -193,7 +195,7 @@ def stored_steps(precision: str, runtime: Runtime) -> _Result:
     # Not 50, for which the loss scale of float16 is too large at first: updates would be skipped.
     config.objective.discriminator_loss_weight = 1.0
     config.optimizer.warmup_steps = 0
-    config.train.global_batch_size = 32
+    config.train.global_batch_size = _NUM_STORED_EXAMPLES
     resolved = _without_dropout(read_run(config, needs_data=False).resolved)
     return _make_steps(resolved, runtime, _NUM_STORED_STEPS, with_samples=True)
 

@@ -119,6 +119,13 @@ def test_only_cpus_must_repeat_steps_to_the_bit(monkeypatch, devices, again, ok)
     assert check.ok is ok and ("may be faulty" in check.text) is not ok
 
 
+def test_what_is_stored_for_one_device_is_not_compared_where_it_cannot_be_divided():
+    check = device_check._check_values(
+        "float32", types.SimpleNamespace(strategy=None, devices="64 TPU cores", num_replicas=64)
+    )
+    assert (check.name, check.ok, check.text) == ("float32", None, "32 examples cannot be divided over 64 TPU cores")
+
+
 def test_replicas_that_differ_from_one_another_or_from_one_device(monkeypatch):
     runtime = types.SimpleNamespace(devices="2 GPUs", num_replicas=2)
 
