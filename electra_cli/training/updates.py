@@ -114,7 +114,7 @@ class Updates:
         is_tpu = isinstance(runtime.strategy, tf.distribute.TPUStrategy)
         self._is_one_program = self._num_replicas == 1 or is_tpu
         self._states = [_State(optimizer, variables, self._is_halted)]
-        if not is_tpu:
+        if not self._is_one_program:
             halted = runtime.strategy.experimental_local_results(self._is_halted)
             copies = own_copies(optimizer, variables, runtime.strategy)
             self._states = [_State(*copy, own) for copy, own in zip(copies, halted, strict=True)]

@@ -79,7 +79,7 @@ def make_replicas_steps(num_replicas, changes, jit_compile):
     config.update_from_flattened_dict({"data.dir": "data", "train.num_steps": 10, **changes})
     config.optimizer.clip_norm = 0.5
     names = [f"CPU:{index}" for index in range(num_replicas)]
-    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
+    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.OneDeviceStrategy(names[0])
     with strategy.scope():
         draws = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
         variables = [tf.Variable(draws, name="dense/kernel"), tf.Variable(draws[0], name="dense/bias")]
