@@ -111,12 +111,12 @@ class Packer:
         """
         packed = PackedChunk(num_buckets)
         gathered: dict[tuple[str, int], list[tuple[str, array]]] = {}
-        all_lines: list[str] = []
-        all_sentences: list[array] = []
-        for _, document in read_chunk(blocks, self._settings, packed.totals, dropped):
-            sentences = self._tokenizer.encode_lines(document.lines)
-            all_lines += document.lines
-            all_sentences += sentences
+        documents = [document for _, document in read_chunk(blocks, self._settings, packed.totals, dropped)]
+        lines = [line for document in documents for line in document.lines]
+        encoded = self._tokenizer.encode_lines(lines)
+        rest = iter(encoded)
+        for document in documents:
+            sentences = list(itertools.islice(rest, len(document.lines)))
             if not any(sentences):
                 continue
             position = f"{self._settings.seed}/{document.position}"
@@ -138,7 +138,7 @@ class Packer:
         for (split, _), documents in gathered.items():
             for example in self._pack_full(documents):
                 packed.add(split, example)
-        packed.totals.coverage = self._coverage.count(all_lines, all_sentences)
+        packed.totals.coverage = self._coverage.count(lines, encoded)
         return packed
 
     def _pack_document(self, sentences: list[array], position: str) -> Iterator[PackedExample]:

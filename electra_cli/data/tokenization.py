@@ -34,6 +34,7 @@ from electra_cli.errors import Option, UnreadableError, UserError
 # Answers remembered before all are forgotten, some 200 bytes each, and the longest text that has one: lines of Chinese
 # have no spaces.
 _MAX_REMEMBERED, _LONGEST_REMEMBERED = 2**20, 32
+_MANY_LINES = 1000  # of which pyarrow's import and calls are worth their time
 # BERT splits ASCII text at all that is neither letter nor digit.
 _ascii_parts = re.compile("[0-9A-Za-z]+|[^0-9A-Za-z]").findall
 _ASCII = bytes(range(128))
@@ -95,7 +96,20 @@ class Tokenizer:
 
     def encode_lines(self, lines: Sequence[str]) -> list[array]:
         """Returns the ids of each line."""
-        return [self.encode(line) for line in lines]
+        if self._keeps_words or len(lines) < _MANY_LINES:
+            return [self.encode(line) for line in lines]
+        # Arrow splits lines and finds equal texts faster than Python looks each up.
+        import pyarrow  # noqa: PLC0415  (import time)
+        from pyarrow import compute  # noqa: PLC0415
+
+        texts = compute.split_pattern(pyarrow.array(lines, pyarrow.large_string()), " ")
+        different = texts.values.dictionary_encode()
+        answers = [self._remembered[text] for text in different.dictionary.to_pylist()]
+        _, ends, content = pyarrow.array(answers, pyarrow.large_binary()).take(different.indices).buffers()
+        ids = array("I")
+        ids.frombytes(content or b"")
+        bounds = np.frombuffer(ends, np.int64)[texts.offsets.to_numpy()] // ids.itemsize
+        return [ids[begin:end] for begin, end in itertools.pairwise(bounds.tolist())]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
         """Returns the ids of `encode`, without `CONTINUES_WORD`, some ten times as slowly, and int32 [tokens, 2], each

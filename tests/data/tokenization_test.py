@@ -119,13 +119,19 @@ def expected_ids(bert, lines):
 
 
 def encode(tokenizer, lines):
-    return [ids.tolist() for ids in tokenizer.encode_lines(lines)]
+    """Returns the ids of lines, which those of many at once are too."""
+    few = tokenizer.encode_lines(lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenization, "_MANY_LINES", 1)
+        assert tokenizer.encode_lines(lines) == few
+    return [ids.tolist() for ids in few]
 
 
 def test_ids_are_berts_in_twenty_scripts(tokenizers_of_mode):
     bert, ours = tokenizers_of_mode
     expected = expected_ids(bert, WORDS)
     assert encode(ours, WORDS) == expected
+    assert encode(ours, ["", "\x01"]) == [[], []]
     assert encode(ours, WORDS) == expected  # now from memory
 
 
