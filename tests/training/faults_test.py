@@ -161,11 +161,10 @@ def draw_moments(seed):
 
 
 def test_killed_at_twenty_random_moments_equals_never_killed(data, tmp_path):
-    config = small_config(data)
-    config.model.num_layers = 1
-    config.train.num_steps = 48
-    config.train.checkpoint_interval, config.train.keep_checkpoints, config.train.keep_every_steps = 2, 2, 8
-    config.train.best_metric = "rtd_loss"
+    config = quick_config(data)
+    config.train.num_steps, config.eval.interval = 48, 6
+    config.train.keep_checkpoints, config.train.keep_every_steps = 2, 8
+    config.train.best_metric = "masked_lm_loss"
     whole = Starter(config, tmp_path / "whole")
     undisturbed = whole.finish(slow_disk)
     usual = {name: sum(times) / len(times) for name in ("computing", "saving", "evaluating")
