@@ -102,13 +102,23 @@ class Tokenizer:
         import pyarrow  # noqa: PLC0415  (import time)
         from pyarrow import compute  # noqa: PLC0415
 
-        texts = compute.split_pattern(pyarrow.array(lines, pyarrow.large_string()), " ")
-        different = texts.values.dictionary_encode()
+        # Through buffers: Arrow's conversions of Python's and NumPy's arrays import pandas.
+        def column(kind: pyarrow.DataType, values: list[bytes]) -> pyarrow.Array:
+            ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
+            buffers = [None, pyarrow.py_buffer(ends), pyarrow.py_buffer(b"".join(values))]
+            return pyarrow.Array.from_buffers(kind, len(values), buffers)
+
+        pool = pyarrow.system_memory_pool()  # Arrow's own keeps 40 MB
+        encoded = column(pyarrow.large_string(), [line.encode() for line in lines])
+        texts = compute.split_pattern(encoded, " ", memory_pool=pool)
+        different = compute.dictionary_encode(texts.values, memory_pool=pool)
         answers = [self._remembered[text] for text in different.dictionary.to_pylist()]
-        _, ends, content = pyarrow.array(answers, pyarrow.large_binary()).take(different.indices).buffers()
+        taken = compute.take(column(pyarrow.large_binary(), answers), different.indices, memory_pool=pool)
+        _, ends, content = taken.buffers()
         ids = array("I")
         ids.frombytes(content or b"")
-        bounds = np.frombuffer(ends, np.int64)[texts.offsets.to_numpy()] // ids.itemsize
+        firsts = np.frombuffer(texts.buffers()[1], np.int32)[: len(lines) + 1]  # of each line, its first text
+        bounds = np.frombuffer(ends, np.int64)[firsts] // ids.itemsize
         return [ids[begin:end] for begin, end in itertools.pairwise(bounds.tolist())]
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
