@@ -159,6 +159,7 @@ def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
 def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     more = [
         "--config.train.num_steps=20",
+        "--config.model.num_layers=1",
         "--config.model.hidden_dropout=0.0",
         "--config.model.attention_dropout=0.0",
         "--config.eval.interval=0",

@@ -9,13 +9,11 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util.tensor_util import make_ndarray
 
 from electra_cli.loggers.tensorboard import TensorBoard
-from tests.training.loop_test import assert_same_run, finished, train  # noqa: F401  (a fixture)
+from tests.training.loop_test import assert_same_run, finished, small_config, train  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
 def shown(data_dir, tmp_path_factory):
-    from tests.conftest import small_config
-
     config = small_config(data_dir)
     config.eval.num_samples, config.train.histograms = 2, True
     workdir = tmp_path_factory.mktemp("shown")

@@ -24,9 +24,22 @@ from electra_cli.training.run import TrainingRun, open_run
 from electra_cli.training.watch import NonFiniteSteps
 from electra_cli.workdir.run_files import read_config, read_metrics, read_record
 from electra_cli.workdir.workdir import RunRecords, Workdir
+from tests import conftest
 from tests.conftest import prepare_small
 
 NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_fraction")
+
+
+def small_config(data_dir):
+    """The small network, of one layer."""
+    config = conftest.small_config(data_dir)
+    config.model.num_layers = 1
+    return config
+
+
+@pytest.fixture
+def config(data_dir):
+    return small_config(data_dir)
 
 
 def train(config, workdir, with_evaluation=True, **more):
@@ -81,8 +94,6 @@ def stop_at(monkeypatch, step):
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
     """A run of 12 steps with dropout, never stopped."""
-    from tests.conftest import small_config
-
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(small_config(data_dir), workdir)
 
@@ -126,8 +137,6 @@ def test_a_run_can_be_used_where_its_data_is_gone(finished, data_dir, tmp_path):
 
 
 def test_a_path_is_no_pattern(finished, data_dir, tmp_path, monkeypatch):
-    from tests.conftest import small_config
-
     directory = tmp_path / "exp [1], ü"
     shutil.copytree(data_dir, directory / "data")
     config = small_config(directory / "data")
@@ -330,7 +339,7 @@ def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
     config.train.num_steps, config.train.global_batch_size = 600, 32
     config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 600
     config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-3, 50
-    config.model.initializer_range = 0.1
+    config.model.num_layers, config.model.initializer_range = 2, 0.1
     config.model.hidden_dropout = config.model.attention_dropout = 0.0
     config.model.hidden_size, config.model.intermediate_size, config.model.embedding_size = 32, 64, 32
     config.eval.interval, config.eval.num_examples = 0, 0

@@ -26,6 +26,13 @@ def restore_policy():
     tf_keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.fixture
+def config(config):
+    """The small network, of one layer."""
+    config.model.num_layers = 1
+    return config
+
+
 class Steps:
     """A model on prepared data, with its steps."""
 
@@ -158,6 +165,7 @@ def test_300_steps_learn_one_batch_by_heart(config, precision):
         {
             **NO_DROPOUT,
             "runtime.precision": precision,
+            "model.num_layers": 2,
             "model.hidden_size": 64,
             "model.intermediate_size": 128,
             "model.embedding_size": 64,
@@ -220,7 +228,8 @@ def test_batches_with_little_or_nothing_to_mask(config):
 def test_bfloat16_loses_at_most_1_percent_in_300_steps(config):
     """Over new batches with dropout, as a run sees them."""
     flat = {"train.num_steps": 300, "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 30}
-    flat |= {"model.hidden_size": 64, "model.intermediate_size": 128, "model.embedding_size": 64}
+    flat |= {"model.num_layers": 2, "model.hidden_size": 64}
+    flat |= {"model.intermediate_size": 128, "model.embedding_size": 64}
     found = {}
     for precision in ("float32", "mixed_bfloat16"):
         steps = Steps(config, **flat, **{"runtime.precision": precision})
