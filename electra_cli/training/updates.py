@@ -15,6 +15,7 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, own_copies, uses_loss_scaling
 
 _ON_READ, _OF_FIRST = tf.VariableSynchronization.ON_READ, tf.VariableAggregation.ONLY_FIRST_REPLICA
+_MIRRORED = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
 # The least that Keras' dynamic loss scale becomes.
 _MIN_LOSS_SCALE = 1.0
 Sums = dict[str, tf.Tensor]
@@ -111,8 +112,8 @@ class Updates:
         self._chooses = runtime.jit_compile and not self._scales_losses
         with runtime.strategy.scope():
             self._is_halted = tf.Variable(0.0, trainable=False, synchronization=_ON_READ, aggregation=_OF_FIRST)
-        is_tpu = isinstance(runtime.strategy, tf.distribute.TPUStrategy)
-        self._is_one_program = self._num_replicas == 1 or is_tpu
+        # A mirrored strategy's own way to update is none for a compiled function, even of a single replica.
+        self._is_one_program = not isinstance(runtime.strategy, _MIRRORED)
         self._states = [_State(optimizer, variables, self._is_halted)]
         if not self._is_one_program:
             halted = runtime.strategy.experimental_local_results(self._is_halted)

@@ -73,13 +73,13 @@ OPTIMIZERS = {
 }
 
 
-def make_replicas_steps(num_replicas, changes, jit_compile):
+def make_replicas_steps(num_replicas, changes, jit_compile, is_mirrored=True):
     """Makes four steps, of which one is infinite in one replica; returns all variables' values and the updates."""
     config = default_config()
     config.update_from_flattened_dict({"data.dir": "data", "train.num_steps": 10, **changes})
     config.optimizer.clip_norm = 0.5
     names = [f"CPU:{index}" for index in range(num_replicas)]
-    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.OneDeviceStrategy(names[0])
+    strategy = tf.distribute.MirroredStrategy(names) if is_mirrored else tf.distribute.OneDeviceStrategy(names[0])
     with strategy.scope():
         draws = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
         variables = [tf.Variable(draws, name="dense/kernel"), tf.Variable(draws[0], name="dense/bias")]
@@ -156,12 +156,13 @@ def check_replicas(name, num_replicas=2):
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_replicas)
     changes = OPTIMIZERS[name]
     tf_keras.mixed_precision.set_global_policy(changes.get("runtime.precision", "float32"))
-    expected_sums, expected, _ = make_replicas_steps(1, changes, jit_compile=False)
+    expected_sums, expected, _ = make_replicas_steps(1, changes, jit_compile=False, is_mirrored=False)
     assert [float(sums["num_updates"]) for sums in expected_sums] == [2.0, 4.0]
     assert [sums["nonfinite_replicas"].numpy().tolist() for sums in expected_sums] == [[1.0], [0.0]]
-    for jit_compile in (False, True):
-        found_sums, found, updates = make_replicas_steps(num_replicas, changes, jit_compile)
-        assert [sums["nonfinite_replicas"].numpy().tolist() for sums in found_sums] == [[0.0, 1.0], [0.0, 0.0]]
+    for number, jit_compile in ((1, False), (num_replicas, False), (num_replicas, True)):
+        found_sums, found, updates = make_replicas_steps(number, changes, jit_compile)
+        nonfinite = [sums["nonfinite_replicas"].numpy().tolist() for sums in found_sums]
+        assert nonfinite == [[0.0] * (number - 1) + [1.0], [0.0] * number]
         for first, second in zip(expected_sums, found_sums, strict=True):
             for key in ("num_steps", "num_updates", "gradient_norm"):
                 np.testing.assert_allclose(second[key], first[key], rtol=1e-5)
