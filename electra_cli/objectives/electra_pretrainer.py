@@ -243,28 +243,30 @@ def sample_tokens(
     Returns int32 [batch, num_token_predictions], through which no gradient flows.
     """
     vocab_size = logits.shape[-1]
+    shape, uniform = tf.shape(uniform), tf.reshape(tf.cast(uniform, tf.float32), [-1])
     block_size = 128 * math.ceil(math.sqrt(vocab_size) / 128)
     num_blocks = math.ceil(vocab_size / block_size)
-    # Padded first: what follows can then overwrite this one copy of the logits.
-    padding = [[0, 0]] * (len(logits.shape) - 1) + [[0, num_blocks * block_size - vocab_size]]
-    logits = tf.stop_gradient(tf.cast(logits, tf.float32))
-    logits = tf.pad(logits, padding, constant_values=-math.inf)
+    # A row for each slot of the batch, since TPUs would pad the slots of each example. The vocabulary is padded first:
+    # what follows can then overwrite this one copy of the logits.
+    logits = tf.reshape(tf.stop_gradient(tf.cast(logits, tf.float32)), [-1, vocab_size])
+    logits = tf.pad(logits, [[0, 0], [0, num_blocks * block_size - vocab_size]], constant_values=-math.inf)
     if temperature != 1.0:
         logits /= temperature
     if disallowed_ids is not None:
         indices = tf.range(num_blocks * block_size)
-        is_disallowed = tf.equal(indices, tf.cast(disallowed_ids, tf.int32)[..., tf.newaxis])
+        is_disallowed = tf.equal(indices, tf.reshape(tf.cast(disallowed_ids, tf.int32), [-1, 1]))
         logits = tf.where(is_disallowed, -math.inf, logits)
     weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-    blocks = tf.reshape(weights, [*tf.unstack(tf.shape(logits)[:-1]), num_blocks, block_size])
+    blocks = tf.reshape(weights, [-1, num_blocks, block_size])
     block_ends = tf.cumsum(tf.reduce_sum(blocks, axis=-1), axis=-1)
-    threshold = tf.cast(uniform, tf.float32) * block_ends[..., -1]
+    threshold = uniform * block_ends[..., -1]
     block = _first_above(block_ends, threshold)
     before = tf.reduce_sum(
         tf.where(tf.equal(tf.range(num_blocks), block[..., tf.newaxis] - 1), block_ends, 0.0), axis=-1
     )
-    ends = tf.cumsum(tf.gather(blocks, block, batch_dims=2), axis=-1)
-    return block * block_size + _first_above(ends, tf.maximum(threshold - before, 0.0))
+    ends = tf.cumsum(tf.gather(blocks, block, batch_dims=1), axis=-1)
+    sampled = block * block_size + _first_above(ends, tf.maximum(threshold - before, 0.0))
+    return tf.reshape(sampled, shape)
 
 
 def _first_above(ends: tf.Tensor, threshold: tf.Tensor) -> tf.Tensor:

@@ -139,12 +139,12 @@ def masked_lm_sums(inputs: Tensors, outputs: Tensors) -> Tensors:
     """
     ids, weights = inputs[features.MASKED_LM_IDS], inputs[features.MASKED_LM_WEIGHTS]
     loss, weight = masked_lm_loss(outputs["lm_outputs"], ids, weights)
-    predicted_ids = tf.argmax(outputs["lm_outputs"], axis=-1, output_type=tf.int32)
-    is_correct = tf.cast(tf.equal(predicted_ids, ids), tf.float32)
+    predicted_ids = tf.argmax(_rows(outputs["lm_outputs"]), axis=-1, output_type=tf.int32)
+    is_correct = tf.cast(tf.equal(predicted_ids, tf.reshape(ids, [-1])), tf.float32)
     return {
         "masked_lm_loss": loss,
         "masked_lm_weight": weight,
-        "masked_lm_correct": tf.reduce_sum(is_correct * weights),
+        "masked_lm_correct": tf.reduce_sum(is_correct * tf.reshape(weights, [-1])),
         "real_tokens": tf.reduce_sum(tf.cast(inputs[features.INPUT_MASK], tf.float32)),
     }
 
@@ -159,11 +159,17 @@ def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tup
 
     Returns (sum over masked slots, number of masked slots), float32 scalars.
     """
-    return tf.reduce_sum(_cross_entropy(logits, ids) * weights), tf.reduce_sum(weights)
+    losses = _cross_entropy(_rows(logits), tf.reshape(ids, [-1]))
+    return tf.reduce_sum(losses * tf.reshape(weights, [-1])), tf.reduce_sum(weights)
+
+
+def _rows(logits: tf.Tensor) -> tf.Tensor:
+    """Returns a row for each slot of the batch: TPUs would copy [batch, num_token_predictions, vocab_size], padded."""
+    return tf.reshape(logits, [-1, logits.shape[-1]])
 
 
 def _cross_entropy(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
-    """Cross entropy of each slot, float32 [batch, num_token_predictions].
+    """Cross entropy of each slot, float32 [slots], from float32 [slots, vocab_size] and int32 [slots].
 
     TensorFlow's own takes five times as long on a CPU, most of it to find where the gradient is one less.
     """
@@ -172,7 +178,7 @@ def _cross_entropy(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     def apply(logits, ids):
         largest = tf.reduce_max(tf.stop_gradient(logits), axis=-1)
         total = _sum_of_exp(logits, largest)
-        of_originals = tf.gather(tf.stop_gradient(logits), ids, batch_dims=2)
+        of_originals = tf.gather(tf.stop_gradient(logits), ids, batch_dims=1)
 
         def gradients(gradient):
             return _logits_gradient(logits, largest, total, ids, gradient), None
