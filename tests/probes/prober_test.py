@@ -53,6 +53,7 @@ def files(tmp_path_factory):
 
 def config_with(data_dir, files, **changes):
     config = small_config(data_dir)
+    config.model.num_layers = 1
     config.optimizer.ema_decay = 0.9
     config.eval.probes = files
     config.runtime.jit_compile = "false"  # it takes more time than all else
@@ -169,8 +170,8 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
 
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"model.embedding_sharing": "gradient_disentangled"}, {"objective.name": "mlm"}, {"model.num_layers": 1}],
-    ids=["electra", "gradient_disentangled", "mlm", "one layer"],
+    [{}, {"model.embedding_sharing": "gradient_disentangled"}, {"objective.name": "mlm"}, {"model.num_layers": 2}],
+    ids=["electra", "gradient_disentangled", "mlm", "two layers"],
 )
 def test_what_is_probed_is_the_models_own_encoder(data_dir, files, overrides):
     config = config_with(data_dir, files, **{"optimizer.ema_decay": 0.0, **overrides})
