@@ -135,8 +135,8 @@ class Packer:
                 else:
                     for example in self._pack_document(sentences, copy_position):
                         packed.add(split, example)
-        for (split, _), documents in gathered.items():
-            for example in self._pack_full(documents):
+        for (split, _), together in gathered.items():
+            for example in self._pack_full(together):
                 packed.add(split, example)
         packed.totals.coverage = self._coverage.count(lines, encoded)
         return packed

@@ -290,14 +290,14 @@ class Encoder(tf_keras.layers.Layer):
 
     def __init__(self, embeddings: ElectraEmbeddings | dict, settings: dict[str, Any], **kwargs):
         super().__init__(**kwargs)
-        if isinstance(embeddings, dict):  # from_config
-            embeddings = tf_keras.layers.deserialize(embeddings)
         self._settings = settings
-        self.embeddings = embeddings
-        self.embedding_projection = None
+        self.embeddings: ElectraEmbeddings = (
+            tf_keras.layers.deserialize(embeddings) if isinstance(embeddings, dict) else embeddings  # of get_config
+        )
+        self.embedding_projection: Dense | None = None
         self.hidden_dropout = settings["hidden_dropout"]
         self.remat = settings["remat"]
-        self.final_norm = None
+        self.final_norm: LayerNorm | None = None
 
     def call(self, inputs, training=None, seed=None):
         """Returns `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, a list of every layer's.
