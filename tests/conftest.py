@@ -88,6 +88,15 @@ def make_text(num_documents: int, seed: int = 0) -> str:
     return "\n\n".join("\n".join(line() for _ in range(rng.randint(2, 8))) for _ in range(num_documents)) + "\n"
 
 
+# The small config with the architecture modern, both kinds of its layers and a window within the text.
+MODERN = {
+    "model.architecture": "modern",
+    "model.embedding_size": 16,
+    "model.generator_size": 1.0,
+    "model.global_attention_every": 2,
+    "model.local_attention": 8,
+}
+
 MadeOnce = Callable[[str, Callable[[pathlib.Path], object]], pathlib.Path]
 
 

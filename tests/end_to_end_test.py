@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests import forking
-from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
+from tests.conftest import MODERN, SEQ_LENGTH, VOCAB_SIZE, make_text
 from tests.terminal import Terminal, screen, shows_cursor
 from tests.training.loop_test import assert_same_run, weights_of
 
@@ -156,8 +156,10 @@ def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
     assert not (prepared / "started" / "config.json").exists()
 
 
-def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
+@pytest.mark.parametrize("overrides", [{}, MODERN], ids=["electra", "modern"])
+def test_two_replicas_in_two_parts_make_the_same_steps(prepared, overrides):
     more = [
+        *(f"--config.{key}={value}" for key, value in overrides.items()),
         "--config.train.num_steps=20",
         "--config.model.num_layers=1",
         "--config.model.hidden_dropout=0.0",
@@ -166,20 +168,20 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared):
     ]
     two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
                     "--config.runtime.jit_compile=true"]  # fmt: skip
-    for name, flags in (("one", []), ("two", two_replicas)):
+    names = [f"{name}_{len(overrides)}" for name in ("one", "two")]
+    for name, flags in zip(names, ([], two_replicas), strict=True):
         result = forking.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
         assert result.returncode == 0, result.stderr
     assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
     one, two = (
-        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
+        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()] for name in names
     )
     assert [line["split"] for line in one] == ["train", "validation"]
     for first, second in zip(one, two, strict=True):
         for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):
             assert second[name] == pytest.approx(first[name], rel=1e-5), name
     assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-4)
-    found, expected = weights_of(prepared / "two"), weights_of(prepared / "one")
+    expected, found = (weights_of(prepared / name) for name in names)
     names = [name for name in expected if name.startswith("model/")]
     assert len(names) > 20
     for name in names:

@@ -50,7 +50,8 @@ GROUPS: app.FlagGroups = {
     "Output": {
         "generator_size": Field(
             0.25,
-            "Width of a newly initialized generator, as a fraction of the discriminator's.",
+            "Width of a newly initialized generator, as a fraction of the discriminator's; of ModernBERT, as wide, its "
+            "layers.",
             Rule(lambda value: 0 < value <= 1, "must be a fraction greater than 0, at most 1"),
         ),
         "overwrite": Field(False, "Replace an output directory that is not empty."),

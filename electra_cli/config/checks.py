@@ -11,6 +11,8 @@ from electra_cli.config.labeled_files import parse_probes
 from electra_cli.config.pretraining import BEST_METRICS, PRETRAINING
 from electra_cli.config.suggestions import did_you_mean
 
+# The keys of the section `model` that the architecture modern has beside the sizes.
+MODERN_KEYS = ("global_attention_every", "local_attention", "global_rope_theta", "local_rope_theta", "norm_epsilon")
 # The keys of `config.phases` that hold a value for each phase, and the key that it takes the place of.
 PHASE_KEYS = {
     "data_dir": "data.dir",
@@ -48,8 +50,37 @@ def _check_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], c
     has_generator = config.objective.name == "electra" and not config.objective.uniform_generator
     check(key, not has_generator or (width > 0 and width % heads == 0),
           f"makes a generator of width {width}, which {heads} attention heads do not divide")  # fmt: skip
+    if model.architecture == "modern":
+        _check_modern(config, generator if has_generator else None, key, check)
+    else:
+        for name in MODERN_KEYS:
+            default = PRETRAINING.fields[f"model.{name}"].default
+            check(f"model.{name}", model[name] == default,
+                  f"belongs to config.model.architecture=modern: set that, or leave it at {default!r}")  # fmt: skip
     check("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
           f"must be config.model.max_position_embeddings={model.max_position_embeddings} at most")  # fmt: skip
+
+
+def _check_modern(
+    config: ml_collections.ConfigDict, generator: dict[str, int] | None, generator_key: str, check: _Require
+) -> None:
+    """Checks the sizes of the architecture modern; `generator_key` decides the generator's width, if there is one."""
+    model, name = config.model, "config.model.architecture=modern"
+    check("model.embedding_size", model.embedding_size == model.hidden_size,
+          f"must be config.model.hidden_size={model.hidden_size} with {name}: it projects no embeddings")  # fmt: skip
+    check("model.type_vocab_size", model.type_vocab_size == PRETRAINING.fields["model.type_vocab_size"].default,
+          f"{name} has no segment types: leave the key unset")  # fmt: skip
+    networks = {"model.num_attention_heads": (model.hidden_size, model.num_attention_heads)}
+    if generator is not None:
+        width, heads = generator["hidden_size"], generator["num_attention_heads"]
+        networks["model.generator_num_attention_heads"] = (width, heads)
+        check(generator_key, width == model.hidden_size or model.embedding_sharing == "none",
+              f"makes a generator of width {width}; with {name} networks of equal width alone share embeddings: make "
+              f"it {model.hidden_size}, or set config.model.embedding_sharing=none")  # fmt: skip
+    for key, (width, heads) in networks.items():
+        check(key, width // heads % 2 == 0,
+              f"makes {heads} heads of width {width // heads}; with {name} it must be even, for rotary positions: "
+              f"choose another number of heads")  # fmt: skip
 
 
 def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None:
@@ -101,6 +132,12 @@ def notices(config: Any, with_evaluation: bool = True) -> list[str]:
             f"config.optimizer.warmup_steps={warmup_steps:,} is more than half of the run of {num_steps:,} steps: "
             f"is that meant?"
         )
+    longest = max(config.phases.max_seq_length or [config.data.max_seq_length])
+    if config.model.architecture == "modern" and config.model.local_attention // 2 >= longest - 1:
+        lines.append(
+            f"config.model.local_attention={config.model.local_attention} reaches all of {longest} tokens "
+            f"(config.data.max_seq_length): every layer attends to the complete text"
+        )
     for key, value in (("train.best_metric", config.train.best_metric), ("eval.probes", config.eval.probes)):
         if value and not with_evaluation:
             lines.append(f"config.{key} is not used: --mode=train evaluates nothing")
@@ -118,6 +155,7 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
         (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),
         (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
          "warmup_stable_decay", ("optimizer.decay_fraction",)),
+        (config.model.architecture == "modern", "the architecture modern has no position table", ("init.positions",)),
         (not config.eval.probes, "config.eval.probes names no file", ("eval.probe_",)),
         *((bool(config.phases[name]), f"config.phases.{name} has a value for each phase", (key,))
           for name, key in PHASE_KEYS.items()),

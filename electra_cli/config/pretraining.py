@@ -18,6 +18,7 @@ from electra_cli.config.fields import (
 )
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+ARCHITECTURES = ("electra", "modern")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
 # Held-out metrics of which one is better than another: of every objective, and those that only electra has.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
@@ -31,7 +32,12 @@ _MAX_WIDTH, _MAX_INNER_WIDTH, _MAX_LAYERS = 2**16, 2**18, 1000
 _SHARE_OF_DISCRIMINATOR = Rule(
     lambda value: 0 < value <= 1, "must be a fraction of the discriminator's, greater than 0 and at most 1"
 )
+_GREATER_THAN_1 = Rule(lambda value: value > 1, "must be greater than 1")
 # Descriptions that keys share.
+_MODERN = "With architecture=modern"
+_ROPE_THETAS = (
+    f"{_MODERN}: base of the angles of rotary positions, in layers that see the text and in those of windows."
+)
 _GENERATOR_NUMBERS = (
     "Generator by numbers, each overriding the size that the two fractions give; unset: the fractions decide."
 )
@@ -86,7 +92,32 @@ _FIELDS = {
         Rule(lambda value: value > 5, "must be greater than the 5 special tokens", 2**24),
         value_type=int,
     ),
-    "model.embedding_size": Field(128, "Width of the word, position and type embeddings.", POSITIVE.up_to(_MAX_WIDTH)),
+    "model.architecture": Field(
+        "electra",
+        "electra (BERT's network, as in the paper), or modern: ModernBERT's (arXiv 2412.13663), which "
+        "ModernBertForTokenClassification of transformers loads: LayerNorm in front of each layer, no biases, rotary "
+        "positions, GeGLU, and windows of attention. Its generator is as wide as the discriminator, unless "
+        "embedding_sharing is none; examples' segment types are not read.",
+        choices=ARCHITECTURES,
+    ),
+    "model.global_attention_every": Field(
+        3,
+        f"{_MODERN}: layers 0, n, 2 n, ... attend to the complete text, those between to a window; 1: all to the text.",
+        POSITIVE.up_to(_MAX_LAYERS),
+    ),
+    "model.local_attention": Field(
+        128,
+        f"{_MODERN}: the window, in tokens: half of it to each side of a token.",
+        Rule(lambda value: value > 0 and value % 2 == 0, "must be an even number of tokens, 2 or more", MAX_LENGTH),
+    ),
+    "model.global_rope_theta": Field(160_000.0, _ROPE_THETAS, _GREATER_THAN_1),
+    "model.local_rope_theta": Field(10_000.0, _ROPE_THETAS, _GREATER_THAN_1),
+    "model.norm_epsilon": Field(1e-5, f"{_MODERN}: epsilon of LayerNorm (that of electra is 1e-12).", POSITIVE),
+    "model.embedding_size": Field(
+        128,
+        "Width of the word, position and type embeddings. With architecture=modern it must be hidden_size.",
+        POSITIVE.up_to(_MAX_WIDTH),
+    ),
     "model.embedding_sharing": Field(
         "all",
         "What the networks share: all (word, position and type embeddings and their LayerNorm, as in the original), "
@@ -118,11 +149,14 @@ _FIELDS = {
         None, _GENERATOR_NUMBERS, POSITIVE_OR_UNSET.up_to(_MAX_INNER_WIDTH), value_type=int
     ),
     "model.max_position_embeddings": Field(
-        512, "Longest sequence, in tokens, that the position table covers.", POSITIVE.up_to(2**20)
+        512,
+        "Longest sequence, in tokens, that the position table covers. With architecture=modern there is no such table: "
+        "it is the length that texts are cut to, and that exports record.",
+        POSITIVE.up_to(2**20),
     ),
     "model.type_vocab_size": Field(
         2,
-        "Number of segment types in the type table.",
+        "Number of segment types in the type table; with architecture=modern there is none, and it stays 2.",
         Rule(lambda value: value >= 2, "must be at least 2: examples have two segments", 2**16),
     ),
     "model.hidden_dropout": Field(

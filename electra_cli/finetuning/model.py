@@ -15,9 +15,9 @@ from electra_cli.finetuning.base import Task
 from electra_cli.finetuning.examples import LABELS_FILE, LabelMap
 from electra_cli.finetuning.tasks import build_task
 from electra_cli.loggers.logger import Logger
-from electra_cli.modeling.encoders import ElectraEncoder, encode
+from electra_cli.modeling.encoders import build_embeddings, build_encoder, encode
 from electra_cli.modeling.fused import dropout
-from electra_cli.modeling.layers import Dense, ElectraEmbeddings, dropout_keys, gelu, sub_seed, truncated_normal
+from electra_cli.modeling.layers import Dense, Encoder, dropout_keys, gelu, sub_seed, truncated_normal
 from electra_cli.objectives.costs import EncoderSizes
 from electra_cli.objectives.sizes import check_network
 from electra_cli.objectives.weights import Network
@@ -82,21 +82,22 @@ class TaskModel(tf_keras.Model):
 
     Of a sentence or pair the head is dropout, a layer of the encoder's width with GELU, dropout and a linear layer on
     the output at [CLS], as `ElectraForSequenceClassification` of transformers has it, so that it can be exported; of
-    tokens and answers dropout and a linear layer on each. (The original has the linear layer alone for both.)
+    tokens and answers dropout and a linear layer on each. (The original has the linear layer alone for both.) With an
+    encoder that makes a head of its own (`new_prediction_head`), that is the layer with GELU, of all kinds.
 
     `dropout_rate` (fraction) and `initializer_range` (standard deviation) are the head's.
     """
 
-    def __init__(
-        self, encoder: ElectraEncoder, kind: str, num_outputs: int, dropout_rate: float, initializer_range: float
-    ):
+    def __init__(self, encoder: Encoder, kind: str, num_outputs: int, dropout_rate: float, initializer_range: float):
         super().__init__(name="fine_tuned")
         self.encoder = encoder
         self.kind = kind
         self.num_outputs = num_outputs
         self.dropout_rate = dropout_rate
         self.head_dense = None
-        if kind in SENTENCE_KINDS:
+        if hasattr(encoder, "new_prediction_head"):
+            self.head_dense = encoder.new_prediction_head()
+        elif kind in SENTENCE_KINDS:
             self.head_dense = Dense(
                 encoder.get_config()["hidden_size"],
                 kernel_initializer=truncated_normal(initializer_range),
@@ -115,13 +116,17 @@ class TaskModel(tf_keras.Model):
         seed = seed if training else None
         x = encode(self.encoder, inputs, training, seed)
         first_key, last_key = dropout_keys(sub_seed(seed, _HEAD_SEED), 2)
+        if self.kind in SENTENCE_KINDS:
+            x = x[:, 0]
         if self.head_dense is not None:
-            x = dropout(x[:, 0], self.dropout_rate, first_key)
-            x = gelu(self.head_dense(x))
+            x = self.head_dense(dropout(x, self.dropout_rate, first_key))
+            x = gelu(x) if isinstance(self.head_dense, Dense) else x
         return self.head_output(dropout(x, self.dropout_rate, last_key))
 
     def depths(self) -> list[int]:
         """Returns the depth of each of `trainable_variables`: embeddings 0, layer i i + 1, the head layers + 2.
+
+        A final norm has that of the last layer.
 
         As google-research/electra counts (`model/optimization.py`, `_get_layer_lrs`): none is one above the last layer.
         """
@@ -129,6 +134,8 @@ class TaskModel(tf_keras.Model):
         depth_of = {id(variable): 0 for variable in self.encoder.trainable_variables}
         for index, layer in enumerate(layers):
             depth_of |= {id(variable): index + 1 for variable in layer.trainable_variables}
+        if self.encoder.final_norm is not None:
+            depth_of |= {id(variable): len(layers) for variable in self.encoder.final_norm.trainable_variables}
         return [depth_of.get(id(variable), len(layers) + 2) for variable in self.trainable_variables]
 
 
@@ -146,25 +153,10 @@ def build_model(
     where memory cannot hold the encoder.
     """
     check_network(sizes)
-    embeddings = ElectraEmbeddings(
-        vocab_size=sizes.vocab_size,
-        embedding_size=sizes.embedding_size,
-        max_position_embeddings=sizes.max_position_embeddings,
-        type_vocab_size=sizes.type_vocab_size,
-        initializer_range=initializer_range,
-        name="embeddings",
-    )
-    encoder = ElectraEncoder(
-        embeddings,
-        sizes.hidden_size,
-        sizes.num_layers,
-        sizes.num_attention_heads,
-        sizes.intermediate_size,
-        hidden_dropout=dropout_rates.hidden_dropout,
-        attention_dropout=dropout_rates.attention_dropout,
-        initializer_range=initializer_range,
-        name="encoder",
-    )
+    settings = {"initializer_range": initializer_range, "remat": False}
+    settings |= {name: dropout_rates[name] for name in ("hidden_dropout", "attention_dropout")}
+    settings |= dataclasses.asdict(sizes)
+    encoder = build_encoder(settings, "encoder", build_embeddings(settings, "embeddings"))
     model = TaskModel(encoder, kind, num_outputs, dropout_rates.head_dropout, initializer_range)
     tokens = tf.zeros([1, length], tf.int32)
     model({"input_word_ids": tokens, "input_mask": tokens + 1, "input_type_ids": tokens}, training=False)

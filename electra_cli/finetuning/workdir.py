@@ -48,6 +48,9 @@ class FineTuningRecord:
 SeedScores = dict[str, dict[str, Any]]
 
 
+_TYPES = {"int": "a whole number", "float": "a number", "str": "text"}
+
+
 def read_record(workdir: str) -> FineTuningRecord:
     """Reads `config.json` of a fine-tuning."""
     file = files.join(workdir, CONFIG_FILE)
@@ -59,9 +62,12 @@ def read_record(workdir: str) -> FineTuningRecord:
             raise UserError(f"{file} is not of electra-finetune: give a workdir that it wrote")
         config, sizes = content.pop("finetuning"), EncoderSizes(**content.pop("sizes"))
         for name, size in dataclasses.asdict(sizes).items():
-            mistake = PRETRAINING.fields[f"model.{name}"].find_mistake(size)
-            if type(size) is not int or mistake is not None:
-                raise ValueError(f"{name}={size!r}: {mistake or 'must be a whole number'}")
+            field = PRETRAINING.fields[f"model.{name}"]
+            if type(size).__name__ != field.type_name:
+                raise ValueError(f"{name}={size!r}: must be {_TYPES[field.type_name]}")
+            mistake = field.find_mistake(size)
+            if mistake is not None:
+                raise ValueError(f"{name}={size!r}: {mistake}")
         if not 0 < content["length"] <= sizes.max_position_embeddings:
             raise ValueError(f"length={content['length']}: must be from 1 to {sizes.max_position_embeddings}")
         return FineTuningRecord(config=config, sizes=sizes, **content)

@@ -64,6 +64,11 @@ def export_run(
         if role not in run.roles:
             raise UserError(f"--network={network}: the run {run.workdir} has no {role}; give --network={run.roles[0]}")
     check_format(format_name)
+    if run.config.model.architecture != "electra" and format_name in ("tfm", "google_tf1"):
+        raise UserError(
+            f"--format={format_name} has no network of config.model.architecture={run.config.model.architecture}: give "
+            f"huggingface, or saved_model"
+        )
     texts = sample_texts(run.tokenizer.vocabulary)
 
     def write(directory: str) -> float:

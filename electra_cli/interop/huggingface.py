@@ -1,11 +1,11 @@
 """Reads folders of Hugging Face transformers; names and layout of their weights to ours and back.
 
 `ElectraForPreTraining` becomes a discriminator, `ElectraForMaskedLM` a generator, any other ELECTRA and any BERT a
-discriminator without its head. Transformers is not imported; PyTorch is, for files that it wrote.
+discriminator without its head; of ModernBERT see `modernbert.py`. Transformers is not imported; PyTorch is, for files
+that it wrote.
 """
 
 import contextlib
-import dataclasses
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from electra_cli import files
 from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules, read_vocabulary
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
-from electra_cli.interop import external_files
+from electra_cli.interop import external_files, modernbert
 from electra_cli.interop.external_files import abbreviate
 from electra_cli.interop.importing import ExternalModel
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
@@ -68,20 +68,20 @@ def read(source: str) -> ExternalModel:
     config = read_json(file)
     if "config" in config:
         raise UserError(option, f"={source} is a workdir of electra-pretrain: give --format=electra_pretrain")
-    if config.get("model_type") not in ("electra", "bert"):
-        raise UserError(
-            f"{file}: model_type is {abbreviate(config.get('model_type'))}; electra and bert can be imported"
-        )
-    for key, (wanted, meaning) in _REQUIRED.items():
+    if config.get("model_type") not in ("electra", "bert", "modernbert"):
+        kind = abbreviate(config.get("model_type"))
+        raise UserError(f"{file}: model_type is {kind}; electra, bert and modernbert can be imported")
+    is_modern = config["model_type"] == "modernbert"
+    for key, (wanted, meaning) in (modernbert.REQUIRED if is_modern else _REQUIRED).items():
         if config.get(key, wanted) != wanted:
             raise UserError(f"{file}: {key} is {abbreviate(config[key])}; this program computes {meaning} only")
     tensors, notices = _read_tensors(source)
-    network, unexpected = _network(tensors, config, file)
+    network, unexpected = (modernbert.read_network if is_modern else _network)(tensors, config, file)
     return ExternalModel(
         source=source,
         discriminator=network if network.role == "discriminator" else None,
         generator=network if network.role == "generator" else None,
-        settings=external_files.settings(config, SETTINGS, file),
+        settings=external_files.settings(config, modernbert.SETTINGS if is_modern else SETTINGS, file),
         unexpected=unexpected,
         notices=notices,
         **_read_vocabulary(source, network.sizes.vocab_size, notices),
@@ -121,7 +121,7 @@ def _network(tensors: Weights, config: dict[str, Any], file: str) -> tuple[Netwo
 
 def size_keys(sizes: EncoderSizes) -> dict[str, int]:
     """Returns the sizes of a network as arguments of transformers' `ElectraConfig`."""
-    items = dataclasses.asdict(sizes).items()
+    items = sizes.electra_sizes().items()
     return {"num_hidden_layers" if name == "num_layers" else name: size for name, size in items}
 
 

@@ -11,24 +11,31 @@ import numpy as np
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
-from electra_cli.finetuning.model import FineTunedModel
+from electra_cli.finetuning.model import SENTENCE_KINDS, FineTunedModel
+from electra_cli.interop import modernbert
 from electra_cli.interop.delivery import write_texts
 from electra_cli.interop.huggingface import CONFIG_FILE, INSTALL, SETTINGS, size_keys, to_hf_name
 from electra_cli.interop.model_card import fine_tuned_card, run_card
 from electra_cli.interop.runs import LoadedRun, encode_texts, largest_difference, unpadded_rows
 from electra_cli.modeling.fused import LAYER_NORM_EPSILON
+from electra_cli.modeling.modern import PredictionHead
 from electra_cli.objectives.costs import EncoderSizes
-from electra_cli.objectives.weights import Network, Weights, read_encoder
+from electra_cli.objectives.weights import Weights, read_encoder
 
-_NETWORK_CLASSES = {"discriminator": "ElectraForPreTraining", "generator": "ElectraForMaskedLM"}
-_TASK_CLASSES = {
-    "classification": "ElectraForSequenceClassification",
-    "regression": "ElectraForSequenceClassification",
-    "tagging": "ElectraForTokenClassification",
-    "question_answering": "ElectraForQuestionAnswering",
+# Classes of a prefix (`_PREFIXES`) for each network, and for each task.
+_NETWORK_CLASSES = {
+    "electra": {"discriminator": "ForPreTraining", "generator": "ForMaskedLM"},
+    "modern": {"discriminator": "ForTokenClassification", "generator": "ForMaskedLM"},
 }
+_TASK_CLASSES = {
+    "classification": "ForSequenceClassification",
+    "regression": "ForSequenceClassification",
+    "tagging": "ForTokenClassification",
+    "question_answering": "ForQuestionAnswering",
+}
+_PREFIXES = {"electra": "Electra", "modern": "ModernBert"}
 _PROBLEM_TYPES = {"classification": "single_label_classification", "regression": "regression"}
-# The output layer of each task's head; heads on whole texts have `classifier.dense` before it.
+# ELECTRA's output layer of each task's head; heads on whole texts have `classifier.dense` before it.
 _OUTPUT_LAYERS = {
     "classification": "classifier.out_proj",
     "regression": "classifier.out_proj",
@@ -58,20 +65,22 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
     """
     _require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
     network, rates = run.network(role), run.config.model
-    config = _config(_NETWORK_CLASSES[role], network.sizes, rates, rates.initializer_range, run.tokenizer)
-    tensors = _tensors(network.weights, role)
-    length = network.sizes.max_position_embeddings
-    _write_folder(directory, config, tensors, run.tokenizer, length, run_card(run, role))
+    sizes = network.sizes
+    config = _config(_class_of(sizes, role), sizes, rates, rates.initializer_range, run.tokenizer)
+    if sizes.architecture == "modern" and role == "discriminator":  # transformers counts its outputs by their names
+        config |= {"id2label": {"0": "replaced"}, "label2id": {"replaced": 0}}
+    tensors = _tensors(network.weights, role, sizes)
+    _write_folder(directory, config, tensors, run.tokenizer, sizes.max_position_embeddings, run_card(run, role))
 
 
 def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
     """Writes a fine-tuned model as `write` does a network; raises what it raises."""
-    others = "--format=saved_model" if model.model.head_dense is not None else "an encoder with WordPiece"
+    others = "--format=saved_model" if model.task.kind in SENTENCE_KINDS else "an encoder with WordPiece"
     _require_wordpiece(model.tokenizer, others)
     kind, record, rates = model.task.kind, model.record, model.config.model
     weights = read_encoder(model.model.encoder)
-    sizes = Network("discriminator", weights, record.sizes.num_attention_heads).sizes
-    config = _config(_TASK_CLASSES[kind], sizes, rates, record.initializer_range, model.tokenizer)
+    sizes = record.sizes
+    config = _config(_class_of(sizes, kind), sizes, rates, record.initializer_range, model.tokenizer)
     if kind != "question_answering":
         # Transformers counts the outputs of a regression by their names, too.
         names = model.task.labels.labels if kind != "regression" else ("number",)
@@ -80,7 +89,7 @@ def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
     if kind in _PROBLEM_TYPES:
         config["problem_type"] = _PROBLEM_TYPES[kind]
     config["classifier_dropout"] = rates.head_dropout
-    tensors = {**_tensors(weights, "discriminator"), **_head_tensors(model)}
+    tensors = {**_tensors(weights, "discriminator", sizes), **_head_tensors(model)}
     _write_folder(directory, config, tensors, model.tokenizer, model.max_length, fine_tuned_card(model))
 
 
@@ -91,24 +100,37 @@ def _require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
         )
 
 
+def _class_of(sizes: EncoderSizes, use: str) -> str:
+    """Returns transformers' class for a network, 'discriminator' or 'generator', or for a kind of task."""
+    return _PREFIXES[sizes.architecture] + {**_TASK_CLASSES, **_NETWORK_CLASSES[sizes.architecture]}[use]
+
+
 def _config(
-    architecture: str, sizes: EncoderSizes, rates: Any, initializer_range: float, tokenizer: TokenizerSettings
+    class_name: str, sizes: EncoderSizes, rates: Any, initializer_range: float, tokenizer: TokenizerSettings
 ) -> dict[str, Any]:
     """Returns transformers' `config.json`; `rates` are the section `model` of a config."""
     settings = {**rates.to_dict(), "initializer_range": initializer_range}
+    vocabulary = tokenizer.vocabulary
+    if sizes.architecture == "modern":
+        names, own = modernbert.SETTINGS, modernbert.config_of(sizes)
+        own["embedding_dropout"] = settings["hidden_dropout"]
+        own |= dict.fromkeys(("bos_token_id", "cls_token_id"), vocabulary.cls_id)
+        own |= dict.fromkeys(("eos_token_id", "sep_token_id"), vocabulary.sep_id)
+    else:
+        names, own = SETTINGS, {"model_type": "electra", **size_keys(sizes)}
+        own |= {"hidden_act": "gelu", "layer_norm_eps": LAYER_NORM_EPSILON}
     return {
-        "architectures": [architecture],
-        "model_type": "electra",
-        **size_keys(sizes),
-        "hidden_act": "gelu",
-        "layer_norm_eps": LAYER_NORM_EPSILON,
-        "pad_token_id": tokenizer.vocabulary.pad_id,
-        **{name: settings[key.removeprefix("model.")] for name, key in SETTINGS.items()},
+        "architectures": [class_name],
+        **own,
+        "pad_token_id": vocabulary.pad_id,
+        **{name: settings[key.removeprefix("model.")] for name, key in names.items()},
     }
 
 
-def _tensors(weights: Weights, role: str) -> Weights:
+def _tensors(weights: Weights, role: str, sizes: EncoderSizes) -> Weights:
     """Returns weights of a `Network` under PyTorch's names and in its layout: kernels are [outputs, inputs]."""
+    if sizes.architecture == "modern":
+        return modernbert.to_tensors(weights)
     return {
         to_hf_name(name, role): np.ascontiguousarray(value.T if name.endswith("/kernel") else value)
         for name, value in weights.items()
@@ -116,9 +138,13 @@ def _tensors(weights: Weights, role: str) -> Weights:
 
 
 def _head_tensors(model: FineTunedModel) -> Weights:
-    output = _OUTPUT_LAYERS[model.task.kind]
+    output, head = _OUTPUT_LAYERS[model.task.kind], model.model.head_dense
     tensors = {}
-    for name, layer in (("classifier.dense", model.model.head_dense), (output, model.model.head_output)):
+    if isinstance(head, PredictionHead):
+        output, tensors["head.norm.weight"] = "classifier", head.layer_norm.gamma.numpy()
+        tensors["head.dense.weight"] = np.ascontiguousarray(head.dense.kernel.numpy().T)
+        head = None
+    for name, layer in (("classifier.dense", head), (output, model.model.head_output)):
         if layer is not None:
             tensors[f"{name}.weight"] = np.ascontiguousarray(layer.kernel.numpy().T)
             tensors[f"{name}.bias"] = layer.bias.numpy()
@@ -141,15 +167,18 @@ def _write_folder(
     from safetensors.numpy import save_file  # noqa: PLC0415
 
     write_texts(directory, {CONFIG_FILE: json.dumps(config, indent=1) + "\n", "README.md": card})
-    write_texts(directory, tokenizer_files(tokenizer, max_length))
+    write_texts(directory, tokenizer_files(tokenizer, max_length, has_types=config["model_type"] != "modernbert"))
     try:
         save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def tokenizer_files(tokenizer: TokenizerSettings, max_length: int) -> dict[str, str]:
-    """Returns the files of a `BertTokenizerFast`, contents by name; text is cut to `max_length` tokens."""
+def tokenizer_files(tokenizer: TokenizerSettings, max_length: int, has_types: bool = True) -> dict[str, str]:
+    """Returns the files of a `BertTokenizerFast`, contents by name; text is cut to `max_length` tokens.
+
+    `has_types`: whether it returns segment types, which models of ModernBERT do not take.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: PLC0415  (import time)
 
     rules, tokens = tokenizer.rules, tokenizer.vocabulary.tokens
@@ -166,6 +195,8 @@ def tokenizer_files(tokenizer: TokenizerSettings, max_length: int) -> dict[str, 
         "model_max_length": max_length,
         **_SPECIAL_TOKENS,
     }
+    if not has_types:
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
     return {
         "vocab.txt": "\n".join(tokens) + "\n",
         "tokenizer.json": fast.to_str(pretty=False),
@@ -181,9 +212,10 @@ def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> floa
     inputs = encode_texts(run.tokenizer, texts, length)
     for text, ids in zip(texts, unpadded_rows(inputs), strict=True):
         _check_tokens(text, tokenizer(text, truncation=True, max_length=length)["input_ids"], ids)
-    theirs = _outputs(directory, _NETWORK_CLASSES[role], inputs)
+    theirs = _outputs(directory, _class_of(run.network(role).sizes, role), inputs)
     states = run.hidden_states(role, inputs)
-    pairs = [(theirs.logits, run.logits(role, states[-1])), *zip(theirs.hidden_states[1:], states, strict=True)]
+    logits = run.logits(role, states[-1])
+    pairs = [(theirs.logits.reshape(tuple(logits.shape)), logits), *zip(theirs.hidden_states[1:], states, strict=True)]
     return largest_difference(pairs, inputs["input_mask"].astype(bool))
 
 
@@ -202,14 +234,14 @@ def compare_fine_tuned(model: FineTunedModel, directory: str, examples: list[Exa
         else:
             theirs = tokenizer(example.text, example.second_text)["input_ids"]
         _check_tokens(example.text, theirs, ids[rows.index(index)])
-    outputs = _outputs(directory, _TASK_CLASSES[task.kind], inputs)
+    outputs = _outputs(directory, _class_of(model.record.sizes, task.kind), inputs)
     if task.kind == "question_answering":
         logits = np.stack([outputs.start_logits, outputs.end_logits], axis=-1)
     elif task.kind == "regression":
         logits = task.labels.scaled(outputs.logits.numpy())
     else:
         logits = outputs.logits.numpy()
-    kept: Any = ... if model.model.head_dense is not None else inputs["input_mask"].astype(bool)
+    kept: Any = ... if task.kind in SENTENCE_KINDS else inputs["input_mask"].astype(bool)
     return largest_difference([(logits, model.model(inputs, training=False))], kept)
 
 
@@ -222,18 +254,17 @@ def _load(directory: str, automatic: str) -> Any:
     return getattr(transformers, automatic).from_pretrained(directory)
 
 
-def _outputs(directory: str, architecture: str, inputs: dict[str, np.ndarray]) -> Any:
+def _outputs(directory: str, class_name: str, inputs: dict[str, np.ndarray]) -> Any:
     """Returns what the written model, loaded as users load it, computes."""
     import torch  # noqa: PLC0415  (an extra; only this format needs it)
 
-    model = _load(directory, architecture.replace("Electra", "AutoModel"))
+    model = _load(directory, f"AutoModelFor{class_name.partition('For')[2]}")
+    names = {"input_ids": "input_word_ids", "attention_mask": "input_mask"}
+    if class_name.startswith("Electra"):
+        names["token_type_ids"] = "input_type_ids"
+    tensors = {name: torch.tensor(inputs[ours], dtype=torch.long) for name, ours in names.items()}
     with torch.no_grad():
-        return model.eval()(
-            torch.tensor(inputs["input_word_ids"], dtype=torch.long),
-            attention_mask=torch.tensor(inputs["input_mask"], dtype=torch.long),
-            token_type_ids=torch.tensor(inputs["input_type_ids"], dtype=torch.long),
-            output_hidden_states=True,
-        )
+        return model.eval()(**tensors, output_hidden_states=True)
 
 
 def _check_tokens(text: str, theirs: list[int], ours: list[int]) -> None:

@@ -103,6 +103,10 @@ def _config_of(external: ExternalModel, generator_size: float) -> ml_collections
         config.objective.name = "mlm"
     elif external.is_tied:
         config.objective.tied_generator = True
+    elif generator is None and sizes.architecture == "modern":  # which shares embeddings at equal width alone
+        model.generator_size, model.generator_layers = 1.0, generator_size
+        for name in ("num_attention_heads", "intermediate_size"):
+            model[f"generator_{name}"] = getattr(sizes, name)
     elif generator is None:
         model.generator_size = generator_size
     else:
@@ -132,7 +136,8 @@ def import_external(
     Args:
       vocab_file: its vocabulary, in place of its own.
       lower_case: whether text is lower-cased; None: as its tokenizer does, or else as its vocabulary is written.
-      generator_size: width of a newly initialized generator, as a fraction of the discriminator's.
+      generator_size: width of a newly initialized generator, as a fraction of the discriminator's; of the architecture
+        modern its number of layers.
 
     Raises:
       UserError: the vocabulary is too large for the word table, or the directory cannot be written. Nothing is left

@@ -76,6 +76,7 @@ def run_card(run: LoadedRun, role: str) -> str:
     sizes, config = run.network(role).sizes, run.config
     averaged = " (moving averages of them)" if run.is_averaged else ""
     training = {
+        "architecture": sizes.architecture,
         "layers": sizes.num_layers,
         "hidden size": sizes.hidden_size,
         "attention heads": sizes.num_attention_heads,
@@ -94,7 +95,10 @@ def run_card(run: LoadedRun, role: str) -> str:
     tables = _table("training", training)
     if scores:
         tables += _scores_table(f"held-out, step {run.held_out['step']:,}", scores)
-    return _card(f"ELECTRA {role}", "", f"{_ROLES[role]} Pre-trained", _USES[role], tables)
+    use = _USES[role]
+    if sizes.architecture == "modern":
+        use = use.replace("ForPreTraining", "ForTokenClassification")
+    return _card(f"ELECTRA {role}", "", f"{_ROLES[role]} Pre-trained", use, tables)
 
 
 def fine_tuned_card(model: FineTunedModel) -> str:

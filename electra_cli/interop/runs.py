@@ -17,6 +17,7 @@ from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
 from electra_cli.objectives.base import Pretrainer
+from electra_cli.objectives.costs import sizes_without_weights
 from electra_cli.objectives.weights import Network
 from electra_cli.training.initialization import restore_model
 from electra_cli.workdir.run_files import CONFIG_FILE, named_checkpoint, read_config, read_metrics, read_record
@@ -52,7 +53,8 @@ class LoadedRun:
         heads = self.config.model.num_attention_heads
         if role == "generator" and "discriminator" in self.roles:
             heads = self.config.derived.generator_num_attention_heads
-        network = weights_module.split(weights_module.read(self.model), role, heads)
+        settings = sizes_without_weights(self.config.model)
+        network = weights_module.split(weights_module.read(self.model), role, heads, settings)
         assert network is not None
         return network
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli import files
+from electra_cli.config.checks import MODERN_KEYS
 from electra_cli.config.finetuning import RANDOM, check_start
 from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import Option, UserError
@@ -66,7 +67,10 @@ def read_source(
     for network in external.networks:
         network.num_attention_heads = heads[network.role] or network.num_attention_heads
         _check_weights(network, source)
-    for name in ("vocab_size", "embedding_size", "max_position_embeddings", "type_vocab_size"):
+    names = ["architecture", "vocab_size", "max_position_embeddings", "type_vocab_size", *MODERN_KEYS]
+    if external.networks[0].sizes.architecture == "electra":
+        names.append("embedding_size")
+    for name in names:
         first, last = (getattr(network.sizes, name) for network in (external.networks[0], external.networks[-1]))
         if first != last:
             raise UserError(

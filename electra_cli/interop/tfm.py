@@ -1,6 +1,5 @@
 """Checkpoints of tf-models-official: encoders and its `ElectraPretrainer`, read; encoders to fine-tune, written."""
 
-import dataclasses
 import functools
 import os
 
@@ -222,7 +221,7 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
     """
     network, model = run.network(role), run.config.model
     config = BertEncoderConfig(
-        **dataclasses.asdict(network.sizes),
+        **network.sizes.electra_sizes(),
         dropout_rate=model.hidden_dropout,
         attention_dropout_rate=model.attention_dropout,
         initializer_range=model.initializer_range,

@@ -1,14 +1,18 @@
 """Generator and discriminator networks, with the embeddings that they share."""
 
+import dataclasses
 import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config.checks import MODERN_KEYS
 from electra_cli.modeling import features
 from electra_cli.modeling.layers import Dense, ElectraEmbeddings, Encoder, TransformerBlock, truncated_normal
+from electra_cli.modeling.modern import ModernEncoder
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
@@ -74,41 +78,76 @@ def encode(
     return output[-1] if isinstance(output, list) else output
 
 
-def build_generator(config: ml_collections.FrozenConfigDict) -> ElectraEncoder:
+def build_generator(config: ml_collections.FrozenConfigDict) -> Encoder:
     """Builds the generator of a resolved config."""
-    sizes = {name: config.derived[f"generator_{name}"] for name in _SIZES}
-    return _build_encoder(config, "generator", sizes, _build_embeddings(config, "generator_embeddings"))
+    model = {**_model(config), **{name: config.derived[f"generator_{name}"] for name in _SIZES}}
+    return build_encoder(model, "generator", build_embeddings(model, "generator_embeddings"))
 
 
 def build_discriminator(
     config: ml_collections.FrozenConfigDict, generator_embeddings: ElectraEmbeddings | None = None
-) -> ElectraEncoder:
+) -> Encoder:
     """Builds the discriminator of a resolved config, sharing embeddings by `model.embedding_sharing` if given some."""
-    sharing = config.model.embedding_sharing
+    model, sharing = _model(config), config.model.embedding_sharing
     if generator_embeddings is not None and sharing == "all":
         embeddings = generator_embeddings
     else:
-        embeddings = _build_embeddings(
-            config,
+        embeddings = build_embeddings(
+            model,
             "embeddings",
             word_embeddings_of=generator_embeddings if sharing == "word" else None,
             added_to=generator_embeddings if sharing == "gradient_disentangled" else None,
         )
-    return _build_encoder(config, "discriminator", {name: config.model[name] for name in _SIZES}, embeddings)
+    return build_encoder(model, "discriminator", embeddings)
 
 
+def _model(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    return {**config.model.to_dict(), "vocab_size": config.derived.vocab_size}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Architecture:
+    """How the networks of a value of `model.architecture` are built from the keys of the section `model`."""
+
+    encoder: Callable[..., Encoder]
+    keys: tuple[str, ...]  # that the encoder takes beside those of all encoders
+    embeddings: Callable[[Mapping[str, Any]], dict[str, Any]]  # arguments of `ElectraEmbeddings`
+
+
+_ARCHITECTURES = {
+    "electra": _Architecture(
+        ElectraEncoder,
+        keys=(),
+        embeddings=lambda model: {
+            name: model[name] for name in ("embedding_size", "max_position_embeddings", "type_vocab_size")
+        },
+    ),
+    "modern": _Architecture(
+        ModernEncoder,
+        keys=MODERN_KEYS,
+        embeddings=lambda model: {
+            "embedding_size": model["hidden_size"],
+            "max_position_embeddings": None,
+            "type_vocab_size": None,
+            "norm_epsilon": model["norm_epsilon"],
+            "norm_has_bias": False,
+        },
+    ),
+}
 _SIZES = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
-_EMBEDDING_SETTINGS = ("embedding_size", "max_position_embeddings", "type_vocab_size", "initializer_range")
 _SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
 
 
-def _build_encoder(
-    config: ml_collections.FrozenConfigDict, name: str, sizes: dict[str, int], embeddings: ElectraEmbeddings
-) -> ElectraEncoder:
-    settings: dict[str, Any] = {**sizes, **{setting: config.model[setting] for setting in _SETTINGS}}
-    return ElectraEncoder(embeddings, **settings, name=name)
+def build_encoder(model: Mapping[str, Any], name: str, embeddings: ElectraEmbeddings) -> Encoder:
+    """Builds an encoder from values by the names of keys of the section `model`, its `vocab_size` set."""
+    architecture = _ARCHITECTURES[model["architecture"]]
+    settings = {key: model[key] for key in (*_SIZES, *_SETTINGS, *architecture.keys)}
+    return architecture.encoder(embeddings, **settings, name=name)
 
 
-def _build_embeddings(config: ml_collections.FrozenConfigDict, name: str, **sharing: Any) -> ElectraEmbeddings:
-    settings: dict[str, Any] = {key: config.model[key] for key in _EMBEDDING_SETTINGS}
-    return ElectraEmbeddings(config.derived.vocab_size, **settings, **sharing, name=name)
+def build_embeddings(model: Mapping[str, Any], name: str, **sharing: Any) -> ElectraEmbeddings:
+    """Builds the embeddings of an encoder; `sharing` are arguments of `ElectraEmbeddings`."""
+    settings = _ARCHITECTURES[model["architecture"]].embeddings(model)
+    return ElectraEmbeddings(
+        model["vocab_size"], **settings, initializer_range=model["initializer_range"], **sharing, name=name
+    )

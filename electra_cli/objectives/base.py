@@ -14,6 +14,8 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli.modeling import features
+from electra_cli.modeling.modern import ModernMaskedLM
+from electra_cli.modeling.tf_models import MaskedLM
 from electra_cli.objectives.costs import network_sizes
 from electra_cli.objectives.sizes import check_network
 
@@ -24,10 +26,21 @@ class Pretrainer(tf_keras.Model):
     """A model that an objective trains: called on a batch (`features.MASKED`), `training` and a dropout `seed`.
 
     Attributes:
-      masked_lm: `MaskedLM` of tf-models-official, the head that predicts masked tokens; None: there is none.
+      masked_lm: the head that predicts masked tokens, `MaskedLM` of tf-models-official or the network's own; None:
+        there is none.
     """
 
     masked_lm: Any
+
+    @staticmethod
+    def new_masked_lm(
+        network: tf_keras.layers.Layer, activation: Any, initializer: tf_keras.initializers.Initializer, name: str
+    ) -> tf_keras.layers.Layer:
+        """Returns a new `masked_lm` of an encoder; activation and initializer are for one without a head of its own."""
+        table = network.get_embedding_table()
+        if hasattr(network, "new_prediction_head"):
+            return ModernMaskedLM(table, network.new_prediction_head(), name=name)
+        return MaskedLM(embedding_table=table, activation=activation, initializer=initializer, name=name)
 
     @property
     def networks(self) -> dict[str, tf_keras.layers.Layer]:

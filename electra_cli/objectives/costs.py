@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from electra_cli.config import default_config
+from electra_cli.config.checks import MODERN_KEYS
+
 # Operations an element, as the paper's script counts them: draw, compare, mask, scale; sum, square, sum, bias, scale;
 # the tanh form of GELU; maximum, exponential, sum, divide and subtract.
 _DROPOUT, _LAYER_NORM, _ACTIVATION, _SOFTMAX = 4, 5, 8, 5
@@ -43,9 +46,16 @@ def outline_of(config: Any) -> Outline:
     return OUTLINES[config.objective.name]
 
 
+_MODEL = default_config().model
+_ARCHITECTURE_KEYS = ("architecture", *MODERN_KEYS)
+
+
 @dataclasses.dataclass(frozen=True)
 class EncoderSizes:
-    """The sizes of a network, as its files record them."""
+    """The sizes of a network, as its files record them, by the names of keys of the section `model`.
+
+    Those from `global_attention_every` on belong to the architecture modern.
+    """
 
     vocab_size: int
     embedding_size: int
@@ -55,9 +65,20 @@ class EncoderSizes:
     intermediate_size: int
     max_position_embeddings: int
     type_vocab_size: int
+    architecture: str = _MODEL.architecture  # records of earlier versions have none
+    global_attention_every: int = _MODEL.global_attention_every
+    local_attention: int = _MODEL.local_attention
+    global_rope_theta: float = _MODEL.global_rope_theta
+    local_rope_theta: float = _MODEL.local_rope_theta
+    norm_epsilon: float = _MODEL.norm_epsilon
+
+    def electra_sizes(self) -> dict[str, int]:
+        """Returns the sizes of the architecture electra by name, as other libraries have them."""
+        items = dataclasses.asdict(self).items()
+        return {name: size for name, size in items if name not in _ARCHITECTURE_KEYS}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSize(EncoderSizes):
     """The sizes that a network's operations follow from: also tokens and masked slots of an example."""
 
@@ -78,15 +99,55 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
         "seq_length": config.data.max_seq_length,
         "num_predictions": config.derived.max_predictions_per_seq,
     }
+    shared |= {name: config.model[name] for name in _ARCHITECTURE_KEYS}
     names = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
     kept = NetworkSize(**{name: config.model[name] for name in names}, **shared)
     if not outline_of(config).has_generator or config.objective.uniform_generator:
         return None, kept
-    return NetworkSize(**{name: config.derived[f"generator_{name}"] for name in names}, **shared), kept
+    generator = {name: config.derived[f"generator_{name}"] for name in names}
+    if config.model.architecture == "modern":
+        shared["embedding_size"] = generator["hidden_size"]
+    return NetworkSize(**{**shared, **generator}), kept
+
+
+def sizes_without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those `EncoderSizes` of a section `model` that follow from no shape of weights, but for the heads."""
+    if model["architecture"] == "electra":
+        return {}
+    return {name: model[name] for name in (*_ARCHITECTURE_KEYS, "max_position_embeddings", "type_vocab_size")}
 
 
 def expected_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
     """Returns the shapes of all weights of a network and its head, by the names of `objectives.weights.Network`."""
+    return (_modern_shapes if sizes.architecture == "modern" else _electra_shapes)(role, sizes)
+
+
+def _modern_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
+    """Those of the architecture modern: the names of the original where a weight does the same."""
+    hidden, inner = sizes.hidden_size, sizes.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings/word_embeddings": (sizes.vocab_size, hidden),
+        "embeddings/LayerNorm/gamma": (hidden,),
+    }
+    for index in range(sizes.num_layers):
+        layer = f"encoder/layer_{index}"
+        if index > 0:
+            shapes[f"{layer}/attention/LayerNorm/gamma"] = (hidden,)
+        for part in ("self/query", "self/key", "self/value", "output/dense"):
+            shapes[f"{layer}/attention/{part}/kernel"] = (hidden, hidden)
+        shapes[f"{layer}/intermediate/LayerNorm/gamma"] = (hidden,)
+        shapes[f"{layer}/intermediate/dense/kernel"] = (hidden, 2 * inner)
+        shapes[f"{layer}/output/dense/kernel"] = (inner, hidden)
+    shapes["encoder/LayerNorm/gamma"] = shapes["predictions/LayerNorm/gamma"] = (hidden,)
+    shapes["predictions/dense/kernel"] = (hidden, hidden)
+    if role == "generator":
+        shapes["predictions/output_bias"] = (sizes.vocab_size,)
+    else:
+        shapes["predictions/dense_1/kernel"], shapes["predictions/dense_1/bias"] = (hidden, 1), (1,)
+    return shapes
+
+
+def _electra_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]]:
     hidden, embedding, inner = sizes.hidden_size, sizes.embedding_size, sizes.intermediate_size
     shapes: dict[str, tuple[int, ...]] = {}
 
@@ -136,6 +197,23 @@ def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count]) -> fl
 
 def _encoder_flops(size: NetworkSize) -> float:
     """Embeddings and blocks of one example, forward."""
+    return (_modern_flops if size.architecture == "modern" else _electra_flops)(size)
+
+
+def _modern_flops(size: NetworkSize) -> float:
+    """Windows count as the complete text, which is multiplied and then masked; LayerNorms have no bias."""
+    h, s, i, heads = size.hidden_size, size.seq_length, size.intermediate_size, size.num_attention_heads
+    norm = _LAYER_NORM - 1
+    attention = (
+        norm * h + 3 * 2 * h * h + 2 * 3 * h  # query, key and value; rotation of two
+        + 2 * h * s + (_SOFTMAX + _DROPOUT + 1) * s * heads + 2 * h * s + 2 * h * h + _DROPOUT * h + h
+    )  # fmt: skip
+    feed_forward = norm * h + 2 * h * 2 * i + (_ACTIVATION + 1) * i + 2 * h * i + _DROPOUT * h + h
+    embedding = 2 * h * size.vocab_size + norm * h + _DROPOUT * h
+    return s * float(size.num_layers * (attention + feed_forward) + embedding)  # the last LayerNorm for the first
+
+
+def _electra_flops(size: NetworkSize) -> float:
     h, s, e, heads, i = (
         size.hidden_size,
         size.seq_length,
@@ -157,13 +235,15 @@ def _encoder_flops(size: NetworkSize) -> float:
 
 def _masked_lm_flops(size: NetworkSize) -> float:
     h, e, v = size.hidden_size, size.embedding_size, size.vocab_size
-    a_slot = 2 * e * v + 2 * h * e + e + (_ACTIVATION + _LAYER_NORM) * e + _SOFTMAX * v + 2 * v
+    biases = 0 if size.architecture == "modern" else 2 * e
+    a_slot = 2 * e * v + 2 * h * e + biases + (_ACTIVATION + _LAYER_NORM - 1) * e + _SOFTMAX * v + 2 * v
     return _MASKED_FRACTION * size.seq_length * float(a_slot)
 
 
 def _rtd_flops(size: NetworkSize) -> float:
     h = size.hidden_size
-    return size.seq_length * float(2 * h * h + h + _ACTIVATION * h + 2 * h)
+    bias_or_norm = (_LAYER_NORM - 1) * h if size.architecture == "modern" else h
+    return size.seq_length * float(2 * h * h + bias_or_norm + _ACTIVATION * h + 2 * h)
 
 
 def matmul_flops(config: Any) -> float:
@@ -174,7 +254,8 @@ def matmul_flops(config: Any) -> float:
 
 def _encoder_products(size: NetworkSize) -> int:
     h, s = size.hidden_size, size.seq_length
-    block = 2 * s * (4 * h * h + 2 * h * size.intermediate_size) + 4 * s * s * h
+    feed_forward_products = 3 if size.architecture == "modern" else 2  # one more for the gate
+    block = 2 * s * (4 * h * h + feed_forward_products * h * size.intermediate_size) + 4 * s * s * h
     return size.num_layers * block + (2 * s * size.embedding_size * h if size.embedding_size != h else 0)
 
 

@@ -9,8 +9,8 @@ from absl import logging
 
 from electra_cli.modeling import features, randomness
 from electra_cli.modeling.encoders import encode
-from electra_cli.modeling.layers import sub_seed
-from electra_cli.modeling.tf_models import ClassificationHead, MaskedLM
+from electra_cli.modeling.layers import sub_seed, truncated_normal
+from electra_cli.modeling.tf_models import ClassificationHead
 from electra_cli.objectives.base import Pretrainer
 
 Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
@@ -22,7 +22,8 @@ class ElectraPretrainer(Pretrainer):
 
     Replaces the class of the same name in tf-models-official, with its arguments and names of layers in a checkpoint.
     Networks are called on a dict of `features.UNMASKED` and return a dict with `sequence_output`; they have
-    `get_embedding_table()` and `get_config()['hidden_size']`, as ours and those of tf-models-official have.
+    `get_embedding_table()` and `get_config()['hidden_size']`, as ours and those of tf-models-official have. Where they
+    have `new_prediction_head()`, it makes their heads, and activations and initializer below are not used.
 
     Args:
       generator_network: the masked language model's encoder; may be `discriminator_network` itself (tied weights);
@@ -83,11 +84,8 @@ class ElectraPretrainer(Pretrainer):
 
         self.masked_lm = None
         if generator_network is not None:
-            self.masked_lm = MaskedLM(
-                embedding_table=generator_network.get_embedding_table(),
-                activation=self.mlm_activation,
-                initializer=self._new_initializer(),
-                name="generator_masked_lm",
+            self.masked_lm = self.new_masked_lm(
+                generator_network, self.mlm_activation, self._new_initializer(), "generator_masked_lm"
             )
         self.classification = None
         if generator_network is not None and num_classes:
@@ -97,16 +95,22 @@ class ElectraPretrainer(Pretrainer):
                 initializer=self._new_initializer(),
                 name="generator_classification_head",
             )
-        self.discriminator_projection = tf_keras.layers.Dense(
-            units=discriminator_network.get_config()["hidden_size"],
-            activation=self.discriminator_activation,
-            kernel_initializer=self._new_initializer(),
-            name="discriminator_projection_head",
-        )
-        # The original starts this one kernel, unlike all others, from Glorot's uniform distribution.
+        hidden_size = discriminator_network.get_config()["hidden_size"]
+        if hasattr(discriminator_network, "new_prediction_head"):
+            self.discriminator_projection = discriminator_network.new_prediction_head()
+            initializer = truncated_normal(hidden_size**-0.5)
+        else:
+            self.discriminator_projection = tf_keras.layers.Dense(
+                units=hidden_size,
+                activation=self.discriminator_activation,
+                kernel_initializer=self._new_initializer(),
+                name="discriminator_projection_head",
+            )
+            # The original starts this one kernel, unlike all others, from Glorot's uniform distribution.
+            initializer = "glorot_uniform"
         # Float32 in every precision: one logit a token costs nothing, and is compared with others to many digits.
         self.discriminator_head = tf_keras.layers.Dense(
-            units=1, kernel_initializer="glorot_uniform", dtype=tf.float32, name="discriminator_head"
+            units=1, kernel_initializer=initializer, dtype=tf.float32, name="discriminator_head"
         )
 
     def call(self, inputs, training=None, seed=None):

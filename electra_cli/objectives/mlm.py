@@ -10,7 +10,6 @@ from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, encode
 from electra_cli.modeling.fused import jit_region
 from electra_cli.modeling.layers import gelu, truncated_normal
-from electra_cli.modeling.tf_models import MaskedLM
 from electra_cli.objectives.base import Objective, Pretrainer, Tensors, ratio
 
 # A masked language model has learned something when its loss is this fraction below that of the unigram distribution.
@@ -32,12 +31,7 @@ class MaskedLMPretrainer(Pretrainer):
     ):
         super().__init__(name=name, autocast=False)
         self.encoder_network = encoder_network
-        self.masked_lm = MaskedLM(
-            embedding_table=encoder_network.get_embedding_table(),
-            activation=activation,
-            initializer=initializer,
-            name="masked_lm",
-        )
+        self.masked_lm = self.new_masked_lm(encoder_network, activation, initializer, "masked_lm")
 
     def call(self, inputs, training=None, seed=None):
         """Returns `lm_outputs`, logits of the slots, float32 [batch, num_token_predictions, vocab_size].

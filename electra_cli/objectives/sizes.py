@@ -58,12 +58,12 @@ def count_parameters(config: Any) -> Parameters:
         groups = {"shared_embeddings": embeddings, "shared_encoder": encoder, **heads}
     else:
         groups = {
-            **_divide_embeddings(kept, config.model.embedding_sharing),
+            **_divide_embeddings(kept, small["embeddings"], config.model.embedding_sharing),
             "generator_encoder": small["encoder"],
             "discriminator_encoder": encoder,
             **heads,
         }
-    return Parameters(groups, embeddings + small["encoder"], embeddings + encoder)
+    return Parameters(groups, small["embeddings"] + small["encoder"], embeddings + encoder)
 
 
 def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
@@ -82,8 +82,11 @@ def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
     }
 
 
-def _divide_embeddings(numbers: dict[str, int], sharing: str) -> dict[str, int]:
-    """Returns the parameters of embeddings that networks share, and of each network's own."""
+def _divide_embeddings(numbers: dict[str, int], of_generator: int, sharing: str) -> dict[str, int]:
+    """Returns the parameters of embeddings that networks share, and of each network's own.
+
+    `numbers` are the discriminator's; `of_generator` differs where its embeddings are its own and as narrow as it.
+    """
     total, word, norm = (numbers[name] for name in ("embeddings", "word_table", "layer_norm"))
     if sharing == "all":
         return {"shared_embeddings": total}
@@ -93,7 +96,7 @@ def _divide_embeddings(numbers: dict[str, int], sharing: str) -> dict[str, int]:
     if sharing == "gradient_disentangled":
         # The discriminator adds tables of its own to the generator's; LayerNorm is each one's.
         return {"shared_embeddings": total - norm, "generator_embeddings": norm, "discriminator_embeddings": total}
-    return {"generator_embeddings": total, "discriminator_embeddings": total}
+    return {"generator_embeddings": of_generator, "discriminator_embeddings": total}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,8 +200,11 @@ class _Execution:
 
     def recomputed(self, size: costs.NetworkSize) -> float:
         """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
-        wide = self.width * (3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size)
-        return size.seq_length * (wide + self._scores(size))
+        if size.architecture == "modern":  # and LayerNorm's output; of two halves that enter GELU and gate, none
+            again = 4.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size
+        else:
+            again = 3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size
+        return size.seq_length * (self.width * again + self._scores(size))
 
     def embeddings(self, size: costs.NetworkSize) -> float:
         """LayerNorm's input and output, and dropout's output; compiled, both sides of both."""
@@ -207,7 +213,9 @@ class _Execution:
 
     def block(self, size: costs.NetworkSize) -> float:
         """Query, key, value, context; both sides of two LayerNorms; the tensors about GELU; probabilities."""
-        wide = self.width * (8.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size)
+        # The architecture modern has another half of the feed-forward layer, and its product with the first.
+        inner = self.gelu_tensors + (2.0 if size.architecture == "modern" else 0.0)
+        wide = self.width * (8.0 * size.hidden_size + inner * size.intermediate_size)
         return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: costs.NetworkSize) -> float:
@@ -218,9 +226,15 @@ class _Execution:
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: costs.NetworkSize, remat: bool) -> float:
-        """While gradients of a block are computed: what is recomputed; not compiled, also those of its scores."""
+        """While gradients of a block are computed: what is recomputed; not compiled, also those of its scores.
+
+        And of the architecture modern those of both halves of the feed-forward layer, of their product, and joined.
+        """
         recomputed = self.recomputed(size) if remat else 0.0
-        return recomputed if self.compiled else size.seq_length * self._scores(size) + recomputed
+        if self.compiled:
+            return recomputed
+        halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
+        return size.seq_length * (self._scores(size) + halves) + recomputed
 
 
 def host_memory() -> int:

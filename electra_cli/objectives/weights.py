@@ -7,6 +7,10 @@ under 'generator', as the original has them with `untied_generator_embeddings`. 
 the objective mlm), it is 'electra'.
 
 Formats that hold one network a file use a `Network`: the same names without those of the networks.
+
+The original has no network of the architecture modern. Its weights have the names of those that do the same there, with
+'attention/LayerNorm', 'intermediate/LayerNorm' and 'encoder/LayerNorm' for the norms in front of the parts of a layer
+and behind the last; 'intermediate/dense' has the columns of the activated half, then those of the gate.
 """
 
 import dataclasses
@@ -18,8 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.errors import UserError
-from electra_cli.modeling.encoders import ElectraEncoder
-from electra_cli.modeling.layers import ElectraEmbeddings, LayerNorm
+from electra_cli.modeling.layers import ElectraEmbeddings, Encoder, LayerNorm
+from electra_cli.modeling.modern import ModernEncoder, PredictionHead
 from electra_cli.objectives.base import Pretrainer
 from electra_cli.objectives.costs import EncoderSizes, expected_shapes
 
@@ -27,6 +31,7 @@ Weights = dict[str, np.ndarray]
 # A variable of ours and the names of its parts in the original, joined along the last axis.
 _Pair = tuple[tf.Variable, tuple[str, ...]]
 _TABLES = ("word_embeddings", "position_embeddings", "token_type_embeddings")
+_ROWS = dict(zip(("vocab_size", "max_position_embeddings", "type_vocab_size"), _TABLES, strict=True))
 _EMBEDDINGS = (*(f"embeddings/{name}" for name in _TABLES), "embeddings/LayerNorm/gamma", "embeddings/LayerNorm/beta")
 _SCOPES = {"discriminator": "electra", "generator": "generator"}
 
@@ -40,11 +45,13 @@ class Network:
       weights: float32 arrays by name: 'embeddings/...', 'embeddings_project/...', 'encoder/layer_0/...', and of the
         head, if there is one, 'predictions/...'.
       num_attention_heads: of its layers; it does not follow from the arrays.
+      settings: the others that do not (`costs.sizes_without_weights`).
     """
 
     role: str
     weights: Weights
     num_attention_heads: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def sizes(self) -> EncoderSizes:
@@ -65,7 +72,8 @@ class Network:
                     f"the {self.role} has weights of layer {layer[1]}, but encoder/layer_{num_layers}/output/dense/"
                     f"kernel is missing: a layer between them is lost, or incomplete"
                 )
-        for name in (*(f"embeddings/{table}" for table in _TABLES), "encoder/layer_0/output/dense/kernel"):
+        rows = {key: f"embeddings/{table}" for key, table in _ROWS.items() if key not in self.settings}
+        for name in (*rows.values(), "encoder/layer_0/output/dense/kernel"):
             if name not in self.weights:
                 raise UserError(f"the {self.role} has no weight {name}")
             shape = self.weights[name].shape
@@ -73,17 +81,15 @@ class Network:
                 raise UserError(
                     f"the {self.role}'s weight {name} has shape {list(shape)}, which is no table of numbers"
                 )
-        words, positions, types = (self.weights[f"embeddings/{name}"] for name in _TABLES)
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
         sizes = EncoderSizes(
-            vocab_size=len(words),
-            embedding_size=words.shape[1],
+            embedding_size=self.weights["embeddings/word_embeddings"].shape[1],
             hidden_size=hidden_size,
             num_layers=num_layers,
             num_attention_heads=self.num_attention_heads,
             intermediate_size=intermediate_size,
-            max_position_embeddings=len(positions),
-            type_vocab_size=len(types),
+            **{key: len(self.weights[name]) for key, name in rows.items()},
+            **self.settings,
         )
         if hidden_size % self.num_attention_heads:
             raise UserError(f"the {self.role} of width {hidden_size} cannot have {self.num_attention_heads} heads")
@@ -117,18 +123,23 @@ def join(discriminator: Network | None, generator: Network | None) -> Weights:
                 weights[prefix + name] = value
     if discriminator is not None and generator is not None and shares_embeddings(discriminator, generator):
         for name in _EMBEDDINGS:
-            del weights[f"generator/{name}"]
+            weights.pop(f"generator/{name}", None)
     return weights
 
 
 def shares_embeddings(discriminator: Network, generator: Network) -> bool:
-    """Returns whether two networks have all embeddings, equal bit for bit."""
-    first, second = discriminator.weights, generator.weights
-    return all(name in first and name in second and np.array_equal(first[name], second[name]) for name in _EMBEDDINGS)
+    """Returns whether two networks have the same embeddings, bit for bit."""
+    first, second = (
+        {name: network.weights[name] for name in _EMBEDDINGS if name in network.weights}
+        for network in (discriminator, generator)
+    )
+    return are_equal(first, second)
 
 
-def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int) -> Network | None:
-    """Returns one of the networks that `join` put together; None: it is not among them."""
+def split(
+    weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int, settings: Mapping[str, Any] | None = None
+) -> Network | None:
+    """Returns one of the networks that `join` put together; None: it is not among them. See `Network`."""
     scope, head = _SCOPES[role], f"{role}_predictions/"
     has_encoder = any(name.startswith(f"{scope}/encoder/") for name in weights)
     if not has_encoder and not any(name.startswith(head) for name in weights):
@@ -137,7 +148,7 @@ def split(weights: Mapping[str, np.ndarray], role: str, num_attention_heads: int
     prefix = f"{scope}/" if has_encoder else "electra/"
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     own_head = {name.removeprefix(f"{role}_"): value for name, value in weights.items() if name.startswith(head)}
-    return Network(role, {**shared, **own, **own_head}, num_attention_heads)
+    return Network(role, {**shared, **own, **own_head}, num_attention_heads, settings or {})
 
 
 def read(model: Pretrainer) -> Weights:
@@ -151,8 +162,9 @@ def read(model: Pretrainer) -> Weights:
     if len(networks) > 1:
         generator, discriminator = (networks[name].embeddings for name in ("generator", "electra"))
         if discriminator.added_to is generator:
-            for table in _TABLES:
-                weights[f"electra/embeddings/{table}"] += weights[f"generator/embeddings/{table}"]
+            for name in (f"embeddings/{table}" for table in _TABLES):
+                if f"electra/{name}" in weights:
+                    weights[f"electra/{name}"] += weights[f"generator/{name}"]
         elif discriminator is not generator and discriminator.word_embeddings is generator.word_embeddings:
             weights["generator/embeddings/word_embeddings"] = weights["electra/embeddings/word_embeddings"]
     return weights
@@ -176,12 +188,12 @@ def assign(model: Pretrainer, weights: Mapping[str, np.ndarray], *, require_all:
     return _assign(named_weights(model), weights, require_all)
 
 
-def assign_encoder(encoder: ElectraEncoder, network: Network) -> None:
+def assign_encoder(encoder: Encoder, network: Network) -> None:
     """Assigns the weights of a network, but for its head, to an encoder with embeddings of its own; see `assign`."""
     _assign(_named_encoder_weights(encoder), network.weights, require_all=True)
 
 
-def read_encoder(encoder: ElectraEncoder) -> Weights:
+def read_encoder(encoder: Encoder) -> Weights:
     """Returns the weights of an encoder with embeddings of its own, as of `Network.weights`."""
     return _values(_named_encoder_weights(encoder))
 
@@ -232,11 +244,15 @@ def named_weights(model: Pretrainer) -> Iterator[_Pair]:
         yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
         yield model.masked_lm.bias, ("generator_predictions/output_bias",)
     if "discriminator" in model.networks:
-        yield from _dense(model.discriminator_projection, "discriminator_predictions/dense")
+        projection = model.discriminator_projection
+        if isinstance(projection, PredictionHead):
+            yield from _layer_norm(projection.layer_norm, "discriminator_predictions/LayerNorm")
+            projection = projection.dense
+        yield from _dense(projection, "discriminator_predictions/dense")
         yield from _dense(model.discriminator_head, "discriminator_predictions/dense_1")
 
 
-def _named_encoder_weights(encoder: ElectraEncoder) -> Iterator[_Pair]:
+def _named_encoder_weights(encoder: Encoder) -> Iterator[_Pair]:
     yield from _embeddings(encoder.embeddings, "")
     yield from _layers(encoder, "")
 
@@ -248,13 +264,14 @@ def _networks(model: Pretrainer) -> dict[str, Any]:
 
 
 def _embeddings(embeddings: ElectraEmbeddings, prefix: str) -> Iterator[_Pair]:
-    yield embeddings.word_embeddings, (f"{prefix}embeddings/word_embeddings",)
-    yield embeddings.position_embeddings, (f"{prefix}embeddings/position_embeddings",)
-    yield embeddings.type_embeddings, (f"{prefix}embeddings/token_type_embeddings",)
+    tables = (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.type_embeddings)
+    for table, name in zip(tables, _TABLES, strict=True):
+        if table is not None:
+            yield table, (f"{prefix}embeddings/{name}",)
     yield from _layer_norm(embeddings.layer_norm, f"{prefix}embeddings/LayerNorm")
 
 
-def _layers(encoder: Any, prefix: str) -> Iterator[_Pair]:
+def _layers(encoder: Encoder, prefix: str) -> Iterator[_Pair]:
     if encoder.embedding_projection is not None:
         yield from _dense(encoder.embedding_projection, f"{prefix}embeddings_project")
     for index, block in enumerate(encoder.transformer_layers):
@@ -262,20 +279,29 @@ def _layers(encoder: Any, prefix: str) -> Iterator[_Pair]:
         parts = (f"{layer}/attention/self/{part}" for part in ("query", "key", "value"))
         yield from _dense(block.query_key_value, *parts)
         yield from _dense(block.attention_output, f"{layer}/attention/output/dense")
-        yield from _layer_norm(block.attention_norm, f"{layer}/attention/output/LayerNorm")
         yield from _dense(block.intermediate, f"{layer}/intermediate/dense")
         yield from _dense(block.output_dense, f"{layer}/output/dense")
-        yield from _layer_norm(block.output_norm, f"{layer}/output/LayerNorm")
+        if isinstance(encoder, ModernEncoder):
+            norms = {"attention": block.attention_norm, "intermediate": block.intermediate_norm}
+        else:
+            norms = {"attention/output": block.attention_norm, "output": block.output_norm}
+        for name, norm in norms.items():
+            yield from _layer_norm(norm, f"{layer}/{name}/LayerNorm")
+    yield from _layer_norm(encoder.final_norm, f"{prefix}encoder/LayerNorm")
 
 
 def _dense(layer: Any, *names: str) -> Iterator[_Pair]:
     yield layer.kernel, tuple(f"{name}/kernel" for name in names)
-    yield layer.bias, tuple(f"{name}/bias" for name in names)
+    if layer.bias is not None:
+        yield layer.bias, tuple(f"{name}/bias" for name in names)
 
 
-def _layer_norm(layer: LayerNorm, name: str) -> Iterator[_Pair]:
-    yield layer.gamma, (f"{name}/gamma",)
-    yield layer.beta, (f"{name}/beta",)
+def _layer_norm(layer: LayerNorm | None, name: str) -> Iterator[_Pair]:
+    """Yields nothing of a norm that is not there."""
+    if layer is not None:
+        yield layer.gamma, (f"{name}/gamma",)
+        if layer.beta is not None:
+            yield layer.beta, (f"{name}/beta",)
 
 
 def are_equal(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> bool:

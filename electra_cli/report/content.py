@@ -242,6 +242,8 @@ def describe_model(config: dict[str, Any]) -> str:
     """Returns the objective and the sizes of a nested resolved config, in a line."""
     model, objective, derived = config["model"], config["objective"], config.get("derived", {})
     sizes = f"{model.get('num_layers')} layers of {model.get('hidden_size')}"
+    if model.get("architecture", "electra") != "electra":  # a key that records of earlier versions lack
+        sizes += f" ({model['architecture']})"
     outline = OUTLINES[objective["name"]]
     if not outline.has_generator:
         return f"{outline.title}, {sizes}"

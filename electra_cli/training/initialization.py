@@ -106,7 +106,7 @@ def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
     tokens = {layer.word_embeddings.ref() for layer in embeddings}
     if model.masked_lm is not None:
         tokens.add(model.masked_lm.bias.ref())
-    positions = {layer.position_embeddings.ref() for layer in embeddings}
+    positions = {layer.position_embeddings.ref() for layer in embeddings if layer.position_embeddings is not None}
     trained = model.trainable_variables
     for moments in _moments(optimizer):
         for moment, variable in zip(moments, trained, strict=True):

@@ -82,6 +82,16 @@ def test_every_preset_has_the_keys_of_the_default():
         ("model.generator_size", 0.7, "generator of width 179, which 2 attention heads do not divide"),
         ("model.type_vocab_size", 1, "at least 2"),
         ("model.vocab_size", 3, "greater than the 5 special tokens"),
+        ("model.architecture", "bert", "must be one of electra, modern"),
+        ("model.local_attention", 0, "must be an even number of tokens, 2 or more"),
+        ("model.local_attention", 65, "must be an even number of tokens, 2 or more"),
+        ("model.local_attention", 64, "belongs to config.model.architecture=modern: set that, or leave it at 128"),
+        ("model.global_attention_every", 2, "belongs to config.model.architecture=modern"),
+        ("model.global_attention_every", 0, "greater than 0"),
+        ("model.global_rope_theta", 1.0, "greater than 1"),
+        ("model.global_rope_theta", 1e6, "belongs to config.model.architecture=modern: .* leave it at 160000.0"),
+        ("model.local_rope_theta", 1e6, "belongs to config.model.architecture=modern"),
+        ("model.norm_epsilon", 1e-6, "belongs to config.model.architecture=modern: .* leave it at 1e-05"),
         ("model.hidden_dropout", 1.0, "less than 1"),
         ("optimizer.learning_rate", -1.0, "greater than 0"),
         ("optimizer.weight_decay_rate", -0.1, "not be negative"),
@@ -120,6 +130,73 @@ def test_bad_values_are_named_with_key_and_remedy(key, value, message):
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=f"^config.{key}=.*{message}"):
         resolve(config, 100)
+
+
+# A config of the architecture modern that can be trained.
+MODERN = {"data.dir": "data", "model.architecture": "modern", "model.embedding_size": 256, "model.generator_size": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides", "message"),
+    [
+        ("model.embedding_size", {"model.embedding_size": 128}, "must be config.model.hidden_size=256"),
+        ("model.type_vocab_size", {"model.type_vocab_size": 3}, "no segment types: leave the key unset"),
+        ("model.num_attention_heads", {"model.num_attention_heads": 256}, "makes 256 heads of width 1; .* even"),
+        (
+            "model.generator_num_attention_heads",
+            {"model.generator_num_attention_heads": 256},
+            "makes 256 heads of width 1; .* even, for rotary positions: choose another number of heads",
+        ),
+        (
+            "model.generator_size",
+            {"model.generator_size": 0.25},
+            "generator of width 64; .* make it 256, or set config.model.embedding_sharing=none",
+        ),
+        ("model.generator_hidden_size", {"model.generator_hidden_size": 128}, "generator of width 128; .* make it 256"),
+        (
+            "model.generator_size",
+            {"model.generator_size": 0.25, "model.embedding_sharing": "gradient_disentangled"},
+            "generator of width 64; .* make it 256",
+        ),
+    ],
+)
+def test_what_the_architecture_modern_cannot_have(key, overrides, message):
+    config = default_config()
+    config.update_from_flattened_dict(MODERN)
+    resolve(config, 100)
+    config.update_from_flattened_dict(overrides)
+    with pytest.raises(UserError, match=f"^config.{key}=.*{message}"):
+        resolve(config, 100)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"model.generator_size": 0.25, "model.embedding_sharing": "none"},
+        {"model.generator_size": 0.25, "objective.name": "mlm"},
+        {"model.generator_size": 0.25, "objective.uniform_generator": True},
+        {"model.generator_size": 0.25, "objective.tied_generator": True},
+    ],
+    ids=str,
+)
+def test_the_width_of_a_generator_of_its_own_is_free(overrides):
+    config = default_config()
+    config.update_from_flattened_dict({**MODERN, **overrides})
+    assert resolve(config, 100).model.hidden_size == 256
+
+
+def test_what_the_architecture_modern_does_not_need_is_named():
+    config = default_config()
+    config.update_from_flattened_dict({**MODERN, "data.max_seq_length": 66})
+    assert notices(config) == []
+    config.data.max_seq_length = 65
+    assert notices(config) == [
+        "config.model.local_attention=128 reaches all of 65 tokens (config.data.max_seq_length): every layer attends "
+        "to the complete text"
+    ]
+    config.phases.max_seq_length, config.data.max_seq_length = (65, 512), 128
+    config.init.positions = "interpolate"
+    assert notices(config) == ["config.init.positions is not used: the architecture modern has no position table"]
 
 
 def test_settings_of_probes_that_are_not_read_are_named():

@@ -297,7 +297,7 @@ def test_half_precision_and_shards(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta'; electra and bert can be imported"),
+        ({"model_type": "roberta"}, "model_type is 'roberta'; electra, bert and modernbert can be imported"),
         ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'; this program computes the exact GELU only"),
         ({"layer_norm_eps": 1e-5}, "layer_norm_eps is 1e-05"),
         ({"hidden_size": 32}, "hidden_size is 32, the weights have 64"),

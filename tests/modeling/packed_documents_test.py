@@ -9,6 +9,7 @@ from electra_cli.config.resolution import resolve
 from electra_cli.objectives.base import build_pretrainer
 from electra_cli.objectives.electra import rtd_loss
 from electra_cli.objectives.mlm import masked_lm_loss
+from tests.conftest import MODERN
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE
 
 # Lengths of the documents of two examples, and the slots in each document.
@@ -69,13 +70,15 @@ def stack(rows):
     }
 
 
-@pytest.fixture(params=["electra", "mlm", "gradient_disentangled"])
+@pytest.fixture(params=["electra", "mlm", "gradient_disentangled", "modern"])
 def model(config, request):
     config.data.max_seq_length, config.data.mask_prob = LENGTH, 0.25
     if request.param == "mlm":
         config.objective.name = "mlm"
     elif request.param == "gradient_disentangled":
         config.model.embedding_sharing = "gradient_disentangled"
+    elif request.param == "modern":
+        config.update_from_flattened_dict({**MODERN, "model.local_attention": 4, "model.initializer_range": 0.1})
     tf_keras.utils.set_random_seed(1)
     return build_pretrainer(resolve(config, VOCAB_SIZE))
 

@@ -68,6 +68,35 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
     assert found == 3 * 5 * expected[objective]
 
 
+def test_the_architecture_modern_counted_by_hand():
+    config = default_config()
+    config.data.dir = "data"
+    config.data.max_seq_length, config.data.mask_prob = 8, 0.25  # 2 slots
+    config.model.architecture = "modern"
+    config.model.hidden_size = config.model.embedding_size = config.model.generator_hidden_size = 4
+    config.model.num_attention_heads, config.model.num_layers, config.model.intermediate_size = 2, 3, 5
+    config.model.generator_num_layers, config.model.generator_intermediate_size = 1, 6
+    config.train.global_batch_size, config.train.num_steps = 5, 7
+    found = resolve(config, 100)
+
+    def products(layers, inner):  # query, key, value and output; scores and values; both halves and back
+        return layers * (4 * 2 * 8 * 4 * 4 + 2 * 2 * 8 * 8 * 4 + 3 * 2 * 8 * 4 * inner)
+
+    heads = 2 * 8 * 4 * (4 + 1) + 2 * 2 * 4 * (4 + 100)
+    assert costs.matmul_flops(found) == 3 * 5 * (products(3, 5) + products(1, 6) + heads)
+
+    def operations(layers, inner, num_heads):
+        """Of a token: LayerNorms without bias 4, rotation 6 for a pair, softmax 5, dropout 4, GELU 8 and its gate 1."""
+        attention = 4 * 4 + 4 * 2 * 4 * 4 + 2 * 4 * 3 + 2 * 2 * 4 * 8 + (5 + 4 + 1) * 8 * num_heads + (4 + 1) * 4
+        feed_forward = 4 * 4 + 3 * 2 * 4 * inner + (8 + 1) * inner + (4 + 1) * 4
+        return 8 * (layers * (attention + feed_forward) + 2 * 4 * 100 + (4 + 4) * 4)
+
+    rtd = 8 * (2 * 4 * 4 + (8 + 4) * 4 + 2 * 4)
+    masked_lm = 0.15625 * 8 * (2 * 4 * 4 + (8 + 4) * 4 + 2 * 4 * 100 + (5 + 2) * 100)
+    a_step = 2 * 5 * (operations(3, 5, 2) + operations(1, 6, 1) + rtd + masked_lm)
+    assert costs.training_flops(found) == pytest.approx(7 * a_step)
+
+
 @pytest.mark.parametrize("name", costs.OUTLINES)
 def test_the_outline_is_that_of_the_objective(name):
     objective = objective_of(resolved("small", **{"objective.name": name}))

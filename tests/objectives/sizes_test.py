@@ -11,9 +11,10 @@ import tensorflow as tf
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
-from electra_cli.objectives import sizes
+from electra_cli.objectives import costs, sizes
 from electra_cli.objectives.base import build_pretrainer, objective_of
 from electra_cli.objectives.sizes import FLOAT, checkpoint_size, count_parameters, num_copies, replica_memory
+from electra_cli.objectives.weights import read, split
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import build_optimizer
 from electra_cli.training.run import check_memory
@@ -122,6 +123,17 @@ NARROW = {
 }
 
 
+MODERN = {
+    "model.architecture": "modern",
+    "model.embedding_size": 24,
+    "model.type_vocab_size": 2,
+    "model.generator_hidden_size": 24,
+    "model.generator_num_attention_heads": 3,
+    "model.local_attention": 4,
+}
+MODERN_NARROW_GENERATOR = {"model.embedding_sharing": "none", "model.generator_hidden_size": 12}
+
+
 def resolve_small(config, vocab_size=70, **changes):
     config.data.dir = "data"
     config.update_from_flattened_dict(changes)
@@ -179,6 +191,13 @@ def test_presets_of_one_layer(name):
         {"objective.name": "mlm"},
         {"model.embedding_size": 24},
         {"model.generator_hidden_size": 12, "model.generator_num_attention_heads": 1},
+        MODERN,
+        {**MODERN, "model.embedding_sharing": "word"},
+        {**MODERN, **MODERN_NARROW_GENERATOR},
+        {**MODERN, "model.embedding_sharing": "gradient_disentangled"},
+        {**MODERN, "objective.tied_generator": True},
+        {**MODERN, "objective.uniform_generator": True},
+        {**MODERN, "objective.name": "mlm", "model.num_layers": 1},
     ],
     ids=str,
 )
@@ -186,6 +205,14 @@ def test_odd_configs(changes):
     config = resolve_small(default_config(), **{**NARROW, **changes})
     counted, model = count_parameters(config), build_pretrainer(config)
     assert counted.groups == groups_of(model, config)
+    for role, size in zip(("generator", "discriminator"), costs.network_sizes(config), strict=True):
+        if size is not None and config.objective.name != "mlm":
+            weights = read(model)
+            heads, settings = size.num_attention_heads, costs.sizes_without_weights(config.model)
+            network = split(weights, role, heads, settings)
+            shapes = {name: value.shape for name, value in network.weights.items()}
+            assert shapes == costs.expected_shapes(role, size)
+            assert dataclasses.asdict(network.sizes).items() <= dataclasses.asdict(size).items()
     assert counted.trained == sum(int(tf.size(variable)) for variable in model.trainable_variables)
     network = model.encoder_network if config.objective.name == "mlm" else model.discriminator_network
     if config.model.embedding_sharing != "gradient_disentangled":  # which holds the generator's tables too

@@ -23,7 +23,7 @@ from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator
 from electra_cli.training.initialization import restore_model
 from tests import forking
-from tests.conftest import _ADJECTIVES, _NOUNS, _VERBS, small_config
+from tests.conftest import _ADJECTIVES, _NOUNS, _VERBS, MODERN, small_config
 from tests.training import loop_test
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
 
@@ -170,8 +170,14 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
 
 @pytest.mark.parametrize(
     "overrides",
-    [{}, {"model.embedding_sharing": "gradient_disentangled"}, {"objective.name": "mlm"}, {"model.num_layers": 2}],
-    ids=["electra", "gradient_disentangled", "mlm", "two layers"],
+    [
+        {},
+        {"model.embedding_sharing": "gradient_disentangled"},
+        {"objective.name": "mlm"},
+        {"model.num_layers": 2},
+        MODERN,
+    ],
+    ids=["electra", "gradient_disentangled", "mlm", "two layers", "modern"],
 )
 def test_what_is_probed_is_the_models_own_encoder(data_dir, files, overrides):
     config = config_with(data_dir, files, **{"optimizer.ema_decay": 0.0, **overrides})

@@ -25,7 +25,7 @@ from electra_cli.training.watch import NonFiniteSteps
 from electra_cli.workdir.run_files import read_config, read_metrics, read_record
 from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests import conftest
-from tests.conftest import prepare_small
+from tests.conftest import MODERN, prepare_small
 
 NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_fraction")
 
@@ -363,8 +363,9 @@ def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
             "data.max_ngram": 3,
             "model.embedding_sharing": "gradient_disentangled",
         },
+        {**MODERN, "model.remat": True},
     ],
-    ids=["mlm", "float16"],
+    ids=["mlm", "float16", "modern"],
 )
 def test_options_resume_to_the_bit(config, tmp_path, monkeypatch, overrides):
     config.update_from_flattened_dict(overrides)

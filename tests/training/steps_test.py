@@ -15,7 +15,7 @@ from electra_cli.objectives.base import objective_of
 from electra_cli.training import run
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.steps import _add_apart, build_eval_step, build_train_steps
-from tests.conftest import prepare_small
+from tests.conftest import MODERN, prepare_small
 
 pytestmark = pytest.mark.slow
 
@@ -85,8 +85,10 @@ NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
             "objective.disallow_correct": True,
         },
         {"objective.name": "mlm", "optimizer.name": "adamw", "optimizer.schedule": "warmup_stable_decay"},
+        {**MODERN, "model.embedding_sharing": "word"},
+        {**MODERN, "objective.name": "mlm", "train.gradient_accumulation_steps": 2},
     ],
-    ids=["electra", "options", "mlm"],
+    ids=["electra", "options", "mlm", "modern", "modern mlm"],
 )
 def test_steps_compile_with_xla_and_agree(config, overrides):
     config.train.num_steps = 3
@@ -106,7 +108,9 @@ def test_steps_compile_with_xla_and_agree(config, overrides):
     assert float(sums[0]["unigram_loss"]) == pytest.approx(3.0 * float(sums[0]["masked_lm_weight"]), rel=1e-6)
 
 
-def test_examples_of_several_documents_train(config, corpus_file, tmp_path):
+@pytest.mark.parametrize("overrides", [{}, MODERN], ids=["electra", "modern"])
+def test_examples_of_several_documents_train(config, corpus_file, tmp_path, overrides):
+    config.update_from_flattened_dict(overrides)
     config.data.dir = str(prepare_small(corpus_file, tmp_path / "data", packing="full", document_separator="line")[0])
     config.train.num_steps = 3
     config.data.mask_unit = "word"
@@ -159,10 +163,14 @@ def test_a_gradient_that_overflows_is_left_out_and_the_scale_halved(config):
     assert any((first != second).any() for first, second in zip(before, steps.model.get_weights(), strict=True))
 
 
-@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
-def test_300_steps_learn_one_batch_by_heart(config, precision):
+@pytest.mark.parametrize(
+    ("precision", "overrides"),
+    [("float32", {}), ("mixed_bfloat16", {}), ("mixed_float16", {}), ("float32", MODERN), ("mixed_bfloat16", MODERN)],
+)
+def test_300_steps_learn_one_batch_by_heart(config, precision, overrides):
     config.update_from_flattened_dict(
         {
+            **overrides,
             **NO_DROPOUT,
             "runtime.precision": precision,
             "model.num_layers": 2,
