@@ -55,7 +55,7 @@ _LAYER = {
     "mlp.Wi.weight": ("intermediate/dense/kernel",),
     "mlp.Wo.weight": ("output/dense/kernel",),
 }
-_OTHERS = {
+_OTHERS: dict[str, tuple[str, ...]] = {
     "embeddings.tok_embeddings.weight": ("embeddings/word_embeddings",),
     "embeddings.norm.weight": ("embeddings/LayerNorm/gamma",),
     "final_norm.weight": ("encoder/LayerNorm/gamma",),

@@ -82,13 +82,14 @@ class Network:
                     f"the {self.role}'s weight {name} has shape {list(shape)}, which is no table of numbers"
                 )
         intermediate_size, hidden_size = self.weights["encoder/layer_0/output/dense/kernel"].shape
+        num_rows: dict[str, Any] = {key: len(self.weights[name]) for key, name in rows.items()}
         sizes = EncoderSizes(
             embedding_size=self.weights["embeddings/word_embeddings"].shape[1],
             hidden_size=hidden_size,
             num_layers=num_layers,
             num_attention_heads=self.num_attention_heads,
             intermediate_size=intermediate_size,
-            **{key: len(self.weights[name]) for key, name in rows.items()},
+            **num_rows,
             **self.settings,
         )
         if hidden_size % self.num_attention_heads:
