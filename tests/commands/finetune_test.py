@@ -1,5 +1,6 @@
 """The command line of electra-finetune, as far as it ends before TensorFlow is imported."""
 
+import dataclasses
 import importlib
 import json
 import subprocess
@@ -101,7 +102,7 @@ def tuned(tmp_path):
     (workdir / "seed-3").mkdir(parents=True)
     record = {
         "finetuning": default_config().to_dict(), "kind": "classification", "source": "run",
-        "sizes": dict.fromkeys(EncoderSizes.__dataclass_fields__, 8), "initializer_range": 0.02, "length": 8,
+        "sizes": dataclasses.asdict(EncoderSizes(8, 8, 8, 8, 8, 8, 8, 8)), "initializer_range": 0.02, "length": 8,
         "has_pairs": False, "lower_case": True, "data_fingerprint": "",
     }  # fmt: skip
     (workdir / "config.json").write_text(json.dumps(record))
