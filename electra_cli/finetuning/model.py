@@ -153,7 +153,7 @@ def build_model(
     where memory cannot hold the encoder.
     """
     check_network(sizes)
-    settings = {"initializer_range": initializer_range, "remat": False}
+    settings = {"initializer_range": initializer_range, "remat": False, "attention": "auto"}
     settings |= {name: dropout_rates[name] for name in ("hidden_dropout", "attention_dropout")}
     settings |= dataclasses.asdict(sizes)
     encoder = build_encoder(settings, "encoder", build_embeddings(settings, "embeddings"))

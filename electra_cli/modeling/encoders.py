@@ -30,6 +30,7 @@ class ElectraEncoder(Encoder):
         attention_dropout: float = 0.1,
         initializer_range: float = 0.02,
         remat: bool = False,
+        attention: str = "full",
         **kwargs,
     ):
         settings = {
@@ -41,6 +42,7 @@ class ElectraEncoder(Encoder):
             "attention_dropout": attention_dropout,
             "initializer_range": initializer_range,
             "remat": remat,
+            "attention": attention,
         }
         super().__init__(embeddings, settings, **kwargs)
         if self.embeddings.embedding_size != hidden_size:
@@ -102,7 +104,8 @@ def build_discriminator(
 
 
 def _model(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
-    return {**config.model.to_dict(), "vocab_size": config.derived.vocab_size}
+    of_run = {"vocab_size": config.derived.vocab_size, "attention": config.runtime.attention}
+    return {**config.model.to_dict(), **of_run}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +138,11 @@ _ARCHITECTURES = {
     ),
 }
 _SIZES = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")
-_SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat")
+_SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat", "attention")
 
 
 def build_encoder(model: Mapping[str, Any], name: str, embeddings: ElectraEmbeddings) -> Encoder:
-    """Builds an encoder from values by the names of keys of the section `model`, its `vocab_size` set."""
+    """Builds an encoder from values by the names of keys of the section `model`, all set, and of `attention`."""
     architecture = _ARCHITECTURES[model["architecture"]]
     settings = {key: model[key] for key in (*_SIZES, *_SETTINGS, *architecture.keys)}
     return architecture.encoder(embeddings, **settings, name=name)

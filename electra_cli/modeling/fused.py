@@ -148,15 +148,21 @@ def attention_probabilities(
             probabilities = dropped = _softmax(scores, padding_scores, scale=scale)
 
         def gradients(gradient):
-            if has_dropout:
-                inner = _softmax_and_dropout_gradient(probabilities, dropped, gradient, scale=scale, rate=rate)
-            else:
-                inner = _softmax_gradient(probabilities, gradient, scale=scale)
+            inner = scores_gradient(probabilities, dropped, gradient, scale, rate if has_dropout else 0.0)
             return inner, None, *(None for _ in keys)
 
         return dropped, gradients
 
     return apply(scores, padding_scores, *([key] if has_dropout else []))
+
+
+def scores_gradient(
+    probabilities: tf.Tensor, dropped: tf.Tensor, gradient: tf.Tensor, scale: float, rate: float
+) -> tf.Tensor:
+    """Returns the gradient of attention scores by that of their probabilities after dropout, `dropped`."""
+    if rate == 0.0:
+        return _softmax_gradient(probabilities, gradient, scale=scale)
+    return _softmax_and_dropout_gradient(probabilities, dropped, gradient, scale=scale, rate=rate)
 
 
 def rotate(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) -> tf.Tensor:

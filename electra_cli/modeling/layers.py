@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow as tf
 import tf_keras
 
-from electra_cli.modeling import features, fused, randomness
+from electra_cli.config.pretraining import attends_in_blocks
+from electra_cli.modeling import blockwise, features, fused, randomness
 
 # Added to the attention scores of padded keys.
 PADDING_SCORE = -10_000.0
@@ -165,23 +166,46 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}, "added_to": added_to}
 
 
-def padding_scores_of(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
-    """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see.
+def visible(
+    inputs: dict[str, tf.Tensor], attention: str, window: int | None = None
+) -> "tf.Tensor | blockwise.Segments":
+    """Returns which tokens each token attends to, as of `self_attention`.
 
-    `inputs` as of the encoders.
+    Args:
+      inputs: as of the encoders.
+      attention: as `runtime.attention`; full where the length is not known when a step is traced, as in a SavedModel.
+      window: greatest distance; None: any.
     """
-    is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
-    if features.DOCUMENT_IDS not in inputs:
-        return PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
-    documents = inputs[features.DOCUMENT_IDS]
-    is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
-    return PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
+    length = inputs[features.INPUT_WORD_IDS].shape[1]
+    if length is not None and window is not None and window >= length - 1:
+        window = None
+    if length is not None and attends_in_blocks(attention, length, window):
+        documents, mask = inputs.get(features.DOCUMENT_IDS), inputs[features.INPUT_MASK]
+        places = (tf.ones_like(mask), mask) if documents is None else (documents, documents)
+        return blockwise.Segments(*places, window)
+    return _padding_scores(inputs, window)
+
+
+def _padding_scores(inputs: dict[str, tf.Tensor], window: int | None) -> tf.Tensor:
+    """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see."""
+    if features.DOCUMENT_IDS in inputs:
+        documents = inputs[features.DOCUMENT_IDS]
+        is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
+        scores = PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
+    else:
+        is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
+        scores = PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+    if window is None:
+        return scores
+    tokens = tf.range(tf.shape(inputs[features.INPUT_WORD_IDS])[1])
+    is_far = tf.abs(tokens[:, tf.newaxis] - tokens) > window
+    return tf.minimum(scores, PADDING_SCORE * tf.cast(is_far, tf.float32))
 
 
 def self_attention(
     projected: tf.Tensor,
     num_heads: int,
-    padding_scores: tf.Tensor,
+    seen: "tf.Tensor | blockwise.Segments",
     rate: float,
     dropout_key: tf.Tensor | None,
     rotation: tuple[tf.Tensor, tf.Tensor] | None = None,
@@ -191,7 +215,8 @@ def self_attention(
     Args:
       projected: [batch, seq_length, 3 x hidden_size]: query, key, value, each head by head.
       num_heads: attention heads.
-      padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
+      seen: which tokens each attends to: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention
+        scores; or segments, for attention in blocks, which keeps no scores.
       rate: of the dropout of attention probabilities.
       dropout_key: uint32 [2], None for no dropout.
       rotation: cosine and sine, float32 [1 or batch, 1, seq_length, head_size / 2], of the angles that queries and keys
@@ -203,10 +228,13 @@ def self_attention(
     query, key, value = tf.unstack(tf.transpose(projected, [2, 0, 3, 1, 4]))
     if rotation is not None:
         query, key = fused.rotate(query, *rotation), fused.rotate(key, *rotation)
-    scores = tf.matmul(query, key, transpose_b=True)
-    probabilities = fused.attention_probabilities(scores, padding_scores, head_size**-0.5, rate, dropout_key)
-    context = tf.transpose(tf.matmul(probabilities, value), [0, 2, 1, 3])
-    return tf.reshape(context, [batch_size, length, hidden_size])
+    if isinstance(seen, blockwise.Segments):
+        context = blockwise.attention(query, key, value, seen, head_size**-0.5, rate, dropout_key)
+    else:
+        scores = tf.matmul(query, key, transpose_b=True)
+        probabilities = fused.attention_probabilities(scores, seen, head_size**-0.5, rate, dropout_key)
+        context = tf.matmul(probabilities, value)
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [batch_size, length, hidden_size])
 
 
 class TransformerBlock(tf_keras.layers.Layer):
@@ -245,12 +273,12 @@ class TransformerBlock(tf_keras.layers.Layer):
         self.output_dense = dense("output", hidden_size)
         self.output_norm = LayerNorm(name="output_layer_norm")
 
-    def call(self, x, padding_scores, keys=(None,) * NUM_DROPOUTS, remat=False):
+    def call(self, x, seen, keys=(None,) * NUM_DROPOUTS, remat=False):
         """Transforms `x` [batch, seq_length, hidden_size] to the same shape and dtype.
 
         Args:
           x: input.
-          padding_scores: float32 [batch, 1, 1 or seq_length, seq_length], added to the attention scores.
+          seen: as of `self_attention`.
           keys: uint32 [2] for each dropout, None for none.
           remat: whether query, key, value, attention probabilities and GELU are computed again for the gradients
             instead of kept: most of the memory of a block, and a quarter of its products (arXiv 2205.05198 chooses
@@ -258,7 +286,7 @@ class TransformerBlock(tf_keras.layers.Layer):
         """
 
         def attend(x):
-            return self._attend(x, padding_scores, keys[0])
+            return self._attend(x, seen, keys[0])
 
         def transform(inner):
             # The product itself is not needed, and is not computed, again.
@@ -269,10 +297,9 @@ class TransformerBlock(tf_keras.layers.Layer):
         x = self.attention_norm(self.attention_output(attend(x)), x, self.hidden_dropout, keys[1])
         return self.output_norm(transform(self.intermediate(x)), x, self.hidden_dropout, keys[2])
 
-    def _attend(self, x: tf.Tensor, padding_scores: tf.Tensor, dropout_key: tf.Tensor | None) -> tf.Tensor:
-        return self_attention(
-            self.query_key_value(x), self.num_attention_heads, padding_scores, self.attention_dropout, dropout_key
-        )
+    def _attend(self, x, seen, dropout_key):
+        projected = self.query_key_value(x)
+        return self_attention(projected, self.num_attention_heads, seen, self.attention_dropout, dropout_key)
 
 
 class Encoder(tf_keras.layers.Layer):
@@ -283,7 +310,7 @@ class Encoder(tf_keras.layers.Layer):
 
     Args:
       settings: the other arguments of the subclass; `hidden_dropout` is also the rate for the embeddings, `remat` holds
-        in training. See `TransformerBlock`.
+        in training, `attention` is as of `visible`. See `TransformerBlock`.
     """
 
     transformer_layers: list[tf_keras.layers.Layer]
@@ -297,6 +324,7 @@ class Encoder(tf_keras.layers.Layer):
         self.embedding_projection: Dense | None = None
         self.hidden_dropout = settings["hidden_dropout"]
         self.remat = settings["remat"]
+        self.attention = settings["attention"]
         self.final_norm: LayerNorm | None = None
 
     def call(self, inputs, training=None, seed=None):
@@ -332,7 +360,7 @@ class Encoder(tf_keras.layers.Layer):
 
     def _contexts(self, inputs: dict[str, tf.Tensor]) -> list[tuple]:
         """Returns for each block its arguments between its input and the keys."""
-        return [(padding_scores_of(inputs),)] * len(self.transformer_layers)
+        return [(visible(inputs, self.attention),)] * len(self.transformer_layers)
 
     def get_embedding_table(self) -> tf.Variable:
         """Returns the word table, float32 [vocab_size, embedding_size]."""

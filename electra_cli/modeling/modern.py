@@ -14,15 +14,14 @@ import tf_keras
 from electra_cli.modeling import features, fused
 from electra_cli.modeling.layers import (
     NUM_DROPOUTS,
-    PADDING_SCORE,
     Dense,
     ElectraEmbeddings,
     Encoder,
     LayerNorm,
     gelu,
-    padding_scores_of,
     self_attention,
     truncated_normal,
+    visible,
 )
 
 
@@ -53,6 +52,7 @@ class ModernEncoder(Encoder):
         attention_dropout: float = 0.0,
         initializer_range: float = 0.02,
         remat: bool = False,
+        attention: str = "full",
         global_attention_every: int = 3,
         local_attention: int = 128,
         global_rope_theta: float = 160_000.0,
@@ -69,6 +69,7 @@ class ModernEncoder(Encoder):
             "attention_dropout": attention_dropout,
             "initializer_range": initializer_range,
             "remat": remat,
+            "attention": attention,
             "global_attention_every": global_attention_every,
             "local_attention": local_attention,
             "global_rope_theta": global_rope_theta,
@@ -99,16 +100,19 @@ class ModernEncoder(Encoder):
         self.final_norm = LayerNorm(norm_epsilon, has_bias=False, name="final_layer_norm")
 
     def _contexts(self, inputs):
-        """Returns scores of keys and angles of positions for each block."""
-        length = tf.shape(inputs[features.INPUT_WORD_IDS])[1]
-        tokens = tf.range(length)
+        """Returns what each block sees, and angles of positions for it."""
+        tokens = tf.range(tf.shape(inputs[features.INPUT_WORD_IDS])[1])
         positions = inputs.get(features.POSITION_IDS, tokens[tf.newaxis])
-        scores = padding_scores_of(inputs)
-        is_far = tf.abs(tokens[:, tf.newaxis] - tokens) > self._settings["local_attention"] // 2
-        local_scores = tf.minimum(scores, PADDING_SCORE * tf.cast(is_far, tf.float32))
         head_size = self._settings["hidden_size"] // self._settings["num_attention_heads"]
-        of_global = (scores, rotation(positions, head_size, self._settings["global_rope_theta"]))
-        of_local = (local_scores, rotation(positions, head_size, self._settings["local_rope_theta"]))
+        window = self._settings["local_attention"] // 2
+        of_global = (
+            visible(inputs, self.attention),
+            rotation(positions, head_size, self._settings["global_rope_theta"]),
+        )
+        of_local = (
+            visible(inputs, self.attention, window),
+            rotation(positions, head_size, self._settings["local_rope_theta"]),
+        )
         every = self._settings["global_attention_every"]
         return [of_local if index % every else of_global for index in range(self._settings["num_layers"])]
 
@@ -163,18 +167,16 @@ class ModernBlock(tf_keras.layers.Layer):
         self.intermediate = dense("intermediate", 2 * intermediate_size, initializer_range)
         self.output_dense = dense("output", hidden_size, output_range)
 
-    def call(self, x, padding_scores, rotation, keys=(None,) * NUM_DROPOUTS, remat=False):
+    def call(self, x, seen, rotation, keys=(None,) * NUM_DROPOUTS, remat=False):
         """Transforms `x` [batch, seq_length, hidden_size] to the same shape and dtype.
 
-        `padding_scores` and `rotation` are as of `self_attention`, `keys` and `remat` as of `TransformerBlock`.
+        `seen` and `rotation` are as of `self_attention`, `keys` and `remat` as of `TransformerBlock`.
         """
 
         def attend(x):
             x = x if self.attention_norm is None else self.attention_norm(x)
             projected = self.query_key_value(x)
-            return self_attention(
-                projected, self.num_attention_heads, padding_scores, self.attention_dropout, keys[0], rotation
-            )
+            return self_attention(projected, self.num_attention_heads, seen, self.attention_dropout, keys[0], rotation)
 
         def transform(inner):
             gated, gate = tf.split(inner, 2, axis=-1)

@@ -8,6 +8,8 @@ import enum
 import tensorflow as tf
 
 ALGORITHM = "philox"
+# Between the hashed numbers of neighbours: 2^32 over the golden ratio, which puts them far apart.
+_STRIDE = 0x9E3779B9
 # Of the way in which the masks of dropout follow from a seed; a run that is resumed across versions reports it.
 DROPOUT_VERSION = 2
 
@@ -52,16 +54,24 @@ def hash_bits(shape: tf.Tensor | list[int], key: tf.Tensor) -> tf.Tensor:
     sequences. The mixer is the best of two rounds by hash-prospector (https://github.com/skeeto/hash-prospector), with
     the second number of the key added between the rounds, so that no two keys give shifted sequences.
     """
-
-    def mix(x: tf.Tensor, shift: int) -> tf.Tensor:
-        return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
-
     # The index times a constant, axis by axis: TensorFlow would compute a range of all when it traces, and keep it.
-    x, stride = key[0], tf.constant(0x9E3779B9, tf.uint32)
+    x, stride = key[0], tf.constant(_STRIDE, tf.uint32)
     for axis, size in enumerate(reversed(tf.unstack(shape))):
         indices = tf.cast(tf.range(size), tf.uint32) * stride
         x += tf.reshape(indices, [-1] + [1] * axis)
         stride *= tf.cast(size, tf.uint32)
-    x = mix(x, 16) * tf.constant(0x21F0AAAD, tf.uint32) + key[1]
-    x = mix(x, 15) * tf.constant(0xD35A2D97, tf.uint32)
-    return mix(x, 15)
+    return _mix(x, key[1])
+
+
+def hash_at(indices: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers that `hash_bits` has at flat indices, uint32 of any shape."""
+    return _mix(key[0] + indices * tf.constant(_STRIDE, tf.uint32), key[1])
+
+
+def _mix(x: tf.Tensor, second_key: tf.Tensor) -> tf.Tensor:
+    def shifted(x: tf.Tensor, shift: int) -> tf.Tensor:
+        return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+
+    x = shifted(x, 16) * tf.constant(0x21F0AAAD, tf.uint32) + second_key
+    x = shifted(x, 15) * tf.constant(0xD35A2D97, tf.uint32)
+    return shifted(x, 15)

@@ -12,6 +12,7 @@ from typing import Any
 
 from electra_cli.config import default_config
 from electra_cli.config.checks import MODERN_KEYS
+from electra_cli.config.pretraining import attends_in_blocks
 
 # Operations an element, as the paper's script counts them: draw, compare, mask, scale; sum, square, sum, bias, scale;
 # the tanh form of GELU; maximum, exponential, sum, divide and subtract.
@@ -80,10 +81,21 @@ class EncoderSizes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSize(EncoderSizes):
-    """The sizes that a network's operations follow from: also tokens and masked slots of an example."""
+    """The sizes that a network's operations follow from: also tokens and masked slots of an example.
+
+    `attention` is `runtime.attention`.
+    """
 
     seq_length: int
     num_predictions: int
+    attention: str
+
+    def layers_in_blocks(self) -> int:
+        """Returns how many layers compute attention in blocks and so keep no probabilities."""
+        half = self.local_attention // 2
+        is_modern = self.architecture == "modern"
+        windows = (half if is_modern and i % self.global_attention_every else None for i in range(self.num_layers))
+        return sum(attends_in_blocks(self.attention, self.seq_length, window) for window in windows)
 
 
 _Count = Callable[[NetworkSize], float]
@@ -98,6 +110,7 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
         "type_vocab_size": config.model.type_vocab_size,
         "seq_length": config.data.max_seq_length,
         "num_predictions": config.derived.max_predictions_per_seq,
+        "attention": config.runtime.attention,
     }
     shared |= {name: config.model[name] for name in _ARCHITECTURE_KEYS}
     names = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")

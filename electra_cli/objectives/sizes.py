@@ -195,8 +195,20 @@ class _Execution:
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
     def _scores(self, size: costs.NetworkSize) -> float:
-        """Bytes a token of attention probabilities, before and after dropout."""
-        return self.width * size.num_attention_heads * size.seq_length * (2.0 if self.has_attention_dropout else 1.0)
+        """Bytes a token of attention probabilities, before and after dropout, that a layer keeps on average."""
+        share = 1.0 - size.layers_in_blocks() / size.num_layers
+        return share * self._probabilities(size, size.seq_length)
+
+    def _probabilities(self, size: costs.NetworkSize, num_keys: int) -> float:
+        return self.width * size.num_attention_heads * num_keys * (2.0 if self.has_attention_dropout else 1.0)
+
+    def _blocks(self, size: costs.NetworkSize) -> float:
+        """Bytes a token of the probabilities, and their gradients, of layers that compute them in blocks."""
+        if not size.layers_in_blocks():
+            return 0.0
+        # Of layers with windows all blocks exist at once, those of others are smaller (`modeling/blockwise.py`).
+        num_keys = 4 * max(64, size.local_attention // 2) if size.architecture == "modern" else 128
+        return 2.0 * self._probabilities(size, num_keys)
 
     def recomputed(self, size: costs.NetworkSize) -> float:
         """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
@@ -230,11 +242,13 @@ class _Execution:
 
         And of the architecture modern those of both halves of the feed-forward layer, of their product, and joined.
         """
-        recomputed = self.recomputed(size) if remat else 0.0
+        recomputed = (self.recomputed(size) if remat else 0.0) + size.seq_length * self._blocks(size)
         if self.compiled:
             return recomputed
         halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
-        return size.seq_length * (self._scores(size) + halves) + recomputed
+        is_full = size.layers_in_blocks() < size.num_layers
+        scores = self._probabilities(size, size.seq_length) if is_full else 0.0
+        return size.seq_length * (scores + halves) + recomputed
 
 
 def host_memory() -> int:

@@ -291,7 +291,7 @@ def test_what_a_started_run_may_change():
         "train.checkpoint_interval", "train.steps_per_loop", "train.keep_checkpoints", "train.keep_every_steps",
         "train.best_metric", "train.async_checkpoints", "train.histograms", "runtime.strategy",
         "runtime.worker_addresses", "runtime.worker_index", "runtime.tpu", "runtime.logical_cpus",
-        "runtime.jit_compile",
+        "runtime.jit_compile", "runtime.attention",
     }  # fmt: skip
 
 

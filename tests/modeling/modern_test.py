@@ -104,9 +104,10 @@ NAMES = ("input_word_ids", "input_mask", "input_type_ids")
 LENGTHS = (LENGTH, 17, 3)
 
 
+@pytest.mark.parametrize("attention", ["full", "blockwise"])
 @pytest.mark.parametrize("shape", SHAPES, ids=range(5))
-def test_states_and_logits_are_those_of_transformers(shape):
-    encoder, inputs, oracle = build_encoder(shape), make_inputs(LENGTHS), build_oracle(shape)
+def test_states_and_logits_are_those_of_transformers(shape, attention):
+    encoder, inputs, oracle = build_encoder(shape, attention=attention), make_inputs(LENGTHS), build_oracle(shape)
     positions = tf.broadcast_to(tf.range(LENGTH), [len(LENGTHS), LENGTH])
     masked_lm = ModernMaskedLM(encoder.get_embedding_table(), encoder.new_prediction_head())
     masked_lm(encoder(inputs)["sequence_output"], positions)
@@ -125,11 +126,12 @@ def test_states_and_logits_are_those_of_transformers(shape):
     np.testing.assert_allclose(logits[kept], expected.logits.numpy()[kept], atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["full", "blockwise"])
 @pytest.mark.parametrize("shape", SHAPES, ids=range(5))
-def test_packed_documents_are_encoded_as_if_alone(shape):
+def test_packed_documents_are_encoded_as_if_alone(shape, attention):
     """The lengths of two examples' documents are greater and less than the windows."""
     packed_lengths = [[10, 11], [3, 14, 5]]
-    encoder, alone = build_encoder(shape), make_inputs([10, 11, 3, 14, 5])
+    encoder, alone = build_encoder(shape, attention=attention), make_inputs([10, 11, 3, 14, 5])
     ids, documents, positions = (np.zeros([2, LENGTH], np.int32) for _ in range(3))
     document = 0
     where = []

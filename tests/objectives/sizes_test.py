@@ -324,3 +324,24 @@ def test_steps_that_need_far_more_than_the_memory(batch, parts, refused):
     )
     with pytest.raises(UserError, match=message):
         check_memory(runtime, phases)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"model.architecture": "modern", "model.embedding_size": 256}])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_activations_of_attention_in_blocks_grow_with_the_length(overrides, compiled):
+    def activations(attention, length):
+        config = default_config()
+        config.data.dir = "none"
+        config.model.generator_size = 1.0
+        config.update_from_flattened_dict({
+            **overrides, "runtime.attention": attention, "data.max_seq_length": length,
+            "model.max_position_embeddings": length,
+        })  # fmt: skip
+        memory = replica_memory(resolve(config, 1000), 1, remat=False, compiled=compiled, num_replicas=1)
+        return memory.activations + memory.working
+
+    assert activations("blockwise", 4096) == pytest.approx(8 * activations("blockwise", 512))
+    assert activations("full", 4096) > 20 * activations("full", 512)
+    assert activations("auto", 4096) == activations("blockwise", 4096)
+    if not overrides:
+        assert activations("auto", 512) == activations("full", 512)

@@ -108,6 +108,19 @@ def test_steps_compile_with_xla_and_agree(config, overrides):
     assert float(sums[0]["unigram_loss"]) == pytest.approx(3.0 * float(sums[0]["masked_lm_weight"]), rel=1e-6)
 
 
+@pytest.mark.parametrize("overrides", [{}, {**MODERN, "model.num_layers": 2}], ids=["electra", "modern"])
+def test_attention_in_blocks_makes_the_same_steps(config, overrides):
+    """With dropout, whose decisions are the same, and with the second layer's window."""
+    full = Steps(config, **overrides, **{"runtime.attention": "full"})
+    expected = losses(full, full.run(2))
+    for jit_compile in ("auto", "true"):
+        blocks = Steps(config, **overrides, **{"runtime.attention": "blockwise", "runtime.jit_compile": jit_compile})
+        assert blocks.config.model.attention_dropout > 0
+        found = losses(blocks, blocks.run(2))
+        for name in (name for name in expected if name.endswith("loss")):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+
+
 @pytest.mark.parametrize("overrides", [{}, MODERN], ids=["electra", "modern"])
 def test_examples_of_several_documents_train(config, corpus_file, tmp_path, overrides):
     config.update_from_flattened_dict(overrides)

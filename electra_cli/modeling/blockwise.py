@@ -1,0 +1,233 @@
+"""Self-attention that keeps no [length, length] tensor, forward or backward: blocks of queries, computed again.
+
+Only query, key and value are kept; the gradient computes the probabilities of a block again (FlashAttention, arXiv
+2205.14135, section 3.1). A block of queries sees all of its keys at once, so that its softmax needs no running maximum,
+and memory still grows in proportion to the length. With a window all blocks are computed together, each against the
+keys about it; without one they follow each other in a loop.
+
+The decisions of dropout follow from positions, and so are those of `fused.attention_probabilities`.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from electra_cli.modeling import fused, randomness
+
+# Queries of a block that sees all keys, and the least that half a window is rounded up to: multiples of what TPUs and
+# GPUs compute at once.
+_BLOCK, _LEAST_HALF = 128, 64
+# Added to the scores of keys that a query does not see.
+_UNSEEN = -10_000.0
+
+
+class Segments(NamedTuple):
+    """Which keys a query sees: those of its own segment, as far as `window` tokens away; None: at any distance.
+
+    Segments are int32 [batch, length]. 0 is padding: what its queries see is not defined.
+    """
+
+    queries: tf.Tensor
+    keys: tf.Tensor
+    window: int | None = None
+
+
+def attention(
+    query: tf.Tensor,
+    key: tf.Tensor,
+    value: tf.Tensor,
+    segments: Segments,
+    scale: float,
+    rate: float = 0.0,
+    dropout_key: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns dropout(softmax(query x key x scale)) x value, of the dtype and shape of `query`.
+
+    Args:
+      query, key, value: [batch, heads, length, head_size]; all but the batch of known size.
+      rate: of the probabilities that are dropped out.
+      dropout_key: uint32 [2]; None: no dropout.
+    """
+    *places, window = segments
+    keys = [] if dropout_key is None or rate == 0.0 else [dropout_key]
+
+    @tf.custom_gradient
+    def apply(query, key, value, query_segments, key_segments, *keys):
+        length, segments = query.shape[2], (query_segments, key_segments)
+        block = _Block(keys, scale, rate, length, length if window is None else window)
+        blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, _LEAST_HALF))
+
+        def gradients(gradient):
+            found = blocks.backward(query, key, value, segments, gradient)
+            return *(tf.cast(each, query.dtype) for each in found), *(None for _ in (*segments, *keys))
+
+        return blocks.forward(query, key, value, segments), gradients
+
+    return apply(query, key, value, *places, *keys)
+
+
+class _Places(NamedTuple):
+    """Where queries and keys are: segments, int32 [batch, ..., n], and positions in the example, int32 [..., n]."""
+
+    query_segments: tf.Tensor
+    key_segments: tf.Tensor
+    query_positions: tf.Tensor
+    key_positions: tf.Tensor
+
+
+class _Block:
+    """Attention of queries to the keys that they may see, both of [batch, heads, ..., n, head_size]."""
+
+    def __init__(self, dropout_keys: Sequence[tf.Tensor], scale: float, rate: float, length: int, window: int):
+        self._dropout_keys, self._scale, self._rate = dropout_keys, scale, rate if dropout_keys else 0.0
+        self._length, self._window = length, window
+
+    def forward(self, query, key, value, places: _Places):
+        """Returns what the queries see."""
+        return tf.matmul(self._attend(query, key, places)[1], value)
+
+    def backward(self, query, key, value, places: _Places, gradient):
+        """Returns the gradients of query, key and value."""
+        probabilities, dropped = self._attend(query, key, places)
+        inner = tf.matmul(gradient, value, transpose_b=True)
+        inner = fused.scores_gradient(probabilities, dropped, inner, self._scale, self._rate)
+        of_key = tf.matmul(inner, query, transpose_a=True)
+        return tf.matmul(inner, key), of_key, tf.matmul(dropped, gradient, transpose_a=True)
+
+    def _attend(self, query, key, places):
+        scores = tf.matmul(query, key, transpose_b=True)
+        constants = {"scale": self._scale, "rate": self._rate, "length": self._length, "window": self._window}
+        return _probabilities(scores, *places, *self._dropout_keys, **constants)
+
+
+@fused.jit_region
+def _probabilities(scores, query_segments, key_segments, query_positions, key_positions, *keys,
+                   scale, rate, length, window):  # fmt: skip
+    """Returns probabilities before and after dropout, of the dtype of `scores` [batch, heads, ..., queries, keys]."""
+    query_positions, key_positions = query_positions[..., tf.newaxis], key_positions[..., tf.newaxis, :]
+    is_seen = tf.equal(query_segments[..., tf.newaxis], key_segments[..., tf.newaxis, :])
+    is_seen &= tf.abs(query_positions - key_positions) <= window
+    wide = tf.cast(scores, tf.float32) if scores.dtype.size < 4 else scores
+    probabilities = dropped = tf.nn.softmax(wide * scale + tf.where(is_seen, 0.0, _UNSEEN)[:, tf.newaxis])
+    if keys:
+        batch, heads = tf.shape(scores)[0], scores.shape[1]
+        examples = tf.reshape(tf.range(batch * heads) * length, [batch, heads] + [1] * (len(scores.shape) - 2))
+        indices = tf.cast((examples + query_positions) * length + key_positions, tf.uint32)
+        is_kept = randomness.hash_at(indices, keys[0]) >= tf.constant(int(rate * 2**32), tf.uint32)
+        dropped = tf.where(is_kept, probabilities * (1.0 / (1.0 - rate)), 0.0)
+    return tf.cast(probabilities, scores.dtype), tf.cast(dropped, scores.dtype)
+
+
+class _AtOnce:
+    """All blocks of queries together, each with the keys in it and in half a block on both sides."""
+
+    def __init__(self, block: _Block, length: int, half: int):
+        self._block, self._length, self._half, self._size = block, length, half, 2 * half
+        self._number = -(-length // self._size)
+
+    def forward(self, query, key, value, segments):
+        """Returns what the queries see."""
+        places = self._places(*segments)
+        return self._join(self._block.forward(self._divide(query), self._around(key), self._around(value), places))
+
+    def backward(self, query, key, value, segments, gradient):
+        """Returns the gradients of query, key and value."""
+        own, *around = self._block.backward(
+            self._divide(query), self._around(key), self._around(value), self._places(*segments), self._divide(gradient)
+        )
+        return self._join(own), *(self._join_around(each) for each in around)
+
+    def _places(self, query_segments, key_segments):
+        positions = tf.range(self._length)[tf.newaxis]
+
+        def apply(divide, tokens):  # [batch, length], as if of one head and one number each
+            return divide(tokens[:, tf.newaxis, :, tf.newaxis])[:, 0, ..., 0]
+
+        return _Places(
+            apply(self._divide, query_segments),
+            apply(self._around, key_segments),
+            apply(self._divide, positions)[0],
+            apply(self._around, positions)[0],
+        )
+
+    def _divide(self, x, before=0):
+        """Returns blocks [batch, heads, blocks, size, n] of [batch, heads, length, n]; one more if padded before."""
+        number = self._number + (before > 0)
+        after = number * self._size - before - self._length
+        padded = tf.pad(x, [[0, 0], [0, 0], [before, after], [0, 0]])
+        return tf.reshape(padded, [-1, x.shape[1], number, self._size, x.shape[3]])
+
+    def _join(self, x, before=0):
+        """Undoes `_divide`."""
+        joined = tf.reshape(x, [-1, x.shape[1], x.shape[2] * self._size, x.shape[4]])
+        return joined[:, :, before : before + self._length]
+
+    def _around(self, x):
+        """Returns the tokens in and about each block, [batch, heads, blocks, 2 x size, n]."""
+        parts = self._divide(x, self._half)
+        return tf.concat([parts[:, :, :-1], parts[:, :, 1:]], axis=3)
+
+    def _join_around(self, x):
+        """Adds up what `_around` repeats."""
+        first, second = tf.split(x, 2, axis=3)
+        none = tf.zeros_like(first[:, :, :1])
+        return self._join(tf.concat([first, none], axis=2) + tf.concat([none, second], axis=2), self._half)
+
+
+class _InTurn:
+    """One block of queries after the other, each with all keys."""
+
+    def __init__(self, block: _Block, length: int):
+        self._block, self._length, self._size = block, length, min(_BLOCK, length)
+        self._number = -(-length // self._size)
+
+    def forward(self, query, key, value, segments):
+        """Returns what the queries see."""
+
+        def compute(inputs):
+            own, own_segments, positions = inputs
+            return self._block.forward(own, key, value, self._places(own_segments, positions, segments[1]))
+
+        inputs = self._divide(query), *self._query_places(segments[0])
+        return self._join(tf.map_fn(compute, inputs, fn_output_signature=self._signature(query), parallel_iterations=1))
+
+    def backward(self, query, key, value, segments, gradient):
+        """Returns the gradients of query, key and value."""
+        inputs = self._divide(query), self._divide(gradient), *self._query_places(segments[0])
+
+        def compute(index, outputs, *totals):
+            own, of_output, own_segments, positions = (each[index] for each in inputs)
+            places = self._places(own_segments, positions, segments[1])
+            result, *others = self._block.backward(own, key, value, places, of_output)
+            added = (total + tf.cast(other, tf.float32) for total, other in zip(totals, others, strict=True))
+            return index + 1, outputs.write(index, result), *added
+
+        outputs = tf.TensorArray(query.dtype, self._number, element_shape=self._signature(query).shape)
+        zeros = tf.zeros_like(key, tf.float32)
+        state = (tf.constant(0), outputs, zeros, zeros)
+        _, outputs, *totals = tf.while_loop(
+            lambda index, *_: index < self._number, compute, state, parallel_iterations=1
+        )
+        return self._join(outputs.stack()), *totals
+
+    def _signature(self, query):
+        return tf.TensorSpec([query.shape[0], query.shape[1], self._size, query.shape[3]], query.dtype)
+
+    def _query_places(self, query_segments):
+        segments = self._divide(query_segments[:, tf.newaxis, :, tf.newaxis])[:, :, 0, :, 0]
+        return segments, tf.reshape(tf.range(self._number * self._size), [self._number, self._size])
+
+    def _places(self, query_segments, query_positions, key_segments):
+        return _Places(query_segments, key_segments, query_positions, tf.range(self._length))
+
+    def _divide(self, x):
+        """Returns blocks [blocks, batch, heads, size, n] of [batch, heads, length, n]."""
+        padded = tf.pad(x, [[0, 0], [0, 0], [0, self._number * self._size - self._length], [0, 0]])
+        blocks = tf.reshape(padded, [-1, x.shape[1], self._number, self._size, x.shape[3]])
+        return tf.transpose(blocks, [2, 0, 1, 3, 4])
+
+    def _join(self, x):
+        """Undoes `_divide`."""
+        joined = tf.transpose(x, [1, 2, 0, 3, 4])
+        return tf.reshape(joined, [-1, x.shape[2], self._number * self._size, x.shape[4]])[:, :, : self._length]
