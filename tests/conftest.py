@@ -1,7 +1,5 @@
 """A small corpus, its prepared data and a small config, which all tests share."""
 
-import collections
-import ctypes
 import fcntl
 import os
 import pathlib
@@ -11,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# What XLA compiles in one process of a session is read by all others that are forked: a fifth of a short run.
+# Before anything imports TensorFlow; see compiled_code.py.
 os.environ["TF_XLA_FLAGS"] = (
     f"--tf_xla_persistent_cache_directory={tempfile.gettempdir()}/compiled-"
     f"{os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid()}"
@@ -19,8 +17,6 @@ os.environ["TF_XLA_FLAGS"] = (
 
 import ml_collections
 import pytest
-import tensorflow as tf
-from tensorflow.python.eager.polymorphic_function import concrete_function
 
 from electra_cli.config import default_config
 from electra_cli.data.packing import PrepareSettings
@@ -28,34 +24,15 @@ from electra_cli.data.prepare import prepare
 from electra_cli.data.tfrecords import Manifest
 from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.training import throughput
-from tests import forking
+from tests import compiled_code, forking
 
 pytest_plugins = ["tests.isolation"]
 # A tenth of a short run is the measurement of its devices.
 throughput._CPU_WIDTH = 128
-# Protobuf logs an error whenever compiled code is read, since it tries another format first.
-_tensorflow = ctypes.CDLL(f"{tf.sysconfig.get_lib()}/libtensorflow_framework.so.2")
-_tensorflow._ZN4absl12lts_2025012714SetMinLogLevelENS0_18LogSeverityAtLeastE(3)  # fatal ones, as for TensorFlow above
-tf.config.threading.get_inter_op_parallelism_threads()  # reads the flags
-del os.environ["TF_XLA_FLAGS"]  # processes that are not forked would log those errors
-
-_num_traced: collections.Counter[str] = collections.Counter()
-
-
-def _numbered_name(name: str) -> str:
-    """Names a compiled function by how many of its name were before it: by its name, XLA finds the code that it kept.
-
-    TensorFlow's number is that of all operations until then, which any difference before changes.
-    """
-    _num_traced[name] += 1
-    return f"__inference_{name}_0{_num_traced[name]}"
-
-
-concrete_function._inference_name = _numbered_name
 
 
 def pytest_unconfigure():
-    shutil.rmtree(f"{tempfile.gettempdir()}/compiled-{os.getpid()}", ignore_errors=True)  # a worker has none
+    compiled_code.remove()
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
