@@ -69,16 +69,17 @@ class Runtime:
         write there themselves, and a host's own disk goes with it."""
         if len(self.hosts) == 1 or files.is_remote(directory):
             return
+        # Without an error where there is none: after one, a host fails what is asked of it next, sooner or later.
+        pattern = glob.escape(files.join(directory, file))
         for index, host in enumerate(self.hosts):
-            try:
-                with tf.device(host):
-                    tf.io.read_file(files.join(directory, file))
-            except tf.errors.NotFoundError as error:
+            with tf.device(host):
+                found = tf.io.matching_files(pattern)
+            if not len(found.numpy()):
                 message = (
                     f"={directory} is not on host {index} of {len(self.hosts)}, which all read and write there: give a "
                     f"gs:// path, or an absolute one on a disk that they share"
                 )
-                raise UserError(Option(name), message) from error
+                raise UserError(Option(name), message)
 
     def with_jit_regions(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns a function whose regions are compiled if `jit_regions`; it must be traced in one thread."""
