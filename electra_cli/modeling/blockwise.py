@@ -17,9 +17,7 @@ from electra_cli.modeling import fused, randomness
 
 # Queries of a block that sees all keys, and the least that half a window is rounded up to: multiples of what TPUs and
 # GPUs compute at once.
-_BLOCK, _LEAST_HALF = 128, 64
-# Added to the scores of keys that a query does not see.
-_UNSEEN = -10_000.0
+_BLOCK, _MIN_HALF = 128, 64
 
 
 class Segments(NamedTuple):
@@ -49,25 +47,25 @@ def attention(
       rate: of the probabilities that are dropped out.
       dropout_key: uint32 [2]; None: no dropout.
     """
-    *places, window = segments
+    *locations, window = segments
     keys = [] if dropout_key is None or rate == 0.0 else [dropout_key]
 
     @tf.custom_gradient
     def apply(query, key, value, query_segments, key_segments, *keys):
         length, segments = query.shape[2], (query_segments, key_segments)
         block = _Block(keys, scale, rate, length, length if window is None else window)
-        blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, _LEAST_HALF))
+        blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, _MIN_HALF))
 
-        def gradients(gradient):
-            found = blocks.backward(query, key, value, segments, gradient)
-            return *(tf.cast(each, query.dtype) for each in found), *(None for _ in (*segments, *keys))
+        def backward(gradient):
+            gradients = blocks.backward(query, key, value, segments, gradient)
+            return *(tf.cast(each, query.dtype) for each in gradients), *(None for _ in (*segments, *keys))
 
-        return blocks.forward(query, key, value, segments), gradients
+        return blocks.forward(query, key, value, segments), backward
 
-    return apply(query, key, value, *places, *keys)
+    return apply(query, key, value, *locations, *keys)
 
 
-class _Places(NamedTuple):
+class _Locations(NamedTuple):
     """Where queries and keys are: segments, int32 [batch, ..., n], and positions in the example, int32 [..., n]."""
 
     query_segments: tf.Tensor
@@ -83,22 +81,22 @@ class _Block:
         self._dropout_keys, self._scale, self._rate = dropout_keys, scale, rate if dropout_keys else 0.0
         self._length, self._window = length, window
 
-    def forward(self, query, key, value, places: _Places):
+    def forward(self, query, key, value, locations: _Locations):
         """Returns what the queries see."""
-        return tf.matmul(self._attend(query, key, places)[1], value)
+        return tf.matmul(self._attend(query, key, locations)[1], value)
 
-    def backward(self, query, key, value, places: _Places, gradient):
+    def backward(self, query, key, value, locations: _Locations, gradient):
         """Returns the gradients of query, key and value."""
-        probabilities, dropped = self._attend(query, key, places)
+        probabilities, dropped = self._attend(query, key, locations)
         inner = tf.matmul(gradient, value, transpose_b=True)
         inner = fused.scores_gradient(probabilities, dropped, inner, self._scale, self._rate)
         of_key = tf.matmul(inner, query, transpose_a=True)
         return tf.matmul(inner, key), of_key, tf.matmul(dropped, gradient, transpose_a=True)
 
-    def _attend(self, query, key, places):
+    def _attend(self, query, key, locations):
         scores = tf.matmul(query, key, transpose_b=True)
         constants = {"scale": self._scale, "rate": self._rate, "length": self._length, "window": self._window}
-        return _probabilities(scores, *places, *self._dropout_keys, **constants)
+        return _probabilities(scores, *locations, *self._dropout_keys, **constants)
 
 
 @fused.jit_region
@@ -108,14 +106,14 @@ def _probabilities(scores, query_segments, key_segments, query_positions, key_po
     query_positions, key_positions = query_positions[..., tf.newaxis], key_positions[..., tf.newaxis, :]
     is_seen = tf.equal(query_segments[..., tf.newaxis], key_segments[..., tf.newaxis, :])
     is_seen &= tf.abs(query_positions - key_positions) <= window
-    wide = tf.cast(scores, tf.float32) if scores.dtype.size < 4 else scores
-    probabilities = dropped = tf.nn.softmax(wide * scale + tf.where(is_seen, 0.0, _UNSEEN)[:, tf.newaxis])
+    probabilities = dropped = tf.nn.softmax(
+        fused.widen(scores) * scale + tf.where(is_seen, 0.0, fused.PADDING_SCORE)[:, tf.newaxis]
+    )
     if keys:
         batch, heads = tf.shape(scores)[0], scores.shape[1]
         examples = tf.reshape(tf.range(batch * heads) * length, [batch, heads] + [1] * (len(scores.shape) - 2))
         indices = tf.cast((examples + query_positions) * length + key_positions, tf.uint32)
-        is_kept = randomness.hash_at(indices, keys[0]) >= tf.constant(int(rate * 2**32), tf.uint32)
-        dropped = tf.where(is_kept, probabilities * (1.0 / (1.0 - rate)), 0.0)
+        dropped = fused.drop(probabilities, randomness.hash_at(indices, keys[0]), rate)
     return tf.cast(probabilities, scores.dtype), tf.cast(dropped, scores.dtype)
 
 
@@ -128,23 +126,27 @@ class _AtOnce:
 
     def forward(self, query, key, value, segments):
         """Returns what the queries see."""
-        places = self._places(*segments)
-        return self._join(self._block.forward(self._divide(query), self._around(key), self._around(value), places))
+        locations = self._locations(*segments)
+        return self._join(self._block.forward(self._divide(query), self._around(key), self._around(value), locations))
 
     def backward(self, query, key, value, segments, gradient):
         """Returns the gradients of query, key and value."""
         own, *around = self._block.backward(
-            self._divide(query), self._around(key), self._around(value), self._places(*segments), self._divide(gradient)
+            self._divide(query),
+            self._around(key),
+            self._around(value),
+            self._locations(*segments),
+            self._divide(gradient),
         )
         return self._join(own), *(self._join_around(each) for each in around)
 
-    def _places(self, query_segments, key_segments):
+    def _locations(self, query_segments, key_segments):
         positions = tf.range(self._length)[tf.newaxis]
 
         def apply(divide, tokens):  # [batch, length], as if of one head and one number each
             return divide(tokens[:, tf.newaxis, :, tf.newaxis])[:, 0, ..., 0]
 
-        return _Places(
+        return _Locations(
             apply(self._divide, query_segments),
             apply(self._around, key_segments),
             apply(self._divide, positions)[0],
@@ -187,19 +189,19 @@ class _InTurn:
 
         def compute(inputs):
             own, own_segments, positions = inputs
-            return self._block.forward(own, key, value, self._places(own_segments, positions, segments[1]))
+            return self._block.forward(own, key, value, self._locations(own_segments, positions, segments[1]))
 
-        inputs = self._divide(query), *self._query_places(segments[0])
+        inputs = self._divide(query), *self._query_locations(segments[0])
         return self._join(tf.map_fn(compute, inputs, fn_output_signature=self._signature(query), parallel_iterations=1))
 
     def backward(self, query, key, value, segments, gradient):
         """Returns the gradients of query, key and value."""
-        inputs = self._divide(query), self._divide(gradient), *self._query_places(segments[0])
+        inputs = self._divide(query), self._divide(gradient), *self._query_locations(segments[0])
 
         def compute(index, outputs, *totals):
             own, of_output, own_segments, positions = (each[index] for each in inputs)
-            places = self._places(own_segments, positions, segments[1])
-            result, *others = self._block.backward(own, key, value, places, of_output)
+            locations = self._locations(own_segments, positions, segments[1])
+            result, *others = self._block.backward(own, key, value, locations, of_output)
             added = (total + tf.cast(other, tf.float32) for total, other in zip(totals, others, strict=True))
             return index + 1, outputs.write(index, result), *added
 
@@ -214,12 +216,12 @@ class _InTurn:
     def _signature(self, query):
         return tf.TensorSpec([query.shape[0], query.shape[1], self._size, query.shape[3]], query.dtype)
 
-    def _query_places(self, query_segments):
+    def _query_locations(self, query_segments):
         segments = self._divide(query_segments[:, tf.newaxis, :, tf.newaxis])[:, :, 0, :, 0]
         return segments, tf.reshape(tf.range(self._number * self._size), [self._number, self._size])
 
-    def _places(self, query_segments, query_positions, key_segments):
-        return _Places(query_segments, key_segments, query_positions, tf.range(self._length))
+    def _locations(self, query_segments, query_positions, key_segments):
+        return _Locations(query_segments, key_segments, query_positions, tf.range(self._length))
 
     def _divide(self, x):
         """Returns blocks [blocks, batch, heads, size, n] of [batch, heads, length, n]."""

@@ -19,6 +19,8 @@ import tensorflow as tf
 from electra_cli.modeling.randomness import hash_bits
 
 LAYER_NORM_EPSILON = 1e-12
+# Added to the attention scores of keys that a query must not see.
+PADDING_SCORE = -10_000.0
 _jit_regions_enabled = contextvars.ContextVar("jit_regions_enabled", default=False)
 
 
@@ -211,37 +213,42 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0], tf.float32)
 
 
-def _wide(x: tf.Tensor) -> tf.Tensor:
+def widen(x: tf.Tensor) -> tf.Tensor:
+    """Returns `x` in float32, or in its own dtype where that is as wide."""
     return x if x.dtype.size >= 4 else tf.cast(x, tf.float32)
 
 
 @jit_region
 def _gelu(x):
-    wide = _wide(x)
+    wide = widen(x)
     return tf.cast(0.5 * wide * (1.0 + tf.math.erf(wide * math.sqrt(0.5))), x.dtype)
 
 
 @jit_region
 def _gelu_gradient(x, gradient):
-    wide = _wide(x)
+    wide = widen(x)
     cumulative = 0.5 * (1.0 + tf.math.erf(wide * math.sqrt(0.5)))
     density = tf.exp(-0.5 * wide * wide) * (1.0 / math.sqrt(2.0 * math.pi))
-    return tf.cast(_wide(gradient) * (cumulative + wide * density), x.dtype)
+    return tf.cast(widen(gradient) * (cumulative + wide * density), x.dtype)
 
 
-def _drop(wide, key, rate):
-    is_kept = hash_bits(tf.shape(wide), key) >= tf.constant(int(rate * 2**32), tf.uint32)
-    return tf.where(is_kept, wide * (1.0 / (1.0 - rate)), 0.0)
+def drop(x: tf.Tensor, bits: tf.Tensor, rate: float) -> tf.Tensor:
+    """Zeroes `x` where `bits`, random uint32 of its shape, are among the lowest fraction `rate`; scales up the rest."""
+    return tf.where(bits >= tf.constant(int(rate * 2**32), tf.uint32), x * (1.0 / (1.0 - rate)), 0.0)
+
+
+def _drop(x, key, rate):
+    return drop(x, hash_bits(tf.shape(x), key), rate)
 
 
 @jit_region
 def _dropout(x, key, *, rate):
-    return tf.cast(_drop(_wide(x), key, rate), x.dtype)
+    return tf.cast(_drop(widen(x), key, rate), x.dtype)
 
 
 @jit_region
 def _rotate(x, cos, sin):
-    first, second = tf.split(_wide(x), 2, axis=-1)
+    first, second = tf.split(widen(x), 2, axis=-1)
     return tf.cast(tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1), x.dtype)
 
 
@@ -263,50 +270,50 @@ def _standardize_gradient(wide, gradient, gamma, epsilon):
 
 @jit_region
 def _layer_norm(x, gamma, *betas, epsilon):
-    return tf.cast(sum(betas, _standardize(_wide(x), epsilon)[0] * gamma), x.dtype)
+    return tf.cast(sum(betas, _standardize(widen(x), epsilon)[0] * gamma), x.dtype)
 
 
 @jit_region
 def _layer_norm_gradient(x, gradient, gamma, *, epsilon):
-    inner, scaled = _standardize_gradient(_wide(x), _wide(gradient), gamma, epsilon)
+    inner, scaled = _standardize_gradient(widen(x), widen(gradient), gamma, epsilon)
     return tf.cast(inner, x.dtype), tf.cast(scaled, x.dtype)
 
 
 @jit_region
 def _add_and_norm(x, residual, key, gamma, *betas, rate, epsilon):
-    total = tf.cast(_wide(residual) + _drop(_wide(x), key, rate), x.dtype)
-    return tf.cast(sum(betas, _standardize(_wide(total), epsilon)[0] * gamma), x.dtype), total
+    total = tf.cast(widen(residual) + _drop(widen(x), key, rate), x.dtype)
+    return tf.cast(sum(betas, _standardize(widen(total), epsilon)[0] * gamma), x.dtype), total
 
 
 @jit_region
 def _add_and_norm_gradient(total, gradient, gamma, key, *, rate, epsilon):
-    inner, scaled = _standardize_gradient(_wide(total), _wide(gradient), gamma, epsilon)
+    inner, scaled = _standardize_gradient(widen(total), widen(gradient), gamma, epsilon)
     return tf.cast(inner, total.dtype), tf.cast(_drop(inner, key, rate), total.dtype), tf.cast(scaled, total.dtype)
 
 
 @jit_region
 def _softmax(scores, padding_scores, *, scale):
     # In float32: bfloat16 has too few digits for sums over hundreds of keys.
-    return tf.cast(tf.nn.softmax(_wide(scores) * scale + padding_scores), scores.dtype)
+    return tf.cast(tf.nn.softmax(widen(scores) * scale + padding_scores), scores.dtype)
 
 
 @jit_region
 def _softmax_gradient(probabilities, gradient, *, scale):
-    wide, inner = _wide(probabilities), _wide(gradient)
+    wide, inner = widen(probabilities), widen(gradient)
     inner = wide * (inner - tf.reduce_sum(wide * inner, axis=-1, keepdims=True)) * scale
     return tf.cast(inner, probabilities.dtype)
 
 
 @jit_region
 def _softmax_and_dropout(scores, padding_scores, key, *, scale, rate):
-    probabilities = tf.nn.softmax(_wide(scores) * scale + padding_scores)
+    probabilities = tf.nn.softmax(widen(scores) * scale + padding_scores)
     return tf.cast(probabilities, scores.dtype), tf.cast(_drop(probabilities, key, rate), scores.dtype)
 
 
 @jit_region
 def _softmax_and_dropout_gradient(probabilities, dropped, gradient, *, scale, rate):
-    wide = _wide(probabilities)
+    wide = widen(probabilities)
     # A probability that underflowed to 0 looks as if dropped; its gradient is 0 all the same.
-    inner = tf.where(dropped > 0, _wide(gradient) * (1.0 / (1.0 - rate)), 0.0)
+    inner = tf.where(dropped > 0, widen(gradient) * (1.0 / (1.0 - rate)), 0.0)
     inner = wide * (inner - tf.reduce_sum(wide * inner, axis=-1, keepdims=True)) * scale
     return tf.cast(inner, probabilities.dtype)

@@ -13,8 +13,6 @@ import tf_keras
 from electra_cli.config.pretraining import attends_in_blocks
 from electra_cli.modeling import blockwise, features, fused, randomness
 
-# Added to the attention scores of padded keys.
-PADDING_SCORE = -10_000.0
 NUM_DROPOUTS = 3  # in a block
 
 
@@ -181,8 +179,8 @@ def visible(
         window = None
     if length is not None and attends_in_blocks(attention, length, window):
         documents, mask = inputs.get(features.DOCUMENT_IDS), inputs[features.INPUT_MASK]
-        places = (tf.ones_like(mask), mask) if documents is None else (documents, documents)
-        return blockwise.Segments(*places, window)
+        segments = (tf.ones_like(mask), mask) if documents is None else (documents, documents)
+        return blockwise.Segments(*segments, window)
     return _padding_scores(inputs, window)
 
 
@@ -191,15 +189,15 @@ def _padding_scores(inputs: dict[str, tf.Tensor], window: int | None) -> tf.Tens
     if features.DOCUMENT_IDS in inputs:
         documents = inputs[features.DOCUMENT_IDS]
         is_other = tf.not_equal(documents[:, :, tf.newaxis], documents[:, tf.newaxis, :])
-        scores = PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
+        scores = fused.PADDING_SCORE * tf.cast(is_other, tf.float32)[:, tf.newaxis]
     else:
         is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
-        scores = PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
+        scores = fused.PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
     if window is None:
         return scores
     tokens = tf.range(tf.shape(inputs[features.INPUT_WORD_IDS])[1])
     is_far = tf.abs(tokens[:, tf.newaxis] - tokens) > window
-    return tf.minimum(scores, PADDING_SCORE * tf.cast(is_far, tf.float32))
+    return tf.minimum(scores, fused.PADDING_SCORE * tf.cast(is_far, tf.float32))
 
 
 def self_attention(

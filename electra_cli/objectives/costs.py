@@ -214,7 +214,7 @@ def _encoder_flops(size: NetworkSize) -> float:
 
 
 def _modern_flops(size: NetworkSize) -> float:
-    """Windows count as the complete text, which is multiplied and then masked; LayerNorms have no bias."""
+    """Windows count as the complete text, though in blocks (`runtime.attention`) less is computed: an upper bound."""
     h, s, i, heads = size.hidden_size, size.seq_length, size.intermediate_size, size.num_attention_heads
     norm = _LAYER_NORM - 1
     attention = (

@@ -73,8 +73,8 @@ class Runtime:
         pattern = glob.escape(files.join(directory, file))
         for index, host in enumerate(self.hosts):
             with tf.device(host):
-                found = tf.io.matching_files(pattern)
-            if not len(found.numpy()):
+                matches = tf.io.matching_files(pattern)
+            if not len(matches.numpy()):
                 message = (
                     f"={directory} is not on host {index} of {len(self.hosts)}, which all read and write there: give a "
                     f"gs:// path, or an absolute one on a disk that they share"
