@@ -1,6 +1,5 @@
 """scripts/compare_objectives.sh, with a stand-in for electra-pretrain, and once with the real one."""
 
-import importlib.util
 import json
 import os
 import re
@@ -16,6 +15,7 @@ from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.objectives import costs
 from tests.conftest import VOCAB_SIZE
+from tests.planning.common import load_script
 from tests.scripts_test import SCRIPTS
 
 # Writes the lines that a run would, with scores that follow from objective, seed and step.
@@ -30,29 +30,40 @@ total, interval = int(flags["config.train.num_steps"]), int(flags["config.eval.i
 with open(os.path.join(flags["workdir"], "metrics.jsonl"), "w") as stream:
     stream.write(json.dumps({{"step": total, "split": "train", "total_loss": 1.0}}) + "\\n")
     for step in [*range(interval, total, interval), total]:
-        score = step / total / (2 if "config.objective.name" in flags else 1) - 0.1 * int(flags["config.train.seed"])
+        score = step / total / (2 if "mlm" in flags["workdir"] else 1) - 0.1 * int(flags["config.train.seed"])
         line = {{"step": step, "split": "probe", "trec/accuracy": score, "trec/accuracy_random": 0.25}}
         stream.write(json.dumps(line | {{"sts/spearman": -score, "sts/spearman_random": 0.0}}) + "\\n")
 """
 
 
+# Writes what a fine-tuning would, with scores that follow from the step it starts from and its seed.
+FINETUNING_STAND_IN = """#!{python}
+import json, os, sys
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:])
+open({calls!r}, "a").write(json.dumps(flags) + "\\n")
+os.makedirs(flags["workdir"], exist_ok=True)
+step = 0 if flags["init"] == "random" else int(flags["init"].rpartition("-")[2])
+scores = {{str(seed): {{"accuracy": 0.5, "f1": step / 1000 + seed / 10}} for seed in (0, 1)}}
+splits = {{"validation": {{"seeds": {{"0": {{"accuracy": 9, "f1": 9}}}}}}, "test": {{"seeds": scores}}}}
+with open(os.path.join(flags["workdir"], "scores.json"), "w") as stream:
+    json.dump({{"primary_score": "f1", "splits": splits}}, stream)
+"""
+
+
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("compare_objectives", SCRIPTS / "compare_objectives.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def comparison():
+    return load_script("comparison")
 
 
 @pytest.fixture
 def start(tmp_path, data_dir):
     """Starts the script with a stand-in for electra-pretrain; returns (process, what the stand-in was called with)."""
-    program, calls = tmp_path / "bin" / "electra-pretrain", tmp_path / "calls"
-    program.parent.mkdir()
-    program.write_text(STAND_IN.format(python=sys.executable, calls=str(calls)))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    calls = tmp_path / "calls"
+    (tmp_path / "bin").mkdir()
+    for name, text in (("electra-pretrain", STAND_IN), ("electra-finetune", FINETUNING_STAND_IN)):
+        program = tmp_path / "bin" / name
+        program.write_text(text.format(python=sys.executable, calls=str(calls)))
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
 
     def start(*flags, **environment):
         process = compare(
@@ -83,7 +94,7 @@ def config_of(call):
     return resolve(config, VOCAB_SIZE)
 
 
-def test_table_and_picture_hold_what_was_probed(start, tmp_path, script):
+def test_table_and_picture_hold_what_was_probed(start, tmp_path, comparison):
     flags = ("--probes=trec.tsv,sts.tsv", "--num_steps=2000", "--seeds=0,3", "--config.model.hidden_dropout=0.2")
     process, calls = start(*flags)
     assert process.returncode == 0, process.stderr
@@ -112,14 +123,14 @@ def test_table_and_picture_hold_what_was_probed(start, tmp_path, script):
 
     picture = xml.etree.ElementTree.parse(tmp_path / "out" / "comparison.svg").getroot()
     assert picture.tag.endswith("svg")
-    plans = [
-        script.Plan(name, config.train.num_steps, costs.training_flops(config) / config.train.num_steps,
-                    config.train.steps_per_loop, config.eval.interval)
-        for name, config in (("electra", electra), ("mlm", mlm))
-    ]  # fmt: skip
-    workdirs = [[str(tmp_path / "out" / f"{name}-seed{seed}") for seed in (0, 3)] for name in ("electra", "mlm")]
-    curves = [script.read_curve(plan, paths) for plan, paths in zip(plans, workdirs, strict=True)]
-    first, second = script.draw(curves).axes
+    curves = []
+    for name, config in (("electra", electra), ("mlm", mlm)):
+        steps, flops = config.train.num_steps, costs.training_flops(config) / config.train.num_steps
+        contender = comparison.Contender(name, name, "", config)
+        plan = comparison.Plan(contender, steps, flops, config.train.steps_per_loop, config.eval.interval)
+        workdirs = [str(tmp_path / "out" / f"{name}-seed{seed}") for seed in (0, 3)]
+        curves.append(comparison.Curve(plan, comparison.read_probes(plan, workdirs)))
+    first, second = comparison.draw(curves).axes
     assert (first.get_title(), first.get_ylabel(), second.get_title()) == ("trec", "accuracy", "sts")
     lines = first.get_lines()
     assert list(lines[0].get_xdata())[-1] == pytest.approx(list(lines[1].get_xdata())[-1], rel=1e-3)
@@ -161,7 +172,11 @@ def test_a_signal_reaches_the_run_once(tmp_path, data_dir):
     ("flags", "message"),
     [
         (["--probes=a.tsv", "--seeds=0,0"], "--seeds=0,0: give different numbers"),
-        ([], "--probes is missing"),
+        ([], "--probes is missing, and --finetune too"),
+        (["--probes=a.tsv", "--against=tiny"], "of different names: tiny, tiny"),
+        (["--probes=a.tsv", "--against=small_mlm:mlm"], ":mlm follows a config of objective.name=electra"),
+        (["--probes=a.tsv", "--against=no.py"], "--config=no.py: no such file"),
+        (["--finetune=no.py"], "--config=no.py: no such file"),
         (["--probes=a.tsv", "--config.train.log_interval=20"], "--config.train.log_interval is set here"),
         (["--probes=a.tsv", "--config.objective.name=mlm"], "--config.objective.name is set here"),
         (["--probes=a.tsv", "--num_steps=0"], "config.train.num_steps=0: must be greater than 0"),
@@ -177,18 +192,19 @@ def test_mistakes_end_it_before_a_run_begins(start, tmp_path, flags, message):
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
 @pytest.mark.parametrize("num_steps", [1, 2, 17, 999, 1001, 123_456, 1_000_000])
-def test_flops_are_equal_at_the_end_and_nearly_so_at_every_probe(script, name, num_steps):
+def test_flops_are_equal_at_the_end_and_nearly_so_at_every_probe(comparison, name, num_steps):
     scope = {}
     with open(PRETRAINING.path(name)) as stream:
         exec(stream.read(), scope)
     config = scope["get_config"]()
-    config.data.dir, config.train.num_steps = "data", num_steps
+    config.data.dir = "data"
     for key in ("log_interval", "checkpoint_interval", "steps_per_loop"):
         config.train[key] = 1
     config.eval.interval = 1
-    electra, mlm = script.make_plans(config, 30_522)
+    contenders = [comparison.Contender(name, name, "", config, is_mlm) for is_mlm in (False, True)]
+    electra, mlm = comparison.make_plans(contenders, num_steps, 30_522)
     total = num_steps * electra.flops_per_step
-    assert electra.num_steps == num_steps
+    assert electra.num_steps == num_steps and electra.flops_per_step > mlm.flops_per_step
     assert abs(total - mlm.num_steps * mlm.flops_per_step) <= mlm.flops_per_step / 2 * (1 + 1e-9)
     assert len(electra.probed_steps) == len(mlm.probed_steps) == min(10, int(num_steps**0.5))
     for plan in (electra, mlm):
@@ -196,6 +212,47 @@ def test_flops_are_equal_at_the_end_and_nearly_so_at_every_probe(script, name, n
     if num_steps > 900:
         for ours, other in zip(electra.probed_steps, mlm.probed_steps, strict=True):
             assert abs(ours * electra.flops_per_step - other * mlm.flops_per_step) < 0.01 * total
+
+
+@pytest.mark.parametrize(
+    ("number", "steps"), [(1, [1000]), (2, [500, 1000]), (3, [300, 600, 1000]), (10, list(range(100, 1001, 100)))]
+)
+def test_what_is_fine_tuned_ends_with_the_last_step(comparison, number, steps):
+    assert comparison.Plan(None, 1000, 1.0, 1, 100, number).finetuned_steps == steps
+
+
+def test_any_configs_are_compared_and_fine_tuned(start, tmp_path, comparison):
+    (tmp_path / "trec.py").write_text(
+        "from electra_cli.finetuning.config_defaults import default_config as get_config\n"
+    )
+    flags = ("--against=modern_small,modern_small:mlm", f"--finetune={tmp_path}/trec.py", "--finetune_points=2")
+    process, calls = start(*flags, "--num_steps=2000", "--seeds=5", "--config.model.num_layers=2",
+                           "--config.model.generator_num_layers=1")  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    runs = [call for call in calls if "init" not in call]
+    names = ["tiny", "modern_small", "modern_small-mlm"]
+    assert [os.path.basename(run["workdir"]) for run in runs] == [f"{name}-seed5" for name in names]
+    tiny, modern, mlm = map(config_of, runs)
+    assert [config.model.architecture for config in (tiny, modern, mlm)] == ["electra", "modern", "modern"]
+    assert [config.objective.name for config in (tiny, modern, mlm)] == ["electra", "electra", "mlm"]
+    for config in (modern, mlm):
+        assert config.model.num_layers == 2
+        difference = costs.training_flops(config) - costs.training_flops(tiny)
+        assert abs(difference) <= costs.training_flops(config) / config.train.num_steps / 2 * (1 + 1e-9)
+    # Weights of two steps of each run, which it keeps, and random ones.
+    for config, run in zip((tiny, modern, mlm), runs, strict=True):
+        steps = [call["init"].rpartition("-")[2] for call in calls if call.get("init", "").startswith(run["workdir"])]
+        assert steps[1] == str(config.train.num_steps) and int(steps[0]) % config.train.keep_every_steps == 0
+        assert config.train.checkpoint_interval == config.train.keep_every_steps
+        assert sum(call.get("like") == run["workdir"] for call in calls) == 1
+    table = (tmp_path / "out" / "comparison.md").read_text().splitlines()
+    assert table[0] == "# tiny, modern_small and modern_small, masked language modeling at equal training FLOPs"
+    assert table[-7] == "## trec, fine-tuned"
+    shown = [f"{config.train.num_steps / 1000 + 0.05:.4f}" for config in (tiny, modern, mlm)]
+    assert [cell.split()[0] for cell in table[-1].strip("| ").split(" | ")][3:] == [*shown, *["0.5000"] * 3]
+    assert table[-3].startswith("| random weights |  |  | 0.0500 (0.0000 to 0.1000) |")
+    picture = (tmp_path / "out" / "comparison.svg").read_text()
+    assert "modern_small, masked language modeling" in picture and "trec, fine-tuned" in picture
 
 
 @pytest.mark.slow

@@ -212,6 +212,7 @@ def _all_keys() -> set[str]:
 def _all_flags() -> set[str]:
     """Returns the flags of all commands, and those of others that the texts name."""
     ours = {name for module in entry_points().values() for name in importlib.import_module(module).FLAGS}
+    ours |= set(load_script("compare_objectives").FLAGS)
     others = {"help", "print_completion", "use", "nodes", "logdir", "init_checkpoint"}
     beam = {"setup_file", "requirements_file", "environment_type"}
     return ours | {f"no{name}" for name in ours} | others | beam
@@ -256,19 +257,21 @@ def _config_files(argv: list[str]) -> Iterator[list[str]]:
     placeholders = []
     try:
         for argument in argv:
-            file = re.fullmatch(r"--config=(.+\.py)", argument)
-            if file and not os.path.exists(file[1]):
-                placeholders.append(write_placeholder(pathlib.Path(file[1])))
+            files = re.fullmatch(r"--(config|finetune)=(.+\.py)", argument)
+            for file in files[2].split(",") if files else ():
+                if not os.path.exists(file):
+                    preset = FINETUNING.path("classification") if files[1] == "finetune" else PRETRAINING.path("tiny")
+                    placeholders.append(write_placeholder(pathlib.Path(file), preset))
         yield argv
     finally:
         for path in placeholders:
             path.unlink()
 
 
-def write_placeholder(path: pathlib.Path) -> pathlib.Path:
-    """Writes a config file where a document has one, with the values of `tiny`."""
+def write_placeholder(path: pathlib.Path, preset: str = PRETRAINING.path("tiny")) -> pathlib.Path:
+    """Writes a config file where a document has one, with the values of a preset."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(pathlib.Path(PRETRAINING.path("tiny")).read_text())
+    path.write_text(pathlib.Path(preset).read_text())
     return path
 
 
