@@ -19,9 +19,10 @@ INTRODUCTION = """\
 
 Every key with its type and default. On a command line a key is given as `--config.SECTION.KEY=VALUE`, and a tuple as
 `1,2,3`. In a config file it is an assignment, as in the files of `configs/`. `unset` keys have no value until one is
-given; their description says what applies instead. Keys marked \\* may change when a run resumes; a new value for any
-other key would make it a different run, and is refused. `electra-pretrain --config=small --print_config` prints a
-config with all overrides, and each command's `--help` has the same descriptions.
+given; their description says what applies instead, and `=unset` takes a preset's value away. Keys marked \\* may change
+when a run resumes; a new value for any other key would make it a different run, and is refused.
+`electra-pretrain --config=small --print_config` prints a config with all overrides, and each command's `--help` has the
+same descriptions.
 """
 PARTS: tuple[tuple[str, Schema, str], ...] = (
     (

@@ -16,6 +16,7 @@ from electra_cli.config.fields import Schema, flatten
 from electra_cli.config.suggestions import nearest
 from electra_cli.errors import UserError
 
+_UNSET = ("unset", "None")  # a value that takes a preset's away, where the default is none
 _KINDS_OF_VALUES = {
     "bool": "true or false",
     "int": "a whole number, such as 1000",
@@ -161,6 +162,9 @@ class ConfigFlag:
         arguments = [f"--config.{key}={value}" for key, value in overrides]
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["", *arguments])
         for (key, value), argument in zip(overrides, arguments, strict=True):
+            if value in _UNSET and self.schema.fields[key].default is None:
+                config.update_from_flattened_dict({key: None})
+                continue
             try:
                 values(["", argument])
             except flags.IllegalFlagValueError as error:
@@ -171,7 +175,8 @@ class ConfigFlag:
         fields = self.schema.fields
         sections = {name.rpartition(".")[0] for name in fields} - {""}
         if key in fields:
-            return f"config.{key} takes {_KINDS_OF_VALUES[fields[key].type_name]}"
+            unset = f", or {_UNSET[0]}" if fields[key].default is None else ""
+            return f"config.{key} takes {_KINDS_OF_VALUES[fields[key].type_name]}{unset}"
         section, _, rest = key.partition(".")
         for name in (section, ".".join(key.split(".")[:2])):
             if name in fields:

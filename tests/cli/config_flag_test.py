@@ -23,6 +23,21 @@ def test_values_of_several_parts_need_no_quotes(argument, key, expected):
     assert parsed("--config=tiny", argument).config[key.split(".")[0]][key.split(".")[1]] == expected
 
 
+@pytest.mark.parametrize("word", ["unset", "None"])
+def test_a_preset_s_value_is_taken_away(word):
+    key = "generator_num_layers"
+    assert parsed("--config=modern_small").config.model[key] == 4
+    assert parsed("--config=modern_small", f"--config.model.{key}={word}").config.model[key] is None
+    assert (
+        parsed("--config=modern_small", f"--config.model.{key}={word}", f"--config.model.{key}=2").config.model[key]
+        == 2
+    )
+    with pytest.raises(UserError, match="generator_num_layers takes a whole number, such as 1000, or unset"):
+        parsed("--config=modern_small", f"--config.model.{key}=none")
+    with pytest.raises(UserError, match=r"num_layers takes a whole number, such as 1000$"):
+        parsed("--config=modern_small", f"--config.model.num_layers={word}")
+
+
 def test_keys_without_a_config_change_a_recorded_one():
     flag = ConfigFlag(flags.FlagValues(), PRETRAINING, is_optional=True)
     assert flag.parse(["program", "--config.data.dir=new", "--config.train.keep_checkpoints=7"]) == ["program"]
