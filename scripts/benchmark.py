@@ -1,7 +1,10 @@
 """Times a training step and what is around it, alone or next to other implementations, on the device that is there.
 
 usage: python scripts/benchmark.py [--preset=small] [--batch=32] [--precision=float32,mixed_bfloat16]
-           [--compare=tfm,torch] [--rounds=5] [--steps=2] [--data_dir=DIR,...] [--json=FILE] [--config.KEY=VALUE ...]
+           [--attention=auto] [--compare=tfm,torch] [--rounds=5] [--steps=2] [--data_dir=DIR,...] [--json=FILE]
+           [--config.KEY=VALUE ...]
+
+Presets, precisions, kinds of attention and directories may be several, with commas: each is timed with each.
 
 Every implementation has a process of its own. They take turns, a few steps each a round, so that what else the machine
 does falls on all of them alike; the table gives medians and, with --compare, ratios of them. Quote ratios of one run on
@@ -9,11 +12,12 @@ a quiet machine, never a number alone.
 
   --compare  tfm: the stock ElectraPretrainTask of the installed tf-models-official (float32; it fails in others), with
              and without XLA. torch: transformers' networks on PyTorch, when they are installed: float32, and bfloat16
-             with torch.compile.
+             with torch.compile. All have the sizes, and torch the architecture, of each preset.
   --data_dir directories of electra-prepare, to compare; without it, one of random words is made.
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import statistics
@@ -82,7 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="small")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precision", default="float32,mixed_bfloat16", help="of ours, comma-separated")
+    parser.add_argument("--precision", default="float32,mixed_bfloat16", help="of ours")
+    parser.add_argument("--attention", default="auto", help="of ours, runtime.attention")
     parser.add_argument("--compare", default="", help="tfm, torch, or both")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of each in a round")
@@ -106,20 +111,27 @@ def main() -> None:
 
 
 def _start(arguments: argparse.Namespace, overrides: list[str], scratch: str) -> list[Worker]:
-    given = [f"--preset={arguments.preset}", f"--batch={arguments.batch}", f"--scratch={scratch}", *overrides]
+    presets = arguments.preset.split(",")
+    given = [f"--batch={arguments.batch}", f"--scratch={scratch}", *overrides]
+    varied = (arguments.precision.split(","), arguments.attention.split(","), arguments.data_dir.split(","))
     workers = []
-    for data_dir in arguments.data_dir.split(","):
-        for precision in arguments.precision.split(","):
-            name = ", ".join(filter(None, ["electra-pretrain", precision, data_dir]))
-            own = (f"--precision={precision}", f"--data_dir={data_dir}")
+    for preset in presets:
+        sizes = {}
+        for precision, attention, data_dir in itertools.product(*varied):
+            told = [preset if len(presets) > 1 else "", precision, attention if len(varied[1]) > 1 else "", data_dir]
+            own = (f"--preset={preset}", f"--precision={precision}", f"--data_dir={data_dir}")
+            own += (f"--config.runtime.attention={attention}",)
+            name = ", ".join(filter(None, ["electra-pretrain", *told]))
             workers.append(Worker(name, "benchmark_ours.py", *own, *given))
-    for peer in filter(None, arguments.compare.split(",")):
-        if peer not in PEERS:
-            raise SystemExit(f"benchmark.py: --compare={peer}: is {' or '.join(PEERS)}")
-        sizes = json.dumps(workers[0].ready["sizes"])
-        workers += [
-            Worker(variant, "benchmark_peers.py", variant, str(arguments.batch), sizes) for variant in PEERS[peer]
-        ]
+            sizes = workers[-1].ready["sizes"]
+        for peer in filter(None, arguments.compare.split(",")):
+            if peer not in PEERS:
+                raise SystemExit(f"benchmark.py: --compare={peer}: is {' or '.join(PEERS)}")
+            if peer == "tfm" and sizes and sizes["discriminator"]["architecture"] != "electra":
+                raise SystemExit(f"benchmark.py: --compare={peer}: it has no network of the architecture of {preset}")
+            for variant in PEERS[peer]:
+                name = f"{variant}, {preset}" if len(presets) > 1 else variant
+                workers.append(Worker(name, "benchmark_peers.py", variant, str(arguments.batch), json.dumps(sizes)))
     return workers
 
 

@@ -25,7 +25,7 @@ from electra_cli.data.prepare import prepare
 from electra_cli.modeling import features, randomness
 from electra_cli.objectives import costs
 
-_NUM_EXAMPLES = 4096
+_NUM_TOKENS = 2**19
 _VOCAB_SIZE = 30_522
 
 
@@ -214,7 +214,7 @@ def _load(arguments: argparse.Namespace, overrides: list[str]) -> ml_collections
 
 def _make_data(scratch: str, max_seq_length: int) -> str:
     """Prepares random words, unless that was done; returns the directory."""
-    output = os.path.join(scratch, "data")
+    output = os.path.join(scratch, f"data-{max_seq_length}")
     if os.path.isdir(output):
         return output
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -227,7 +227,7 @@ def _make_data(scratch: str, max_seq_length: int) -> str:
         stream.write("\n".join(special + words) + "\n")
     rng = random.Random(0)
     with open(text_file, "w") as stream:
-        for _ in range(_NUM_EXAMPLES // 8):
+        for _ in range(_NUM_TOKENS // max_seq_length // 8):
             lines = (" ".join(rng.choices(words, k=max_seq_length // 4)) for _ in range(4 * 8))
             stream.write("\n".join(lines) + "\n\n")
     settings = PrepareSettings(max_seq_length=max_seq_length)

@@ -100,37 +100,26 @@ def build_tfm_step(batch: int, sizes: dict, variant: str) -> Callable[[], object
 
 
 def build_torch_step(batch: int, sizes: dict, variant: str) -> Callable[[], object]:
-    """Returns the step of transformers' ELECTRA networks with shared embeddings, AdamW and clipping, on PyTorch."""
+    """Returns the step of transformers' networks with shared embeddings, AdamW and clipping, on PyTorch."""
     import torch  # noqa: PLC0415
-    import transformers  # noqa: PLC0415
 
     is_bfloat16 = "bfloat16" in variant
     size = sizes["discriminator"]
     length, slots = size["seq_length"], size["num_predictions"]
-
-    def config(network: dict) -> transformers.ElectraConfig:
-        names = ("vocab_size", "embedding_size", "hidden_size", "num_attention_heads", "intermediate_size")
-        given = {name: network[name] for name in names}
-        return transformers.ElectraConfig(num_hidden_layers=network["num_layers"], **given)
-
-    generator = transformers.ElectraForMaskedLM(config(sizes["generator"]))
-    discriminator = transformers.ElectraForPreTraining(config(size))
-    embeddings = discriminator.electra.embeddings
-    generator.electra.embeddings = embeddings
-    generator.generator_lm_head.weight = embeddings.word_embeddings.weight
+    is_modern = size["architecture"] == "modern"
+    encode, predict, generator, discriminator = (_modern_networks if is_modern else _electra_networks)(sizes)
     weights = list({id(weight): weight for weight in (*generator.parameters(), *discriminator.parameters())}.values())
     optimizer = torch.optim.AdamW(weights, lr=5e-4)
 
     def compute_loss(ids, masked_ids, places, mask):
-        hidden = generator.electra(masked_ids, attention_mask=mask).last_hidden_state[places]
-        logits = generator.generator_lm_head(generator.generator_predictions(hidden)).float()
+        logits = predict(encode(masked_ids, attention_mask=mask).last_hidden_state[places]).float()
         masked_lm = torch.nn.functional.cross_entropy(logits, ids[places])
         with torch.no_grad():
             gumbel = -torch.log(torch.empty_like(logits).exponential_())
             corrupted = ids.clone()
             corrupted[places] = (logits + gumbel).argmax(dim=-1)
             labels = (corrupted != ids).float()
-        disc_logits = discriminator(corrupted, attention_mask=mask).logits.float()
+        disc_logits = discriminator(corrupted, attention_mask=mask).logits.float().reshape(labels.shape)
         return masked_lm + 50.0 * torch.nn.functional.binary_cross_entropy_with_logits(disc_logits, labels)
 
     if "compiled" in variant:
@@ -150,6 +139,53 @@ def build_torch_step(batch: int, sizes: dict, variant: str) -> Callable[[], obje
         return loss.item()
 
     return step
+
+
+def _electra_networks(sizes: dict) -> tuple:
+    """Returns the generator's encoder and head, then generator and discriminator; `_modern_networks` does, too."""
+    import transformers  # noqa: PLC0415
+
+    def config(network: dict) -> transformers.ElectraConfig:
+        names = ("vocab_size", "embedding_size", "hidden_size", "num_attention_heads", "intermediate_size")
+        given = {name: network[name] for name in names}
+        longest = max(512, network["seq_length"])
+        return transformers.ElectraConfig(
+            num_hidden_layers=network["num_layers"], max_position_embeddings=longest, **given
+        )
+
+    generator = transformers.ElectraForMaskedLM(config(sizes["generator"]))
+    discriminator = transformers.ElectraForPreTraining(config(sizes["discriminator"]))
+    embeddings = discriminator.electra.embeddings
+    generator.electra.embeddings = embeddings
+    generator.generator_lm_head.weight = embeddings.word_embeddings.weight
+
+    def predict(hidden):
+        return generator.generator_lm_head(generator.generator_predictions(hidden))
+
+    return generator.electra, predict, generator, discriminator
+
+
+def _modern_networks(sizes: dict) -> tuple:
+    import transformers  # noqa: PLC0415
+
+    from electra_cli.interop.modernbert import config_of  # noqa: PLC0415
+    from electra_cli.objectives.costs import NetworkSize  # noqa: PLC0415
+
+    def config(network: dict) -> transformers.ModernBertConfig:
+        given = config_of(NetworkSize(**network))
+        ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+        return transformers.ModernBertConfig(**given, **ids, num_labels=1)
+
+    generator = transformers.ModernBertForMaskedLM(config(sizes["generator"]))
+    discriminator = transformers.ModernBertForTokenClassification(config(sizes["discriminator"]))
+    embeddings = discriminator.model.embeddings
+    generator.model.embeddings = embeddings
+    generator.decoder.weight = embeddings.tok_embeddings.weight
+
+    def predict(hidden):
+        return generator.decoder(generator.head(hidden))
+
+    return generator.model, predict, generator, discriminator
 
 
 if __name__ == "__main__":
