@@ -27,7 +27,7 @@ GROUPS: app.FlagGroups = {
     },
     "Input": {
         "like": Field(None, "With --init=random: source of sizes and vocabulary, as --init."),
-        "vocab_file": Field(None, "Vocabulary or SentencePiece model, in place of the encoder's."),
+        "vocab_file": Field(None, "Vocabulary, SentencePiece model or tokenizer.json, in place of the encoder's."),
         "lower_case": Field(
             None, "Whether text is lower-cased; by default, as the encoder's tokenizer does.", value_type=bool
         ),

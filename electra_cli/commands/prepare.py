@@ -31,8 +31,11 @@ GROUPS: app.FlagGroups = {
         ),
         "output_dir": Field(None, "Directory to create."),
     },
-    "Vocabulary, one of the first two": {
-        "vocab_file": Field(None, "WordPiece vocabulary, a token per line, or SentencePiece model, NAME.model."),
+    "Vocabulary, one of the first three": {
+        "vocab_file": Field(
+            None, "WordPiece vocabulary, a token per line, SentencePiece model, NAME.model, or tokenizer.json."
+        ),
+        "tokenizer_file": Field(None, "The same for a tokenizer.json: byte-level BPE, as of ModernBERT and RoBERTa."),
         "learn_vocab": Field(
             None,
             "Learn a vocabulary of this many tokens from the text instead.",
@@ -142,7 +145,8 @@ FLAGS = app.define_flags(GROUPS)
 USAGE = """
 Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRecord shards, shuffled over all the text.
 
-Usage: {program} --input=PATH[,PATH...] --output_dir=DIR (--vocab_file=FILE | --learn_vocab=SIZE) [--FLAG=VALUE ...]
+Usage: {program} --input=PATH[,PATH...] --output_dir=DIR VOCABULARY [--FLAG=VALUE ...]
+VOCABULARY is one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE.
 """
 _LEARNING_FLAGS = (
     "vocab_type",
@@ -153,6 +157,7 @@ _LEARNING_FLAGS = (
     "vocab_sample_mb",
 )
 
+_SOURCES = ("vocab_file", "tokenizer_file", "learn_vocab")
 _RULES = ("lower_case", "strip_accents", "tokenize_chinese_chars", "max_word_length")
 
 EXAMPLES = """
@@ -211,7 +216,7 @@ def _main(values: flags.FlagValues) -> None:
                 values.input,
                 values.output_dir,
                 settings,
-                vocab_file=values.vocab_file,
+                vocab_file=values.vocab_file or values.tokenizer_file,
                 learning=learning,
                 num_workers=values.num_workers,
                 overwrite=values.overwrite,
@@ -302,13 +307,17 @@ def _check(values: flags.FlagValues) -> None:
         )
     if values.beam_options and values.runner != "beam":
         raise UserError(f"--beam_options={values.beam_options} needs --runner=beam")
-    if (values.vocab_file is None) == (values.learn_vocab is None):
-        raise UserError("give either --vocab_file=FILE or --learn_vocab=SIZE")
-    if values.vocab_file is not None:
-        reason = "says how to learn a vocabulary: it does not go with --vocab_file"
-        app.refuse_flags(values, _LEARNING_FLAGS, reason)
-        if values.vocab_file.endswith(".model"):
-            app.refuse_flags(values, _RULES, "is for WordPiece: a SentencePiece model splits text in its own way")
+    given = [name for name in _SOURCES if values[name].value is not None]
+    if len(given) != 1:
+        raise UserError("give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE")
+    file = values.vocab_file or values.tokenizer_file
+    if file is not None:
+        app.refuse_flags(values, _LEARNING_FLAGS, f"says how to learn a vocabulary: it does not go with --{given[0]}")
+        if values.tokenizer_file and not file.endswith(".json"):
+            raise UserError(f"--tokenizer_file={file}: give a tokenizer.json, or any other vocabulary as --vocab_file")
+        if file.endswith((".model", ".json")):
+            kind = "SentencePiece model" if file.endswith(".model") else "tokenizer.json"
+            app.refuse_flags(values, _RULES, f"is for WordPiece: a {kind} splits text in its own way")
     app.check_flags(values, GROUPS)
 
 

@@ -24,7 +24,7 @@ from electra_cli.data import python_docs, tfrecords
 from electra_cli.data.beam_pipeline import copy_to, run_pipeline
 from electra_cli.data.output_directory import OutputDirectory, check_replaceable
 from electra_cli.data.packing import PrepareSettings, check_totals
-from electra_cli.data.prepare import Preparation, Report, build_manifest, load_vocabulary
+from electra_cli.data.prepare import Preparation, Report, build_manifest, open_tokenizer
 from electra_cli.data.spool import SPLITS
 from electra_cli.data.tfrecords import Manifest, Shard
 from electra_cli.data.vocabulary_learning import LearningSettings
@@ -51,14 +51,15 @@ def prepare(
     --flink_master=HOST:8081`.
     """
     options = _parse_options(beam_options, num_workers)
-    given, sentencepiece = load_vocabulary(vocab_file, settings)
+    given, settings = open_tokenizer(vocab_file, learning, settings)
     with open_output(output_dir, overwrite=overwrite) as output:
         with tempfile.TemporaryDirectory() as local, Workers(num_workers) as workers:
             preparation = Preparation(inputs, settings, local, local, workers, report)
             with contextlib.closing(preparation):
                 if given is None:
                     preparation.deduplicate()
-                vocabulary = preparation.provide_vocabulary(given, learning)
+                tokenizer = preparation.provide_tokenizer(given, learning)
+                model, vocabulary = tokenizer.model, tokenizer.vocabulary  # read before the directory is gone
                 learned = preparation.read_learned()
             sources = [  # as workers can read them
                 output.add_scratch_file(source) if path == python_docs.NAME else source
@@ -66,7 +67,7 @@ def prepare(
             ]
         corpus = settings.open_corpus(sources)
         report("running the pipeline", 0.0)
-        run = functools.partial(run_pipeline, options, corpus, vocabulary, settings, sentencepiece, output.scratch)
+        run = functools.partial(run_pipeline, options, corpus, tokenizer, settings, output.scratch)
         counts, written = run(settings.validation_fraction)
         held_out_below = check_totals(counts.totals, corpus.files, settings)
         if held_out_below is not None:
@@ -79,11 +80,9 @@ def prepare(
             "long_documents_cut": counts.num_cut,
             "copies_dropped": counts.num_copies,
         }
-        manifest = build_manifest(
-            settings, inputs, vocabulary, sentencepiece, counts.totals, splits, learned, statistics
-        )
+        manifest = build_manifest(settings, inputs, tokenizer, counts.totals, splits, learned, statistics)
         contents = {
-            **({tfrecords.SENTENCEPIECE_FILE: sentencepiece} if sentencepiece else {}),
+            **model,
             tfrecords.VOCAB_FILE: vocabulary.to_bytes(),
             tfrecords.TOKEN_COUNTS_FILE: tfrecords.token_counts_to_bytes(written.token_counts),
             tfrecords.MANIFEST_FILE: manifest.to_json().encode(),

@@ -23,12 +23,12 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from electra_cli import files
-from electra_cli.data import duplicates, tokenization
+from electra_cli.data import duplicates
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.packing import Packer, PrepareSettings, sign_documents
 from electra_cli.data.spool import PackedChunk, Totals, split_records
-from electra_cli.data.tfrecords import Shard, write_shard
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tfrecords import VOCAB_FILE, Shard, write_shard
+from electra_cli.data.tokenization import TokenizerSettings, read_prepared
 from electra_cli.errors import Interrupted, UserError
 
 _COUNTS = "counts"
@@ -79,9 +79,8 @@ def _add_written(parts: Iterable[Written]) -> Written:
 def run_pipeline(
     options: PipelineOptions,
     corpus: Corpus,
-    vocabulary: Vocabulary,
+    tokenizer: TokenizerSettings,
     settings: PrepareSettings,
-    sentencepiece: bytes,
     scratch: str,
     held_out_below: float,
 ) -> tuple[Counts, Written]:
@@ -110,8 +109,7 @@ def run_pipeline(
     records, pack_counts = (
         {"chunk": chunks, "copies": copies}
         | "Join" >> beam.CoGroupByKey()
-        | "Pack"
-        >> beam.ParDo(_Pack(vocabulary, settings, sentencepiece, held_out_below)).with_outputs(_COUNTS, main="records")
+        | "Pack" >> beam.ParDo(_Pack(tokenizer, settings, held_out_below)).with_outputs(_COUNTS, main="records")
     )
     counts = pvalue.AsSingleton(
         (read_counts, pack_counts) | beam.Flatten() | "Count" >> beam.CombineGlobally(_add_counts)
@@ -120,7 +118,7 @@ def run_pipeline(
         records
         | "Divide" >> beam.FlatMap(_divide, settings, counts)
         | "GatherShards" >> beam.GroupByKey()
-        | "Write" >> beam.Map(_write, scratch, settings, vocabulary.size)
+        | "Write" >> beam.Map(_write, scratch, settings, tokenizer.vocabulary.size)
         | "Collect" >> beam.CombineGlobally(_add_written)
     )
     _ = written | "LeaveResult" >> beam.Map(_leave_result, counts, result_file)
@@ -201,16 +199,16 @@ def _copies_among(element):
 
 
 class _Pack(beam.DoFn):
-    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece: bytes, held_out_below: float):
-        self._arguments = vocabulary, settings
-        self._sentencepiece = sentencepiece
+    def __init__(self, tokenizer: TokenizerSettings, settings: PrepareSettings, held_out_below: float):
+        self._contents = {**tokenizer.model, VOCAB_FILE: tokenizer.vocabulary.to_bytes()}
+        self._settings = settings
         self._held_out_below = held_out_below
 
     def setup(self):
-        with tempfile.NamedTemporaryFile(suffix=tokenization.SUFFIX) as file:
-            file.write(self._sentencepiece)
-            file.flush()
-            self._packer = Packer(*self._arguments, file.name if self._sentencepiece else None)
+        with tempfile.TemporaryDirectory() as directory:
+            for name, content in self._contents.items():
+                files.write_atomically(os.path.join(directory, name), content)
+            self._packer = Packer(read_prepared(directory, self._settings.rules), self._settings)
 
     def process(self, element):
         chunk, joined = element

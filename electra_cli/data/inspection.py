@@ -12,7 +12,6 @@ from electra_cli.data.masking import MaskingSettings, mask_batch
 from electra_cli.data.preparation_report import lost_shares
 from electra_cli.data.source import DataSplit, prepared_split
 from electra_cli.data.tfrecords import (
-    SENTENCEPIECE_FILE,
     Manifest,
     Shard,
     file_checksum,
@@ -36,9 +35,10 @@ def inspect_data(data_dir: str, notice: Callable[[str], None] = print) -> None:
     vocabulary = Vocabulary.from_file(files.join(data_dir, "vocab.txt"))
     if vocabulary.sha256 != manifest.vocab_sha256:
         raise UserError(f"{data_dir}/vocab.txt is not the vocabulary that the shards were made with")
-    model_file = files.join(data_dir, SENTENCEPIECE_FILE)
-    if manifest.sentencepiece_sha256 and file_checksum(model_file) != manifest.sentencepiece_sha256:
-        raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
+    for name, checksum in manifest.models.items():
+        model_file = files.join(data_dir, name)
+        if files.size(model_file) is None or file_checksum(model_file) != checksum:
+            raise UserError(f"{model_file} is not the model that the shards were made with: copy it again")
     counted: np.ndarray = np.zeros(vocabulary.size, np.int64)
     further = manifest.rules.flags.replace(" --lower_case=false", "")
     notice(

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from electra_cli.data import duplicates
 from electra_cli.data.corpus import Block, Corpus, Document, TextFormat, read_documents
 from electra_cli.data.spool import PackedChunk, PackedExample, Totals
-from electra_cli.data.tokenization import Coverage, SentencePieceTokenizer, Tokenizer
-from electra_cli.data.vocabulary import Vocabulary, WordRules
+from electra_cli.data.tokenization import Coverage, TokenizerSettings
+from electra_cli.data.vocabulary import WordRules
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
 
@@ -89,15 +89,12 @@ def sign_documents(blocks: Iterable[Block], settings: PrepareSettings) -> list[t
 
 
 class Packer:
-    """Tokenizes documents, with a SentencePiece model if there is a file of one, and packs them."""
+    """Tokenizes documents and packs them."""
 
-    def __init__(self, vocabulary: Vocabulary, settings: PrepareSettings, sentencepiece_file: str | None = None):
+    def __init__(self, tokenizer: TokenizerSettings, settings: PrepareSettings):
         self._settings = settings
-        self._tokenizer: Tokenizer | SentencePieceTokenizer
-        if sentencepiece_file:
-            self._tokenizer = SentencePieceTokenizer(sentencepiece_file)
-        else:
-            self._tokenizer = Tokenizer(vocabulary, settings.rules, keeps_words=settings.has_words)
+        self._tokenizer = tokenizer.build(keeps_words=settings.has_words)
+        vocabulary = tokenizer.vocabulary
         self._coverage = Coverage(self._tokenizer, vocabulary)
         self._cls_id, self._sep_id = vocabulary.cls_id, vocabulary.sep_id
 

@@ -20,13 +20,14 @@ import numpy as np
 
 import electra_cli
 from electra_cli import files
-from electra_cli.data import duplicates, python_docs, tfrecords, tokenization
+from electra_cli.data import duplicates, python_docs, tfrecords
 from electra_cli.data.corpus import Corpus
 from electra_cli.data.output_directory import OutputDirectory
 from electra_cli.data.packing import PrepareSettings, check_documents, check_totals, sign_documents
 from electra_cli.data.spool import SPLITS, Slice, Spool, Totals
 from electra_cli.data.tfrecords import Manifest, Shard
-from electra_cli.data.vocabulary import Vocabulary, WordRules, guess_rules
+from electra_cli.data.tokenization import TokenizerSettings, is_model, read_prepared, read_tokenizer
+from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, Vocabulary, WordRules, guess_rules
 from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
 from electra_cli.data.workers import Chunk, Workers, count_words, make_shard, pack_chunk
 from electra_cli.errors import ResumableError, UnreadableError, UserError
@@ -53,14 +54,14 @@ def prepare(
 
     Args:
       inputs: files, directories, patterns and `builtin:python-docs`.
-      vocab_file: a vocabulary, a token a line, or a SentencePiece model; None to learn one.
+      vocab_file: a vocabulary, a token a line, a SentencePiece model or a `tokenizer.json`; None to learn one.
       overwrite: whether to replace the content of `output_dir`, which is local, once the new data is complete.
 
     Raises:
       UserError: input, vocabulary or output directory is unsuitable; the content of `output_dir` is intact.
       ResumableError: no space is left, a worker was killed, or a file could no longer be read. The same call resumes.
     """
-    given, sentencepiece = load_vocabulary(vocab_file, settings)
+    given, settings = open_tokenizer(vocab_file, learning, settings)
     job = {
         "version": electra_cli.__version__,
         "settings": dataclasses.asdict(settings),
@@ -75,19 +76,15 @@ def prepare(
             return tfrecords.read_manifest(output_dir)
         if output.is_resumed:
             report(f"resuming {output.path}", 1.0)
-        if sentencepiece:
-            files.write_atomically(os.path.join(output.path, tfrecords.SENTENCEPIECE_FILE), sentencepiece)
         preparation = Preparation(inputs, settings, output.path, output.scratch, workers, report)
         with contextlib.closing(preparation):
             preparation.deduplicate()
-            vocabulary = preparation.provide_vocabulary(given, learning)
-            spool = preparation.pack(vocabulary)
-            splits, token_counts = preparation.write_shards(spool, vocabulary.size)
+            tokenizer = preparation.provide_tokenizer(given, learning)
+            spool = preparation.pack(tokenizer.vocabulary)
+            splits, token_counts = preparation.write_shards(spool, tokenizer.vocabulary.size)
             statistics = {**preparation.read_note(_CORPUS_NOTE), "copies_dropped": preparation.num_copies}
             learned = preparation.read_learned()
-        manifest = build_manifest(
-            settings, inputs, vocabulary, sentencepiece, spool.totals, splits, learned, statistics
-        )
+        manifest = build_manifest(settings, inputs, tokenizer, spool.totals, splits, learned, statistics)
         counts_file = os.path.join(output.path, tfrecords.TOKEN_COUNTS_FILE)
         files.write_atomically(counts_file, tfrecords.token_counts_to_bytes(token_counts))
         files.write_atomically(os.path.join(output.path, tfrecords.MANIFEST_FILE), manifest.to_json())
@@ -104,21 +101,28 @@ def _resumable_reading() -> Iterator[None]:
         raise ResumableError(f"{error}; once it can be read, the same command resumes where it ended") from error
 
 
-def load_vocabulary(path: str | None, settings: PrepareSettings) -> tuple[Vocabulary | None, bytes]:
-    """Returns the vocabulary of a file of tokens or a SentencePiece model, and the model; None and b"" without a path.
-    A `UserError` when it cannot be read or does not fit the settings."""
+def open_tokenizer(
+    path: str | None, learning: LearningSettings | None, settings: PrepareSettings
+) -> tuple[TokenizerSettings | None, PrepareSettings]:
+    """Returns the tokenizer of a vocabulary or a model, None without a path, and the settings for it: with byte-level
+    BPE, records mark words, since tokens do not show that a line begins. A `UserError` when it cannot be read or does
+    not fit the settings."""
+    with_words = dataclasses.replace(settings, word_boundaries="whitespace")
     if path is None:
-        return None, b""
-    if path.endswith(tokenization.SUFFIX):
-        if settings.has_words:
-            raise UserError(
-                f"--word_boundaries=whitespace does not go with the SentencePiece model {path}, which splits text in "
-                f"its own way"
-            )
-        return tokenization.SentencePieceTokenizer(path).vocabulary, files.read_bytes(path)
-    vocabulary = Vocabulary.from_file(path, is_foreign=True)
-    _check_rules(vocabulary, settings.rules, path)
-    return vocabulary, b""
+        return None, settings
+    if not is_model(path):
+        vocabulary = Vocabulary.from_file(path, is_foreign=True)
+        _check_rules(vocabulary, settings.rules, path)
+        return TokenizerSettings(vocabulary, settings.rules), settings
+    tokenizer = read_tokenizer(path)
+    if tokenizer.vocabulary.word_begin == BYTE_WORD_BEGIN:
+        return tokenizer, with_words
+    if settings.has_words:
+        raise UserError(
+            f"--word_boundaries=whitespace does not go with the SentencePiece model {path}, which splits text in "
+            f"its own way"
+        )
+    return tokenizer, settings
 
 
 def _check_rules(vocabulary: Vocabulary, rules: WordRules, path: str) -> None:
@@ -204,18 +208,21 @@ class Preparation:
                 saved = time.monotonic()
         index.save(is_complete=True)
 
-    def provide_vocabulary(self, given: Vocabulary | None, learning: LearningSettings | None) -> Vocabulary:
-        """Writes and returns the vocabulary, which is learned when none is given."""
+    def provide_tokenizer(
+        self, given: TokenizerSettings | None, learning: LearningSettings | None
+    ) -> TokenizerSettings:
+        """Writes and returns the tokenizer, which is learned when none is given."""
         path = os.path.join(self._directory, tfrecords.VOCAB_FILE)
-        if os.path.exists(path):
-            return Vocabulary.from_file(path)
-        if given is None:
-            assert learning is not None
-            given = self._learn_vocabulary(learning)
-        for note in given.notes:
-            self._report(note, 0.0)
-        files.write_atomically(path, given.to_bytes())
-        return given
+        if not os.path.exists(path):
+            if given is None:
+                assert learning is not None
+                given = TokenizerSettings(self._learn_vocabulary(learning), self._settings.rules)
+            for note in given.vocabulary.notes:
+                self._report(note, 0.0)
+            for name, content in given.model.items():
+                files.write_atomically(os.path.join(self._directory, name), content)
+            files.write_atomically(path, given.vocabulary.to_bytes())
+        return read_prepared(self._directory, self._settings.rules)
 
     def _learn_vocabulary(self, learning: LearningSettings) -> Vocabulary:
         corpus = self._open_corpus()
@@ -315,19 +322,20 @@ class Preparation:
 def build_manifest(
     settings: PrepareSettings,
     inputs: Sequence[str],
-    vocabulary: Vocabulary,
-    sentencepiece: bytes,
+    tokenizer: TokenizerSettings,
     totals: Totals,
     splits: dict[str, tuple[Shard, ...]],
     learned: Learned,
     statistics: Mapping[str, int],
 ) -> Manifest:
-    """Returns the manifest of shards; `inputs` are as the user gave them, `sentencepiece` is empty with WordPiece, and
-    `statistics` holds `files`, `text_bytes`, `long_documents_cut` and `copies_dropped`."""
+    """Returns the manifest of shards; `inputs` are as the user gave them, and `statistics` holds `files`, `text_bytes`,
+    `long_documents_cut` and `copies_dropped`."""
+    vocabulary, model = tokenizer.vocabulary, tokenizer.model
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in model.items()}
     return Manifest(
         max_seq_length=settings.max_seq_length,
         vocab_size=vocabulary.size,
-        lower_case=settings.lower_case and not sentencepiece,
+        lower_case=settings.lower_case and not model,
         vocab_sha256=vocabulary.sha256,
         settings={**dataclasses.asdict(settings), "learning": learned[0]},
         statistics={
@@ -340,5 +348,6 @@ def build_manifest(
             "coverage": dict(sorted(totals.coverage.items())),
         },
         splits=splits,
-        sentencepiece_sha256=hashlib.sha256(sentencepiece).hexdigest() if sentencepiece else "",
+        sentencepiece_sha256=checksums.get(tfrecords.SENTENCEPIECE_FILE, ""),
+        tokenizer_sha256=checksums.get(tfrecords.TOKENIZER_FILE, ""),
     )

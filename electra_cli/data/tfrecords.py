@@ -1,12 +1,12 @@
 """Prepared data on disk: TFRecord shards, and the manifest that describes them.
 
 A directory holds `train-*.tfrecord`, `validation-*.tfrecord`, `vocab.txt`, `token_counts.txt` (a line a token: how
-often it occurs in the training examples), `manifest.json`, and `sentencepiece.model` when one was given. A record is a
-`tf.train.Example` with the int64 features `input_word_ids`, `[CLS] a [SEP] b [SEP]` without padding, and
-`first_segment_length`, the tokens up to the first [SEP]. Data of `--packing=full` holds `[CLS] a [SEP] [CLS] b [SEP]
-...` and instead of the latter `document_lengths`, the tokens of each document with its [CLS] and [SEP]. Data whose
-words were given (`--word_boundaries=whitespace`) has `continues_word` as well: 1 for a token that belongs to the word
-of the token before it.
+often it occurs in the training examples), `manifest.json`, and `sentencepiece.model` or `tokenizer.json` (byte-level
+BPE) when one was given. A record is a `tf.train.Example` with the int64 features `input_word_ids`, `[CLS] a [SEP] b
+[SEP]` without padding, and `first_segment_length`, the tokens up to the first [SEP]. Data of `--packing=full` holds
+`[CLS] a [SEP] [CLS] b [SEP] ...` and instead of the latter `document_lengths`, the tokens of each document with its
+[CLS] and [SEP]. Data whose words were given (`--word_boundaries=whitespace`, and all of byte-level BPE) has
+`continues_word` as well: 1 for a token that belongs to the word of the token before it.
 """
 
 import dataclasses
@@ -90,12 +90,14 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 VOCAB_FILE = "vocab.txt"
 SENTENCEPIECE_FILE = "sentencepiece.model"
+TOKENIZER_FILE = "tokenizer.json"
 TOKEN_COUNTS_FILE = "token_counts.txt"
 # What a data directory holds.
 DATA_FILES = (
     MANIFEST_FILE,
     VOCAB_FILE,
     SENTENCEPIECE_FILE,
+    TOKENIZER_FILE,
     TOKEN_COUNTS_FILE,
     "train-*.tfrecord",
     "validation-*.tfrecord",
@@ -125,7 +127,7 @@ class Manifest:
       lower_case: whether text was lower-cased and accents stripped before WordPiece.
       settings, statistics: how the data was prepared, and what was counted.
       splits: 'train' and 'validation'.
-      sentencepiece_sha256: '' with a WordPiece vocabulary.
+      sentencepiece_sha256, tokenizer_sha256: of the model of SentencePiece and of byte-level BPE; '' without it.
       compression: of the shards, as TFRecord readers name it.
     """
 
@@ -137,6 +139,7 @@ class Manifest:
     statistics: dict[str, Any]
     splits: dict[str, tuple[Shard, ...]]
     sentencepiece_sha256: str = ""
+    tokenizer_sha256: str = ""
     compression: str = COMPRESSION
     format_version: int = FORMAT_VERSION
 
@@ -145,6 +148,12 @@ class Manifest:
         """How text became words; data of older versions has BERT's rules."""
         names = ("strip_accents", "tokenize_chinese_chars", "max_word_length")
         return WordRules(self.lower_case, **{name: self.settings[name] for name in names if name in self.settings})
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The checksum by name of the tokenizer's model; none with WordPiece."""
+        checksums = {SENTENCEPIECE_FILE: self.sentencepiece_sha256, TOKENIZER_FILE: self.tokenizer_sha256}
+        return {name: checksum for name, checksum in checksums.items() if checksum}
 
     @property
     def fingerprint(self) -> str:
@@ -164,6 +173,8 @@ class Manifest:
     def to_json(self) -> str:
         """Returns the content of `manifest.json`."""
         record = {**dataclasses.asdict(self), "fingerprint": self.fingerprint}
+        if not self.tokenizer_sha256:  # which older versions do not know
+            del record["tokenizer_sha256"]
         return json.dumps(record, indent=1, sort_keys=True) + "\n"
 
 

@@ -19,17 +19,19 @@ from typing import TypeVar
 import numpy as np
 
 from electra_cli import files
+from electra_cli.data import model_tokenizers
+from electra_cli.data.model_tokenizers import ByteLevelTokenizer, SentencePieceTokenizer, is_model
 from electra_cli.data.spool import CONTINUES_WORD
-from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Manifest, find_manifest
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, TOKENIZER_FILE, VOCAB_FILE, Manifest, find_manifest
 from electra_cli.data.vocabulary import (
-    SPECIAL_TOKENS,
+    BYTE_WORD_BEGIN,
     TOKENIZER_CONFIG_FILE,
     Vocabulary,
     WordRules,
     guess_rules,
     read_rules,
 )
-from electra_cli.errors import Option, UnreadableError, UserError
+from electra_cli.errors import Option, UserError
 
 # Answers remembered before all are forgotten, some 200 bytes each, and the longest text that has one: lines of Chinese
 # have no spaces.
@@ -176,59 +178,13 @@ class Tokenizer:
         return all(piece.value != "[UNK]" for piece in pieces)
 
 
-SUFFIX = ".model"
-
-
-class SentencePieceTokenizer:
-    """Tokenizes with a SentencePiece model, which cleans and splits text in its own way; a `UserError` for a bad file.
-
-    `vocabulary` holds its pieces by id, '<unk>' and '<pad>' under BERT's names; BERT's special tokens that it lacks
-    follow its last piece.
-    """
-
-    def __init__(self, path: str):
-        import sentencepiece  # noqa: PLC0415  (import time)
-
-        self._processor = sentencepiece.SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(files.read_bytes(path))
-        except OSError as error:
-            raise UnreadableError(f"vocabulary {path} cannot be read: {error.strerror or error}") from error
-        except RuntimeError as error:
-            raise UserError(
-                f"vocabulary {path} is no SentencePiece model: give one, or a vocabulary as text"
-            ) from error
-        pieces = [self._processor.id_to_piece(index) for index in range(self._processor.get_piece_size())]
-        pieces[self._processor.unk_id()] = "[UNK]"
-        if self._processor.pad_id() >= 0:
-            pieces[self._processor.pad_id()] = "[PAD]"
-        self.vocabulary = Vocabulary((*pieces, *(token for token in SPECIAL_TOKENS if token not in pieces)))
-
-    def encode_lines(self, lines: Sequence[str]) -> list[array]:
-        """Returns the ids of each line, arrays of 'I' (uint32), without special tokens."""
-        return [array("I", ids) for ids in self._processor.encode(list(lines), out_type=int)]
-
-    def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
-        """As `Tokenizer.encode_with_offsets`; the space before a word is no part of its token."""
-        encoding = self._processor.encode(text, return_type="offset_mapping")
-        offsets: np.ndarray = np.array(encoding["offsets"], np.int32).reshape(-1, 2)
-        for index, (begin, end) in enumerate(encoding["offsets"]):
-            offsets[index, 0] = end - len(text[begin:end].lstrip())
-        return array("I", encoding["ids"]), offsets
-
-    def forget_unknown(self) -> None:
-        """Does nothing: none are remembered."""
-
-    def unknown_words(self, line: str) -> list[str]:
-        """As `Tokenizer.unknown_words`."""
-        ids, offsets = self.encode_with_offsets(line)
-        return [line[begin:end] for begin, end in offsets[np.array(ids) == self._processor.unk_id()]]
+TextEncoder = Tokenizer | SentencePieceTokenizer | ByteLevelTokenizer
 
 
 class Coverage:
-    """Counts what a tokenizer loses of a text. A SentencePiece model has words of any length and removes no marks."""
+    """Counts what a tokenizer loses of a text. A model has words of any length and removes no marks."""
 
-    def __init__(self, tokenizer: Tokenizer | SentencePieceTokenizer, vocabulary: Vocabulary):
+    def __init__(self, tokenizer: TextEncoder, vocabulary: Vocabulary):
         self._tokenizer, self._unk_id = tokenizer, vocabulary.unk_id
         tokenizer.forget_unknown()
         self._causes = _Remembered(self._find_cause)
@@ -273,7 +229,7 @@ class Coverage:
 
     def _find_cause(self, word: str) -> str:
         """Returns the cause for which a word is [UNK]."""
-        if isinstance(self._tokenizer, SentencePieceTokenizer):
+        if not isinstance(self._tokenizer, Tokenizer):
             return "not_covered"
         limit, knows = self._tokenizer.rules.max_word_length, self._tokenizer.knows
         normalized = self._normalize(word)
@@ -291,51 +247,60 @@ class Coverage:
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerSettings:
-    """How text becomes tokens; a SentencePiece model replaces WordPiece and its rules."""
+    """How text becomes tokens; `model_file`, of SentencePiece or byte-level BPE, replaces WordPiece and its rules."""
 
     vocabulary: Vocabulary
     rules: WordRules
-    sentencepiece_file: str | None = None
+    model_file: str | None = None
 
     def fitted(self, num_rows: int, path: str, table: str, option: str) -> "TokenizerSettings":
         """Returns the settings with `Vocabulary.fitted`."""
         return dataclasses.replace(self, vocabulary=self.vocabulary.fitted(num_rows, path, table, option))
 
-    def build(self) -> Tokenizer | SentencePieceTokenizer:
-        """Returns the tokenizer; a `UserError` when the vocabulary is SentencePiece's and the model is missing."""
-        if self.sentencepiece_file:
-            return SentencePieceTokenizer(self.sentencepiece_file)
-        if self.vocabulary.is_sentencepiece:
+    def build(self, *, keeps_words: bool = False) -> TextEncoder:
+        """Returns the tokenizer; a `UserError` when the vocabulary is that of a model, which is missing.
+
+        `keeps_words`: whether tokens that do not begin a word carry `CONTINUES_WORD`; not with SentencePiece.
+        """
+        if self.model_file:
+            return model_tokenizers.open_model(self.model_file, keeps_words=keeps_words)
+        if self.vocabulary.word_begin:
+            is_bytes = self.vocabulary.word_begin == BYTE_WORD_BEGIN
             raise UserError(
-                "the vocabulary is that of a SentencePiece model, without which no text becomes tokens: give the "
-                "model, ",
+                f"the vocabulary is that of a {'byte-level BPE' if is_bytes else 'SentencePiece'} model, without which "
+                f"no text becomes tokens: give the model, ",
                 Option("--vocab_file"),
-                f"=FILE{SUFFIX}",
+                f"={TOKENIZER_FILE}" if is_bytes else f"=FILE{model_tokenizers.SUFFIX}",
             )
-        return Tokenizer(self.vocabulary, self.rules)
+        return Tokenizer(self.vocabulary, self.rules, keeps_words=keeps_words)
+
+    @functools.cached_property
+    def model(self) -> dict[str, bytes]:
+        """The content by name of the model as it is stored; none with WordPiece."""
+        if not self.model_file:
+            return {}
+        opened = model_tokenizers.open_model(self.model_file)
+        return {opened.file_name: opened.content}
 
     def save(self, directory: str) -> None:
-        """Writes `vocab.txt`, and `tokenizer_config.json` or `sentencepiece.model`, unless they are there already;
-        raises OSError or tf.errors.OpError when it cannot."""
-        contents = {VOCAB_FILE: self.vocabulary.to_bytes()}
-        if self.sentencepiece_file:
-            contents[SENTENCEPIECE_FILE] = files.read_bytes(self.sentencepiece_file)
-        else:
-            config = json.dumps(self.rules.to_config(), indent=1) + "\n"
-            contents[TOKENIZER_CONFIG_FILE] = config.encode()
-        for name, content in contents.items():
+        """Writes `vocab.txt`, and `tokenizer_config.json` or the model, unless they are there already; raises OSError
+        or tf.errors.OpError when it cannot."""
+        config = json.dumps(self.rules.to_config(), indent=1) + "\n"
+        others = self.model or {TOKENIZER_CONFIG_FILE: config.encode()}
+        # The vocabulary last: who finds it finds the rest.
+        for name, content in {**others, VOCAB_FILE: self.vocabulary.to_bytes()}.items():
             file = files.join(directory, name)
             if files.size(file) is None or files.read_bytes(file) != content:
                 files.write_atomically(file, content)
 
 
-SENTENCEPIECE_RULES = WordRules(lower_case=False)  # as good as any: a model has its own
+MODEL_RULES = WordRules(lower_case=False)  # as good as any: a model has its own
 
 
 def read_tokenizer(
     vocab_file: str, lower_case: bool | None = None, rules: WordRules | None = None, *, is_foreign: bool = True
 ) -> TokenizerSettings:
-    """Returns the tokenizer of a vocabulary, or of a SentencePiece model (`.model`), which ignores the rest.
+    """Returns the tokenizer of a vocabulary, or of a model (`.model`, `tokenizer.json`), which ignores the rest.
 
     Args:
       lower_case: None: as the rules do.
@@ -345,17 +310,16 @@ def read_tokenizer(
     Raises:
       UserError: the file cannot be read, or the rules next to it are not BERT's.
     """
-    if vocab_file.endswith(SUFFIX):
-        return TokenizerSettings(SentencePieceTokenizer(vocab_file).vocabulary, SENTENCEPIECE_RULES, vocab_file)
+    if is_model(vocab_file):
+        return TokenizerSettings(model_tokenizers.open_model(vocab_file).vocabulary, MODEL_RULES, vocab_file)
     vocabulary = Vocabulary.from_file(vocab_file, is_foreign=is_foreign)
     rules = rules or rules_next_to(vocab_file) or guess_rules(vocabulary)
     return TokenizerSettings(vocabulary, rules.replace(lower_case=lower_case))
 
 
 def rules_next_to(vocab_file: str) -> WordRules | None:
-    """Returns the rules in the `tokenizer_config.json` of a vocabulary's directory; None without one, or for a
-    SentencePiece model."""
-    return None if vocab_file.endswith(SUFFIX) else read_rules(os.path.dirname(vocab_file))
+    """Returns the rules in the `tokenizer_config.json` of a vocabulary's directory; None without one and of models."""
+    return None if is_model(vocab_file) else read_rules(os.path.dirname(vocab_file))
 
 
 def saved_tokenizer(directory: str, lower_case: bool | None = None) -> TokenizerSettings | None:
@@ -366,9 +330,16 @@ def saved_tokenizer(directory: str, lower_case: bool | None = None) -> Tokenizer
     return read_tokenizer(file, lower_case, rules_next_to(file) or WordRules(), is_foreign=False)
 
 
+def read_prepared(directory: str, rules: WordRules) -> TokenizerSettings:
+    """Returns the tokenizer of a local directory with `vocab.txt` and, unless it is WordPiece, the model."""
+    vocab_file, found = files.join(directory, VOCAB_FILE), find_vocab_file(directory)
+    model_file = found if found != vocab_file else None
+    return TokenizerSettings(Vocabulary.from_file(vocab_file), rules, model_file)
+
+
 def find_vocab_file(directory: str) -> str | None:
-    """Returns the SentencePiece model of a directory, or else its vocabulary; None when it has neither."""
-    paths = (files.join(directory, name) for name in (SENTENCEPIECE_FILE, VOCAB_FILE))
+    """Returns the model of a directory's tokenizer, or else its vocabulary; None when it has neither."""
+    paths = (files.join(directory, name) for name in (SENTENCEPIECE_FILE, TOKENIZER_FILE, VOCAB_FILE))
     return next((file for file in paths if files.size(file) is not None), None)
 
 
@@ -388,6 +359,5 @@ def tokenizer_of_manifest(data_dir: str, manifest: Manifest | None) -> Tokenizer
     file = files.join(data_dir, VOCAB_FILE)
     if manifest is None:
         return read_tokenizer(file, is_foreign=False)
-    has_model = bool(manifest.sentencepiece_sha256)
-    model_file = files.join(data_dir, SENTENCEPIECE_FILE) if has_model else None
+    model_file = next((files.join(data_dir, name) for name in manifest.models), None)
     return TokenizerSettings(Vocabulary.from_file(file), manifest.rules, model_file)

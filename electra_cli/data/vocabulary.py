@@ -1,7 +1,9 @@
 """Vocabularies, and the rules by which text becomes their words."""
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,6 +15,14 @@ from electra_cli.errors import Option, UnreadableError, UserError
 
 # What SentencePiece has before a piece that begins a word: U+2581, lower one eighth block.
 WORD_BEGIN = "\u2581"
+# A space in byte-level tokens, which write each byte as a letter: printable ones of Latin-1 as themselves, the other
+# 68, in order, as those from U+0100 on (`bytes_to_unicode` of GPT-2).
+BYTE_WORD_BEGIN = "\u0120"
+_NOT_UTF8 = (0xC0, 0xC1, *range(0xF5, 0x100))
+# Letters of all bytes that UTF-8 has.
+BYTE_LETTERS = frozenset(
+    chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 324)) if code not in _NOT_UTF8
+)
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # How transformers stores how text becomes words: the file next to the vocabulary, its keys, and their types here.
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -144,8 +154,8 @@ def is_unused(token: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """A token's id is its index. WordPieces that continue a word begin with '##', SentencePieces that begin one,
-    '\u2581'. `notes` say, a line each, how it differs from the file that it was read from."""
+    """A token's id is its index. WordPieces that continue a word begin with '##'; tokens that begin one, with '\u2581'
+    (SentencePiece) or '\u0120' (byte-level BPE). `notes` say, a line each, how it differs from its file."""
 
     tokens: tuple[str, ...]
     notes: tuple[str, ...] = dataclasses.field(default=(), compare=False)
@@ -183,9 +193,10 @@ class Vocabulary:
     @property
     def continues_word(self) -> np.ndarray:
         """Bool [size]: whether a token belongs to the word of the token before it."""
-        if self.is_sentencepiece:
+        if self.word_begin:
             special = {*SPECIAL_TOKENS, "<s>", "</s>"}
-            return np.array([not token.startswith(WORD_BEGIN) and token not in special for token in self.tokens])
+            begins = (self.word_begin, " ")  # tokens that were added to a byte-level tokenizer are written as text is
+            return np.array([not token.startswith(begins) and token not in special for token in self.tokens])
         return np.array([token.startswith("##") for token in self.tokens])
 
     @property
@@ -193,17 +204,33 @@ class Vocabulary:
         """The texts of the tokens that are written as text is: without '##', and without '[unused0]' and its like."""
         return [token.removeprefix("##") for token in self.tokens if not token.startswith("[")]
 
+    @functools.cached_property
+    def word_begin(self) -> str:
+        """What tokens that begin a word begin with: `WORD_BEGIN` of SentencePiece, `BYTE_WORD_BEGIN` of byte-level BPE;
+        '' of WordPiece."""
+        # A WordPiece vocabulary with all these letters has them within words, too.
+        if BYTE_LETTERS.issubset(self.tokens) and f"##{BYTE_WORD_BEGIN}" not in self.tokens:
+            return BYTE_WORD_BEGIN
+        is_wordpiece = any(token.startswith("##") for token in self.tokens)
+        return WORD_BEGIN if not is_wordpiece and any(token.startswith(WORD_BEGIN) for token in self.tokens) else ""
+
     @property
-    def is_sentencepiece(self) -> bool:
-        """Whether the tokens are a SentencePiece model's."""
-        return any(token.startswith(WORD_BEGIN) for token in self.tokens) and not any(
-            token.startswith("##") for token in self.tokens
-        )
+    def texts(self) -> list[str]:
+        """The text of each token, without marks of words; bytes that are no complete character are as in the token."""
+        if self.word_begin == BYTE_WORD_BEGIN:
+            texts = (_decode_bytes([token]).strip() for token in self.tokens)
+            return [
+                token if "\ufffd" in text else text or token for token, text in zip(self.tokens, texts, strict=True)
+            ]
+        return [token.removeprefix(self.word_begin or "##") or token for token in self.tokens]
 
     def to_text(self, ids: Iterable[int]) -> str:
         """Returns tokens as readable text."""
         tokens = [self.tokens[index] for index in ids]
-        if self.is_sentencepiece:
+        if self.word_begin == BYTE_WORD_BEGIN:
+            groups = itertools.groupby(tokens, SPECIAL_TOKENS.__contains__)
+            return " ".join(" ".join(group) if special else _decode_bytes(list(group)) for special, group in groups)
+        if self.word_begin:
             spaced = (f" {token} " if token in SPECIAL_TOKENS else token for token in tokens)
             return "".join(spaced).replace(WORD_BEGIN, " ")
         return " ".join(tokens).replace(" ##", "")
@@ -307,6 +334,13 @@ def read_vocabulary(path: str, *, is_foreign: bool) -> tuple[dict[str, int], tup
     num_changed = sum(line != before for line, before in zip(trimmed, lines, strict=True))
     note = f"Vocabulary {path}: white space at the end of lines is no part of tokens (lines: {num_changed:,})."
     return {line: index for index, line in enumerate(trimmed)}, (note,) if num_changed else ()
+
+
+def _decode_bytes(tokens: list[str]) -> str:
+    """Returns the text of byte-level tokens; those with letters of no byte are text themselves."""
+    from tokenizers import decoders  # noqa: PLC0415  (import time)
+
+    return decoders.ByteLevel().decode(tokens)
 
 
 def _name_unused(tokens: Sequence[str]) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ from electra_cli import files
 from electra_cli.data.corpus import Block
 from electra_cli.data.packing import Packer, PrepareSettings, read_chunk
 from electra_cli.data.spool import PackedChunk, Slice, Totals
-from electra_cli.data.tfrecords import SENTENCEPIECE_FILE, VOCAB_FILE, Shard, write_shard
-from electra_cli.data.vocabulary import Vocabulary
+from electra_cli.data.tfrecords import Shard, write_shard
+from electra_cli.data.tokenization import read_prepared
 from electra_cli.data.vocabulary_learning import WordSplitter
 from electra_cli.errors import ResumableError
 
@@ -89,6 +89,7 @@ def _without_ctrl_c() -> Iterator[None]:
 
 
 def _start_worker() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes share the processors
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for what a worker may start with the signal unblocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -121,10 +122,9 @@ def pack_chunk(
 @functools.lru_cache(maxsize=1)
 def _packer(directory: str, vocab_sha256: str, settings: PrepareSettings) -> Packer:
     """Returns the packer of this process, which remembers the tokens of words."""
-    vocabulary = Vocabulary.from_file(os.path.join(directory, VOCAB_FILE))
-    assert vocabulary.sha256 == vocab_sha256
-    model_file = os.path.join(directory, SENTENCEPIECE_FILE)
-    return Packer(vocabulary, settings, model_file if os.path.exists(model_file) else None)
+    tokenizer = read_prepared(directory, settings.rules)
+    assert tokenizer.vocabulary.sha256 == vocab_sha256
+    return Packer(tokenizer, settings)
 
 
 def make_shard(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer
+from electra_cli.data.tokenization import TextEncoder
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Examples, LabelMap, abbreviate
@@ -18,7 +18,6 @@ from electra_cli.modeling import features
 _LENGTH_STEP = 8
 # Share of [UNK] among the tokens, from which it is reported.
 _MIN_SHARE_UNKNOWN = 0.05
-TextEncoder = Tokenizer | SentencePieceTokenizer
 
 
 @dataclasses.dataclass(frozen=True)

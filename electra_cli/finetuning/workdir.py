@@ -1,6 +1,6 @@
 """The directory of a fine-tuning: its record, and one directory a seed.
 
-config.json  labels.json  vocab.txt (and a SentencePiece model)  scores.json
+config.json  labels.json  vocab.txt (and a tokenizer's model)  scores.json
 seed-0/checkpoints/  seed-0/metrics.jsonl  seed-0/scores.json  seed-0/predictions-validation.jsonl
 
 TensorFlow is not imported here: mistakes in these files are reported before it is.

@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable
 
-from electra_cli.data.vocabulary import SPECIAL_TOKENS, WORD_BEGIN, Vocabulary
+from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, SPECIAL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import SENTENCE_KINDS, FineTunedModel
@@ -35,6 +35,14 @@ def check_format(format_name: str, kind: str | None = None) -> None:
         )
     if format_name == "huggingface":
         huggingface_export.check_installed()
+
+
+def _check_tokenizer(format_name: str, vocabulary: Vocabulary) -> None:
+    if format_name == "saved_model" and vocabulary.word_begin == BYTE_WORD_BEGIN:
+        raise UserError(
+            "--format=saved_model takes text, and TensorFlow has no byte-level BPE to make tokens of it: give "
+            "huggingface, or in Python use electra_cli.api"
+        )
 
 
 def export_run(
@@ -69,6 +77,7 @@ def export_run(
             f"--format={format_name} has no network of config.model.architecture={run.config.model.architecture}: give "
             f"huggingface, or saved_model"
         )
+    _check_tokenizer(format_name, run.tokenizer.vocabulary)
     texts = sample_texts(run.tokenizer.vocabulary)
 
     def write(directory: str) -> float:
@@ -105,6 +114,7 @@ def export_fine_tuned(model: FineTunedModel, format_name: str, output_dir: str, 
       UserError: the directory cannot be written, or what was written computes something else. Nothing is left then.
     """
     check_format(format_name, model.task.kind)
+    _check_tokenizer(format_name, model.tokenizer.vocabulary)
     writer = huggingface_export if format_name == "huggingface" else saved_model
     examples = _sample_examples(model)
 
@@ -129,8 +139,8 @@ def _deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool)
 
 def sample_texts(vocabulary: Vocabulary) -> list[str]:
     """Returns texts to compare on: four sentences, and words of the vocabulary in a fixed random order."""
-    tokens = [token for token in vocabulary.tokens if token not in SPECIAL_TOKENS]
-    words = [token.removeprefix("##").replace(WORD_BEGIN, "") for token in tokens]
+    pairs = zip(vocabulary.tokens, vocabulary.texts, strict=True)
+    words = [text for token, text in pairs if token not in SPECIAL_TOKENS]
     rng = random.Random(0)
     return [*_SAMPLE_TEXTS, *(" ".join(rng.choices(words, k=length)) for length in (5, 20, 80))]
 

@@ -46,8 +46,8 @@ class GraphTokenizer(tf.Module):
             tf.lookup.TextFileInitializer(vocab_file, tf.int64, line_number, tf.string, whole_line), "[UNK]"
         )
         self._sentencepiece = None
-        if settings.sentencepiece_file:
-            with tf.io.gfile.GFile(settings.sentencepiece_file, "rb") as stream:
+        if settings.model_file:
+            with tf.io.gfile.GFile(settings.model_file, "rb") as stream:
                 self._sentencepiece = tf_text.SentencepieceTokenizer(stream.read(), out_type=tf.int32)
         else:
             self._wordpiece = tf_text.WordpieceTokenizer(

@@ -94,7 +94,7 @@ def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
 
 
 def _require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
-    if tokenizer.vocabulary.is_sentencepiece:
+    if tokenizer.model_file:
         raise UserError(
             f"the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose {others}"
         )

@@ -276,7 +276,7 @@ def _write(
     if vocab_file is None:
         notice("No vocabulary was found: text must be prepared with that of the model (--vocab_file).")
     notice(f"Starting point: {output_dir}")
-    flags = tokenizer.rules.flags if tokenizer is not None and not tokenizer.sentencepiece_file else ""
+    flags = tokenizer.rules.flags if tokenizer is not None and not tokenizer.model_file else ""
     notice(f"Next: electra-prepare --input=TEXT --vocab_file={vocab_file or 'VOCABULARY'}{flags} --output_dir=DATA")
     config_file = os.path.join(output_dir, PYTHON_CONFIG)
     notice(f"      electra-pretrain --config={config_file} --config.data.dir=DATA --workdir=RUN")

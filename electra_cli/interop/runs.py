@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from electra_cli.config.resolution import divide
 from electra_cli.data import tokenization
-from electra_cli.data.tokenization import SentencePieceTokenizer, Tokenizer, TokenizerSettings
+from electra_cli.data.tokenization import TextEncoder, TokenizerSettings
 from electra_cli.data.vocabulary import read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.base import to_features
@@ -107,7 +107,7 @@ def load_run(
     Args:
       checkpoint: 'best', a path, or a directory whose newest is taken; None: the newest of the workdir.
       averaged: whether to take the moving averages of the weights, if the run keeps them.
-      vocab_file: the vocabulary or SentencePiece model, in place of the run's.
+      vocab_file: the vocabulary, SentencePiece model or `tokenizer.json`, in place of the run's.
       lower_case: whether its tokenizer lower-cases; None: as that of the data, or where that is not known, true.
 
     Raises:
@@ -117,7 +117,7 @@ def load_run(
     config = read_config(record, os.path.join(workdir, CONFIG_FILE))
     tokenizer = _find_tokenizer(workdir, record, config, vocab_file, lower_case)
     size = config.derived.vocab_size
-    if vocab_file is None and tokenizer.sentencepiece_file is None and tokenizer.vocabulary.size < size:
+    if vocab_file is None and tokenizer.model_file is None and tokenizer.vocabulary.size < size:
         raise UserError(  # what was saved with the model had all tokens
             f"the vocabulary of {workdir} has lost tokens: {tokenizer.vocabulary.size:,} of {size:,} are left; give "
             f"the one it was trained with, ",
@@ -168,7 +168,7 @@ def encode_texts(
     tokenizer: TokenizerSettings,
     texts: list[str],
     max_length: int,
-    encoder: Tokenizer | SentencePieceTokenizer | None = None,
+    encoder: TextEncoder | None = None,
 ) -> dict[str, np.ndarray]:
     """Returns int32 [texts, longest] `input_word_ids`, `input_mask` and `input_type_ids`: [CLS] text [SEP] and padding.
 

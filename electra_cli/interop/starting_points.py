@@ -13,7 +13,6 @@ import tensorflow as tf
 from electra_cli import files
 from electra_cli.config.checks import MODERN_KEYS
 from electra_cli.config.finetuning import RANDOM, check_start
-from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.model import StartingPoint
 from electra_cli.interop import google_tf1, huggingface, tfm
@@ -122,7 +121,7 @@ def open_starting_point(
         checkpoint of a workdir; or 'random'.
       role: 'discriminator' or 'generator'; where there is one network, that one is taken.
       like: with 'random', a path as of `init`, whose sizes and tokenizer are taken.
-      vocab_file: the vocabulary or SentencePiece model, in place of the encoder's.
+      vocab_file: the vocabulary, SentencePiece model or `tokenizer.json`, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
     Raises:
@@ -164,8 +163,8 @@ def _read(path: str, vocab_file: str | None, lower_case: bool | None, notice: Ca
             notice(note)
         run = load_run(directory, notice=notice)
     model_file = vocab_file or external.vocab_file
-    if run.tokenizer.sentencepiece_file and model_file:  # its copy is gone
-        run = dataclasses.replace(run, tokenizer=read_tokenizer(model_file))
+    if run.tokenizer.model_file and model_file:  # its copy is gone
+        run = dataclasses.replace(run, tokenizer=dataclasses.replace(run.tokenizer, model_file=model_file))
     return run
 
 

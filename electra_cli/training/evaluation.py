@@ -7,7 +7,6 @@ import tensorflow as tf
 
 from electra_cli.data.input_pipeline import WHOLE, Part, evaluation_dataset, reading
 from electra_cli.data.source import DataSource, Phase
-from electra_cli.data.vocabulary import WORD_BEGIN
 from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample, Token
 from electra_cli.modeling import features
@@ -134,8 +133,7 @@ class Sampler:
         slots = (features.MASKED_LM_POSITIONS, features.MASKED_LM_WEIGHTS)
         outputs |= {name: batch[name].numpy() for name in (features.INPUT_MASK, *slots)}
         rows = [{name: value[index] for name, value in outputs.items()} for index in range(self._num_samples)]
-        word_part = WORD_BEGIN if self._vocabulary.is_sentencepiece else "##"
-        texts = [token.removeprefix(word_part) or token for token in self._vocabulary.tokens]
+        texts = self._vocabulary.texts
         return [_to_sample(row, texts, self._vocabulary.continues_word) for row in rows]
 
 

@@ -186,7 +186,7 @@ def _compare_rules(path: str, tokenizer: TokenizerSettings, logger: Logger) -> N
         lower_case = (read_json(config_file).get("tokenizer") or {}).get("lower_case")
         old = None if lower_case is None else WordRules(lower_case)
     new = tokenizer.rules
-    if old is None or tokenizer.vocabulary.is_sentencepiece or old.flags == new.flags:
+    if old is None or tokenizer.vocabulary.word_begin or old.flags == new.flags:
         return
     before, now = (rules.flags.strip() or "--lower_case=true" for rules in (old, new))
     logger.warning(

@@ -225,7 +225,23 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
     [
         ([], "--input is missing"),
         (["--input=a"], "--output_dir is missing"),
-        (["--input=a", "--output_dir=b"], "give either --vocab_file=FILE or --learn_vocab=SIZE"),
+        (
+            ["--input=a", "--output_dir=b"],
+            "give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE",
+        ),
+        (
+            ["--input=a", "--output_dir=b", "--vocab_file=c", "--tokenizer_file=c.json"],
+            "give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE",
+        ),
+        (["--input=a", "--output_dir=b", "--tokenizer_file=vocab.txt"], "vocab.txt: give a tokenizer.json, or any"),
+        (
+            ["--input=a", "--output_dir=b", "--tokenizer_file=c.json", "--strip_accents"],
+            "--strip_accents is for WordPiece: a tokenizer.json splits text in its own way",
+        ),
+        (
+            ["--input=a", "--output_dir=b", "--tokenizer_file=c.json", "--vocab_sample_mb=1"],
+            "--vocab_sample_mb says how to learn a vocabulary: it does not go with --tokenizer_file",
+        ),
         (["--learn_vocab=4k"], "error: --learn_vocab=4k: must be a whole number, such as 4000 (see "),
         (["--max_seq_length=1.5"], "error: --max_seq_length=1.5: must be a whole number, such as 128 (see "),
         (["--shard_size_mb=64MB: or so"], "error: --shard_size_mb=64MB: or so: must be a number, such as 64.0 (see "),

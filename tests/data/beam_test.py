@@ -20,6 +20,7 @@ from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import Interrupted, UserError
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, make_text
 from tests.data.tokenization_test import train_model
+from tests.finetuning.common import train_byte_level
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def read(directory, split):
 def assert_same_data(first, second):
     """The same but for where shards end."""
     manifest = read_manifest(str(second))
-    names = ["token_counts.txt", "vocab.txt", *(["sentencepiece.model"] if manifest.sentencepiece_sha256 else [])]
+    names = ["token_counts.txt", "vocab.txt", *manifest.models]
     assert sorted(path.name for path in second.iterdir()) == sorted(
         ["manifest.json", *names] + [shard.file for shards in manifest.splits.values() for shard in shards]
     )
@@ -136,13 +137,20 @@ def test_given_words_and_lengths_without_a_validation_split(tmp_path):
 
 
 @pytest.mark.parametrize("packing", ["pairs", "full"])
-def test_a_sentencepiece_model(tmp_path, small_chunks, packing):
+def test_a_model_of_sentencepiece_or_byte_level_bpe(tmp_path, small_chunks, packing):
     (tmp_path / "text.txt").write_text(make_text(40))
     train_model(tmp_path / "spm.model")
     model = str(tmp_path / "spm.model")
     _, piped = assert_both_paths_agree(tmp_path, [tmp_path / "text.txt"], vocab_file=model, packing=packing)
     assert piped.sentencepiece_sha256 == file_checksum(model)
     assert not piped.lower_case
+    tokenizer = str(tmp_path / "tokenizer.json")
+    train_byte_level(tokenizer, make_text(9).splitlines())
+    (tmp_path / "byte_level").mkdir()
+    _, piped = assert_both_paths_agree(
+        tmp_path / "byte_level", [tmp_path / "text.txt"], vocab_file=tokenizer, packing=packing
+    )
+    assert piped.tokenizer_sha256 == file_checksum(str(tmp_path / "byte_level" / "piped" / "tokenizer.json"))
     (tmp_path / "spm.model").write_bytes(b"no model")
     with pytest.raises(UserError, match=r"spm\.model is no SentencePiece model"):
         run(beam, [tmp_path / "text.txt"], tmp_path / "other", vocab_file=model)

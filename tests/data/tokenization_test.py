@@ -296,7 +296,7 @@ def test_a_sentencepiece_model_is_kept_with_its_vocabulary(tmp_path, model_file)
     assert settings == TokenizerSettings(SentencePieceTokenizer(model_file).vocabulary, WordRules(False), model_file)
     settings.save(str(tmp_path))
     kept = saved_tokenizer(str(tmp_path), True)
-    assert kept.sentencepiece_file == find_vocab_file(str(tmp_path)) == str(tmp_path / "sentencepiece.model")
+    assert kept.model_file == find_vocab_file(str(tmp_path)) == str(tmp_path / "sentencepiece.model")
     text = ["the red cat"]
     assert kept.build().encode_lines(text) == settings.build().encode_lines(text)
     assert read_tokenizer(str(tmp_path / "vocab.txt")).vocabulary == settings.vocabulary

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from electra_cli.data import vocabulary_learning
 from electra_cli.data.packing import PrepareSettings
-from electra_cli.data.prepare import load_vocabulary
+from electra_cli.data.prepare import open_tokenizer
 from electra_cli.data.tokenization import Tokenizer
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules, guess_rules, is_unused
 from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
@@ -281,12 +281,12 @@ def test_rules_are_those_that_the_vocabulary_was_written_by(tmp_path, kind):
     path = tmp_path / "vocab.txt"
     path.write_bytes(capitals.to_bytes())
     with pytest.raises(UserError, match=r"is cased \(.* with capitals or accents\): add --lower_case=false$"):
-        load_vocabulary(str(path), PrepareSettings())
-    assert load_vocabulary(str(path), PrepareSettings(lower_case=False)) == (capitals, b"")
+        open_tokenizer(str(path), None, PrepareSettings())
+    assert open_tokenizer(str(path), None, PrepareSettings(lower_case=False))[0].vocabulary == capitals
     path.write_bytes(vocabulary.to_bytes())
     if len(vocabulary.words) > 50:
         with pytest.raises(UserError, match=r"is accented \(.* with accents\): add --strip_accents=false$"):
-            load_vocabulary(str(path), PrepareSettings())
+            open_tokenizer(str(path), None, PrepareSettings())
 
 
 def test_flags_of_rules():

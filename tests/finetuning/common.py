@@ -3,10 +3,12 @@
 import io
 
 import sentencepiece
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 
 from electra_cli.config.finetuning import default_config
 from electra_cli.data.tokenization import Tokenizer
-from electra_cli.data.vocabulary import Vocabulary, WordRules
+from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules
 from electra_cli.finetuning.examples import Answer, Example
 
 TOKENS = """
@@ -64,3 +66,19 @@ def train_sentencepiece(path, lines, vocab_size):
         sentence_iterator=iter(lines), model_writer=model, vocab_size=vocab_size, minloglevel=2, hard_vocab_limit=False
     )
     path.write_bytes(model.getvalue())
+
+
+def train_byte_level(path, lines, vocab_size=330, *, names=SPECIAL_TOKENS, add_prefix_space=False, split=None, **parts):
+    """Writes a `tokenizer.json` of byte-level BPE with special tokens of these names; returns its tokenizer."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space, use_regex=split is None)
+    if split is not None:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, tokenizer.pre_tokenizer])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    for part, value in parts.items():
+        setattr(tokenizer, part, value)
+    tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.add_special_tokens(list(names))
+    tokenizer.save(str(path))
+    return tokenizer
