@@ -92,8 +92,8 @@ def _presets() -> str:
 def _preset_cell(row: DeviceRow) -> str:
     if row.seconds is None or row.positions_per_second is None:
         return next(placement for placement in row.placements if isinstance(placement, str)).split(":")[0]
-    (placement,) = row.placements
-    parts = f", {placement.num_parts} parts" if isinstance(placement, Placement) and placement.num_parts > 1 else ""
+    of_phases = [placement.num_parts for placement in row.placements if isinstance(placement, Placement)]
+    parts = f", {' and '.join(map(str, of_phases))} parts" if max(of_phases) > 1 else ""
     return (
         f"{row.positions_per_second / 1000:,.0f}k tokens/s, {row.of_peak:.0%} of peak, {row.scaling:.0%}, "
         f"{row.seconds / 3600:,.1f} h{parts}"

@@ -387,6 +387,21 @@ def attends_in_blocks(attention: str, length: int, window: int | None) -> bool:
     return attention == "blockwise"
 
 
+# What TPUs and GPUs compute at once: queries of a block that sees all keys, and the least half of a window, in tokens.
+BLOCK, MIN_HALF_WINDOW = 128, 64
+
+
+def computed_keys(attention: str, length: int, window: int | None) -> int:
+    """Returns how many keys the scores of a query are computed of; `window` as of `attends_in_blocks`.
+
+    Those of a window in blocks (`modeling/blockwise.py`) are its block of two halves, and a half on both sides, as if
+    blocks divided the length.
+    """
+    if window is None or window >= length - 1 or not attends_in_blocks(attention, length, window):
+        return length
+    return 4 * max(window, MIN_HALF_WINDOW)
+
+
 def default_config() -> ml_collections.ConfigDict:
     """Returns all keys with their defaults: ELECTRA-Small of the paper (Clark et al., ICLR 2020, Table 6)."""
     return PRETRAINING.default_config()

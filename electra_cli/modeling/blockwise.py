@@ -13,11 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from electra_cli.config.pretraining import BLOCK, MIN_HALF_WINDOW
 from electra_cli.modeling import fused, randomness
-
-# Queries of a block that sees all keys, and the least that half a window is rounded up to: multiples of what TPUs and
-# GPUs compute at once.
-_BLOCK, _MIN_HALF = 128, 64
 
 
 class Segments(NamedTuple):
@@ -54,7 +51,7 @@ def attention(
     def apply(query, key, value, query_segments, key_segments, *keys):
         length, segments = query.shape[2], (query_segments, key_segments)
         block = _Block(keys, scale, rate, length, length if window is None else window)
-        blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, _MIN_HALF))
+        blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, MIN_HALF_WINDOW))
 
         def backward(gradient):
             gradients = blocks.backward(query, key, value, segments, gradient)
@@ -181,7 +178,7 @@ class _InTurn:
     """One block of queries after the other, each with all keys."""
 
     def __init__(self, block: _Block, length: int):
-        self._block, self._length, self._size = block, length, min(_BLOCK, length)
+        self._block, self._length, self._size = block, length, min(BLOCK, length)
         self._number = -(-length // self._size)
 
     def forward(self, query, key, value, segments):

@@ -3,7 +3,8 @@
 Operations of training are counted by hand, in two ways. `training_flops` is the count of the paper (Clark et al., ICLR
 2020, Table 8), as google-research/electra's `flops_computation.py` counts: every operation, looking up an embedding as
 a product with one-hot rows, and the backward pass as much as the forward pass. `matmul_flops` is for measuring
-hardware: matrix products alone, as made here, and twice as much backward as forward.
+hardware: matrix products alone, as made here, and twice as much backward as forward. What blocks of attention compute
+again for the gradient counts in neither.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ from typing import Any
 
 from electra_cli.config import default_config
 from electra_cli.config.checks import MODERN_KEYS
-from electra_cli.config.pretraining import attends_in_blocks
+from electra_cli.config.pretraining import attends_in_blocks, computed_keys
 
 # Operations an element, as the paper's script counts them: draw, compare, mask, scale; sum, square, sum, bias, scale;
 # the tanh form of GELU; maximum, exponential, sum, divide and subtract.
@@ -92,10 +93,15 @@ class NetworkSize(EncoderSizes):
 
     def layers_in_blocks(self) -> int:
         """Returns how many layers compute attention in blocks and so keep no probabilities."""
-        half = self.local_attention // 2
-        is_modern = self.architecture == "modern"
-        windows = (half if is_modern and i % self.global_attention_every else None for i in range(self.num_layers))
-        return sum(attends_in_blocks(self.attention, self.seq_length, window) for window in windows)
+        return sum(attends_in_blocks(self.attention, self.seq_length, window) for window in self._windows())
+
+    def keys_of_query(self) -> int:
+        """Returns how many keys the scores of a query are computed of, in all layers together."""
+        return sum(computed_keys(self.attention, self.seq_length, window) for window in self._windows())
+
+    def _windows(self) -> list[int | None]:
+        half, is_modern = self.local_attention // 2, self.architecture == "modern"
+        return [half if is_modern and i % self.global_attention_every else None for i in range(self.num_layers)]
 
 
 _Count = Callable[[NetworkSize], float]
@@ -214,16 +220,19 @@ def _encoder_flops(size: NetworkSize) -> float:
 
 
 def _modern_flops(size: NetworkSize) -> float:
-    """Windows count as the complete text, though in blocks (`runtime.attention`) less is computed: an upper bound."""
     h, s, i, heads = size.hidden_size, size.seq_length, size.intermediate_size, size.num_attention_heads
     norm = _LAYER_NORM - 1
     attention = (
         norm * h + 3 * 2 * h * h + 2 * 3 * h  # query, key and value; rotation of two
-        + 2 * h * s + (_SOFTMAX + _DROPOUT + 1) * s * heads + 2 * h * s + 2 * h * h + _DROPOUT * h + h
+        + 2 * h * h + _DROPOUT * h + h
     )  # fmt: skip
+    of_key = 2 * h + (_SOFTMAX + _DROPOUT + 1) * heads + 2 * h
     feed_forward = norm * h + 2 * h * 2 * i + (_ACTIVATION + 1) * i + 2 * h * i + _DROPOUT * h + h
     embedding = 2 * h * size.vocab_size + norm * h + _DROPOUT * h
-    return s * float(size.num_layers * (attention + feed_forward) + embedding)  # the last LayerNorm for the first
+    scores = size.keys_of_query() * of_key
+    return s * float(
+        size.num_layers * (attention + feed_forward) + scores + embedding
+    )  # the last LayerNorm for the first
 
 
 def _electra_flops(size: NetworkSize) -> float:
@@ -268,8 +277,9 @@ def matmul_flops(config: Any) -> float:
 def _encoder_products(size: NetworkSize) -> int:
     h, s = size.hidden_size, size.seq_length
     feed_forward_products = 3 if size.architecture == "modern" else 2  # one more for the gate
-    block = 2 * s * (4 * h * h + feed_forward_products * h * size.intermediate_size) + 4 * s * s * h
-    return size.num_layers * block + (2 * s * size.embedding_size * h if size.embedding_size != h else 0)
+    block = 2 * s * (4 * h * h + feed_forward_products * h * size.intermediate_size)
+    scores = 4 * s * h * size.keys_of_query()
+    return size.num_layers * block + scores + (2 * s * size.embedding_size * h if size.embedding_size != h else 0)
 
 
 def _masked_lm_products(size: NetworkSize) -> int:

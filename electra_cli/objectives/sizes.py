@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from electra_cli import files
+from electra_cli.config.pretraining import BLOCK, MIN_HALF_WINDOW
 from electra_cli.errors import UserError
 from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
@@ -207,7 +208,7 @@ class _Execution:
         if not size.layers_in_blocks():
             return 0.0
         # Of layers with windows all blocks exist at once, those of others are smaller (`modeling/blockwise.py`).
-        num_keys = 4 * max(64, size.local_attention // 2) if size.architecture == "modern" else 128
+        num_keys = 4 * max(MIN_HALF_WINDOW, size.local_attention // 2) if size.architecture == "modern" else BLOCK
         return 2.0 * self._probabilities(size, num_keys)
 
     def recomputed(self, size: costs.NetworkSize) -> float:

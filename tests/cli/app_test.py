@@ -59,11 +59,12 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ([], "--config is missing: give a file or a preset (base, large, modern_small, small, "),
+        ([], "--config is missing: give a file or a preset (base, large, modern_base, modern_small, "),
         (["--config=small"], "--workdir is missing"),
         (
             ["--config=smal", "--workdir=x"],
-            "presets: base, large, modern_small, small, small_mlm, small_plus_plus, tiny; did you mean small?",
+            "presets: base, large, modern_base, modern_small, small, small_mlm, small_plus_plus, tiny, xsmall; did you "
+            "mean small?",
         ),
         (["--config=small", "--workdir=x"], "config.data.dir=''"),
         (["--config=small", "--wrkdir=x"], "there is no flag --wrkdir; did you mean --workdir?"),

@@ -63,7 +63,9 @@ def test_masked_slots_are_the_originals(length, mask_prob, slots):
 
 
 def test_every_preset_has_the_keys_of_the_default():
-    assert PRETRAINING.names() == ["base", "large", "modern_small", "small", "small_mlm", "small_plus_plus", "tiny"]
+    assert PRETRAINING.names() == [
+        "base", "large", "modern_base", "modern_small", "small", "small_mlm", "small_plus_plus", "tiny", "xsmall",
+    ]  # fmt: skip
     for name in PRETRAINING.names():
         assert flatten(preset(name)).keys() == flatten(default_config()).keys()
 

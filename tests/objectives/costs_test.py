@@ -1,9 +1,12 @@
 import math
 
 import pytest
+import tensorflow as tf
 
 from electra_cli.config import default_config
 from electra_cli.config.resolution import resolve
+from electra_cli.modeling import features
+from electra_cli.modeling.encoders import build_discriminator
 from electra_cli.objectives import costs
 from electra_cli.objectives.base import objective_of
 from tests.config.resolution_test import preset
@@ -95,6 +98,31 @@ def test_the_architecture_modern_counted_by_hand():
     masked_lm = 0.15625 * 8 * (2 * 4 * 4 + (8 + 4) * 4 + 2 * 4 * 100 + (5 + 2) * 100)
     a_step = 2 * 5 * (operations(3, 5, 2) + operations(1, 6, 1) + rtd + masked_lm)
     assert costs.training_flops(found) == pytest.approx(7 * a_step)
+
+
+@pytest.mark.parametrize(("every", "window", "attention"), [(3, 20, "auto"), (2, 256, "auto"), (4, 20, "full")])
+def test_products_of_windows_are_those_of_the_graph(every, window, attention):
+    """At 512 tokens layers with windows are in blocks, others are not."""
+    config = default_config()
+    config.data.dir, config.data.max_seq_length, config.runtime.attention = "data", 512, attention
+    config.model.architecture = "modern"
+    config.model.hidden_size = config.model.embedding_size = config.model.generator_hidden_size = 8
+    config.model.num_attention_heads, config.model.num_layers, config.model.intermediate_size = 2, 4, 6
+    config.model.global_attention_every, config.model.local_attention = every, window
+    found = resolve(config, 50)
+    encoder = build_discriminator(found)
+    inputs = {name: tf.TensorSpec([3, 512], tf.int32) for name in features.UNMASKED}
+    graph = tf.function(lambda x: encoder(x)["sequence_output"], autograph=False).get_concrete_function(inputs).graph
+    counted = 0
+    for operation in graph.get_operations():
+        if "MatMul" in operation.type:
+            attributes, shape = operation.node_def.attr, operation.inputs[0].shape
+            is_transposed = attributes["transpose_a"].b or attributes["adj_x"].b
+            counted += 2 * shape[-2 if is_transposed else -1] * math.prod(operation.outputs[0].shape)
+    _, size = costs.network_sizes(found)
+    assert counted == 3 * costs._encoder_products(size)
+    num_windows = 0 if attention == "full" else sum(bool(layer % every) for layer in range(4))
+    assert size.keys_of_query() == (4 - num_windows) * 512 + num_windows * 4 * max(64, window // 2)
 
 
 @pytest.mark.parametrize("name", costs.OUTLINES)
