@@ -119,8 +119,8 @@ def _start(arguments: argparse.Namespace, overrides: list[str], scratch: str) ->
         sizes = {}
         for precision, attention, data_dir in itertools.product(*varied):
             told = [preset if len(presets) > 1 else "", precision, attention if len(varied[1]) > 1 else "", data_dir]
-            own = (f"--preset={preset}", f"--precision={precision}", f"--data_dir={data_dir}")
-            own += (f"--config.runtime.attention={attention}",)
+            own = [f"--preset={preset}", f"--precision={precision}", f"--data_dir={data_dir}"]
+            own.append(f"--config.runtime.attention={attention}")
             name = ", ".join(filter(None, ["electra-pretrain", *told]))
             workers.append(Worker(name, "benchmark_ours.py", *own, *given))
             sizes = workers[-1].ready["sizes"]

@@ -172,9 +172,8 @@ def _modern_networks(sizes: dict) -> tuple:
     from electra_cli.objectives.costs import NetworkSize  # noqa: PLC0415
 
     def config(network: dict) -> transformers.ModernBertConfig:
-        given = config_of(NetworkSize(**network))
         ids = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-        return transformers.ModernBertConfig(**given, **ids, num_labels=1)
+        return transformers.ModernBertConfig(**{**config_of(NetworkSize(**network)), **ids, "num_labels": 1})
 
     generator = transformers.ModernBertForMaskedLM(config(sizes["generator"]))
     discriminator = transformers.ModernBertForTokenClassification(config(sizes["discriminator"]))
