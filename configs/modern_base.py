@@ -29,7 +29,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.generator_size = 1.0
     config.model.generator_num_layers = 7
     config.model.generator_intermediate_size = 1152
-    config.model.max_position_embeddings = 8192
     config.model.hidden_dropout = 0.0  # as transformers' ModernBertConfig
     config.model.attention_dropout = 0.0
 

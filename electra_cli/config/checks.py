@@ -57,8 +57,8 @@ def _check_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], c
             default = PRETRAINING.fields[f"model.{name}"].default
             check(f"model.{name}", model[name] == default,
                   f"belongs to config.model.architecture=modern: set that, or leave it at {default!r}")  # fmt: skip
-    check("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
-          f"must be config.model.max_position_embeddings={model.max_position_embeddings} at most")  # fmt: skip
+        check("data.max_seq_length", config.data.max_seq_length <= model.max_position_embeddings,
+              f"must be config.model.max_position_embeddings={model.max_position_embeddings} at most")  # fmt: skip
 
 
 def _check_modern(

@@ -153,7 +153,7 @@ _FIELDS = {
     "model.max_position_embeddings": Field(
         512,
         "Longest sequence, in tokens, that the position table covers. With architecture=modern there is no such table: "
-        "it is the length that texts are cut to, and that exports record.",
+        "it is the length that texts are cut to later, data.max_seq_length at least, and that exports record.",
         POSITIVE.up_to(2**20),
     ),
     "model.type_vocab_size": Field(

@@ -131,6 +131,9 @@ def resolve(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
 
 def _derive(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collections.FrozenConfigDict:
     resolved = ml_collections.ConfigDict(config.to_dict())
+    if config.model.architecture == "modern":  # no table limits them
+        longest = max(config.phases.max_seq_length or [config.data.max_seq_length])
+        resolved.model.max_position_embeddings = max(config.model.max_position_embeddings, longest)
     resolved.derived = ml_collections.ConfigDict(
         {
             "vocab_size": vocab_size,

@@ -7,7 +7,7 @@ from electra_cli.config import default_config
 from electra_cli.config.checks import notices
 from electra_cli.config.fields import flatten
 from electra_cli.config.pretraining import PRETRAINING
-from electra_cli.config.resolution import resolve
+from electra_cli.config.resolution import check, resolve, resolve_phases
 from electra_cli.errors import UserError
 
 
@@ -265,6 +265,20 @@ def test_differences_are_sorted_into_harmless_and_not():
         ['data.dir: "" -> "elsewhere"', "eval.interval: 10000 -> 20"],
     )
     assert PRETRAINING.differences(old.to_dict(), json.loads(json.dumps(old.to_dict()))) == ([], [])
+
+
+def test_rotary_positions_limit_no_length():
+    config = preset("modern_small")
+    config.data.dir = "data"
+    assert resolve(config, 100).model.max_position_embeddings == 512
+    config.data.max_seq_length = 8192
+    assert resolve(config, 100).model.max_position_embeddings == 8192
+    config = preset("modern_base")
+    config.phases.data_dir = ("short", "long")
+    run = resolve_phases(config, check(config), 100)
+    each = [phase.config for phase in run.phases]
+    assert [phase.data.max_seq_length for phase in each] == [1024, 8192]
+    assert [phase.model.max_position_embeddings for phase in (run.resolved, *each)] == [8192] * 3
 
 
 def test_derived_values_are_not_named_as_differences():
