@@ -127,7 +127,6 @@ class Trainer:
         rows = rows.reshape(self.num_steps, num_replicas, batch_size // num_replicas)[step:]
         return iter(_distribute(self._runtime, self._arrays, rows))
 
-    @tf.autograph.experimental.do_not_convert  # it takes seconds, and is for loops and conditions alone
     def _compute_gradients(self, inputs, global_weights, step, replica):
         seed = replica_dropout_seed(self._seed, step, replica)
 

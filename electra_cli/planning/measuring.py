@@ -105,7 +105,6 @@ class Steps:
         """Returns the token that the present model puts at each slot, int32 [batch, slots] (`Objective.choices`)."""
 
         @self._runtime.function
-        @tf.autograph.experimental.do_not_convert
         def choose(inputs):
             return self._objective.choices(inputs, self.model(inputs, training=False))["choices"]
 

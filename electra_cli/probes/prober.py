@@ -96,7 +96,6 @@ class Prober:
         layers = sorted({max(num_layers // 2, 1) - 1, num_layers - 1})
 
         @self._runtime.function
-        @tf.autograph.experimental.do_not_convert
         def pool(inputs: Mapping[str, tf.Tensor]) -> tf.Tensor:
             """Returns means over real tokens, float32 [batch, layers * hidden_size]."""
             outputs = encoder(inputs, training=False)["encoder_outputs"]

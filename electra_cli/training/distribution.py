@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import glob
 import os
 import re
@@ -86,8 +87,11 @@ class Runtime:
         return with_jit_regions(function, self.jit_regions)
 
     def function(self, function: Callable[..., Any]) -> tf.types.experimental.PolymorphicFunction:
-        """Returns the `tf.function` of one replica's computation; XLA compiles all of it, regions, or nothing."""
-        return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile)
+        """Returns the `tf.function` of one replica's computation; XLA compiles all of it, regions, or nothing.
+
+        AutoGraph does not convert it, which takes a second of every start: its loops are TensorFlow's own.
+        """
+        return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile, autograph=False)
 
     def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
         """Distributes datasets of parts, whose batches are for one replica each, one after the other."""
@@ -133,7 +137,7 @@ def reporting_lost_workers(runtime: Runtime) -> Iterator[None]:
         ) from error
 
 
-@tf.function(reduce_retracing=True)
+@functools.partial(tf.function, reduce_retracing=True, autograph=False)
 def _sum_over_replicas(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
     per_replica = strategy.run(lambda share: tf.identity(share), args=(value,))
     return strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
@@ -196,7 +200,7 @@ def silence_first_notice() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
-        tf.function(lambda x: x + 1.0, jit_compile=True)(tf.constant(0.0))
+        tf.function(lambda x: x + 1.0, jit_compile=True, autograph=False)(tf.constant(0.0))
     finally:
         os.dup2(stderr, 2)
         os.close(null)

@@ -116,11 +116,10 @@ class Sampler:
         objective = objective_of(phase.config)
 
         @runtime.with_jit_regions
-        @tf.autograph.experimental.do_not_convert
         def compute(inputs: Tensors) -> Tensors:
             return _sample_outputs(objective, inputs, model(inputs, training=False))
 
-        self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)))
+        self._compute = tf.function(lambda batch: strategy.run(compute, args=(batch,)), autograph=False)
 
     def take(self) -> list[Sample]:
         """Returns the examples, within `input_pipeline.reading`; all workers must call it at once."""

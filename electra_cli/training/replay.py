@@ -144,7 +144,7 @@ def _look_at_examples(record, phase, run, batch, report) -> bool:
     def compute_losses(part, seed):
         return _example_losses(objective, run.model(part, training=True, seed=seed), part)
 
-    compute = tf.function(run.runtime.with_jit_regions(compute_losses))
+    compute = tf.function(run.runtime.with_jit_regions(compute_losses), autograph=False)
     losses = [
         {name: value.numpy() for name, value in compute(part, seed).items()}
         for part, seed in _parts(record, config, batch)
@@ -178,7 +178,8 @@ def _example_losses(objective: Objective, outputs: Inputs, inputs: Inputs) -> In
 
 
 def _look_at_gradients(record, config, run, batch, report) -> bool:
-    compute = tf.function(run.runtime.with_jit_regions(build_gradients(run.model, run.optimizer, config)))
+    compute_gradients = build_gradients(run.model, run.optimizer, config)
+    compute = tf.function(run.runtime.with_jit_regions(compute_gradients), autograph=False)
     global_weights = objective_of(config).batch_weights(batch)
     is_bad = False
     for replica, share in enumerate(_shares(batch, record.num_replicas)):

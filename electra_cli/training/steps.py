@@ -43,7 +43,6 @@ def build_gradients(
     objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
-    @tf.autograph.experimental.do_not_convert  # there is no loop in it, and a conversion takes seconds of every start
     def compute_part(inputs, global_weights, dropout_seed):
         def compute_loss():
             outputs = model(inputs, training=True, seed=dropout_seed)
@@ -58,17 +57,19 @@ def build_gradients(
         parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in inputs.items()}
         total = [tf.zeros(variable.shape, tf.float32) for variable in variables]
         total_sums = {name: tf.zeros(shape) for name, shape in objective.sum_shapes().items()}
-        for index in tf.range(num_parts):
+
+        def add_part(index, total, total_sums):
             part = {name: x[index] for name, x in parts.items()}
             gradients, sums = compute_part(part, global_weights, randomness.fold_in(dropout_seed, index))
-            total = _add_apart(total, gradients)
-            total_sums = {name: total_sums[name] + sums[name] for name in total_sums}
+            return index + 1, _add_apart(total, gradients), {name: total_sums[name] + sums[name] for name in total_sums}
+
+        _, total, total_sums = tf.while_loop(lambda index, *_: index < num_parts, add_part, (0, total, total_sums))
         return total, total_sums
 
     return compute_gradients
 
 
-@functools.partial(tf.function, experimental_attributes={"_noinline": True})
+@functools.partial(tf.function, autograph=False, experimental_attributes={"_noinline": True})
 def _add_apart(first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
     """Adds tensors, kept apart from what computes them.
 
@@ -95,7 +96,6 @@ def build_eval_step(
     objective = objective_of(config)
 
     @runtime.function
-    @tf.autograph.experimental.do_not_convert
     def evaluate(inputs):
         outputs = model(inputs, training=False)
         _, sums = objective.loss_and_sums(inputs, outputs, objective.batch_weights(inputs))
@@ -106,7 +106,7 @@ def build_eval_step(
     def replica_step(inputs):
         return evaluate(inputs)  # a compiled function itself would be called once, across replicas
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def eval_step(inputs):
         per_replica = runtime.strategy.run(replica_step, args=(inputs,))
         return {name: add_up(runtime.strategy, value) for name, value in per_replica.items()}

@@ -1,5 +1,6 @@
 """Throughput, the progress line, and the number of steps per call."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ def measure_flops_per_second(runtime: Runtime) -> float:
             product = tf.matmul(product, factor)
         return tf.reduce_sum(tf.cast(product, tf.float32))
 
-    @tf.function
+    @functools.partial(tf.function, autograph=False)
     def multiply_on_all(factor):
         sums = runtime.strategy.run(multiply, args=(factor,))
         return runtime.strategy.reduce(tf.distribute.ReduceOp.SUM, sums, axis=None)

@@ -126,7 +126,7 @@ class Updates:
             # XLA compiles what lies before the all-reduce on GPUs and CPUs, and what lies after it.
             self._contribute = runtime.function(self._contribution)
             self._updates = [runtime.function(functools.partial(self._update, state)) for state in self._states]
-        self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps))
+        self._compiled_steps = tf.function(runtime.with_jit_regions(self._steps), autograph=False)
 
     def __call__(self, batches: Iterator, first_step: tf.Tensor, num_steps: tf.Tensor) -> Sums:
         """Makes `num_steps` (int64) steps after `first_step` (int64), up to the first that is not finite.
@@ -143,12 +143,11 @@ class Updates:
 
     def _steps(self, batches, first_step, num_steps):
         shapes = {**self._sum_shapes, "nonfinite_replicas": [self._num_replicas]}
-        totals = {name: tf.zeros(shape) for name, shape in shapes.items()}
-        waited, step_end = tf.zeros([], tf.float64), tf.timestamp()
         for state in self._states:
             state.is_halted.assign(0.0, read_value=False)
-        for index in tf.range(num_steps):
-            batch = next(batches)
+
+        def make_step(index, totals, waited, step_end):
+            batch = batches.get_next()
             waited += tf.maximum(_time_after(batch) - step_end, 0.0)
             sums = self._step(batch, first_step + index)
             with tf.device("CPU:0"):  # where it is when it is computed; on a GPU when that is enqueued
@@ -157,6 +156,11 @@ class Updates:
             if self._interval_sums is not None:
                 self._interval_sums.add(sums)
             totals = {name: tf.ensure_shape(totals[name] + sums[name], shape) for name, shape in shapes.items()}
+            return index + 1, totals, waited, step_end
+
+        totals = {name: tf.zeros(shape) for name, shape in shapes.items()}
+        begin = (tf.zeros_like(num_steps), totals, tf.zeros([], tf.float64), tf.timestamp())
+        _, totals, waited, _ = tf.while_loop(lambda index, *_: index < num_steps, make_step, begin)
         return {**totals, "input_wait_seconds": waited}
 
     def _step(self, inputs, step):
@@ -189,7 +193,6 @@ class Updates:
             is_finite &= self._is_usable(self._optimizer, tf.linalg.global_norm(gradients))
         return sums, gradients, tf.one_hot(replica, self._num_replicas) * tf.where(is_finite, 0.0, 1.0)
 
-    @tf.autograph.experimental.do_not_convert
     def _update(self, state, sums, gradients, nonfinite):
         """Updates a replica's weights, as all others do, unless a loss or gradient was not finite; see `_step`."""
         norm = tf.linalg.global_norm(gradients)
