@@ -216,8 +216,9 @@ _FIELDS = {
     ),
     "optimizer.name": Field(
         "adam_weight_decay",
-        "adam_weight_decay (the original's: no bias correction), adamw (with bias correction), or lamb.",
-        choices=("adam_weight_decay", "adamw", "lamb"),
+        "adam_weight_decay (the original's: no bias correction), adamw (with bias correction), stable_adamw (which "
+        "takes smaller steps where gradients are unusually large, as ModernBERT was trained), or lamb.",
+        choices=("adam_weight_decay", "adamw", "stable_adamw", "lamb"),
     ),
     "optimizer.learning_rate": Field(5e-4, "Learning rate at the end of warm-up, before decay.", POSITIVE),
     "optimizer.schedule": Field(

@@ -1,4 +1,4 @@
-"""Learning rates and optimizers, with two that Keras lacks: the original's Adam, and LAMB."""
+"""Learning rates and optimizers, with three that Keras lacks: the original's Adam, LAMB and StableAdamW."""
 
 import contextlib
 import copy
@@ -88,7 +88,7 @@ _NOT_ADAPTED = "_difference"
 
 
 class _WithMoments(tf_keras.optimizers.Optimizer):
-    """An optimizer with two moments of each gradient, m and v, which does not decay biases and LayerNorm."""
+    """An optimizer with two moments of each gradient, m and v; its updates decay all but biases and LayerNorm."""
 
     def __init__(self, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-6, weight_decay=0.01, **kwargs):
         # The step that calls it is compiled as a whole.
@@ -111,6 +111,23 @@ class _WithMoments(tf_keras.optimizers.Optimizer):
     def _moments_of(self, variable: tf.Variable) -> tuple[tf.Variable, tf.Variable]:
         index = self._index_dict[self._var_key(variable)]
         return self._m[index], self._v[index]
+
+    def _corrected_moments(self, gradient: tf.Tensor, variable: tf.Variable) -> tuple[tf.Tensor, tf.Tensor]:
+        """Updates the moments of a weight; returns them as if they had not started at 0."""
+        m, v = self._moments_of(variable)
+        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
+        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
+        num_updates = tf.cast(self.iterations + 1, variable.dtype)
+        corrected_m = m / (1.0 - tf.pow(tf.cast(self.beta_1, variable.dtype), num_updates))
+        corrected_v = v / (1.0 - tf.pow(tf.cast(self.beta_2, variable.dtype), num_updates))
+        return corrected_m, corrected_v
+
+    def _decay_of(self, variable: tf.Variable) -> float:
+        has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
+        return self.weight_decay if has_decay else 0.0
+
+    def _apply_weight_decay(self, variables):
+        """Keras' separate decay, which is part of the update here."""
 
     def get_config(self):
         """Returns the constructor's arguments."""
@@ -139,7 +156,6 @@ class AdamWeightDecay(_WithMoments):
     def update_step(self, gradient, variable):
         """Updates one weight, with its decay."""
         m, v = self._moments_of(variable)
-        has_decay = self.weight_decay is not None and self._use_weight_decay(variable)
         # What is small is not worth a compilation.
         update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
         new_values = update(
@@ -149,7 +165,7 @@ class AdamWeightDecay(_WithMoments):
             beta_1=self.beta_1,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
-            weight_decay=self.weight_decay if has_decay else 0.0,
+            weight_decay=self._decay_of(variable),
         )
         for part, value in zip((variable, m, v), new_values, strict=True):
             part.assign(value)
@@ -157,9 +173,6 @@ class AdamWeightDecay(_WithMoments):
     def rate_of(self, variable):
         """Returns the learning rate of a weight, a scalar of its type."""
         return tf.cast(self.learning_rate, variable.dtype)
-
-    def _apply_weight_decay(self, variables):
-        """Keras' separate decay, which is part of the update here."""
 
 
 @jit_region
@@ -177,23 +190,14 @@ class Lamb(_WithMoments):
     others do. Query, key and value are one weight here. Updates that loss scaling skips count in the bias correction.
     """
 
-    def __init__(self, learning_rate, weight_decay=0.01, name="lamb", **kwargs):
-        # Keras' own decay is a step before the update; here it is part of the update that is scaled.
-        super().__init__(learning_rate, weight_decay=0.0, name=name, **kwargs)
-        self.scaled_weight_decay = weight_decay
+    def __init__(self, learning_rate, name="lamb", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
 
     def update_step(self, gradient, variable):
         """Updates one weight."""
-        m, v = self._moments_of(variable)
-        m.assign(self.beta_1 * m + (1.0 - self.beta_1) * gradient)
-        v.assign(self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient))
-        num_updates = tf.cast(self.iterations + 1, variable.dtype)
-        corrected_m = m / (1.0 - tf.pow(tf.cast(self.beta_1, variable.dtype), num_updates))
-        corrected_v = v / (1.0 - tf.pow(tf.cast(self.beta_2, variable.dtype), num_updates))
-        update = corrected_m / (tf.sqrt(corrected_v) + self.epsilon)
+        m, v = self._corrected_moments(gradient, variable)
+        update = m / (tf.sqrt(v) + self.epsilon) + self._decay_of(variable) * variable
         ratio = tf.ones([], variable.dtype)
-        if self._use_weight_decay(variable):
-            update += self.scaled_weight_decay * variable
         if self._use_weight_decay(variable) and _NOT_ADAPTED not in variable.name:
             weight_norm, update_norm = tf.norm(variable), tf.norm(update)
             ratio = tf.where(
@@ -201,11 +205,27 @@ class Lamb(_WithMoments):
             )
         variable.assign_sub(tf.cast(self.learning_rate, variable.dtype) * ratio * update)
 
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {**super().get_config(), "weight_decay": self.scaled_weight_decay}
+
+@tf_keras.utils.register_keras_serializable(package="electra_pretrain")
+class StableAdamW(_WithMoments):
+    """AdamW with smaller steps for a weight whose gradient is larger than v expects (arXiv 2304.13013, algorithm 2).
+
+    The rate, also of the decay, is divided by max(1, sqrt(mean(gradient^2 / max(v, epsilon^2)))): AdaFactor's clipping
+    of updates, with which spikes of the loss are rarer. Query, key and value are one weight here.
+    """
+
+    def __init__(self, learning_rate, name="stable_adamw", **kwargs):
+        super().__init__(learning_rate, name=name, **kwargs)
+
+    def update_step(self, gradient, variable):
+        """Updates one weight, with its decay."""
+        m, v = self._corrected_moments(gradient, variable)
+        excess = tf.sqrt(tf.reduce_mean(tf.square(gradient) / tf.maximum(v, self.epsilon**2)))
+        rate = tf.cast(self.learning_rate, variable.dtype) / tf.maximum(excess, 1.0)
+        variable.assign_sub(rate * (m / (tf.sqrt(v) + self.epsilon) + self._decay_of(variable) * variable))
 
 
+_OURS = {"adam_weight_decay": AdamWeightDecay, "lamb": Lamb, "stable_adamw": StableAdamW}
 # Keras' LossScaleOptimizer is none by type, but wraps one and has its methods.
 Optimizer: TypeAlias = tf_keras.optimizers.Optimizer
 
@@ -238,7 +258,7 @@ def build_optimizer(config: ml_collections.FrozenConfigDict) -> Optimizer:
         optimizer = tf_keras.optimizers.AdamW(schedule, jit_compile=False, **arguments)
         optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     else:
-        optimizer = {"adam_weight_decay": AdamWeightDecay, "lamb": Lamb}[settings.name](schedule, **arguments)
+        optimizer = _OURS[settings.name](schedule, **arguments)
     if config.runtime.precision == "mixed_float16":
         return tf_keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer

@@ -113,7 +113,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("model.generator_hidden_size", 200, "makes a generator of width 200, which 3 attention heads"),
         ("model.generator_num_layers", 0, "greater than 0, or left unset"),
         ("objective.name", "clm", "must be one of electra, mlm"),
-        ("optimizer.name", "sgd", "must be one of adam_weight_decay, adamw, lamb"),
+        ("optimizer.name", "sgd", "must be one of adam_weight_decay, adamw, stable_adamw, lamb"),
         ("optimizer.schedule", "step", "must be one of linear, cosine, warmup_stable_decay"),
         ("optimizer.decay_fraction", 1.5, "at most 1"),
         ("optimizer.ema_decay", 1.0, "less than 1"),

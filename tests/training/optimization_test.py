@@ -7,6 +7,7 @@ from electra_cli.config.resolution import resolve
 from electra_cli.training.optimization import (
     AdamWeightDecay,
     Lamb,
+    StableAdamW,
     WarmupDecay,
     averaged_weights,
     build_optimizer,
@@ -101,7 +102,7 @@ def test_lamb_equals_that_of_tf_models_official():
     for first, second in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(first, second, rtol=2e-5, atol=1e-6)
     copy = Lamb.from_config(optimizer.get_config())
-    assert (copy.scaled_weight_decay, copy.get_config()) == (0.2, optimizer.get_config())
+    assert (copy.weight_decay, copy.get_config()) == (0.2, optimizer.get_config())
 
 
 def test_lamb_takes_what_starts_at_0_away_from_it():
@@ -112,6 +113,35 @@ def test_lamb_takes_what_starts_at_0_away_from_it():
         optimizer.apply_gradients([(tf.ones([2, 2]), table), (tf.ones([2, 2]), difference)])
     np.testing.assert_allclose(difference, np.full((2, 2), -0.1), rtol=1e-3)
     assert np.abs(table).max() < 0.02
+
+
+def test_stable_adamw_is_adamw_with_smaller_steps_after_a_spike():
+    rng = np.random.default_rng(0)
+    variables = by_name(rng)
+    optimizer = StableAdamW(WarmupDecay(0.1, 10, 3), beta_1=0.9, beta_2=0.98, weight_decay=0.2)
+    optimizer.build(variables)
+    expected = [variable.numpy().astype(np.float64) for variable in variables]
+    m, v = ([np.zeros_like(value) for value in expected] for _ in range(2))
+    clipped = []
+    for step in range(1, 8):
+        scale = 100.0 if step == 5 else 1.0
+        gradients = [scale * rng.normal(size=value.shape).astype(np.float32) for value in expected]
+        optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        rate = 0.1 * (1 - step / 10) * min(1, step / 3)
+        for index, gradient in enumerate(gradients):
+            m[index] = 0.9 * m[index] + 0.1 * gradient
+            v[index] = 0.98 * v[index] + 0.02 * gradient**2
+            corrected_m, corrected_v = m[index] / (1 - 0.9**step), v[index] / (1 - 0.98**step)
+            excess = np.sqrt(np.mean(gradient**2 / np.maximum(corrected_v, 1e-12)))
+            clipped += [step] if excess > 1.5 else []
+            decay = 0.2 * expected[index] if index == 0 else 0.0
+            update = corrected_m / (np.sqrt(corrected_v) + 1e-6) + decay
+            expected[index] -= rate / max(1.0, excess) * update
+    assert set(clipped) >= {5} and len(clipped) < 7
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, value, rtol=1e-4, atol=1e-6)
+    copy = StableAdamW.from_config(optimizer.get_config())
+    assert (copy.weight_decay, copy.get_config()) == (0.2, optimizer.get_config())
 
 
 def build(config, **overrides):
@@ -140,7 +170,7 @@ def test_adamw_corrects_the_bias(config):
     assert float(bias[0]) == pytest.approx(2.0 - 0.1 * 0.1 / np.sqrt(0.001), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adam_weight_decay", "adamw", "lamb"])
+@pytest.mark.parametrize("name", ["adam_weight_decay", "adamw", "stable_adamw", "lamb"])
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16"])
 def test_averages_of_weights(config, name, precision):
     overrides = {"optimizer.name": name, "optimizer.ema_decay": 0.8, "runtime.precision": precision}

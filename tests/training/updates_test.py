@@ -69,6 +69,7 @@ OPTIMIZERS = {
     "adam_weight_decay": {"optimizer.ema_decay": 0.9},
     "adamw": {"optimizer.name": "adamw", "optimizer.ema_decay": 0.9},
     "lamb": {"optimizer.name": "lamb"},
+    "stable_adamw": {"optimizer.name": "stable_adamw", "optimizer.ema_decay": 0.9},
     "float16": {"runtime.precision": "mixed_float16"},
 }
 
