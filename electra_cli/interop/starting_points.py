@@ -67,10 +67,11 @@ def read_source(
         network.num_attention_heads = heads[network.role] or network.num_attention_heads
         _check_weights(network, source)
     names = ["architecture", "vocab_size", "max_position_embeddings", "type_vocab_size", *MODERN_KEYS]
-    if external.networks[0].sizes.architecture == "electra":
+    sizes = [network.sizes for network in external.networks]
+    if sizes[0].architecture == "electra":
         names.append("embedding_size")
     for name in names:
-        first, last = (getattr(network.sizes, name) for network in (external.networks[0], external.networks[-1]))
+        first, last = (getattr(each, name) for each in (sizes[0], sizes[-1]))
         if first != last:
             raise UserError(
                 f"the discriminator has a {name} of {first}, the generator of {last}: they do not belong together"
