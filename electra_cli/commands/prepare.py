@@ -31,7 +31,7 @@ GROUPS: app.FlagGroups = {
         ),
         "output_dir": Field(None, "Directory to create."),
     },
-    "Vocabulary, one of the first three": {
+    "Vocabulary, one of the first four": {
         "vocab_file": Field(
             None, "WordPiece vocabulary, a token per line, SentencePiece model, NAME.model, or tokenizer.json."
         ),
@@ -40,6 +40,12 @@ GROUPS: app.FlagGroups = {
             None,
             "Learn a vocabulary of this many tokens from the text instead.",
             Rule(lambda value: value >= 100, "must be at least 100 tokens", 2**24),
+            value_type=int,
+        ),
+        "learn_bpe": Field(
+            None,
+            "Learn a byte-level BPE of this many tokens from the text instead, which covers text of any language.",
+            Rule(lambda value: value >= 261, "must be at least 261 tokens", 2**24),
             value_type=int,
         ),
         "vocab_type": Field(
@@ -146,7 +152,7 @@ USAGE = """
 Turns raw text into the data that electra-pretrain reads: a vocabulary and TFRecord shards, shuffled over all the text.
 
 Usage: {program} --input=PATH[,PATH...] --output_dir=DIR VOCABULARY [--FLAG=VALUE ...]
-VOCABULARY is one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE.
+VOCABULARY is one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE, --learn_bpe=SIZE.
 """
 _LEARNING_FLAGS = (
     "vocab_type",
@@ -157,7 +163,8 @@ _LEARNING_FLAGS = (
     "vocab_sample_mb",
 )
 
-_SOURCES = ("vocab_file", "tokenizer_file", "learn_vocab")
+_WORDPIECE_LEARNING_FLAGS = ("vocab_type", "vocab_character_coverage", "vocab_user_tokens")
+_SOURCES = ("vocab_file", "tokenizer_file", "learn_vocab", "learn_bpe")
 _RULES = ("lower_case", "strip_accents", "tokenize_chinese_chars", "max_word_length")
 
 EXAMPLES = """
@@ -253,13 +260,14 @@ def _runner(values: flags.FlagValues) -> Callable[..., Any]:
 
 
 def _learning(values: flags.FlagValues) -> "LearningSettings | None":
-    if values.learn_vocab is None:
+    size = values.learn_vocab or values.learn_bpe
+    if size is None:
         return None
     from electra_cli.data.vocabulary_learning import LearningSettings  # noqa: PLC0415
 
     return LearningSettings(
-        size=values.learn_vocab,
-        type=values.vocab_type,
+        size=size,
+        type="bpe" if values.learn_bpe else values.vocab_type,
         min_frequency=values.vocab_min_frequency,
         character_coverage=values.vocab_character_coverage,
         num_reserved=values.vocab_reserved,
@@ -309,7 +317,10 @@ def _check(values: flags.FlagValues) -> None:
         raise UserError(f"--beam_options={values.beam_options} needs --runner=beam")
     given = [name for name in _SOURCES if values[name].value is not None]
     if len(given) != 1:
-        raise UserError("give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE")
+        raise UserError("give one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE and --learn_bpe=SIZE")
+    if values.learn_bpe is not None:
+        app.refuse_flags(values, _WORDPIECE_LEARNING_FLAGS, "is for WordPiece: it does not go with --learn_bpe")
+        app.refuse_flags(values, _RULES, "is for WordPiece: byte-level BPE splits text in its own way")
     file = values.vocab_file or values.tokenizer_file
     if file is not None:
         app.refuse_flags(values, _LEARNING_FLAGS, f"says how to learn a vocabulary: it does not go with --{given[0]}")

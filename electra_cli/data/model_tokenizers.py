@@ -77,6 +77,10 @@ class SentencePieceTokenizer:
         """Returns the ids of each line, arrays of 'I' (uint32), without special tokens."""
         return [array("I", ids) for ids in self._processor.encode(list(lines), out_type=int)]
 
+    def encode_words(self, words: Sequence[str]) -> list[array]:
+        """Returns the ids of each word of a text."""
+        return self.encode_lines(words)
+
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
         """As `Tokenizer.encode_with_offsets`; the space before a word is no part of its token."""
         encoding = self._processor.encode(text, return_type="offset_mapping")
@@ -111,10 +115,15 @@ class ByteLevelTokenizer:
             model, pre_tokenizer = record["model"], record["pre_tokenizer"] or {}
             steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer] if pre_tokenizer else [])
             _check_kind(path, model, [step["type"] for step in steps])
+            self.adds_space: bool = any(
+                step.get("add_prefix_space") for step in steps
+            )  # before the first word of a text
             added = record.get("added_tokens") or []
             self.special_tokens = _special_tokens(path, {*model["vocab"], *(item["content"] for item in added)})
             for item in added:
                 item["special"] = item["special"] or item["content"] in self.special_tokens.values()
+                # A word has the space before it: what masks it has, too (`runs.encode_texts`).
+                item["lstrip"] = item["lstrip"] or item["content"] == self.special_tokens["[MASK]"]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path} is no tokenizer.json of the package tokenizers ({error!r}): copy it again"
@@ -124,7 +133,10 @@ class ByteLevelTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
         except Exception as error:  # it has no class of errors
             raise UserError(f"{path} cannot be read by the package tokenizers: {error}") from error
-        self._tokenizer.add_special_tokens(list(self.special_tokens.values()))
+        mask = self.special_tokens["[MASK]"]
+        self._tokenizer.add_special_tokens(
+            [tokenizers.AddedToken(name, special=True, lstrip=name == mask) for name in self.special_tokens.values()]
+        )
         self.content = self._tokenizer.to_str().encode()
         self._tokenizer.encode_special_tokens = True  # those in text are text
         self._keeps_words = False
@@ -168,6 +180,10 @@ class ByteLevelTokenizer:
         continues[:1] = False
         continues[1:] &= ~self._is_space[ids[:-1]]
         return array("I", (np.array(ids, np.uint32) | continues * np.uint32(CONTINUES_WORD)).tobytes())
+
+    def encode_words(self, words: Sequence[str]) -> list[array]:
+        """Returns the ids of each word of a text, with the space that is before it there."""
+        return self.encode_lines([f" {word}" for word in words])
 
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
         """As `Tokenizer.encode_with_offsets`; the space before a word is no part of its token."""

@@ -28,7 +28,13 @@ from electra_cli.data.spool import SPLITS, Slice, Spool, Totals
 from electra_cli.data.tfrecords import Manifest, Shard
 from electra_cli.data.tokenization import TokenizerSettings, is_model, read_prepared, read_tokenizer
 from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, Vocabulary, WordRules, guess_rules
-from electra_cli.data.vocabulary_learning import LearningSettings, WordCounts, WordSplitter, learn_vocabulary
+from electra_cli.data.vocabulary_learning import (
+    LearningSettings,
+    WordCounts,
+    WordSplitter,
+    learn_byte_level,
+    learn_vocabulary,
+)
 from electra_cli.data.workers import Chunk, Workers, count_words, make_shard, pack_chunk
 from electra_cli.errors import ResumableError, UnreadableError, UserError
 
@@ -109,11 +115,12 @@ def open_tokenizer(
     not fit the settings."""
     with_words = dataclasses.replace(settings, word_boundaries="whitespace")
     if path is None:
-        return None, settings
+        return None, with_words if learning is not None and learning.type == "bpe" else settings
     if not is_model(path):
-        vocabulary = Vocabulary.from_file(path, is_foreign=True)
-        _check_rules(vocabulary, settings.rules, path)
-        return TokenizerSettings(vocabulary, settings.rules), settings
+        tokenizer = TokenizerSettings(Vocabulary.from_file(path, is_foreign=True), settings.rules)
+        tokenizer.build()  # raises where it is that of a model
+        _check_rules(tokenizer.vocabulary, settings.rules, path)
+        return tokenizer, settings
     tokenizer = read_tokenizer(path)
     if tokenizer.vocabulary.word_begin == BYTE_WORD_BEGIN:
         return tokenizer, with_words
@@ -216,7 +223,7 @@ class Preparation:
         if not os.path.exists(path):
             if given is None:
                 assert learning is not None
-                given = TokenizerSettings(self._learn_vocabulary(learning), self._settings.rules)
+                given = self._learn_tokenizer(learning)
             for note in given.vocabulary.notes:
                 self._report(note, 0.0)
             for name, content in given.model.items():
@@ -224,7 +231,7 @@ class Preparation:
             files.write_atomically(path, given.vocabulary.to_bytes())
         return read_prepared(self._directory, self._settings.rules)
 
-    def _learn_vocabulary(self, learning: LearningSettings) -> Vocabulary:
+    def _learn_tokenizer(self, learning: LearningSettings) -> TokenizerSettings:
         corpus = self._open_corpus()
         fraction = min(1.0, learning.sample_mb * 1e6 / max(1, corpus.estimate_bytes()))
         sampled_bytes = 0
@@ -241,7 +248,9 @@ class Preparation:
 
         self._write_note("learning.json", dataclasses.asdict(learning))
         words, totals = WordCounts(), Totals()
-        for counts, chunk_totals in self._workers.map(functools.partial(count_words, self._settings), sample()):
+        for counts, chunk_totals in self._workers.map(
+            functools.partial(count_words, self._settings, learning.type), sample()
+        ):
             words.add(counts)
             totals.add(chunk_totals)
             self._report("counting words", corpus.fraction_read, corpus.text_bytes)
@@ -253,7 +262,12 @@ class Preparation:
             "rare_words_forgotten": words.num_forgotten,
         }
         self._write_note("learned.json", statistics)
-        return learn_vocabulary(words.counts, learning, WordSplitter(self._settings.rules))
+        if learning.type == "bpe":
+            path = os.path.join(self._scratch, tfrecords.TOKENIZER_FILE)
+            files.write_atomically(path, learn_byte_level(words.counts, learning))
+            return read_tokenizer(path)
+        rules = self._settings.rules
+        return TokenizerSettings(learn_vocabulary(words.counts, learning, WordSplitter(rules)), rules)
 
     def read_learned(self) -> Learned:
         """Returns how the vocabulary was learned, and its statistics."""

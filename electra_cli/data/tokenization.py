@@ -123,6 +123,10 @@ class Tokenizer:
         bounds = np.frombuffer(ends, np.int64)[firsts] // ids.itemsize
         return [ids[begin:end] for begin, end in itertools.pairwise(bounds.tolist())]
 
+    def encode_words(self, words: Sequence[str]) -> list[array]:
+        """Returns the ids of each word of a text."""
+        return self.encode_lines(words)
+
     def encode_with_offsets(self, text: str) -> tuple[array, np.ndarray]:
         """Returns the ids of `encode`, without `CONTINUES_WORD`, some ten times as slowly, and int32 [tokens, 2], each
         token's first character in `text` and the one after its last."""

@@ -24,6 +24,7 @@ BYTE_LETTERS = frozenset(
     chr(code) for code in (*range(33, 127), *range(161, 173), *range(174, 324)) if code not in _NOT_UTF8
 )
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+CONTROL_TOKENS = (*SPECIAL_TOKENS, "<s>", "</s>")  # with those of SentencePiece: no word, and in no text
 # How transformers stores how text becomes words: the file next to the vocabulary, its keys, and their types here.
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _CONFIG_KEYS = {
@@ -194,9 +195,8 @@ class Vocabulary:
     def continues_word(self) -> np.ndarray:
         """Bool [size]: whether a token belongs to the word of the token before it."""
         if self.word_begin:
-            special = {*SPECIAL_TOKENS, "<s>", "</s>"}
             begins = (self.word_begin, " ")  # tokens that were added to a byte-level tokenizer are written as text is
-            return np.array([not token.startswith(begins) and token not in special for token in self.tokens])
+            return np.array([not token.startswith(begins) and token not in CONTROL_TOKENS for token in self.tokens])
         return np.array([token.startswith("##") for token in self.tokens])
 
     @property

@@ -19,7 +19,7 @@ class LearningSettings:
 
     Attributes:
       size: tokens, special ones included.
-      type: 'wordpiece'; or 'character', for vocabularies of single characters, as for Chinese.
+      type: 'wordpiece'; 'character', for vocabularies of single characters, as for Chinese; or 'bpe', byte-level BPE.
       min_frequency: how often a character, or a pair of pieces that is joined, must occur in the text.
       character_coverage: fraction of the text's characters that the vocabulary must cover; words with others are left
         out.
@@ -62,6 +62,22 @@ class WordSplitter:
             for word in self._split(text):
                 counts[word] += number
         return counts
+
+
+class ByteWordSplitter:
+    """Splits text, composed (NFC), into words with the space before them, as byte-level BPE of GPT-2 and others does; a
+    word is written in letters of bytes."""
+
+    def __init__(self) -> None:
+        from tokenizers import normalizers, pre_tokenizers  # noqa: PLC0415  (import time)
+
+        self.normalizer = normalizers.NFC()
+        self.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+
+    def count(self, lines: Iterable[str]) -> Counter[str]:
+        """Returns how often each word occurs in the lines."""
+        normalize, split = self.normalizer.normalize_str, self.pre_tokenizer.pre_tokenize_str
+        return Counter(word for line in lines for word, _ in split(normalize(line)))
 
 
 class WordCounts:
@@ -109,6 +125,45 @@ def learn_vocabulary(counts: Counter[str], settings: LearningSettings, splitter:
     return Vocabulary(tuple(_train(words, first, settings)))
 
 
+def learn_byte_level(counts: Counter[str], settings: LearningSettings) -> str:
+    """Returns the `tokenizer.json` of byte-level BPE, learned from how often each word of `ByteWordSplitter` occurs.
+
+    Special tokens (ids 0 to 4) come first, then reserved ones, bytes, and tokens in the order learned. Equal counts
+    give equal content. A `UserError` when the text supports no vocabulary of that size.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: PLC0415  (import time)
+
+    first = [*SPECIAL_TOKENS, *(f"[unused{number}]" for number in range(settings.num_reserved))]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if len(first) + len(alphabet) > settings.size:
+        raise UserError(
+            f"--learn_bpe={settings.size} is too small: special tokens and bytes alone are {len(first) + len(alphabet)}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=settings.size,
+        min_frequency=settings.min_frequency,
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_repeated(sorted(counts.items(), key=lambda item: (-item[1], item[0]))), trainer)
+    _check_size(tokenizer.get_vocab_size(), settings, "learn_bpe")
+    splitter = ByteWordSplitter()
+    tokenizer.normalizer, tokenizer.pre_tokenizer = splitter.normalizer, splitter.pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer.to_str()
+
+
+def _check_size(size: int, settings: LearningSettings, flag: str) -> None:
+    if size != settings.size:
+        raise UserError(
+            f"the text supports {size} tokens, not --{flag}={settings.size}: ask for {size}, give more text, or lower "
+            f"--vocab_min_frequency={settings.min_frequency}"
+        )
+
+
 def _train(words: list[tuple[str, int]], first: list[str], settings: LearningSettings) -> Iterator[str]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers  # noqa: PLC0415  (import time)
 
@@ -121,11 +176,7 @@ def _train(words: list[tuple[str, int]], first: list[str], settings: LearningSet
     )
     tokenizer.train_from_iterator(_repeated(words), trainer)
     by_id = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if len(by_id) != settings.size:
-        raise UserError(
-            f"the text supports {len(by_id)} tokens, not --learn_vocab={settings.size}: ask for {len(by_id)}, give "
-            f"more text, or lower --vocab_min_frequency={settings.min_frequency}"
-        )
+    _check_size(len(by_id), settings, "learn_vocab")
     return (token for token, _ in by_id)
 
 

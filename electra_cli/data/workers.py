@@ -22,7 +22,7 @@ from electra_cli.data.packing import Packer, PrepareSettings, read_chunk
 from electra_cli.data.spool import PackedChunk, Slice, Totals
 from electra_cli.data.tfrecords import Shard, write_shard
 from electra_cli.data.tokenization import read_prepared
-from electra_cli.data.vocabulary_learning import WordSplitter
+from electra_cli.data.vocabulary_learning import ByteWordSplitter, WordSplitter
 from electra_cli.errors import ResumableError
 
 # Of a task: blocks of text, and the numbers of the documents in them to drop.
@@ -105,11 +105,12 @@ def _end_with_parent() -> None:
 _splitter = functools.lru_cache(maxsize=1)(WordSplitter)  # of this process, which remembers words
 
 
-def count_words(settings: PrepareSettings, chunk: Chunk) -> tuple[Counter[str], Totals]:
-    """Returns how often each word occurs in the chunk, and the counts of its documents."""
+def count_words(settings: PrepareSettings, learned_type: str, chunk: Chunk) -> tuple[Counter[str], Totals]:
+    """Returns how often each word of `LearningSettings.type` occurs in the chunk, and the counts of its documents."""
     (blocks, dropped), totals = chunk, Totals()
     lines = (line for _, document in read_chunk(blocks, settings, totals, dropped) for line in document.lines)
-    return _splitter(settings.rules).count(lines), totals
+    splitter = ByteWordSplitter() if learned_type == "bpe" else _splitter(settings.rules)
+    return splitter.count(lines), totals
 
 
 def pack_chunk(

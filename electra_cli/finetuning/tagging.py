@@ -52,7 +52,7 @@ class Tagging(Task):
             assert example.words is not None
             ids: list[int] = []
             starts: list[int] = []
-            for pieces in encoder.encode_lines(example.words):
+            for pieces in encoder.encode_words(example.words):
                 if len(ids) >= length - 2:
                     break
                 num_invisible += not pieces
@@ -83,7 +83,7 @@ class Tagging(Task):
     def lengths(self, examples: Examples, encoder: TextEncoder) -> np.ndarray:
         """Returns int32 [examples]: tokens of all words, [CLS] and [SEP]."""
         return np.array(
-            [sum(len(pieces) or 1 for pieces in encoder.encode_lines(example.words or ())) + 2 for example in examples],
+            [sum(len(pieces) or 1 for pieces in encoder.encode_words(example.words or ())) + 2 for example in examples],
             np.int32,
         )
 

@@ -4,7 +4,7 @@ import os
 import random
 from collections.abc import Callable
 
-from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, SPECIAL_TOKENS, Vocabulary
+from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, CONTROL_TOKENS, Vocabulary
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import SENTENCE_KINDS, FineTunedModel
@@ -140,7 +140,7 @@ def _deliver(output_dir: str, write: Callable[[str], float], *, overwrite: bool)
 def sample_texts(vocabulary: Vocabulary) -> list[str]:
     """Returns texts to compare on: four sentences, and words of the vocabulary in a fixed random order."""
     pairs = zip(vocabulary.tokens, vocabulary.texts, strict=True)
-    words = [text for token, text in pairs if token not in SPECIAL_TOKENS]
+    words = [text for token, text in pairs if token not in CONTROL_TOKENS]
     rng = random.Random(0)
     return [*_SAMPLE_TEXTS, *(" ".join(rng.choices(words, k=length)) for length in (5, 20, 80))]
 

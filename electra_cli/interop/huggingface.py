@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from electra_cli import files
+from electra_cli.data.model_tokenizers import ByteLevelTokenizer
 from electra_cli.data.vocabulary import TOKENIZER_CONFIG_FILE, Vocabulary, WordRules, read_rules, read_vocabulary
 from electra_cli.errors import Option, UserError
 from electra_cli.files import read_json
@@ -239,6 +240,10 @@ def _read_vocabulary(source: str, num_rows: int, notices: list[str]) -> dict[str
     arguments: dict[str, Any] = {}
     try:
         with external_files.parsing(f"{source}: its tokenizer"):
+            if tokenizer_file and _is_bpe(tokenizer_file):
+                tokenizer = ByteLevelTokenizer(tokenizer_file)
+                _check_byte_level(source, tokenizer)
+                return {"vocab_file": tokenizer_file, "vocabulary": tokenizer.vocabulary}
             arguments["rules"] = read_rules(source)
             file = tokenizer_file or vocab_file
             tokens: dict[str, int] = {}
@@ -256,6 +261,24 @@ def _read_vocabulary(source: str, num_rows: int, notices: list[str]) -> dict[str
     except UserError as error:
         arguments["unsupported"] = str(error)
     return arguments
+
+
+def _is_bpe(file: str) -> bool:
+    return external_files.field(read_json(file), "model", dict, file, {}).get("type") == "BPE"
+
+
+def _check_byte_level(source: str, tokenizer: ByteLevelTokenizer) -> None:
+    """Raises a `UserError` where `tokenizer_config.json` changes what `tokenizer.json` makes of text."""
+    file = os.path.join(source, TOKENIZER_CONFIG_FILE)
+    config = read_json(file) if os.path.exists(file) else {}
+    prefix = config.get("add_prefix_space")
+    if prefix is not None and prefix != tokenizer.adds_space:
+        raise UserError(f"{file}: add_prefix_space is {abbreviate(prefix)}, and not in tokenizer.json: make them equal")
+    names = {own: name for name, own in tokenizer.special_tokens.items()}
+    tokens = set(tokenizer.vocabulary.tokens)
+    for item in external_files.field(config, "added_tokens_decoder", dict, file, {}).values():
+        if names.get(item["content"], item["content"]) not in tokens:
+            raise UserError(f"{file}: the added token {item['content'][:40]!r} is not in tokenizer.json: add it there")
 
 
 def _added_tokens(

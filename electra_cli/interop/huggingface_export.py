@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from electra_cli.data.model_tokenizers import ByteLevelTokenizer
+from electra_cli.data.tfrecords import SENTENCEPIECE_FILE
 from electra_cli.data.tokenization import TokenizerSettings
+from electra_cli.data.vocabulary import SPECIAL_TOKENS
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import Example
 from electra_cli.finetuning.model import SENTENCE_KINDS, FineTunedModel
@@ -45,6 +48,7 @@ _OUTPUT_LAYERS = {
 _SPECIAL_TOKENS = {
     "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
 }  # fmt: skip
+_UNIGRAM, _USER_DEFINED = 1, 4  # kinds of models, and of pieces, in SentencePiece's format
 
 
 def check_installed() -> None:
@@ -60,10 +64,9 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
     """Writes a network to an empty directory: config, weights, the tokenizer's files and `README.md`, the model card.
 
     Raises:
-      UserError: the run has a SentencePiece model, for which there is no tokenizer of ELECTRA.
+      UserError: the run has a SentencePiece model of a kind that `tokenizers` does not compute.
       OSError: it cannot be written.
     """
-    _require_wordpiece(run.tokenizer, "--format=tfm or google_tf1, which hold no tokenizer")
     network, rates = run.network(role), run.config.model
     sizes = network.sizes
     config = _config(_class_of(sizes, role), sizes, rates, rates.initializer_range, run.tokenizer)
@@ -75,8 +78,6 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
 
 def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
     """Writes a fine-tuned model as `write` does a network; raises what it raises."""
-    others = "--format=saved_model" if model.task.kind in SENTENCE_KINDS else "an encoder with WordPiece"
-    _require_wordpiece(model.tokenizer, others)
     kind, record, rates = model.task.kind, model.record, model.config.model
     weights = read_encoder(model.model.encoder)
     sizes = record.sizes
@@ -90,14 +91,9 @@ def write_fine_tuned(model: FineTunedModel, directory: str) -> None:
         config["problem_type"] = _PROBLEM_TYPES[kind]
     config["classifier_dropout"] = rates.head_dropout
     tensors = {**_tensors(weights, "discriminator", sizes), **_head_tensors(model)}
-    _write_folder(directory, config, tensors, model.tokenizer, model.max_length, fine_tuned_card(model))
-
-
-def _require_wordpiece(tokenizer: TokenizerSettings, others: str) -> None:
-    if tokenizer.model_file:
-        raise UserError(
-            f"the run's tokenizer is a SentencePiece model; ELECTRA's in transformers is WordPiece: choose {others}"
-        )
+    _write_folder(
+        directory, config, tensors, model.tokenizer, model.max_length, fine_tuned_card(model), kind == "tagging"
+    )
 
 
 def _class_of(sizes: EncoderSizes, use: str) -> str:
@@ -162,54 +158,124 @@ def _write_folder(
     tokenizer: TokenizerSettings,
     max_length: int,
     card: str,
+    has_words: bool = False,
 ) -> None:
     import safetensors  # noqa: PLC0415  (an extra; only this format needs it)
     from safetensors.numpy import save_file  # noqa: PLC0415
 
     write_texts(directory, {CONFIG_FILE: json.dumps(config, indent=1) + "\n", "README.md": card})
-    write_texts(directory, tokenizer_files(tokenizer, max_length, has_types=config["model_type"] != "modernbert"))
+    has_types = config["model_type"] != "modernbert"
+    write_texts(directory, tokenizer_files(tokenizer, max_length, has_types=has_types, has_words=has_words))
     try:
         save_file(tensors, os.path.join(directory, "model.safetensors"), metadata={"format": "pt"})
     except safetensors.SafetensorError as error:
         raise OSError(str(error)) from error
 
 
-def tokenizer_files(tokenizer: TokenizerSettings, max_length: int, has_types: bool = True) -> dict[str, str]:
-    """Returns the files of a `BertTokenizerFast`, contents by name; text is cut to `max_length` tokens.
+def tokenizer_files(
+    tokenizer: TokenizerSettings, max_length: int, has_types: bool = True, has_words: bool = False
+) -> dict[str, str]:
+    """Returns the files of a tokenizer of transformers, contents by name; text is cut to `max_length` tokens.
 
-    `has_types`: whether it returns segment types, which models of ModernBERT do not take.
+    `has_types`: whether it returns segment types, which models of ModernBERT do not take. `has_words`: whether it is
+    given words, before each of which byte-level BPE has a space.
     """
+    if tokenizer.model_file:
+        fast, names = _with_model(tokenizer, has_words)
+        settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+        files = {}
+    else:
+        fast, names = _wordpiece(tokenizer), {name: name for name in SPECIAL_TOKENS}
+        settings = {"tokenizer_class": "BertTokenizer", **tokenizer.rules.to_config()}
+        files = {"vocab.txt": tokenizer.vocabulary.to_bytes().decode()}
+    special = {key: names[name] for key, name in _SPECIAL_TOKENS.items()}
+    settings |= {"model_max_length": max_length, **special}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if not has_types or tokenizer.model_file:
+        settings["model_input_names"] = inputs if has_types else [inputs[0], inputs[2]]
+    return files | {
+        "tokenizer.json": fast.to_str(pretty=False),
+        "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
+        "special_tokens_map.json": json.dumps(special, indent=1) + "\n",
+    }
+
+
+def _wordpiece(tokenizer: TokenizerSettings) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors  # noqa: PLC0415  (import time)
 
-    rules, tokens = tokenizer.rules, tokenizer.vocabulary.tokens
-    ids = {token: index for index, token in enumerate(tokens)}
+    rules, ids = tokenizer.rules, {token: index for index, token in enumerate(tokenizer.vocabulary.tokens)}
     fast = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=rules.max_word_length))
     fast.normalizer = rules.normalizer()
     fast.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     fast.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
     fast.decoder = decoders.WordPiece(prefix="##")
     fast.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
-    settings = {
-        "tokenizer_class": "BertTokenizer",
-        **rules.to_config(),
-        "model_max_length": max_length,
-        **_SPECIAL_TOKENS,
-    }
-    if not has_types:
-        settings["model_input_names"] = ["input_ids", "attention_mask"]
-    return {
-        "vocab.txt": "\n".join(tokens) + "\n",
-        "tokenizer.json": fast.to_str(pretty=False),
-        "tokenizer_config.json": json.dumps(settings, indent=1) + "\n",
-        "special_tokens_map.json": json.dumps(_SPECIAL_TOKENS, indent=1) + "\n",
-    }
+    return fast
 
 
-def compare(run: LoadedRun, role: str, directory: str, texts: list[str]) -> float:
+def _with_model(tokenizer: TokenizerSettings, has_words: bool) -> tuple[Any, dict[str, str]]:
+    """Returns the tokenizer of `tokenizers` of a model, and its names of special tokens by BERT's."""
+    from tokenizers import Tokenizer, decoders, normalizers, processors  # noqa: PLC0415  (import time)
+
+    encoder = tokenizer.build()
+    if isinstance(encoder, ByteLevelTokenizer):
+        fast, names = Tokenizer.from_str(encoder.content.decode()), encoder.special_tokens
+        fast.decoder = fast.decoder or decoders.ByteLevel()
+        if has_words:
+            steps = [fast.normalizer] if fast.normalizer else []
+            fast.normalizer = normalizers.Sequence([*steps, normalizers.Prepend(" ")])
+    else:
+        fast, pieces = _unigram(tokenizer.model[SENTENCEPIECE_FILE])
+        tokens = tokenizer.vocabulary.tokens
+        names = {name: (*pieces, *tokens[len(pieces) :])[tokens.index(name)] for name in SPECIAL_TOKENS}
+        # Those that the model lacks follow its last piece, in this order.
+        fast.add_special_tokens(list(names.values()))
+    cls, sep = names["[CLS]"], names["[SEP]"]
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B:1 {sep}:1",
+        special_tokens=[(name, fast.token_to_id(name)) for name in (cls, sep)],
+    )
+    return fast, names
+
+
+def _unigram(content: bytes) -> tuple[Any, list[str]]:
+    """Returns the tokenizer of `tokenizers` of a SentencePiece model, and the pieces."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models  # noqa: PLC0415  (import time)
+    from tokenizers import normalizers as normal  # noqa: PLC0415
+    from tokenizers.pre_tokenizers import Metaspace  # noqa: PLC0415
+
+    # SentencePiece's own needs a version of protobuf that TensorFlow may not allow.
+    from transformers.utils import sentencepiece_model_pb2_new  # noqa: PLC0415  (an extra; only this format needs it)
+
+    model = sentencepiece_model_pb2_new.ModelProto.FromString(content)
+    training, rules = model.trainer_spec, model.normalizer_spec
+    if training.model_type != _UNIGRAM:
+        raise UserError(
+            "the run's SentencePiece model is not of the type unigram, the only one that --format=huggingface has a "
+            "tokenizer for: choose tfm or google_tf1, which hold none"
+        )
+    pieces = [piece.piece for piece in model.pieces]
+    scores = [(piece.piece, piece.score) for piece in model.pieces]
+    fast = Tokenizer(models.Unigram(scores, training.unk_id, training.byte_fallback))
+    steps = [normal.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
+    if rules.remove_extra_whitespaces:
+        steps += [normal.Strip(), normal.Replace(Regex(" {2,}"), " ")]
+    fast.normalizer = normal.Sequence(steps)
+    scheme = "always" if rules.add_dummy_prefix else "never"
+    fast.pre_tokenizer = Metaspace(prepend_scheme=scheme, split=training.split_by_whitespace)
+    fast.decoder = decoders.Metaspace(prepend_scheme=scheme)
+    user_defined = [piece.piece for piece in model.pieces if piece.type == _USER_DEFINED]
+    fast.add_tokens([AddedToken(piece, normalized=True) for piece in user_defined])
+    return fast, pieces
+
+
+def compare(run: LoadedRun, role: str, directory: str, given: list[str]) -> float:
     """Returns the largest difference of states and logits once loaded; raises a `UserError` where tokens differ."""
     tokenizer = _load(directory, "AutoTokenizer")
+    texts = [text.replace("[MASK]", tokenizer.mask_token) for text in given]
     length = min(128, run.config.model.max_position_embeddings)
-    inputs = encode_texts(run.tokenizer, texts, length)
+    inputs = encode_texts(run.tokenizer, given, length)
     for text, ids in zip(texts, unpadded_rows(inputs), strict=True):
         _check_tokens(text, tokenizer(text, truncation=True, max_length=length)["input_ids"], ids)
     theirs = _outputs(directory, _class_of(run.network(role).sizes, role), inputs)

@@ -51,7 +51,7 @@ _USES = {
     "discriminator": _LOAD.format(automatic="AutoModelForPreTraining")
     + 'logits = model(**tokenizer("Some text.", return_tensors="pt")).logits  # greater than 0: was replaced\n',
     "generator": _LOAD.format(automatic="AutoModelForMaskedLM")
-    + 'logits = model(**tokenizer("Some [MASK].", return_tensors="pt")).logits\n',
+    + 'logits = model(**tokenizer(f"Some {tokenizer.mask_token}.", return_tensors="pt")).logits\n',
     "classification": _USE_ON_TEXTS + "label = model.config.id2label[int(logits.argmax())]\n",
     "regression": _USE_ON_TEXTS + "number = float(logits)\n",
     "tagging": """\

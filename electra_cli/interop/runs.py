@@ -12,7 +12,7 @@ import tensorflow as tf
 from electra_cli.config.resolution import divide
 from electra_cli.data import tokenization
 from electra_cli.data.tokenization import TextEncoder, TokenizerSettings
-from electra_cli.data.vocabulary import read_rules
+from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, read_rules
 from electra_cli.errors import Option, UserError
 from electra_cli.finetuning.base import to_features
 from electra_cli.objectives import weights as weights_module
@@ -182,7 +182,10 @@ def encode_texts(
     rows: list[tuple[list[int], None]] = []
     for text in texts:
         ids: list[int] = []
-        for index, segment in enumerate(text.split("[MASK]")):
+        segments = text.split("[MASK]")
+        if tokenizer.vocabulary.word_begin == BYTE_WORD_BEGIN:  # the space before a word is part of what is masked
+            segments[:-1] = [segment.rstrip() for segment in segments[:-1]]
+        for index, segment in enumerate(segments):
             ids += [tokenizer.vocabulary.mask_id] if index else []
             ids += encoder.encode_lines([segment])[0]
         rows.append((ids[: max_length - 2], None))

@@ -228,11 +228,21 @@ def test_config_files_that_will_not_do(tmp_path, content, part):
         (["--input=a"], "--output_dir is missing"),
         (
             ["--input=a", "--output_dir=b"],
-            "give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE",
+            "give one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE and --learn_bpe=SIZE",
         ),
         (
             ["--input=a", "--output_dir=b", "--vocab_file=c", "--tokenizer_file=c.json"],
-            "give one of --vocab_file=FILE, --tokenizer_file=FILE and --learn_vocab=SIZE",
+            "give one of --vocab_file=FILE, --tokenizer_file=FILE, --learn_vocab=SIZE and --learn_bpe=SIZE",
+        ),
+        (["--input=a", "--output_dir=b", "--learn_vocab=500", "--learn_bpe=500"], "give one of --vocab_file=FILE"),
+        (["--input=a", "--output_dir=b", "--learn_bpe=260"], "--learn_bpe=260: must be at least 261 tokens"),
+        (
+            ["--input=a", "--output_dir=b", "--learn_bpe=500", "--vocab_type=character"],
+            "--vocab_type is for WordPiece: it does not go with --learn_bpe",
+        ),
+        (
+            ["--input=a", "--output_dir=b", "--learn_bpe=500", "--nolower_case"],
+            "--lower_case is for WordPiece: byte-level BPE splits text in its own way",
         ),
         (["--input=a", "--output_dir=b", "--tokenizer_file=vocab.txt"], "vocab.txt: give a tokenizer.json, or any"),
         (

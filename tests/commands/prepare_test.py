@@ -27,6 +27,19 @@ def test_what_is_read_comes_first_and_what_to_do_with_it_last(tmp_path):
     assert "Next:" not in result.stdout
 
 
+def test_a_byte_level_bpe_is_learned_and_given(tmp_path):
+    (tmp_path / "text.txt").write_text(make_text(60))
+    flags = ["--input=text.txt", "--max_seq_length=64", "--num_workers=1"]
+    for source in (["--learn_bpe=300"], ["--tokenizer_file=0/tokenizer.json"], ["--vocab_file=0/tokenizer.json"]):
+        out = str(len([path for path in tmp_path.iterdir() if path.is_dir()]))
+        command = [sys.executable, "-m", "electra_cli.commands.prepare", *flags, *source, f"--output_dir={out}"]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert result.returncode == 0, result.stderr
+    first, second, third = (read_manifest(str(tmp_path / out)) for out in "012")
+    assert first.fingerprint == second.fingerprint == third.fingerprint
+    assert first.tokenizer_sha256 == third.tokenizer_sha256 and first.vocab_size == 300
+
+
 def test_settings_next_to_a_vocabulary_are_the_defaults(tmp_path):
     words = ["가나", "다라", "마바", "##가", "Ich", "möchte"]
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, *words]) + "\n")

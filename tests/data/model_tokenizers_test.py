@@ -26,6 +26,7 @@ from electra_cli.data.tokenization import (
     saved_tokenizer,
 )
 from electra_cli.data.vocabulary import BYTE_WORD_BEGIN, SPECIAL_TOKENS, Vocabulary, WordRules
+from electra_cli.data.vocabulary_learning import LearningSettings
 from electra_cli.errors import UserError
 from electra_cli.modeling import features
 from tests.conftest import make_text
@@ -217,12 +218,13 @@ def test_a_tokenizer_is_kept(tmp_path, tokenizer_files):
         saved_tokenizer(str(tmp_path)).build()
 
 
-def run(output, text, tokenizer_file, num_workers=1, **changes):
+def run(output, text, tokenizer_file, num_workers=1, learning=None, **changes):
     return prepare_module.prepare(
         [str(text)],
         str(output),
         PrepareSettings(**{"max_seq_length": 32, "validation_fraction": 0.1, **changes}),
         vocab_file=tokenizer_file,
+        learning=learning,
         num_workers=num_workers,
         overwrite=False,
         report=lambda *_: None,
@@ -336,3 +338,37 @@ def test_other_vocabularies_with_all_letters_are_not_byte_level():
     assert Vocabulary((*SPECIAL_TOKENS, *letters)).word_begin == BYTE_WORD_BEGIN
     assert Vocabulary((*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters))).word_begin == ""
     assert Vocabulary((*SPECIAL_TOKENS, *letters[:-40], "\u2581the")).word_begin == "\u2581"
+
+
+def test_a_byte_level_bpe_is_learned_from_text(tmp_path):
+    (tmp_path / "text.txt").write_text(make_text(80) + "\n\nCafe\u0301 東京 東京 東京 東京\n")
+    learning = LearningSettings(320, type="bpe", num_reserved=2)
+    manifest = run(tmp_path / "one", tmp_path / "text.txt", None, learning=learning)
+    run(tmp_path / "three", tmp_path / "text.txt", None, num_workers=3, learning=learning)
+    assert_same_files(tmp_path / "one", tmp_path / "three")
+    source = open_data(str(tmp_path / "one"), 32)
+    vocabulary = source.vocabulary
+    assert vocabulary.size == 320 and vocabulary.tokens[:7] == (*SPECIAL_TOKENS, "[unused0]", "[unused1]")
+    assert vocabulary.word_begin == BYTE_WORD_BEGIN and source.train.has_words and manifest.tokenizer_sha256
+    assert sum(token.startswith("Ġ") and len(token) > 2 for token in vocabulary.tokens) > 10
+    lines = ["the Ünïcödé 🙂 text\tof ไทย", "Cafe\u0301"]
+    texts = [vocabulary.to_text(ids) for ids in source.tokenizer.build().encode_lines(lines)]
+    assert texts == [" the Ünïcödé 🙂 text\tof ไทย", " Café"]  # composed, and a line begins as any word does
+    assert manifest.statistics["coverage"]["unknown_tokens"] == 0
+    message = r"is that of a byte-level BPE model.*: give the model, --vocab_file=tokenizer\.json"
+    with pytest.raises(UserError, match=message):  # alone
+        run(tmp_path / "other", tmp_path / "text.txt", str(tmp_path / "one" / "vocab.txt"))
+
+
+@pytest.mark.parametrize(
+    ("learning", "message"),
+    [
+        (LearningSettings(262, type="bpe", num_reserved=2), "--learn_bpe=262 is too small: .* alone are 263"),
+        (LearningSettings(9000, type="bpe"), r"the text supports \d+ tokens, not --learn_bpe=9000: ask for \d+, give"),
+    ],
+)
+def test_a_size_that_cannot_be_learned_is_refused(tmp_path, learning, message):
+    (tmp_path / "text.txt").write_text(make_text(10))
+    with pytest.raises(UserError, match=message):
+        run(tmp_path / "data", tmp_path / "text.txt", None, learning=learning)
+    assert not (tmp_path / "data").exists()

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official.nlp.tools.squad_evaluate_v1_1 import _normalize_answer
 
-from electra_cli.data.tokenization import SentencePieceTokenizer
+from electra_cli.data.model_tokenizers import ByteLevelTokenizer, SentencePieceTokenizer
 from electra_cli.finetuning.examples import Answer, Example, LabelMap
 from electra_cli.finetuning.question_answering import PredictedAnswer, QuestionAnswering, _most_context
-from tests.finetuning.common import ENCODER, VOCABULARY, question, tokens, train_sentencepiece
+from tests.finetuning.common import ENCODER, VOCABULARY, question, tokens, train_byte_level, train_sentencepiece
 
 
 def answering(has_none=False, doc_stride=4, max_answer_length=30, num_best=5):
@@ -130,9 +130,16 @@ def sentencepiece_encoder(tmp_path_factory):
     return SentencePieceTokenizer(str(path))
 
 
+@pytest.fixture(scope="module")
+def byte_level_encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tokenizer.json"
+    train_byte_level(path, ["the Cats sat in Paris, (red) dog's A fine x-y 中国 Where?"] * 5, 300)
+    return ByteLevelTokenizer(str(path))
+
+
 @given(WORDS, st.data())
 @settings(max_examples=120, deadline=None)
-def test_gold_positions_give_the_gold_answer(sentencepiece_encoder, words, data):
+def test_gold_positions_give_the_gold_answer(sentencepiece_encoder, byte_level_encoder, words, data):
     context = data.draw(st.sampled_from(["", " ", "  "])) + data.draw(st.sampled_from([" ", "  ", "\n"])).join(words)
     starts = [place for place in range(len(context)) if context[place].strip() and not context[:place][-1:].strip()]
     first = data.draw(st.integers(0, len(words) - 1))
@@ -141,7 +148,8 @@ def test_gold_positions_give_the_gold_answer(sentencepiece_encoder, words, data)
     example = Example("w", "id", "Where?", context, answers=(Answer(text, starts[first]),))
     doc_stride = data.draw(st.integers(8, 20))
     task = answering(doc_stride=doc_stride, max_answer_length=64)
-    for encoder, vocabulary in ((ENCODER, VOCABULARY), (sentencepiece_encoder, sentencepiece_encoder.vocabulary)):
+    others = ((encoder, encoder.vocabulary) for encoder in (sentencepiece_encoder, byte_level_encoder))
+    for encoder, vocabulary in ((ENCODER, VOCABULARY), *others):
         encoded = task.encode([example], encoder, vocabulary, 256)
         found = task.predict(logits_of(encoded), encoded, [example])
         assert _normalize_answer(found[0]) == _normalize_answer(text)

@@ -3,11 +3,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from electra_cli.data.tokenization import SentencePieceTokenizer
+from electra_cli.data.model_tokenizers import ByteLevelTokenizer, SentencePieceTokenizer
 from electra_cli.errors import UserError
 from electra_cli.finetuning.examples import LabelMap
 from electra_cli.finetuning.tagging import Tagging
-from tests.finetuning.common import CLS, ENCODER, PAD, SEP, UNK, VOCABULARY, tagged, tokens, train_sentencepiece
+from tests.finetuning.common import (
+    CLS,
+    ENCODER,
+    PAD,
+    SEP,
+    UNK,
+    VOCABULARY,
+    tagged,
+    tokens,
+    train_byte_level,
+    train_sentencepiece,
+)
 
 TAGS = ("B-A", "I-A", "O")
 
@@ -120,3 +131,16 @@ def test_words_of_a_sentencepiece_model_have_the_tokens_of_the_text(tmp_path):
     assert row[1:-1] == encoder.encode_lines([example.text])[0].tolist()
     pieces = [encoder.vocabulary.tokens[row[place]] for place in encoded.alignments[0]]
     assert len(pieces) == 6 and all(piece.startswith("\u2581") for piece in pieces)
+
+
+@pytest.mark.parametrize("add_prefix_space", [False, True])
+def test_words_of_byte_level_bpe_have_the_space_before_them(tmp_path, add_prefix_space):
+    path = tmp_path / "tokenizer.json"
+    train_byte_level(path, ["the cat sat on the mat", "a dog is in paris"] * 5, 300, add_prefix_space=add_prefix_space)
+    encoder = ByteLevelTokenizer(str(path))
+    example = tagged("the mat is in 東京", "O O O B-A I-A")
+    encoded = tagging().encode([example], encoder, encoder.vocabulary, 64)
+    row = encoded.features["input_word_ids"][0][encoded.features["input_mask"][0] == 1].tolist()
+    assert row[1:-1] == encoder.encode_lines([f" {example.text}"])[0].tolist()
+    pieces = [encoder.vocabulary.tokens[row[place]] for place in encoded.alignments[0]]
+    assert len(pieces) == 5 and all(piece.startswith("Ġ") for piece in pieces)

@@ -205,14 +205,14 @@ def test_what_is_computed_otherwise_is_refused_in_one_line(tmp_path, changes, me
     assert not (tmp_path / "ours").exists()
 
 
-def test_a_tokenizer_of_bytes_is_refused_by_its_kind(tmp_path):
+def test_a_bpe_of_letters_is_refused_by_its_kind(tmp_path):
     save(transformers.ModernBertForMaskedLM(hf_config()), tmp_path / "source")
     file = tmp_path / "source" / "tokenizer.json"
     tokenizer = json.loads(file.read_text())
     tokenizer["model"] = {"type": "BPE", "vocab": tokenizer["model"]["vocab"], "merges": []}
-    tokenizer["pre_tokenizer"] = {"type": "ByteLevel"}
+    tokenizer["pre_tokenizer"] = {"type": "Metaspace"}
     file.write_text(json.dumps(tokenizer))
-    with pytest.raises(UserError, match=r"tokenizer\.json is a tokenizer of type 'BPE', not WordPiece; to use BERT's"):
+    with pytest.raises(UserError, match="of type BPE of Metaspace, not of byte-level BPE: "):
         import_from(tmp_path / "source", tmp_path / "ours")
 
 
