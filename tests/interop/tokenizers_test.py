@@ -10,21 +10,19 @@ from tokenizers import AddedToken, normalizers, processors
 
 from electra_cli import api
 from electra_cli.data.tokenization import read_tokenizer
-from electra_cli.errors import UserError
+from electra_cli.errors import Interrupted, UserError
 from electra_cli.finetuning import finetune
 from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, starting_points
-from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives import weights as weights_module
-from electra_cli.training import loop
-from electra_cli.workdir.run_files import read_metrics
 from tests.conftest import make_text, prepare_small, small_config
 from tests.finetuning import synthetic
 from tests.finetuning.common import train_byte_level, train_sentencepiece
 from tests.interop.common import make_run
 from tests.interop.huggingface_test import import_from
 from tests.interop.modernbert_test import MODERN, hf_config
+from tests.training import loop_test
 
 LINES = [
     "the quick brown fox isn't it? in 1863 it's   fine",
@@ -203,18 +201,20 @@ def test_what_is_fine_tuned_is_exported_with_its_tokenizer(tmp_path, kind, token
 
 
 @pytest.mark.slow
-def test_a_run_on_byte_level_data_trains_resumes_and_keeps_its_tokenizer(tmp_path):
+def test_a_run_on_byte_level_data_trains_resumes_and_keeps_its_tokenizer(tmp_path, monkeypatch):
     byte_level(tmp_path / "given.json", "roberta")
     (tmp_path / "text.txt").write_text(make_text(60))
     data, _ = prepare_small(tmp_path / "text.txt", tmp_path / "data", vocab_file=tmp_path / "given.json")
     config = small_config(data)
     config.model.num_layers, config.data.mask_unit = 1, "word"
     config.eval.num_samples = 2
-    lines = []
-    for steps in (4, 8):
-        config.train.num_steps = steps
-        loop.train(config, str(tmp_path / "run"), with_evaluation=True, logger=Lines(lines.append))
-    assert "resum" in "\n".join(lines).lower() and read_metrics(str(tmp_path / "run"))[-1]["step"] == 8
+    loop_test.train(config, tmp_path / "never_stopped")
+    with monkeypatch.context() as patch:
+        loop_test.stop_at(patch, 6)
+        with pytest.raises(Interrupted):
+            loop_test.train(config, tmp_path / "run")
+    loop_test.train(config, tmp_path / "run")
+    loop_test.assert_same_run(tmp_path / "never_stopped", tmp_path / "run")
     shutil.rmtree(data)
     model = api.load(str(tmp_path / "run"))
     assert model.run.tokenizer.model_file == str(tmp_path / "run" / "tokenizer.json")
