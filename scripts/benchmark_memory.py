@@ -25,6 +25,14 @@ from electra_cli.objectives.sizes import replica_memory
 from electra_cli.planning.scale import GIB
 
 RECORD = pathlib.Path(__file__).resolve().parent.parent / "docs" / "measured_memory.json"
+MODERN = {
+    "model.architecture": "modern",
+    "model.embedding_size": 256,
+    "model.generator_size": 1.0,
+    "model.generator_num_layers": 1,
+    "model.hidden_dropout": 0.0,
+    "model.attention_dropout": 0.0,
+}
 # Width, layers, length, batch, entries of the vocabulary, and overrides.
 CASES: tuple[tuple[int, int, int, int, int, dict], ...] = (
     (256, 4, 128, 32, 8_000, {}),
@@ -39,6 +47,9 @@ CASES: tuple[tuple[int, int, int, int, int, dict], ...] = (
     (256, 4, 128, 32, 8_000, {"runtime.jit_compile": "true"}),
     (256, 4, 512, 8, 8_000, {"runtime.jit_compile": "true"}),
     (256, 8, 128, 32, 8_000, {"runtime.jit_compile": "true", "model.remat": True}),
+    # As many tokens in longer examples.
+    (256, 3, 512, 16, 8_000, {**MODERN, "runtime.jit_compile": "true"}),
+    (256, 3, 8_192, 1, 8_000, {**MODERN, "runtime.jit_compile": "true"}),
 )
 
 
