@@ -246,9 +246,8 @@ def _unigram(content: bytes) -> tuple[Any, list[str]]:
     from tokenizers.pre_tokenizers import Metaspace  # noqa: PLC0415
 
     # SentencePiece's own needs a version of protobuf that TensorFlow may not allow.
-    from transformers.utils import sentencepiece_model_pb2_new  # noqa: PLC0415  (an extra; only this format needs it)
-
-    model = sentencepiece_model_pb2_new.ModelProto.FromString(content)
+    format_module = importlib.import_module("transformers.utils.sentencepiece_model_pb2_new")
+    model = format_module.ModelProto.FromString(content)
     training, rules = model.trainer_spec, model.normalizer_spec
     if training.model_type != _UNIGRAM:
         raise UserError(
@@ -258,7 +257,7 @@ def _unigram(content: bytes) -> tuple[Any, list[str]]:
     pieces = [piece.piece for piece in model.pieces]
     scores = [(piece.piece, piece.score) for piece in model.pieces]
     fast = Tokenizer(models.Unigram(scores, training.unk_id, training.byte_fallback))
-    steps = [normal.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
+    steps: list[Any] = [normal.Precompiled(rules.precompiled_charsmap)] if rules.precompiled_charsmap else []
     if rules.remove_extra_whitespaces:
         steps += [normal.Strip(), normal.Replace(Regex(" {2,}"), " ")]
     fast.normalizer = normal.Sequence(steps)
