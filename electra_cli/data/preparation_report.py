@@ -9,19 +9,19 @@ from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.tfrecords import Manifest
 from electra_cli.loggers.logger import Logger
 
-_PRESET = "small"
-
 
 def training_command(data_dir: str, manifest: Manifest) -> str:
-    """Returns a command line that pre-trains `--config=small` on prepared data, with the data's length of examples and
-    without evaluation where nothing is held out."""
-    config = runpy.run_path(PRETRAINING.path(_PRESET))["get_config"]()
-    arguments = [f"--config={_PRESET}", f"--config.data.dir={data_dir}"]
+    """Returns a command line that pre-trains a small preset on prepared data, with the data's length of examples and
+    without evaluation where nothing is held out.
+
+    The preset is `small`, or `modern_small` for examples that are longer than its position table.
+    """
+    config = runpy.run_path(PRETRAINING.path("small"))["get_config"]()
     length = manifest.max_seq_length
+    preset = "small" if length <= config.model.max_position_embeddings else "modern_small"
+    arguments = [f"--config={preset}", f"--config.data.dir={data_dir}"]
     if length != config.data.max_seq_length:
         arguments.append(f"--config.data.max_seq_length={length}")
-    if length > config.model.max_position_embeddings:
-        arguments.append(f"--config.model.max_position_embeddings={length}")
     arguments.append("--workdir=RUN")
     if not manifest.num_examples("validation"):
         arguments.append("--mode=train")

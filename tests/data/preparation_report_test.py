@@ -129,14 +129,7 @@ def parse(monkeypatch):
         (600, {"max_seq_length": 128, "validation_fraction": 0.5}, []),
         (40, {"max_seq_length": 128}, []),
         (900, {"max_seq_length": 64, "validation_fraction": 0.5}, ["--config.data.max_seq_length=64"]),
-        (
-            40,
-            {"max_seq_length": 600},
-            [
-                "--config.data.max_seq_length=600",
-                "--config.model.max_position_embeddings=600",
-            ],
-        ),
+        (40, {"max_seq_length": 600}, ["--config=modern_small", "--config.data.max_seq_length=600"]),
         (40, {"max_seq_length": 128, "validation_fraction": 0.0}, ["--mode=train"]),
         (40, {"max_seq_length": 128, "packing": "full", "word_boundaries": "whitespace"}, None),
     ],
