@@ -63,12 +63,17 @@ def attention(
 
 
 class _Locations(NamedTuple):
-    """Where queries and keys are: segments, int32 [batch, ..., n], and positions in the example, int32 [..., n]."""
+    """Where queries and keys are: segments, int32 [batch, ..., n], and positions, int32 [n], from `begins` on.
+
+    Of blocks `begins` is int32 [blocks]. Positions in the example would make a tensor of all queries and their keys,
+    which TensorFlow would write as a literal.
+    """
 
     query_segments: tf.Tensor
     key_segments: tf.Tensor
     query_positions: tf.Tensor
     key_positions: tf.Tensor
+    begins: tf.Tensor
 
 
 class _Block:
@@ -97,10 +102,10 @@ class _Block:
 
 
 @fused.jit_region
-def _probabilities(scores, query_segments, key_segments, query_positions, key_positions, *keys,
+def _probabilities(scores, query_segments, key_segments, query_positions, key_positions, begins, *keys,
                    scale, rate, length, window):  # fmt: skip
     """Returns probabilities before and after dropout, of the dtype of `scores` [batch, heads, ..., queries, keys]."""
-    query_positions, key_positions = query_positions[..., tf.newaxis], key_positions[..., tf.newaxis, :]
+    query_positions, begins = query_positions[:, tf.newaxis], begins[..., tf.newaxis, tf.newaxis]
     is_seen = tf.equal(query_segments[..., tf.newaxis], key_segments[..., tf.newaxis, :])
     is_seen &= tf.abs(query_positions - key_positions) <= window
     probabilities = dropped = tf.nn.softmax(
@@ -109,7 +114,7 @@ def _probabilities(scores, query_segments, key_segments, query_positions, key_po
     if keys:
         batch, heads = tf.shape(scores)[0], scores.shape[1]
         examples = tf.reshape(tf.range(batch * heads) * length, [batch, heads] + [1] * (len(scores.shape) - 2))
-        indices = tf.cast((examples + query_positions) * length + key_positions, tf.uint32)
+        indices = tf.cast((examples + begins + query_positions) * length + begins + key_positions, tf.uint32)
         dropped = fused.drop(probabilities, randomness.hash_at(indices, keys[0]), rate)
     return tf.cast(probabilities, scores.dtype), tf.cast(dropped, scores.dtype)
 
@@ -138,16 +143,15 @@ class _AtOnce:
         return self._join(own), *(self._join_around(each) for each in around)
 
     def _locations(self, query_segments, key_segments):
-        positions = tf.range(self._length)[tf.newaxis]
-
         def apply(divide, tokens):  # [batch, length], as if of one head and one number each
             return divide(tokens[:, tf.newaxis, :, tf.newaxis])[:, 0, ..., 0]
 
         return _Locations(
             apply(self._divide, query_segments),
             apply(self._around, key_segments),
-            apply(self._divide, positions)[0],
-            apply(self._around, positions)[0],
+            tf.range(self._size),
+            tf.range(2 * self._size) - self._half,
+            tf.range(self._number) * self._size,
         )
 
     def _divide(self, x, before=0):
@@ -218,7 +222,7 @@ class _InTurn:
         return segments, tf.reshape(tf.range(self._number * self._size), [self._number, self._size])
 
     def _locations(self, query_segments, query_positions, key_segments):
-        return _Locations(query_segments, key_segments, query_positions, tf.range(self._length))
+        return _Locations(query_segments, key_segments, query_positions, tf.range(self._length), tf.constant(0))
 
     def _divide(self, x):
         """Returns blocks [blocks, batch, heads, size, n] of [batch, heads, length, n]."""

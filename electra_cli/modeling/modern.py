@@ -101,8 +101,10 @@ class ModernEncoder(Encoder):
 
     def _contexts(self, inputs):
         """Returns what each block sees, and angles of positions for it."""
-        tokens = tf.range(tf.shape(inputs[features.INPUT_WORD_IDS])[1])
-        positions = inputs.get(features.POSITION_IDS, tokens[tf.newaxis])
+        word_ids = inputs[features.INPUT_WORD_IDS]
+        # The minimum is 0, which TensorFlow cannot know: angles of constants would become literals of every layer.
+        tokens = tf.range(tf.shape(word_ids)[1]) + tf.minimum(tf.cast(word_ids[:1, :1], tf.int32), 0)
+        positions = inputs.get(features.POSITION_IDS, tokens)
         head_size = self._settings["hidden_size"] // self._settings["num_attention_heads"]
         window = self._settings["local_attention"] // 2
         of_global = (

@@ -212,6 +212,23 @@ def test_compiled_and_recomputed_it_is_the_same(how, remat):
         np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max(), rtol=0)
 
 
+def test_positions_become_no_literals_of_each_layer():
+    shape = Shape(32, 1, num_layers=5, intermediate_size=8, local_attention=128)
+    encoder = build_encoder(shape, attention="blockwise")
+    ids = tf.ones([1, 1024], tf.int32)
+    inputs = {"input_word_ids": ids, "input_mask": ids, "input_type_ids": 0 * ids}
+    encoder(inputs)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def gradients(inputs):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(encoder(inputs)["sequence_output"])
+        return tape.gradient(loss, encoder.trainable_variables[0])
+
+    # With literals 7.6 MB: distances of tokens to those that they might see, and angles, of each layer.
+    assert len(gradients.experimental_get_compiler_ir(inputs)(stage="hlo_serialized")) < 1_200_000
+
+
 def test_norms_softmax_and_rotation_stay_float32_in_other_precisions():
     wide, narrow = (output_and_gradients(False, "plain", name) for name in ("float32", "mixed_bfloat16"))
     assert 1e-4 < np.abs(narrow[0] - wide[0]).max() < 0.5
