@@ -78,8 +78,8 @@ _FIELDS = {
     ),
     "data.mask_unit": Field(
         "token",
-        'What is masked as a unit: token, or word (found by WordPiece\'s "##", or by the segmentation that the data '
-        "was prepared with).",
+        'What is masked as a unit: token, or word (found by WordPiece\'s "##", by the space that SentencePiece and '
+        "byte-level BPE keep at its beginning, or by the segmentation that the data was prepared with).",
         choices=("token", "word"),
     ),
     "data.max_ngram": Field(
