@@ -41,7 +41,7 @@ SIZES = {
 
 def run(module, *arguments):
     command = [sys.executable, "-m", f"electra_cli.{module}", *map(str, arguments)]
-    result = forking.run(command, capture_output=True, text=True, timeout=400)
+    result = forking.run(command, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
