@@ -5,9 +5,9 @@
 By electra-plan 3.9e18 FLOPs (ELECTRA-Small: 1.3e18), 15 hours on one A100.
 
 Of that model are the sizes, a generator as wide and half as deep, and gradient-disentangled embeddings (section 3.3):
-the discriminator's loss does not change those of the generator. Its attention is not, but BERT's, nor its vocabulary of
-128,000 SentencePiece tokens. Batch, steps and schedule are those of `small`. This project has not trained it to the
-end.
+the discriminator's loss does not change those of the generator. Attention is BERT's, and the vocabulary that of the
+data instead of 128,000 SentencePiece tokens. Batch, steps and schedule are those of `small`. This project has not
+trained it to the end.
 """
 
 import ml_collections

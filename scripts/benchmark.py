@@ -118,10 +118,10 @@ def _start(arguments: argparse.Namespace, overrides: list[str], scratch: str) ->
     for preset in presets:
         sizes = {}
         for precision, attention, data_dir in itertools.product(*varied):
-            told = [preset if len(presets) > 1 else "", precision, attention if len(varied[1]) > 1 else "", data_dir]
+            labels = [preset if len(presets) > 1 else "", precision, attention if len(varied[1]) > 1 else "", data_dir]
             own = [f"--preset={preset}", f"--precision={precision}", f"--data_dir={data_dir}"]
             own.append(f"--config.runtime.attention={attention}")
-            name = ", ".join(filter(None, ["electra-pretrain", *told]))
+            name = ", ".join(filter(None, ["electra-pretrain", *labels]))
             workers.append(Worker(name, "benchmark_ours.py", *own, *given))
             sizes = workers[-1].ready["sizes"]
         for peer in filter(None, arguments.compare.split(",")):

@@ -93,7 +93,7 @@ def _run(program: str, arguments: Sequence[str]) -> None:
         sys.exit(code if code > 0 else 128 - code)
 
 
-def _load(name: str, overrides: Sequence[str], num_steps: int | None, values: flags.FlagValues) -> Contender:
+def _load(name: str, overrides: Sequence[str], values: flags.FlagValues) -> Contender:
     """Returns a config of `--config` or `--against`; raises a `UserError` for one that cannot be compared."""
     is_mlm = name.endswith(_MLM)
     flag = ConfigFlag(flags.FlagValues(), PRETRAINING)
@@ -105,7 +105,7 @@ def _load(name: str, overrides: Sequence[str], num_steps: int | None, values: fl
     if is_mlm and settings.objective.name != "electra":
         raise UserError(f"{name}: {_MLM} follows a config of objective.name=electra")
     settings.data.dir, settings.eval.probes = values.data, (values.probes,) if values.probes else ()
-    settings.train.num_steps = num_steps if num_steps is not None else settings.train.num_steps
+    settings.train.num_steps = values.num_steps if values.num_steps is not None else settings.train.num_steps
     # What follows from the steps is chosen here.
     for key in ("train.steps_per_loop", "train.log_interval", "train.checkpoint_interval", "eval.interval"):
         settings.update_from_flattened_dict({key: 1})
@@ -136,9 +136,7 @@ def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[list[C
         raise UserError("--probes names no file")
     for task in values.finetune:
         ConfigFlag(flags.FlagValues(), FINETUNING).parse([FINETUNING_PROGRAM, f"--config={task}"])
-    contenders = [
-        _load(name, overrides, values.num_steps, values) for name in (file, *(values.against or [file + _MLM]))
-    ]
+    contenders = [_load(name, overrides, values) for name in (file, *(values.against or [file + _MLM]))]
     if settings.objective.name != "electra" and not values.against:
         raise UserError("--config: give one of ELECTRA, or others --against it")
     if not values.against:

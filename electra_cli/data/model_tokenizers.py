@@ -115,9 +115,8 @@ class ByteLevelTokenizer:
             model, pre_tokenizer = record["model"], record["pre_tokenizer"] or {}
             steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer] if pre_tokenizer else [])
             _check_kind(path, model, [step["type"] for step in steps])
-            self.adds_space: bool = any(
-                step.get("add_prefix_space") for step in steps
-            )  # before the first word of a text
+            # Before the first word of a text.
+            self.adds_space: bool = any(step.get("add_prefix_space") for step in steps)
             added = record.get("added_tokens") or []
             self.special_tokens = _special_tokens(path, {*model["vocab"], *(item["content"] for item in added)})
             for item in added:
