@@ -1,4 +1,4 @@
-"""Trained models from Python: load one, encode text, detect replaced tokens, fill masks.
+"""Trained models from Python: load one, encode text, detect replaced tokens, fill masks, score texts.
 
     from electra_cli.api import load
 
@@ -6,9 +6,10 @@
     electra.encode(["Some text."]).mean                  # float32 [1, hidden_size]
     electra.detect_replaced_tokens(["The chef ate the car."])[0]
     electra.fill_mask(["The chef [MASK] the soup."])[0][0]
+    electra.score(["The chef ate the soup."])[0].log_likelihood     # of a run of the objective electric
 
-These names are kept: `load`, `Electra` and its methods `encode`, `detect_replaced_tokens` and `fill_mask`, and what
-they return. Mistakes raise `electra_cli.errors.UserError`, whose text says what to do.
+These names are kept: `load`, `Electra` and its methods `encode`, `detect_replaced_tokens`, `fill_mask` and `score`, and
+what they return. Mistakes raise `electra_cli.errors.UserError`, whose text says what to do.
 """
 
 import dataclasses
@@ -17,10 +18,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.config.checks import require_energies
 from electra_cli.errors import UserError
 from electra_cli.interop.runs import LoadedRun, encode_texts, load_run, unpadded_rows
 
-__all__ = ["Electra", "Encoded", "Filled", "Token", "load"]
+__all__ = ["Electra", "Encoded", "Filled", "Score", "Token", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,15 @@ class Filled:
 
     token: str  # as the vocabulary has it
     probability: float  # 0 to 1, the generator's
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """How likely a text is."""
+
+    log_likelihood: float  # pseudo-log-likelihood, nats: the sum of -E(x)_t over its tokens
+    num_tokens: int  # of that sum: all but special tokens
+    is_cut: bool  # whether the text is longer, and only its beginning was scored
 
 
 def load(
@@ -105,6 +116,7 @@ class Electra:
     def __init__(self, run: LoadedRun):
         self.run = run
         self._encoder = run.tokenizer.build()
+        self._logits = tf.function(self._compute_logits, autograph=False)
 
     def encode(self, texts: Sequence[str], *, network: str | None = None, batch_size: int = 32) -> Encoded:
         """Returns texts as vectors of a network: 'discriminator' or 'generator'; None: the first that there is.
@@ -132,9 +144,11 @@ class Electra:
         """Returns the tokens of each text without [CLS] and [SEP], and how likely each was replaced.
 
         Raises:
-          UserError: the model has no discriminator, or there is no text.
+          UserError: the model has no discriminator, or one of energies, or there is no text.
         """
         self._require("discriminator")
+        if self.run.has_energies:
+            raise UserError(f"{self.run.workdir} has energies, which are no probabilities: see `score`")
         tokens = []
         for ids, inputs in self._batches(texts, batch_size):
             logits = self.run.logits("discriminator", self.run.hidden_states("discriminator", inputs)[-1])
@@ -171,6 +185,37 @@ class Electra:
                 )
         return filled
 
+    def score(self, texts: Sequence[str], *, batch_size: int = 32) -> list[Score]:
+        """Returns the pseudo-log-likelihood of each text (arXiv 2012.08561), 0 of one without tokens.
+
+        -E(x)_t is taken for log p(x_t | the other tokens). Shapes are those of few lengths, for which a function is
+        compiled once.
+
+        Raises:
+          UserError: the model has no energies, or there is no text.
+        """
+        require_energies(self.run.config.objective.name, self.run.workdir)
+        vocabulary, longest = self.run.tokenizer.vocabulary, self.run.config.model.max_position_embeddings
+        special = (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id)
+        scores: list[Score] = []
+        for part in _divide(texts, batch_size):
+            inputs = encode_texts(self.run.tokenizer, part, longest + 1, self._encoder)
+            is_cut = inputs["input_mask"].sum(axis=1) > longest
+            inputs = {name: value[:, :longest] for name, value in inputs.items()}
+            ids = inputs["input_word_ids"]
+            ids[is_cut, -1] = vocabulary.sep_id
+            width = min(longest, 1 << (ids.shape[1] - 1).bit_length())
+            padding = [[0, min(batch_size, len(texts)) - len(part)], [0, width - ids.shape[1]]]
+            logits = self._logits({name: np.pad(value, padding) for name, value in inputs.items()}).numpy()
+            is_scored = ~np.isin(ids, special)
+            energies = np.where(is_scored, logits[: len(part), : ids.shape[1]].astype(np.float64), 0.0)
+            rows = zip(-energies.sum(axis=1), is_scored.sum(axis=1), is_cut, strict=True)
+            scores += [Score(float(total), int(number), bool(cut)) for total, number, cut in rows]
+        return scores
+
+    def _compute_logits(self, inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+        return self.run.logits("discriminator", self.run.hidden_states("discriminator", inputs)[-1])
+
     def _require(self, role: str) -> None:
         if role not in self.run.roles:
             raise UserError(f"{self.run.workdir} has no {role}; it has: {', '.join(self.run.roles)}")
@@ -181,9 +226,14 @@ class Electra:
     def _batches(
         self, texts: Sequence[str], batch_size: int
     ) -> Iterator[tuple[list[list[int]], dict[str, np.ndarray]]]:
-        if isinstance(texts, str) or not texts:
-            raise UserError("give a list of one text or more")
         length = self.run.config.model.max_position_embeddings
-        for begin in range(0, len(texts), batch_size):
-            inputs = encode_texts(self.run.tokenizer, list(texts[begin : begin + batch_size]), length, self._encoder)
+        for part in _divide(texts, batch_size):
+            inputs = encode_texts(self.run.tokenizer, part, length, self._encoder)
             yield unpadded_rows(inputs), inputs
+
+
+def _divide(texts: Sequence[str], batch_size: int) -> Iterator[list[str]]:
+    if isinstance(texts, str) or not texts:
+        raise UserError("give a list of one text or more")
+    for begin in range(0, len(texts), batch_size):
+        yield list(texts[begin : begin + batch_size])

@@ -1,6 +1,7 @@
 """`electra-pretrain`: flags in, one call of the training library."""
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from absl import flags
 
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
+from electra_cli.config.checks import require_energies
 from electra_cli.config.fields import Field
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
@@ -29,15 +31,21 @@ GROUPS: app.FlagGroups = {
     "What to do": {
         "mode": Field(
             "train_and_eval",
-            "Train, evaluate the newest checkpoint, train with evaluations, or repeat the last step whose loss or "
-            "gradient was infinite or NaN, to see why.",
-            choices=("train", "eval", "train_and_eval", "replay"),
+            "Train, evaluate the newest checkpoint, train with evaluations, repeat the last step whose loss or "
+            "gradient was infinite or NaN, to see why, or score the texts of --input by a run of the objective "
+            "electric.",
+            choices=("train", "eval", "train_and_eval", "replay", "score"),
+        ),
+        "input": Field(
+            None,
+            "With --mode=score: file of texts, one a line. Printed is a line for each: its pseudo-log-likelihood "
+            "(nats), the number of its tokens, and whether it was cut.",
         ),
         "checkpoint": Field(
             None,
-            "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval "
-            "evaluates it (best and ckpt-500 are those of the workdir), and a run without checkpoints of its own "
-            "starts from its weights.",
+            "Checkpoint, such as run/checkpoints/ckpt-500, or a directory whose newest is used: --mode=eval evaluates "
+            "it, --mode=score scores by it (best and ckpt-500 are those of the workdir), and a run without checkpoints "
+            "of its own starts from its weights.",
         ),
     },
     "Before a run": {
@@ -71,6 +79,7 @@ GROUPS: app.FlagGroups = {
 FLAGS = app.define_flags(GROUPS)
 CONFIG = ConfigFlag(FLAGS, PRETRAINING, is_optional=True)
 
+_NUM_SCORED = 1024  # texts whose scores are printed together
 _VERDICTS = {True: "ok", False: "FAILED", None: "-"}
 USAGE = """
 Pre-trains an ELECTRA text encoder on data from electra-prepare. The same command resumes a run that was stopped.
@@ -78,6 +87,7 @@ Pre-trains an ELECTRA text encoder on data from electra-prepare. The same comman
 Usage: {program} --config=PRESET_OR_FILE --config.data.dir=DATA --workdir=RUN [--mode=MODE] [--config.KEY=VALUE ...]
        {program} --workdir=RUN [--mode=MODE] [--checkpoint=PATH] [--config.KEY=VALUE ...]
                                               a run that was begun, with its own config; some keys may change
+       {program} --workdir=RUN --mode=score --input=FILE [--checkpoint=PATH]
        {program} --check_devices [--config=PRESET_OR_FILE] [--config.KEY=VALUE ...] [--json]
 """
 EXAMPLES = """
@@ -96,6 +106,10 @@ def _main(values: flags.FlagValues) -> None:
         _check_devices(values)
         return
     app.refuse_flags(values, ("json",), "goes with --check_devices: leave it out, or see --print_config=json")
+    if values.mode == "score":
+        _score(values)
+        return
+    app.refuse_flags(values, ("input",), "is read by --mode=score only: leave it out")
     settings = _settings(values)
     from electra_cli.data import source  # noqa: PLC0415  (--help must not wait for it)
 
@@ -144,6 +158,32 @@ def _check_devices(values: flags.FlagValues) -> None:
     for check in failed:
         print(f"{os.path.basename(sys.argv[0])}: check failed: {check.name}: {check.text}", file=sys.stderr)
     sys.exit(bool(failed))
+
+
+def _score(values: flags.FlagValues) -> None:
+    """Prints the scores of a file's lines, a line each."""
+    unread = "is not read by --mode=score: leave it out"
+    app.refuse_flags(values, ("config", "print_config", "dry_run", "wandb_project"), unread)
+    for override in CONFIG.overrides:
+        raise UserError(f"{override} {unread}")
+    app.require_flags(values, workdir="give the directory of the run", input="give a file of texts, one a line")
+    from electra_cli.finetuning.tables import read_text, split_lines  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.loggers.lines import lines_logger  # noqa: PLC0415
+
+    settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
+    require_energies(settings.objective.name, values.workdir)
+    texts = split_lines(read_text(values.input))
+    with lines_logger(quiet=True, log_format=values.log_format) as logger:
+        app.end_when_stopped(logger)
+        from electra_cli.api import Electra  # noqa: PLC0415  (imports TensorFlow: seconds)
+        from electra_cli.interop.runs import load_run  # noqa: PLC0415
+
+        notice = functools.partial(print, file=sys.stderr)
+        electra = Electra(load_run(values.workdir, checkpoint=values.checkpoint, notice=notice))
+        for begin in range(0, len(texts), _NUM_SCORED):
+            for number, score in enumerate(electra.score(texts[begin : begin + _NUM_SCORED]), begin + 1):
+                text = f"{score.log_likelihood:.4f}\t{score.num_tokens}" + ("\tcut" if score.is_cut else "")
+                logger.result("score", {"line": number, **dataclasses.asdict(score)}, text)
 
 
 def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:

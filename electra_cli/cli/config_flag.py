@@ -82,11 +82,11 @@ class ConfigFlag:
         """
         arguments = self._flag_values.read_flags_from_files(argv[1:], force_gnu=False)
         names, overrides, rest = self._split(arguments)
-        self.file, self.overrides, self._config, self._changes = None, [], None, []
+        self.file, self._config, self._changes = None, None, []
+        self.overrides = [f"--config.{key}={value}" for key, value in overrides]
         if names:
             self.file = [self.schema.path(name) for name in names][-1]
             self._config = self._load(self.file)
-            self.overrides = [f"--config.{key}={value}" for key, value in overrides]
             self._override(self._config, overrides)
             return self._flag_values([argv[0], f"--config={self.file}", *rest])
         if self._is_optional:

@@ -10,6 +10,7 @@ from electra_cli.config.fields import flatten, require
 from electra_cli.config.labeled_files import parse_probes
 from electra_cli.config.pretraining import BEST_METRICS, PRETRAINING
 from electra_cli.config.suggestions import did_you_mean
+from electra_cli.errors import UserError
 
 # The keys of the section `model` that the architecture modern has beside the sizes.
 MODERN_KEYS = ("global_attention_every", "local_attention", "global_rope_theta", "local_rope_theta", "norm_epsilon")
@@ -47,7 +48,7 @@ def _check_sizes(config: ml_collections.ConfigDict, generator: dict[str, int], c
           f"must be a multiple of config.model.num_attention_heads={model.num_attention_heads}")  # fmt: skip
     width, heads = generator["hidden_size"], generator["num_attention_heads"]
     key = "model.generator_size" if model.generator_hidden_size is None else "model.generator_hidden_size"
-    has_generator = config.objective.name == "electra" and not config.objective.uniform_generator
+    has_generator = config.objective.name != "mlm" and not config.objective.uniform_generator
     check(key, not has_generator or (width > 0 and width % heads == 0),
           f"makes a generator of width {width}, which {heads} attention heads do not divide")  # fmt: skip
     if model.architecture == "modern":
@@ -87,14 +88,28 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
     objective = config.objective
     for key in ("tied_generator", "uniform_generator"):
         if objective[key]:
-            check(f"objective.{key}", objective.name == "electra", "the objective mlm has no generator")
+            check(f"objective.{key}", objective.name != "mlm", "the objective mlm has no generator")
             check("model.embedding_sharing", config.model.embedding_sharing == "all",
                   f"must be all with config.objective.{key}: there is one network only")  # fmt: skip
     check("objective.tied_generator", not (objective.tied_generator and objective.uniform_generator),
           "a uniform generator has no network to tie; set only one of the two")  # fmt: skip
+    if objective.name == "electric":
+        for key in ("tied_generator", "uniform_generator", "disallow_correct", "sampling_temperature"):
+            default = PRETRAINING.fields[f"objective.{key}"].default
+            check(f"objective.{key}", objective[key] == default,
+                  f"config.objective.name=electric learns against what its two towers predict, as they predict it: "
+                  f"leave the key at {default!r}")  # fmt: skip
     metrics, best = BEST_METRICS[objective.name], config.train.best_metric
     check("train.best_metric", best in ("", *metrics),
           f"must be empty or one of {', '.join(metrics)}{did_you_mean(best, metrics)}")  # fmt: skip
+
+
+def require_energies(objective: str, workdir: str) -> None:
+    """Raises a `UserError` where a run of an objective, `config.objective.name`, cannot score texts."""
+    if objective != "electric":
+        raise UserError(
+            f"{workdir} is of config.objective.name={objective}, which scores no texts: give a run of electric"
+        )
 
 
 def _check_steps(config: ml_collections.ConfigDict, check: _Require) -> None:
@@ -150,6 +165,8 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
     groups: list[tuple[bool, str, tuple[str, ...]]] = [
         (config.objective.name == "mlm", "the objective mlm has no generator and no discriminator",
          ("model.generator_", "model.embedding_sharing", "objective.")),
+        (config.objective.name == "electric", "the two towers of the objective electric read text without masks",
+         ("data.mask_token_prob", "data.random_token_prob")),
         (config.objective.uniform_generator, "a uniform generator has no network",
          ("model.generator_", "objective.sampling_temperature")),
         (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),

@@ -20,10 +20,14 @@ from electra_cli.config.fields import (
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 ARCHITECTURES = ("electra", "modern")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored", "tpu")
-# Held-out metrics of which one is better than another: of every objective, and those that only electra has.
+# Held-out metrics of which one is better than another: of every objective, and those of objectives with RTD.
 _MASKED_LM_METRICS = ("total_loss", "masked_lm_loss", "masked_lm_accuracy")
 _RTD_METRICS = ("sampled_masked_lm_accuracy", "rtd_loss", "rtd_accuracy", "rtd_auc", "rtd_precision", "rtd_recall")
-BEST_METRICS = {"electra": (*_MASKED_LM_METRICS, *_RTD_METRICS), "mlm": _MASKED_LM_METRICS}
+BEST_METRICS = {
+    "electra": (*_MASKED_LM_METRICS, *_RTD_METRICS),
+    "electric": (*_MASKED_LM_METRICS, "cloze_loss", *_RTD_METRICS),
+    "mlm": _MASKED_LM_METRICS,
+}
 
 # Limits of sizes, beyond those of published encoders; whether a machine holds a network is another check
 # (`objectives/sizes.py`).
@@ -175,9 +179,11 @@ _FIELDS = {
     ),
     "objective.name": Field(
         "electra",
-        "electra, or mlm: masked language modeling alone (BERT without next-sentence prediction), which trains one "
-        "network of the discriminator's size and reads no other key of this section.",
-        choices=("electra", "mlm"),
+        "electra; electric: energies of tokens, learned against noise from two encoders of the generator's size that "
+        "read in one direction each (Clark et al., EMNLP 2020), and with them --mode=score; or mlm: masked language "
+        "modeling alone (BERT without next-sentence prediction), which trains one network of the discriminator's size "
+        "and reads no other key of this section.",
+        choices=tuple(BEST_METRICS),
     ),
     "objective.generator_loss_weight": Field(1.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
     "objective.discriminator_loss_weight": Field(50.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
@@ -277,7 +283,7 @@ _FIELDS = {
         "",
         "Held-out metric by which the best checkpoint is kept, in addition to the others: the lowest for a loss, the "
         "highest for any other; empty: none.",
-        choices=BEST_METRICS["electra"],
+        choices=tuple(dict.fromkeys(name for names in BEST_METRICS.values() for name in names)),
     ),
     "train.async_checkpoints": ChangeableField(
         False,

@@ -24,6 +24,7 @@ class MaskingSettings:
       max_ngram: longest span that is masked as one, in units.
       continues_word: bool [vocab_size], tokens that belong to the unit of the token before; None: each token is a unit.
       uses_segmentation: whether `features.CONTINUES_WORD` decides the units instead.
+      keeps_maskable: whether a batch gets `features.MASKABLE`.
     """
 
     mask_prob: float
@@ -36,6 +37,7 @@ class MaskingSettings:
     max_ngram: int = 1
     continues_word: np.ndarray | None = None
     uses_segmentation: bool = False
+    keeps_maskable: bool = False
 
 
 def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
@@ -51,6 +53,7 @@ def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource
         max_ngram=config.data.max_ngram,
         continues_word=vocabulary.continues_word if masks_words else None,
         uses_segmentation=masks_words and source.train.has_words,
+        keeps_maskable=config.objective.name == "electric",
         mask_token_id=vocabulary.mask_id,
         special_token_ids=(vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id),
     )
@@ -77,7 +80,7 @@ def mask_batch(
       rows: (first, total): mask as the rows from `first` on of a batch of `total` rows. None: the batch is complete.
 
     Returns:
-      `features.MASKED`, and `features.PACKED` if they are in the batch.
+      `features.MASKED`, `features.PACKED` if they are in the batch, and with `keeps_maskable` `features.MASKABLE`.
     """
     ids, mask = batch[features.INPUT_WORD_IDS], batch[features.INPUT_MASK]
     num_rows = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
@@ -112,8 +115,10 @@ def mask_batch(
     masked = tf.where(is_chosen & (draws < settings.mask_token_prob), settings.mask_token_id, ids)
     if settings.random_token_prob:
         masked = tf.where(shows_random, _random_tokens(settings, draw(length, random_seed)), masked)
+    kept = {features.MASKABLE: tf.cast(is_candidate, tf.int32)} if settings.keeps_maskable else {}
     return {
         **{name: batch[name] for name in features.encoder_inputs(batch)},
+        **kept,
         features.INPUT_WORD_IDS: masked,
         features.MASKED_LM_POSITIONS: positions,
         features.MASKED_LM_IDS: masked_lm_ids,

@@ -71,7 +71,8 @@ def write(run: LoadedRun, role: str, directory: str) -> None:
     sizes = network.sizes
     config = _config(_class_of(sizes, role), sizes, rates, rates.initializer_range, run.tokenizer)
     if sizes.architecture == "modern" and role == "discriminator":  # transformers counts its outputs by their names
-        config |= {"id2label": {"0": "replaced"}, "label2id": {"replaced": 0}}
+        label = "energy" if run.has_energies else "replaced"
+        config |= {"id2label": {"0": label}, "label2id": {label: 0}}
     tensors = _tensors(network.weights, role, sizes)
     _write_folder(directory, config, tensors, run.tokenizer, sizes.max_position_embeddings, run_card(run, role))
 

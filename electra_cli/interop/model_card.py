@@ -15,6 +15,10 @@ _ROLES = {
     "fine-tune.",
     "generator": "The generator: a masked language model.",
 }
+_ENERGIES = (
+    "The discriminator of [Electric](https://arxiv.org/abs/2012.08561): it gives the energy of every token, of which "
+    "the negative stands for the log-probability given the other tokens, and is the network to fine-tune."
+)
 # What a model for each kind of task does, and the pipeline tag of that on model hubs.
 _TASKS = {
     "classification": ("It predicts the class of {texts}", "text-classification"),
@@ -95,10 +99,12 @@ def run_card(run: LoadedRun, role: str) -> str:
     tables = _table("training", training)
     if scores:
         tables += _scores_table(f"held-out, step {run.held_out['step']:,}", scores)
-    use = _USES[role]
+    use, about = _USES[role], _ROLES[role]
+    if run.has_energies:
+        use, about = use.replace("greater than 0: was replaced", "energies"), _ENERGIES
     if sizes.architecture == "modern":
         use = use.replace("ForPreTraining", "ForTokenClassification")
-    return _card(f"ELECTRA {role}", "", f"{_ROLES[role]} Pre-trained", use, tables)
+    return _card(f"ELECTRA {role}", "", f"{about} Pre-trained", use, tables)
 
 
 def fine_tuned_card(model: FineTunedModel) -> str:

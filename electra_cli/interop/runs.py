@@ -48,6 +48,11 @@ class LoadedRun:
         """The networks that it has, the discriminator first."""
         return list(self.model.networks)
 
+    @property
+    def has_energies(self) -> bool:
+        """Whether the discriminator's logits are energies of tokens, not those of being replaced."""
+        return self.config.objective.name == "electric"
+
     def network(self, role: str) -> Network:
         """Returns a network with its head, as arrays."""
         heads = self.config.model.num_attention_heads
@@ -81,7 +86,8 @@ class LoadedRun:
           positions: int32 [batch, n] that a generator predicts; None: all.
 
         Returns:
-          Of a discriminator (replaced or not) float32 [batch, seq_length], of a generator [batch, n, vocab_size].
+          Of a discriminator (replaced or not, or energies) float32 [batch, seq_length], of a generator [batch, n,
+          vocab_size].
         """
         if role == "discriminator":
             logits = self.model.discriminator_head(self.model.discriminator_projection(encoded))

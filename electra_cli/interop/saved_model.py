@@ -2,7 +2,8 @@
 
 Signatures of a run, of strings `text` [batch]:
 
-- `replaced_tokens`, of a discriminator: `replaced_probability` float32 [batch, length].
+- `replaced_tokens`, of a discriminator: `replaced_probability` float32 [batch, length]; of the objective electric
+  `energies` instead: `energy` float32 [batch, length].
 - `embeddings`, of the discriminator, or of a generator alone: `layers` float32 [batch, layers, length, hidden],
   `sequence_output` (the last of them), and of each text `first` (that of [CLS]), `mean` and `max` (over its tokens,
   [CLS] and [SEP] included) float32 [batch, hidden].
@@ -53,7 +54,7 @@ def write(run: LoadedRun, roles: list[str], directory: str) -> None:
     with _vocabulary_file(run.tokenizer, directory) as vocab_file:
         module = _RunModule(run, roles, vocab_file)
         functions = module.text_functions
-        default = functions.get("replaced_tokens") or functions["fill_mask"]
+        default = functions.get(_of_tokens(run)) or functions["fill_mask"]
         tf.saved_model.save(module, directory, signatures={**functions, _DEFAULT: default})
 
 
@@ -94,7 +95,7 @@ class _RunModule(tf.Module):
         self.__call__ = encode
         self.text_functions = {"embeddings": self._on_text(_embeddings, run, role)}
         if "discriminator" in roles:
-            self.text_functions["replaced_tokens"] = self._on_text(_replaced_tokens, run)
+            self.text_functions[_of_tokens(run)] = self._on_text(_discriminate, run)
         if "generator" in roles:
             self.text_functions["fill_mask"] = self._on_text(_fill_mask, run, self.tokenizer)
 
@@ -121,9 +122,15 @@ def _embeddings(run: LoadedRun, role: str, inputs: Outputs) -> Outputs:
     }
 
 
-def _replaced_tokens(run: LoadedRun, inputs: Outputs) -> Outputs:
+def _of_tokens(run: LoadedRun) -> str:
+    """Returns the name of the discriminator's signature."""
+    return "energies" if run.has_energies else "replaced_tokens"
+
+
+def _discriminate(run: LoadedRun, inputs: Outputs) -> Outputs:
     logits = run.logits("discriminator", run.hidden_states("discriminator", inputs)[-1])
-    return {"replaced_probability": tf.sigmoid(logits) * tf.cast(inputs["input_mask"], tf.float32)}
+    name, values = ("energy", logits) if run.has_energies else ("replaced_probability", tf.sigmoid(logits))
+    return {name: values * tf.cast(inputs["input_mask"], tf.float32)}
 
 
 def _fill_mask(run: LoadedRun, tokenizer: GraphTokenizer, inputs: Outputs) -> Outputs:
@@ -196,8 +203,8 @@ def compare(run: LoadedRun, roles: list[str], directory: str, texts: list[str]) 
     states = run.hidden_states(roles[0], inputs)
     pairs = list(zip(tf.unstack(layers, axis=1), states, strict=True))
     if "discriminator" in roles:
-        probabilities = tf.sigmoid(run.logits("discriminator", states[-1]))
-        pairs.append((signatures["replaced_tokens"](text=tf.constant(texts))["replaced_probability"], probabilities))
+        theirs = signatures[_of_tokens(run)](text=tf.constant(texts))
+        pairs += [(theirs[name], ours) for name, ours in _discriminate(run, inputs).items()]
     difference = largest_difference(pairs, inputs["input_mask"].astype(bool))
     if "generator" not in roles:
         return difference

@@ -20,12 +20,14 @@ from electra_cli.modeling import fused, randomness
 class Segments(NamedTuple):
     """Which keys a query sees: those of its own segment, as far as `window` tokens away; None: at any distance.
 
-    Segments are int32 [batch, length]. 0 is padding: what its queries see is not defined.
+    Segments are int32 [batch, length]. 0 is padding: what its queries see is not defined. `direction` is as of
+    `layers.visible`.
     """
 
     queries: tf.Tensor
     keys: tf.Tensor
     window: int | None = None
+    direction: int = 0
 
 
 def attention(
@@ -44,13 +46,13 @@ def attention(
       rate: of the probabilities that are dropped out.
       dropout_key: uint32 [2]; None: no dropout.
     """
-    *locations, window = segments
+    *locations, window, direction = segments
     keys = [] if dropout_key is None or rate == 0.0 else [dropout_key]
 
     @tf.custom_gradient
     def apply(query, key, value, query_segments, key_segments, *keys):
         length, segments = query.shape[2], (query_segments, key_segments)
-        block = _Block(keys, scale, rate, length, length if window is None else window)
+        block = _Block(keys, scale, rate, length, length if window is None else window, direction)
         blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, MIN_HALF_WINDOW))
 
         def backward(gradient):
@@ -79,9 +81,11 @@ class _Locations(NamedTuple):
 class _Block:
     """Attention of queries to the keys that they may see, both of [batch, heads, ..., n, head_size]."""
 
-    def __init__(self, dropout_keys: Sequence[tf.Tensor], scale: float, rate: float, length: int, window: int):
+    def __init__(
+        self, dropout_keys: Sequence[tf.Tensor], scale: float, rate: float, length: int, window: int, direction: int
+    ):
         self._dropout_keys, self._scale, self._rate = dropout_keys, scale, rate if dropout_keys else 0.0
-        self._length, self._window = length, window
+        self._constants = {"length": length, "window": window, "direction": direction}
 
     def forward(self, query, key, value, locations: _Locations):
         """Returns what the queries see."""
@@ -97,17 +101,18 @@ class _Block:
 
     def _attend(self, query, key, locations):
         scores = tf.matmul(query, key, transpose_b=True)
-        constants = {"scale": self._scale, "rate": self._rate, "length": self._length, "window": self._window}
+        constants = {"scale": self._scale, "rate": self._rate, **self._constants}
         return _probabilities(scores, *locations, *self._dropout_keys, **constants)
 
 
 @fused.jit_region
 def _probabilities(scores, query_segments, key_segments, query_positions, key_positions, begins, *keys,
-                   scale, rate, length, window):  # fmt: skip
+                   scale, rate, length, window, direction):  # fmt: skip
     """Returns probabilities before and after dropout, of the dtype of `scores` [batch, heads, ..., queries, keys]."""
     query_positions, begins = query_positions[:, tf.newaxis], begins[..., tf.newaxis, tf.newaxis]
     is_seen = tf.equal(query_segments[..., tf.newaxis], key_segments[..., tf.newaxis, :])
-    is_seen &= tf.abs(query_positions - key_positions) <= window
+    distances = query_positions - key_positions
+    is_seen &= (tf.abs(distances) <= window) & (direction * distances >= 0)
     probabilities = dropped = tf.nn.softmax(
         fused.widen(scores) * scale + tf.where(is_seen, 0.0, fused.PADDING_SCORE)[:, tf.newaxis]
     )

@@ -11,7 +11,7 @@ import tf_keras
 
 from electra_cli.config.checks import MODERN_KEYS
 from electra_cli.modeling import features
-from electra_cli.modeling.layers import Dense, ElectraEmbeddings, Encoder, TransformerBlock, truncated_normal
+from electra_cli.modeling.layers import Dense, ElectraEmbeddings, Encoder, TransformerBlock, sub_seed, truncated_normal
 from electra_cli.modeling.modern import ModernEncoder
 
 
@@ -31,6 +31,7 @@ class ElectraEncoder(Encoder):
         initializer_range: float = 0.02,
         remat: bool = False,
         attention: str = "full",
+        direction: int = 0,
         **kwargs,
     ):
         settings = {
@@ -43,6 +44,7 @@ class ElectraEncoder(Encoder):
             "initializer_range": initializer_range,
             "remat": remat,
             "attention": attention,
+            "direction": direction,
         }
         super().__init__(embeddings, settings, **kwargs)
         if self.embeddings.embedding_size != hidden_size:
@@ -82,8 +84,50 @@ def encode(
 
 def build_generator(config: ml_collections.FrozenConfigDict) -> Encoder:
     """Builds the generator of a resolved config."""
-    model = {**_model(config), **{name: config.derived[f"generator_{name}"] for name in _SIZES}}
+    model = _generator_model(config)
     return build_encoder(model, "generator", build_embeddings(model, "generator_embeddings"))
+
+
+class TwoTowers(tf_keras.layers.Layer):
+    """The generator of Electric: two encoders, one that reads from left to right, one from right to left.
+
+    At each position it has the left one's state of the token before, and the right one's of the token after, so that it
+    does not see the token itself; zeros where that token belongs to no or another document.
+    """
+
+    def __init__(self, left: Encoder, right: Encoder, **kwargs):
+        super().__init__(**kwargs)
+        self.left, self.right = left, right
+        self.embeddings = left.embeddings
+        if hasattr(left, "new_prediction_head"):
+            self.new_prediction_head = left.new_prediction_head
+
+    def call(self, inputs, training=None, seed=None):
+        """Returns `sequence_output` [batch, seq_length, 2 x hidden_size]; the arguments are those of `Encoder`."""
+        left, right = (
+            tower(inputs, training=training, seed=sub_seed(seed, index))["sequence_output"]
+            for index, tower in enumerate((self.left, self.right))
+        )
+        segments = inputs.get(features.DOCUMENT_IDS, inputs[features.INPUT_MASK])
+        follows = tf.cast(tf.equal(segments[:, 1:], segments[:, :-1]), left.dtype)[..., tf.newaxis]
+        before = tf.pad(left[:, :-1] * follows, [[0, 0], [1, 0], [0, 0]])
+        after = tf.pad(right[:, 1:] * follows, [[0, 0], [0, 1], [0, 0]])
+        return {"sequence_output": tf.concat([before, after], axis=-1)}
+
+    def get_embedding_table(self) -> tf.Variable:
+        """Returns the word table, float32 [vocab_size, embedding_size]."""
+        return self.embeddings.word_table()
+
+
+def build_towers(config: ml_collections.FrozenConfigDict) -> TwoTowers:
+    """Builds the two encoders of a resolved config, each of the generator's size."""
+    model = _generator_model(config)
+    embeddings = build_embeddings(model, "generator_embeddings")
+    left, right = (
+        build_encoder(model, name, embeddings, direction)
+        for name, direction in (("left_to_right", 1), ("right_to_left", -1))
+    )
+    return TwoTowers(left, right, name="generator")
 
 
 def build_discriminator(
@@ -101,6 +145,10 @@ def build_discriminator(
             added_to=generator_embeddings if sharing == "gradient_disentangled" else None,
         )
     return build_encoder(model, "discriminator", embeddings)
+
+
+def _generator_model(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
+    return {**_model(config), **{name: config.derived[f"generator_{name}"] for name in _SIZES}}
 
 
 def _model(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
@@ -141,11 +189,14 @@ _SIZES = ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size
 _SETTINGS = ("hidden_dropout", "attention_dropout", "initializer_range", "remat", "attention")
 
 
-def build_encoder(model: Mapping[str, Any], name: str, embeddings: ElectraEmbeddings) -> Encoder:
-    """Builds an encoder from values by the names of keys of the section `model`, all set, and of `attention`."""
+def build_encoder(model: Mapping[str, Any], name: str, embeddings: ElectraEmbeddings, direction: int = 0) -> Encoder:
+    """Builds an encoder from values by the names of keys of the section `model`, all set, and of `attention`.
+
+    `direction` is as of `layers.visible`.
+    """
     architecture = _ARCHITECTURES[model["architecture"]]
     settings = {key: model[key] for key in (*_SIZES, *_SETTINGS, *architecture.keys)}
-    return architecture.encoder(embeddings, **settings, name=name)
+    return architecture.encoder(embeddings, **settings, direction=direction, name=name)
 
 
 def build_embeddings(model: Mapping[str, Any], name: str, **sharing: Any) -> ElectraEmbeddings:

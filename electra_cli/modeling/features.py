@@ -17,6 +17,8 @@ MASKED_LM_WEIGHTS = "masked_lm_weights"
 # float32 [batch, num_token_predictions], in [0, 1): the draw that the generator's sample at each slot is made with.
 # It travels with the example, so that the sample does not depend on which replica draws it.
 SAMPLING_UNIFORM = "sampling_uniform"
+# int32 [batch, seq_length]: 1 for a token that might be masked. Only after masking, where the objective asks for it.
+MASKABLE = "maskable"
 # int32 [batch, seq_length]: 1 for a token that belongs to the word of the token before it. Only in data whose words
 # were given when it was prepared, and only before masking.
 CONTINUES_WORD = "continues_word"

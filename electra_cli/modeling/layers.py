@@ -165,7 +165,7 @@ class ElectraEmbeddings(tf_keras.layers.Layer):
 
 
 def visible(
-    inputs: dict[str, tf.Tensor], attention: str, window: int | None = None
+    inputs: dict[str, tf.Tensor], attention: str, window: int | None = None, direction: int = 0
 ) -> "tf.Tensor | blockwise.Segments":
     """Returns which tokens each token attends to, as of `self_attention`.
 
@@ -173,6 +173,7 @@ def visible(
       inputs: as of the encoders.
       attention: as `runtime.attention`; full where the length is not known when a step is traced, as in a SavedModel.
       window: greatest distance; None: any.
+      direction: 1: a token sees itself and those before it; -1: itself and those after it; 0: both sides.
     """
     length = inputs[features.INPUT_WORD_IDS].shape[1]
     if length is not None and window is not None and window >= length - 1:
@@ -180,11 +181,11 @@ def visible(
     if length is not None and attends_in_blocks(attention, length, window):
         documents, mask = inputs.get(features.DOCUMENT_IDS), inputs[features.INPUT_MASK]
         segments = (tf.ones_like(mask), mask) if documents is None else (documents, documents)
-        return blockwise.Segments(*segments, window)
-    return _padding_scores(inputs, window)
+        return blockwise.Segments(*segments, window, direction)
+    return _padding_scores(inputs, window, direction)
 
 
-def _padding_scores(inputs: dict[str, tf.Tensor], window: int | None) -> tf.Tensor:
+def _padding_scores(inputs: dict[str, tf.Tensor], window: int | None, direction: int) -> tf.Tensor:
     """Returns float32 [batch, 1, 1 or seq_length, seq_length], negative for keys that a query must not see."""
     if features.DOCUMENT_IDS in inputs:
         documents = inputs[features.DOCUMENT_IDS]
@@ -193,11 +194,15 @@ def _padding_scores(inputs: dict[str, tf.Tensor], window: int | None) -> tf.Tens
     else:
         is_padding = 1.0 - tf.cast(inputs[features.INPUT_MASK], tf.float32)
         scores = fused.PADDING_SCORE * is_padding[:, tf.newaxis, tf.newaxis, :]
-    if window is None:
+    if window is None and not direction:
         return scores
     tokens = tf.range(tf.shape(inputs[features.INPUT_WORD_IDS])[1])
-    is_far = tf.abs(tokens[:, tf.newaxis] - tokens) > window
-    return tf.minimum(scores, fused.PADDING_SCORE * tf.cast(is_far, tf.float32))
+    distances = tokens[:, tf.newaxis] - tokens
+    if window is not None:
+        scores = tf.minimum(scores, fused.PADDING_SCORE * tf.cast(tf.abs(distances) > window, tf.float32))
+    if direction:
+        scores = tf.minimum(scores, fused.PADDING_SCORE * tf.cast(direction * distances < 0, tf.float32))
+    return scores
 
 
 def self_attention(
@@ -308,7 +313,7 @@ class Encoder(tf_keras.layers.Layer):
 
     Args:
       settings: the other arguments of the subclass; `hidden_dropout` is also the rate for the embeddings, `remat` holds
-        in training, `attention` is as of `visible`. See `TransformerBlock`.
+        in training, `attention` and `direction` are as of `visible`. See `TransformerBlock`.
     """
 
     transformer_layers: list[tf_keras.layers.Layer]
@@ -322,7 +327,7 @@ class Encoder(tf_keras.layers.Layer):
         self.embedding_projection: Dense | None = None
         self.hidden_dropout = settings["hidden_dropout"]
         self.remat = settings["remat"]
-        self.attention = settings["attention"]
+        self.attention, self.direction = settings["attention"], settings["direction"]
         self.final_norm: LayerNorm | None = None
 
     def call(self, inputs, training=None, seed=None):
@@ -358,7 +363,7 @@ class Encoder(tf_keras.layers.Layer):
 
     def _contexts(self, inputs: dict[str, tf.Tensor]) -> list[tuple]:
         """Returns for each block its arguments between its input and the keys."""
-        return [(visible(inputs, self.attention),)] * len(self.transformer_layers)
+        return [(visible(inputs, self.attention, direction=self.direction),)] * len(self.transformer_layers)
 
     def get_embedding_table(self) -> tf.Variable:
         """Returns the word table, float32 [vocab_size, embedding_size]."""

@@ -58,6 +58,7 @@ class ModernEncoder(Encoder):
         global_rope_theta: float = 160_000.0,
         local_rope_theta: float = 10_000.0,
         norm_epsilon: float = 1e-5,
+        direction: int = 0,
         **kwargs,
     ):
         settings = {
@@ -75,6 +76,7 @@ class ModernEncoder(Encoder):
             "global_rope_theta": global_rope_theta,
             "local_rope_theta": local_rope_theta,
             "norm_epsilon": norm_epsilon,
+            "direction": direction,
         }
         super().__init__(embeddings, settings, **kwargs)
         if hidden_size % (2 * num_attention_heads):
@@ -108,11 +110,11 @@ class ModernEncoder(Encoder):
         head_size = self._settings["hidden_size"] // self._settings["num_attention_heads"]
         window = self._settings["local_attention"] // 2
         of_global = (
-            visible(inputs, self.attention),
+            visible(inputs, self.attention, direction=self.direction),
             rotation(positions, head_size, self._settings["global_rope_theta"]),
         )
         of_local = (
-            visible(inputs, self.attention, window),
+            visible(inputs, self.attention, window, self.direction),
             rotation(positions, head_size, self._settings["local_rope_theta"]),
         )
         every = self._settings["global_attention_every"]

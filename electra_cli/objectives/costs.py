@@ -29,16 +29,19 @@ class Outline:
     Attributes:
       kept_head: the head of the network that is kept, 'masked_lm' or 'rtd'; a generator's is 'masked_lm'.
       num_sums: numbers in the sums of a batch (`Objective.sum_shapes`).
+      num_towers: encoders of the generator; two of them read in one direction each, and predict all tokens together.
     """
 
     title: str
     has_generator: bool
     kept_head: str
     num_sums: int
+    num_towers: int = 1
 
 
 OUTLINES = {
     "electra": Outline("ELECTRA", has_generator=True, kept_head="rtd", num_sums=10 + 2 * 16_384),
+    "electric": Outline("Electric", has_generator=True, kept_head="rtd", num_sums=12 + 2 * 16_384, num_towers=2),
     "mlm": Outline("masked language modeling", has_generator=False, kept_head="masked_lm", num_sums=4),
 }
 
@@ -82,14 +85,15 @@ class EncoderSizes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSize(EncoderSizes):
-    """The sizes that a network's operations follow from: also tokens and masked slots of an example.
+    """The sizes that a network's operations follow from: also tokens of an example, and those that are predicted.
 
-    `attention` is `runtime.attention`.
+    `attention` is `runtime.attention`; `num_towers` is as of `Outline`, and all other sizes are those of a tower.
     """
 
     seq_length: int
     num_predictions: int
     attention: str
+    num_towers: int = 1
 
     def layers_in_blocks(self) -> int:
         """Returns how many layers compute attention in blocks and so keep no probabilities."""
@@ -126,6 +130,9 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
     generator = {name: config.derived[f"generator_{name}"] for name in names}
     if config.model.architecture == "modern":
         shared["embedding_size"] = generator["hidden_size"]
+    shared["num_towers"] = outline_of(config).num_towers
+    if shared["num_towers"] > 1:
+        shared["num_predictions"] = config.data.max_seq_length
     return NetworkSize(**{**shared, **generator}), kept
 
 
@@ -211,7 +218,9 @@ def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count]) -> fl
     """Adds up operations of an example, forward."""
     generator, kept = network_sizes(config)
     count = encoder(kept) + heads[outline_of(config).kept_head](kept)
-    return count if generator is None else count + (encoder(generator) + heads["masked_lm"](generator))
+    if generator is None:
+        return count
+    return count + (generator.num_towers * encoder(generator) + heads["masked_lm"](generator))
 
 
 def _encoder_flops(size: NetworkSize) -> float:
@@ -258,8 +267,9 @@ def _electra_flops(size: NetworkSize) -> float:
 def _masked_lm_flops(size: NetworkSize) -> float:
     h, e, v = size.hidden_size, size.embedding_size, size.vocab_size
     biases = 0 if size.architecture == "modern" else 2 * e
-    a_slot = 2 * e * v + 2 * h * e + biases + (_ACTIVATION + _LAYER_NORM - 1) * e + _SOFTMAX * v + 2 * v
-    return _MASKED_FRACTION * size.seq_length * float(a_slot)
+    inputs = size.num_towers * h
+    a_slot = 2 * e * v + 2 * inputs * e + biases + (_ACTIVATION + _LAYER_NORM - 1) * e + _SOFTMAX * v + 2 * v
+    return (_MASKED_FRACTION if size.num_towers == 1 else 1.0) * size.seq_length * float(a_slot)
 
 
 def _rtd_flops(size: NetworkSize) -> float:
@@ -283,7 +293,7 @@ def _encoder_products(size: NetworkSize) -> int:
 
 
 def _masked_lm_products(size: NetworkSize) -> int:
-    return 2 * size.num_predictions * size.embedding_size * (size.hidden_size + size.vocab_size)
+    return 2 * size.num_predictions * size.embedding_size * (size.num_towers * size.hidden_size + size.vocab_size)
 
 
 def _rtd_products(size: NetworkSize) -> int:

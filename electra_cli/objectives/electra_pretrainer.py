@@ -129,9 +129,7 @@ class ElectraPretrainer(Pretrainer):
           [batch, num_classes], `disc_logits` float32 [batch, seq_length], `disc_label` int32 [batch, seq_length]
           (1 where the token that the discriminator saw differs from the original).
         """
-        inputs = {name: value if name in _FLOATS else tf.cast(value, tf.int32) for name, value in inputs.items()}
-        if features.MASKED_LM_WEIGHTS not in inputs:
-            inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
+        inputs = self._complete(inputs)
         lm_logits, sentence_outputs = self._generate(inputs, training, sub_seed(seed, 0))
         sampled_ids = sample_tokens(
             lm_logits,
@@ -140,14 +138,24 @@ class ElectraPretrainer(Pretrainer):
             self.sampling_temperature,
         )
         corrupted, labels = corrupt(inputs, sampled_ids)
-        encoded = encode(self.discriminator_network, corrupted, training, sub_seed(seed, 2))
-        disc_logits = self.discriminator_head(self.discriminator_projection(encoded))
         return {
             "lm_outputs": lm_logits if self.output_type == "logits" else tf.nn.log_softmax(lm_logits),
             "sentence_outputs": sentence_outputs,
-            "disc_logits": tf.squeeze(disc_logits, axis=-1),
+            "disc_logits": self._discriminate(corrupted, training, sub_seed(seed, 2)),
             "disc_label": labels,
         }
+
+    def _complete(self, inputs):
+        """Returns the inputs as int32, and the weights of slots where they are absent."""
+        inputs = {name: value if name in _FLOATS else tf.cast(value, tf.int32) for name, value in inputs.items()}
+        if features.MASKED_LM_WEIGHTS not in inputs:
+            inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
+        return inputs
+
+    def _discriminate(self, corrupted, training, seed):
+        """Returns what the discriminator's head has of each token, float32 [batch, seq_length]."""
+        encoded = encode(self.discriminator_network, corrupted, training, seed)
+        return tf.squeeze(self.discriminator_head(self.discriminator_projection(encoded)), axis=-1)
 
     def _generate(self, inputs, training, seed):
         """Returns (logits of the masked slots, outputs of the sentence head), float32."""
@@ -297,6 +305,13 @@ def put_at_positions(sequence: tf.Tensor, positions: tf.Tensor, values: tf.Tenso
     return tf.where(written >= 0, written, sequence)
 
 
+def unmask(inputs: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns the original tokens of a masked batch, int32 [batch, seq_length]."""
+    masked_ids = tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32)
+    slots = (features.MASKED_LM_POSITIONS, features.MASKED_LM_IDS, features.MASKED_LM_WEIGHTS)
+    return put_at_positions(masked_ids, *(inputs[name] for name in slots))
+
+
 def corrupt(inputs: dict[str, tf.Tensor], sampled_ids: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Replaces the masked tokens of a batch by sampled ones, int32 [batch, num_token_predictions].
 
@@ -304,8 +319,7 @@ def corrupt(inputs: dict[str, tf.Tensor], sampled_ids: tf.Tensor) -> tuple[dict[
     from the original.
     """
     positions, weights = inputs[features.MASKED_LM_POSITIONS], inputs[features.MASKED_LM_WEIGHTS]
-    masked_ids = tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32)
-    original_ids = put_at_positions(masked_ids, positions, inputs[features.MASKED_LM_IDS], weights)
+    original_ids = unmask(inputs)
     corrupted_ids = put_at_positions(original_ids, positions, sampled_ids, weights)
     corrupted = {name: inputs[name] for name in features.encoder_inputs(inputs)}
     corrupted[features.INPUT_WORD_IDS] = corrupted_ids

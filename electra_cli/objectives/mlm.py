@@ -157,6 +157,11 @@ def masked_lm_loss(logits: tf.Tensor, ids: tf.Tensor, weights: tf.Tensor) -> tup
     return tf.reduce_sum(losses * tf.reshape(weights, [-1])), tf.reduce_sum(weights)
 
 
+def cross_entropy(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+    """Returns -log softmax(logits)[ids], in nats, float32 [...], of float32 [..., vocab_size] and int32 [...]."""
+    return tf.reshape(_cross_entropy(_rows(logits), tf.reshape(ids, [-1])), tf.shape(ids))
+
+
 def _rows(logits: tf.Tensor) -> tf.Tensor:
     """Returns a row for each slot of the batch: TPUs would copy [batch, num_token_predictions, vocab_size], padded."""
     return tf.reshape(logits, [-1, logits.shape[-1]])

@@ -68,7 +68,10 @@ def count_parameters(config: Any) -> Parameters:
 
 
 def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
-    """Returns the parameters of a network's parts; those of the embeddings are the sum of tables and LayerNorm."""
+    """Returns the parameters of a network's parts; those of the embeddings are the sum of tables and LayerNorm.
+
+    Of several towers, `size.num_towers`, those of all together.
+    """
     parts: dict[str, str | tuple[str, ...]] = {
         "word_table": "embeddings/word_embeddings",
         "layer_norm": "embeddings/LayerNorm/",
@@ -77,10 +80,13 @@ def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
         "head": "predictions/",
     }
     numbers = {name: math.prod(shape) for name, shape in costs.expected_shapes(role, size).items()}
-    return {
+    counts = {
         part: sum(number for name, number in numbers.items() if name.startswith(prefix))
         for part, prefix in parts.items()
     }
+    counts["encoder"] *= size.num_towers
+    counts["head"] += (size.num_towers - 1) * size.hidden_size * size.embedding_size  # whose input is all towers'
+    return counts
 
 
 def _divide_embeddings(numbers: dict[str, int], of_generator: int, sharing: str) -> dict[str, int]:
@@ -126,11 +132,10 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     has_parts = config.train.gradient_accumulation_steps > 1
     gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
     sizes = [size for size in costs.network_sizes(config) if size is not None]
-    discriminator = sizes[-1]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
     activations = max(kept) if compiled else sum(kept)
     working = num_examples * max(execution.working(size, remat) for size in sizes)
-    a_copy = FLOAT * num_examples * discriminator.num_predictions * discriminator.vocab_size
+    a_copy = FLOAT * num_examples * sizes[0].num_predictions * sizes[0].vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
     moments = (
         activations + working + a_copy * execution.logits_kept + trained * execution.gradients_kept,
@@ -146,7 +151,7 @@ def kept_of_example(config: Any, *, compiled: bool) -> float:
     execution = _Execution(config, compiled)
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     has_logits = not config.objective.uniform_generator
-    logits = FLOAT * sizes[-1].num_predictions * sizes[-1].vocab_size * execution.logits_alive * has_logits
+    logits = FLOAT * sizes[0].num_predictions * sizes[0].vocab_size * execution.logits_alive * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
 
 
@@ -192,7 +197,7 @@ class _Execution:
         kept = []
         for size in sizes:
             again = self.recomputed(size) if remat else 0.0
-            kept.append(self.embeddings(size) + size.num_layers * (self.block(size) - again))
+            kept.append(size.num_towers * (self.embeddings(size) + size.num_layers * (self.block(size) - again)))
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
     def _scores(self, size: costs.NetworkSize) -> float:

@@ -232,7 +232,8 @@ def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], require_a
 
 
 def named_weights(model: Pretrainer) -> Iterator[_Pair]:
-    """Yields every weight of a pretrainer once, with its names: query, key and value are three and one variable."""
+    """Yields each weight of the `networks` of a pretrainer and their heads once, with its names: query, key and value
+    are three and one variable."""
     seen: set[Any] = set()
     for scope, network in _networks(model).items():
         for variable, names in _embeddings(network.embeddings, f"{scope}/"):
@@ -240,7 +241,7 @@ def named_weights(model: Pretrainer) -> Iterator[_Pair]:
                 seen.add(variable.ref())
                 yield variable, names
         yield from _layers(network, f"{scope}/")
-    if model.masked_lm is not None:
+    if "generator" in model.networks:
         yield from _dense(model.masked_lm.dense, "generator_predictions/dense")
         yield from _layer_norm(model.masked_lm.layer_norm, "generator_predictions/LayerNorm")
         yield model.masked_lm.bias, ("generator_predictions/output_bias",)

@@ -120,7 +120,9 @@ def random_batch(config: ml_collections.FrozenConfigDict, size: int) -> dict[str
     rng = np.random.default_rng(0)
     ids = rng.integers(0, config.derived.vocab_size, [size, length], np.int32)
     positions = np.sort(rng.permuted(np.tile(np.arange(length), [size, 1]), axis=1)[:, :slots], axis=1)
+    kept = {features.MASKABLE: np.ones_like(ids)} if config.objective.name == "electric" else {}
     return {
+        **kept,
         features.INPUT_WORD_IDS: ids,
         features.INPUT_MASK: np.ones_like(ids),
         features.INPUT_TYPE_IDS: np.zeros_like(ids),

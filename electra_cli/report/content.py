@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     "Losses": (
         Metric("total_loss", "Total loss", "nats", True),
         Metric("masked_lm_loss", "Masked LM loss (generator)", "nats", True, "unigram distribution"),
+        Metric("cloze_loss", "Cloze loss (generator)", "nats", True),
         Metric("rtd_loss", "RTD loss (discriminator)", "nats", True),
     ),
     "Generator": (
@@ -252,6 +253,8 @@ def describe_model(config: dict[str, Any]) -> str:
     if objective.get("tied_generator"):
         return f"one network for both, {sizes}"
     generator = f"{derived.get('generator_num_layers')} of {derived.get('generator_hidden_size')}"
+    if outline.num_towers > 1:
+        return f"{outline.title}, {sizes}, {outline.num_towers} towers of {generator}"
     return f"discriminator {sizes}, generator {generator}"
 
 

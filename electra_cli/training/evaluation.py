@@ -11,7 +11,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.sample_texts import Sample, Token
 from electra_cli.modeling import features
 from electra_cli.objectives.base import Objective, Pretrainer, Tensors, objective_of, unigram_log_probs
-from electra_cli.objectives.electra_pretrainer import put_at_positions
+from electra_cli.objectives.electra_pretrainer import unmask
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, averaged_weights
 from electra_cli.training.steps import build_eval_step
@@ -140,14 +140,8 @@ def _sample_outputs(objective: Objective, inputs: Tensors, outputs: Tensors) -> 
     chosen = objective.choices(inputs, outputs)
     ids = tf.cast(inputs[features.MASKED_LM_IDS], tf.int32)
     probabilities = tf.nn.softmax(tf.cast(outputs["lm_outputs"], tf.float32))
-    originals = put_at_positions(
-        tf.cast(inputs[features.INPUT_WORD_IDS], tf.int32),
-        inputs[features.MASKED_LM_POSITIONS],
-        ids,
-        inputs[features.MASKED_LM_WEIGHTS],
-    )
     return {
-        "originals": originals,
+        "originals": unmask(inputs),
         "choice_probabilities": tf.gather(probabilities, chosen["choices"], batch_dims=2),
         "original_probabilities": tf.gather(probabilities, ids, batch_dims=2),
         **chosen,

@@ -14,6 +14,7 @@ from electra_cli.data.vocabulary import Vocabulary, WordRules, is_unused, read_r
 from electra_cli.errors import UserError
 from electra_cli.files import read_json, unescaped
 from electra_cli.loggers.logger import Logger
+from electra_cli.modeling.layers import ElectraEmbeddings
 from electra_cli.objectives.base import Pretrainer, build_pretrainer
 from electra_cli.training.optimization import (
     Optimizer,
@@ -102,7 +103,7 @@ def _fit(
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
     """Returns references to variables, moments included, with a row for each token, and for each position."""
-    embeddings = [encoder.embeddings for encoder in model.networks.values()]
+    embeddings = [layer for layer in model.submodules if isinstance(layer, ElectraEmbeddings)]
     tokens = {layer.word_embeddings.ref() for layer in embeddings}
     if model.masked_lm is not None:
         tokens.add(model.masked_lm.bias.ref())

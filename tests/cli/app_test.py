@@ -72,7 +72,7 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=small", "--xyzzy"], "there is no flag --xyzzy (see "),
         (
             ["--config=small", "--workdir=x", "--mode=evl"],
-            "--mode=evl: must be one of train, eval, train_and_eval, replay; did you mean eval?",
+            "--mode=evl: must be one of train, eval, train_and_eval, replay, score; did you mean eval?",
         ),
         (["--config=small", "--workdir=x", "--mode=eval", "--dry_run"], "it does not go with --mode=eval"),
         (["--config=small", "--workdir=x", "--json"], "--json goes with --check_devices: leave it out"),

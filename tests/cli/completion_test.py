@@ -63,7 +63,7 @@ def test_flags_keys_presets_and_values(scripts, tmp_path):
     cases = {
         "--mo": (["--mode="], "-o nospace"),
         "--qu": (["--quiet"], ""),
-        "--mode=": (["train", "eval", "train_and_eval", "replay"], ""),
+        "--mode=": (["train", "eval", "train_and_eval", "replay", "score"], ""),
         "--quiet --mode=ev": (["eval"], ""),
         "--mode ev": (["eval"], ""),
         "--config=s": (["small", "small_mlm", "small_plus_plus"], "-o filenames"),

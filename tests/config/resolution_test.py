@@ -112,7 +112,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("model.embedding_sharing", "some", "must be one of all, word, none, gradient_disentangled"),
         ("model.generator_hidden_size", 200, "makes a generator of width 200, which 3 attention heads"),
         ("model.generator_num_layers", 0, "greater than 0, or left unset"),
-        ("objective.name", "clm", "must be one of electra, mlm"),
+        ("objective.name", "clm", "must be one of electra, electric, mlm"),
         ("optimizer.name", "sgd", "must be one of adam_weight_decay, adamw, stable_adamw, lamb"),
         ("optimizer.schedule", "step", "must be one of linear, cosine, warmup_stable_decay"),
         ("optimizer.decay_fraction", 1.5, "at most 1"),
@@ -216,6 +216,7 @@ def test_settings_of_probes_that_are_not_read_are_named():
         ({"objective.tied_generator": True, "objective.uniform_generator": True}, "set only one of the two"),
         ({"objective.tied_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
         ({"objective.uniform_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"train.best_metric": "cloze_loss"}, "must be empty or one of total_loss"),
         ({"train.best_metric": "rtd_auc", "objective.name": "mlm"}, "one of total_loss, masked_lm_loss, masked_lm_acc"),
         ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
     ],
@@ -245,6 +246,11 @@ def test_keys_that_are_not_read_are_named():
         "config.model.generator_size is not used: the objective mlm has no generator and no discriminator",
         "config.optimizer.decay_fraction is not used: it belongs to config.optimizer.schedule=warmup_stable_decay",
     ]
+    config.objective.name, config.data.mask_token_prob = "electric", 0.8
+    assert notices(config)[0] == (
+        "config.data.mask_token_prob is not used: the two towers of the objective electric read text without masks"
+    )
+    config.data.mask_token_prob = 0.85
     config.objective.name, config.objective.uniform_generator = "electra", True
     assert notices(config)[0].startswith("config.model.generator_size is not used: a uniform generator")
 

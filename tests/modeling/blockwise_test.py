@@ -30,11 +30,12 @@ def segments(rng, batch, length, has_documents):
     return np.ones([batch, length], np.int32), is_real.astype(np.int32), is_real
 
 
-def full_attention(query, key, value, query_segments, key_segments, rate, window):
+def full_attention(query, key, value, query_segments, key_segments, rate, window, direction):
     """The same with all probabilities at once."""
     length = query.shape[2]
     positions = np.arange(length)
     is_seen = query_segments[:, :, np.newaxis] == key_segments[:, np.newaxis]
+    is_seen &= direction * (positions[:, np.newaxis] - positions) >= 0
     if window is not None:
         is_seen &= np.abs(positions[:, np.newaxis] - positions) <= window
     padding_scores = np.where(is_seen, 0.0, -10_000.0).astype(np.float32)[:, np.newaxis]
@@ -46,7 +47,7 @@ def full_attention(query, key, value, query_segments, key_segments, rate, window
     return tf.matmul(probabilities, value)
 
 
-def check(seed, length, window, rate, has_documents, way):
+def check(seed, length, window, rate, has_documents, way, direction=0):
     """Output and gradients of real tokens equal those of `full_attention`."""
     rng = np.random.default_rng(seed)
     batch, heads, width = 2, 3, 4
@@ -60,10 +61,10 @@ def check(seed, length, window, rate, has_documents, way):
             output = attend(*inputs) * tf.constant(weights, tf.float32)
         return [output, *tape.gradient(output, inputs)]
 
-    expected = run(lambda *inputs: full_attention(*inputs, *places, rate, window), *inputs)
+    expected = run(lambda *inputs: full_attention(*inputs, *places, rate, window, direction), *inputs)
 
     def attend(*inputs):
-        seen = blockwise.Segments(*map(tf.constant, places), window)
+        seen = blockwise.Segments(*map(tf.constant, places), window, direction)
         return blockwise.attention(*inputs, seen, SCALE, rate, KEY)
 
     found = WAYS[way](lambda *inputs: run(attend, *inputs))(*inputs)
@@ -91,10 +92,11 @@ def test_it_equals_full_attention(length, window, rate, has_documents, way):
     length=st.integers(1, 400),
     window=st.none() | st.integers(1, 400),
     documents=st.booleans(),
+    direction=st.sampled_from([-1, 0, 1]),
 )
 @hypothesis.settings(max_examples=25, deadline=None)
-def test_any_length_and_window(seed, length, window, documents):
-    check(seed, length, window, 0.2, documents, "eager")
+def test_any_length_window_and_direction(seed, length, window, documents, direction):
+    check(seed, length, window, 0.2, documents, "eager", direction)
 
 
 def test_hashes_at_indices():

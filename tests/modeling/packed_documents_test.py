@@ -70,11 +70,11 @@ def stack(rows):
     }
 
 
-@pytest.fixture(params=["electra", "mlm", "gradient_disentangled", "modern"])
+@pytest.fixture(params=["electra", "electric", "mlm", "gradient_disentangled", "modern"])
 def model(config, request):
     config.data.max_seq_length, config.data.mask_prob = LENGTH, 0.25
-    if request.param == "mlm":
-        config.objective.name = "mlm"
+    if request.param in ("electric", "mlm"):
+        config.objective.name = request.param
     elif request.param == "gradient_disentangled":
         config.model.embedding_sharing = "gradient_disentangled"
     elif request.param == "modern":

@@ -34,7 +34,7 @@ def test_training_flops_are_those_of_the_paper(name, num_steps, expected):
     assert costs.training_flops(resolved(name, **{"train.num_steps": num_steps})) == pytest.approx(expected, rel=5e-3)
 
 
-@pytest.mark.parametrize("objective", ["electra", "uniform_generator", "tied_generator", "mlm"])
+@pytest.mark.parametrize("objective", ["electra", "uniform_generator", "tied_generator", "electric", "mlm"])
 def test_matrix_products_of_a_step_counted_by_hand(objective):
     config = default_config()
     config.data.dir = "data"
@@ -44,8 +44,8 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
     config.model.generator_hidden_size, config.model.generator_num_attention_heads = 6, 1
     config.model.generator_num_layers, config.model.generator_intermediate_size = 1, 10
     config.train.global_batch_size = 5
-    if objective == "mlm":
-        config.objective.name = "mlm"
+    if objective in ("electric", "mlm"):
+        config.objective.name = objective
     elif objective != "electra":
         config.objective[objective] = True
     found = costs.matmul_flops(resolve(config, 100))
@@ -66,6 +66,8 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         "electra": discriminator + small + product(2, 6, 6) + vocabulary,
         "uniform_generator": discriminator,
         "tied_generator": discriminator + large + product(2, 4, 6) + vocabulary,
+        # Both towers' states of each of 8 tokens.
+        "electric": discriminator + 2 * small + product(8, 2 * 6, 6) + product(8, 6, 100),
         "mlm": large + product(2, 4, 6) + vocabulary,
     }
     assert found == 3 * 5 * expected[objective]

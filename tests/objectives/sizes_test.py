@@ -198,6 +198,9 @@ def test_presets_of_one_layer(name):
         {**MODERN, "objective.tied_generator": True},
         {**MODERN, "objective.uniform_generator": True},
         {**MODERN, "objective.name": "mlm", "model.num_layers": 1},
+        {"objective.name": "electric"},
+        {"objective.name": "electric", "model.embedding_sharing": "gradient_disentangled"},
+        {**MODERN, **MODERN_NARROW_GENERATOR, "objective.name": "electric"},
     ],
     ids=str,
 )
@@ -206,7 +209,7 @@ def test_odd_configs(changes):
     counted, model = count_parameters(config), build_pretrainer(config)
     assert counted.groups == groups_of(model, config)
     for role, size in zip(("generator", "discriminator"), costs.network_sizes(config), strict=True):
-        if size is not None and config.objective.name != "mlm":
+        if size is not None and role in model.networks and config.objective.name != "mlm":
             weights = read(model)
             heads, settings = size.num_attention_heads, costs.sizes_without_weights(config.model)
             network = split(weights, role, heads, settings)
