@@ -26,7 +26,11 @@ import sys
 import tempfile
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent
-PEERS = {"tfm": ("tfm", "tfm_xla"), "torch": ("torch", "torch_bfloat16_compiled")}
+PEERS = {
+    "tfm": ("tfm", "tfm_xla"),
+    "torch": ("torch", "torch_bfloat16_compiled"),
+    "torch_float32": ("torch",),
+}
 
 
 class Worker:
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="float32,mixed_bfloat16", help="of ours")
     parser.add_argument("--attention", default="auto", help="of ours, runtime.attention")
-    parser.add_argument("--compare", default="", help="tfm, torch, or both")
+    parser.add_argument("--compare", default="", help="tfm, torch or torch_float32; several")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=2, help="steps of each in a round")
     parser.add_argument("--data_dir", default="")

@@ -1,3 +1,6 @@
+import pathlib
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -125,3 +128,28 @@ def test_the_best_checkpoint_can_be_told_by_every_metric_that_has_a_better(objec
     sums = {name: np.ones(shape) for name, shape in objective_of(config).sum_shapes().items()}
     names = objective_of(config).summarize(sums).keys()
     assert set(BEST_METRICS[objective]) == names - {"replaced_fraction"}
+
+
+def test_the_objective_added_in_the_documentation():
+    """docs/objectives.md: the discriminator learns from the masked slots alone."""
+    page = (pathlib.Path(__file__).parents[2] / "docs/objectives.md").read_text(encoding="utf-8")
+    names: dict = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), names)
+    inputs = {
+        "input_mask": tf.constant([[1, 1, 1, 1, 0]]),
+        "masked_lm_positions": tf.constant([[1, 3, 0]]),
+        "masked_lm_ids": tf.constant([[7, 8, 0]]),
+        "masked_lm_weights": tf.constant([[1.0, 1.0, 0.0]]),
+    }
+    outputs = {
+        "lm_outputs": tf.zeros([1, 3, 10]),
+        "disc_label": tf.constant([[0, 0, 1, 1, 0]]),
+        "disc_logits": tf.constant([[-2.0, 1.0, 3.0, -1.0, 9.0]]),
+    }
+    objective = names["OBJECTIVE"](default_config())
+    weights = objective.batch_weights(inputs)
+    loss, sums = objective.loss_and_sums(inputs, outputs, weights)
+    rtd = np.log1p(np.exp(1.0))  # of both slots: an original judged at 1, a replaced one at -1
+    assert float(loss) == pytest.approx(np.log(10) + 50 * rtd, rel=1e-6)
+    metrics = objective.summarize({name: np.asarray(value) for name, value in sums.items()})
+    assert (metrics["rtd_accuracy"], metrics["replaced_fraction"]) == (0.0, 0.5)
