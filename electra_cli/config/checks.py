@@ -97,8 +97,8 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
         for key in ("tied_generator", "uniform_generator", "disallow_correct", "sampling_temperature"):
             default = PRETRAINING.fields[f"objective.{key}"].default
             check(f"objective.{key}", objective[key] == default,
-                  f"config.objective.name=electric learns against what its two towers predict, as they predict it: "
-                  f"leave the key at {default!r}")  # fmt: skip
+                  f"must be {default!r} with config.objective.name=electric, which learns against what its two towers "
+                  f"predict, as they predict it")  # fmt: skip
     metrics, best = BEST_METRICS[objective.name], config.train.best_metric
     check("train.best_metric", best in ("", *metrics),
           f"must be empty or one of {', '.join(metrics)}{did_you_mean(best, metrics)}")  # fmt: skip

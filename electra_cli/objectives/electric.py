@@ -25,7 +25,7 @@ from electra_cli.objectives.electra_pretrainer import (
     sample_tokens,
     unmask,
 )
-from electra_cli.objectives.mlm import cross_entropy
+from electra_cli.objectives.mlm import MaskedLMObjective, cross_entropy
 
 
 class ElectricPretrainer(ElectraPretrainer):
@@ -132,6 +132,16 @@ class ElectricObjective(ElectraObjective):
         total_loss = objective.generator_loss_weight * cloze_loss
         total_loss += objective.discriminator_loss_weight * metrics["rtd_loss"]
         return {**metrics, "total_loss": total_loss, "cloze_loss": cloze_loss}
+
+    def baselines(self, metrics: dict[str, float]) -> dict[str, str]:
+        """Those of ELECTRA, and knowing the share of noise, which is all that can be known of perfect noise."""
+        share = metrics["replaced_fraction"]
+        entropy = -sum(part * math.log(part) for part in (share, 1.0 - share) if part > 0)
+        return super().baselines(metrics) | {"rtd_loss": f"{entropy:.4f}  knowing the share of noise alone"}
+
+    def find_collapse(self, metrics: dict[str, float], unigram_loss: float | None) -> dict[str, str]:
+        """The cloze model's; a discriminator near chance may be right, where noise is like the text."""
+        return MaskedLMObjective.find_collapse(self, metrics, unigram_loss)
 
     def choices(self, inputs: Tensors, outputs: Tensors) -> Tensors:
         """The noise."""

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
+from electra_cli.config.pretraining import BEST_METRICS
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
 from electra_cli.objectives.base import build_pretrainer, objective_of
@@ -122,9 +123,20 @@ def test_the_loss_is_that_of_the_paper_in_numpy(config):
     metrics = objective.summarize({name: value.numpy() for name, value in sums.items()})
     assert metrics["total_loss"] == pytest.approx(total, rel=1e-5)
     assert metrics["cloze_loss"] == pytest.approx(expected["cloze_loss"] / maskable.sum(), rel=1e-5)
+    assert set(BEST_METRICS["electric"]) == metrics.keys() - {"replaced_fraction"}
+    share = 12 / mask.sum()
+    entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
+    assert objective.baselines(metrics)["rtd_loss"] == f"{entropy:.4f}  knowing the share of noise alone"
     chosen = objective.choices(inputs, outputs)
     np.testing.assert_array_equal(chosen["choices"], noise)
     np.testing.assert_allclose(chosen["replaced"], np.exp(noise_part - np.logaddexp(text_part, noise_part)), rtol=1e-4)
+
+
+def test_a_discriminator_at_chance_is_no_collapse(config):
+    _, objective = build(config)
+    metrics = {"masked_lm_loss": 1.0, "rtd_accuracy": 0.85, "rtd_auc": 0.5, "replaced_fraction": 0.15}
+    assert objective.find_collapse(metrics, unigram_loss=3.0) == {}
+    assert objective.find_collapse({**metrics, "masked_lm_loss": 3.0}, unigram_loss=3.0).keys() == {"generator"}
 
 
 def test_noise_that_is_the_original_is_noise(config):
@@ -158,10 +170,10 @@ def test_each_loss_trains_its_own_networks(config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"objective.uniform_generator": True}, "leave the key at False"),
-        ({"objective.tied_generator": True}, "leave the key at False"),
-        ({"objective.disallow_correct": True}, "leave the key at False"),
-        ({"objective.sampling_temperature": 0.5}, r"sampling_temperature=0\.5.* leave the key at 1\.0"),
+        ({"objective.uniform_generator": True}, "must be False with config.objective.name=electric"),
+        ({"objective.tied_generator": True}, "must be False with config.objective.name=electric"),
+        ({"objective.disallow_correct": True}, "must be False with config.objective.name=electric"),
+        ({"objective.sampling_temperature": 0.5}, r"sampling_temperature=0\.5: must be 1\.0 with"),
         ({"model.generator_hidden_size": 15, "model.generator_num_attention_heads": 2}, "a generator of width 15"),
     ],
 )
