@@ -14,7 +14,7 @@ import tensorflow as tf
 import tf_keras
 
 from electra_cli import files
-from electra_cli.data.input_pipeline import Part
+from electra_cli.data.input_pipeline import WHOLE, Part
 from electra_cli.errors import Interrupted, Option, UserError
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling import tf_models
@@ -93,8 +93,16 @@ class Runtime:
         """
         return tf.function(self.with_jit_regions(function), jit_compile=self.jit_compile, autograph=False)
 
-    def distribute(self, make_dataset: Callable[[Part], tf.data.Dataset]) -> tf.distribute.DistributedDataset:
-        """Distributes datasets of parts, whose batches are for one replica each, one after the other."""
+    def distribute(
+        self, make_dataset: Callable[[Part], tf.data.Dataset]
+    ) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+        """Distributes datasets of parts, whose batches are for one replica each, one after the other.
+
+        The one CPU that computes takes them as they are: an iterator of a strategy tunes itself, and closing it may
+        wait seconds for that (`pipeline_options`).
+        """
+        if self.num_replicas == 1 and self.devices == "CPU":
+            return make_dataset(WHOLE)
 
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             num_parts = context.num_input_pipelines

@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 
 from electra_cli.config import default_config
+from electra_cli.data.input_pipeline import WHOLE, pipeline_options
 from electra_cli.errors import UserError
 from electra_cli.training.cluster import Cluster
-from electra_cli.training.distribution import _check_compute_capability, _choose
+from electra_cli.training.distribution import Runtime, _check_compute_capability, _choose
 
 
 def settings(**values):
@@ -70,3 +71,16 @@ def test_a_gpu_that_tensorflow_has_no_code_for(monkeypatch, capability, built, f
         f"compute_90): install a TensorFlow built for it, or hide it: CUDA_VISIBLE_DEVICES=-1 uses the CPU, another "
         f"number another GPU"
     )
+
+
+def test_the_one_cpu_takes_datasets_as_they_are():
+    """An iterator of a strategy tunes itself, and closing it may wait for that."""
+    made = []
+
+    def make(part):
+        made.append((part, tf.data.Dataset.range(4).batch(part.size(2)).with_options(pipeline_options())))
+        return made[-1][1]
+
+    assert Runtime(tf.distribute.OneDeviceStrategy("CPU:0"), False, "").distribute(make) is made[0][1]
+    assert made[0][0] == WHOLE
+    assert not made[0][1].options().autotune.enabled
