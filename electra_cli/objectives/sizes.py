@@ -190,7 +190,8 @@ class _Execution:
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gradients_kept = 2.0 if compiled else 0.0
         self.logits_alive = 3.0
-        self.logits_kept = 0.0 if compiled else 1.0
+        predicts_all = costs.outline_of(config).num_towers > 1  # each with a loss: then gradients are kept, too
+        self.logits_kept = 0.0 if compiled else 3.0 if predicts_all else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""

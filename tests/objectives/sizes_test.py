@@ -81,6 +81,19 @@ def test_activations_on_a_cpu_counted_by_hand(precision, width):
     assert (found.working, kept.working) == (widest, widest + again)
 
 
+def test_logits_of_all_tokens_by_hand():
+    sizes = {"model__generator_size": 1.0, "model__generator_num_attention_heads": 2}
+    electra, electric = (
+        resolved(objective__uniform_generator=False, objective__name=name, **sizes) for name in ("electra", "electric")
+    )
+    assert memory(electra).logits == 3 * 4 * 4 * 2 * 100  # copies of float32, of 2 slots of 4 examples
+    assert memory(electric).logits == 3 * 4 * 4 * 16 * 100
+    # Two towers keep as much as the discriminator without its head does twice.
+    head = 4 * 16 * 8 * 2 * 4
+    kept = memory(electra, compiled=False).activations - head
+    assert memory(electric, compiled=False).activations == 1.5 * kept + head
+
+
 def test_without_dropout_its_tensors_are_not_there():
     for compiled in (True, False):
         dropped = memory(resolved(), compiled=compiled).activations
