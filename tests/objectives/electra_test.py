@@ -121,7 +121,7 @@ def test_ratio_of_nothing_is_zero():
     assert {value for name, value in result.items() if name != "rtd_auc"} == {0.0}
 
 
-@pytest.mark.parametrize("objective", ["electra", "mlm"])
+@pytest.mark.parametrize("objective", BEST_METRICS)
 def test_the_best_checkpoint_can_be_told_by_every_metric_that_has_a_better(objective):
     config = default_config()
     config.objective.name = objective
