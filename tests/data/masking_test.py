@@ -51,6 +51,16 @@ def test_positions_are_distinct_ascending_and_never_special():
     assert (masked["masked_lm_ids"][~used] == 0).all()
 
 
+def test_what_might_be_masked_is_kept_where_it_is_asked_for():
+    batch = make_batch([20, 6])
+    batch["input_word_ids"][0, 3] = MASK
+    expected = np.zeros([2, 20], np.int32)
+    expected[0, 1:19] = expected[1, 1:5] = 1
+    expected[0, 3] = 0
+    np.testing.assert_array_equal(mask(batch, keeps_maskable=True)["maskable"], expected)
+    assert "maskable" not in mask(batch)
+
+
 def test_rates_of_0_and_1_decide_what_is_shown():
     batch = make_batch([20, 12])
     shown = mask(batch, mask_token_prob=0.0)

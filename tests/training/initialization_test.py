@@ -95,11 +95,14 @@ def test_new_tokens_begin_as_the_mean_of_their_pieces(tmp_path, source, old):
             np.testing.assert_array_equal(before, after)
 
 
-@pytest.mark.parametrize("sharing", ["none", "gradient_disentangled"])
-def test_tables_that_are_not_shared_grow_too(tmp_path, sharing):
-    workdir = make_workdir(tmp_path / "run", **{"model.embedding_sharing": sharing})
-    target = Target(**{"model.embedding_sharing": sharing}).start_from(workdir)
-    same = Target(TOKENS, **{"model.embedding_sharing": sharing}).start_from(workdir)
+@pytest.mark.parametrize(
+    ("objective", "sharing"), [("electra", "none"), ("electra", "gradient_disentangled"), ("electric", "none")]
+)
+def test_tables_that_are_not_shared_grow_too(tmp_path, objective, sharing):
+    changes = {"objective.name": objective, "model.embedding_sharing": sharing}
+    workdir = make_workdir(tmp_path / "run", **changes)
+    target = Target(**changes).start_from(workdir)
+    same = Target(TOKENS, **changes).start_from(workdir)
     for network in ("generator_network", "discriminator_network"):
         before, after = (getattr(each.model, network).embeddings.word_embeddings for each in (same, target))
         np.testing.assert_array_equal(after[: len(TOKENS)], before)
