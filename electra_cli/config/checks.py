@@ -173,6 +173,8 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
         (config.optimizer.schedule != "warmup_stable_decay", "it belongs to config.optimizer.schedule="
          "warmup_stable_decay", ("optimizer.decay_fraction",)),
         (config.model.architecture == "modern", "the architecture modern has no position table", ("init.positions",)),
+        (all(flat[key] is None for key in flat if key.endswith("_end")), "no key ..._end is set",
+         ("train.value_schedule",)),
         (not config.eval.probes, "config.eval.probes names no file", ("eval.probe_",)),
         *((bool(config.phases[name]), f"config.phases.{name} has a value for each phase", (key,))
           for name, key in PHASE_KEYS.items()),

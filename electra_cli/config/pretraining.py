@@ -51,6 +51,11 @@ _LOSS_WEIGHTS = (
     "Weights of the two losses: total loss = generator_loss_weight x masked LM + discriminator_loss_weight x RTD "
     "(paper, section 2)."
 )
+_MASK_RATE = Rule(lambda value: 0 < value < 1, "must be a fraction, greater than 0 and less than 1")
+_AT_END = (
+    "Value at the run's last step of the key without _end, which is its value at the first: between them it changes as "
+    "config.train.value_schedule says. Evaluation keeps the first, so that scores of a run compare. Unset: constant."
+)
 _PHASE_VALUES = (
     "One value per phase, in place of config.data.dir, config.data.max_seq_length, config.train.global_batch_size, "
     "config.train.gradient_accumulation_steps and config.optimizer.learning_rate. Empty: that key's value in all "
@@ -70,8 +75,9 @@ _FIELDS = {
     "data.mask_prob": Field(
         0.15,
         "Fraction of an example's real tokens that is masked.",
-        Rule(lambda value: 0 < value < 1, "must be a fraction, greater than 0 and less than 1"),
+        _MASK_RATE,
     ),
+    "data.mask_prob_end": Field(None, _AT_END, _MASK_RATE, value_type=float),
     "data.mask_token_prob": Field(
         0.85, "Fraction of the masked slots that shows [MASK] (the original's 0.85; BERT's 0.8).", FROM_0_TO_1
     ),
@@ -187,9 +193,12 @@ _FIELDS = {
     ),
     "objective.generator_loss_weight": Field(1.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
     "objective.discriminator_loss_weight": Field(50.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
+    "objective.generator_loss_weight_end": Field(None, _AT_END, NOT_NEGATIVE, value_type=float),
+    "objective.discriminator_loss_weight_end": Field(None, _AT_END, NOT_NEGATIVE, value_type=float),
     "objective.sampling_temperature": Field(
         1.0, "Temperature of the softmax that replacements are sampled from (the original's `temperature`).", POSITIVE
     ),
+    "objective.sampling_temperature_end": Field(None, _AT_END, POSITIVE_OR_UNSET, value_type=float),
     "objective.disallow_correct": Field(False, "Never sample the original token (the original's `disallow_correct`)."),
     "objective.uniform_generator": Field(
         False,
@@ -264,6 +273,12 @@ _FIELDS = {
         0,
         "Everything random follows from this number and the step.",
         Rule(lambda value: 0 <= value < 2**31, "must be at least 0 and less than 2**31"),
+    ),
+    "train.value_schedule": Field(
+        "linear",
+        "How values with a key ..._end (mask_prob, sampling_temperature and the loss weights) change over the run: "
+        "linear, or cosine (slowly at both ends).",
+        choices=("linear", "cosine"),
     ),
     "train.steps_per_loop": ChangeableField(20, "Steps per host call; must divide every *_interval.", POSITIVE),
     "train.log_interval": ChangeableField(100, "Steps between two lines of metrics.", POSITIVE),

@@ -134,10 +134,11 @@ def _derive(config: ml_collections.ConfigDict, vocab_size: int) -> ml_collection
     if config.model.architecture == "modern":  # no table limits them
         longest = max(config.phases.max_seq_length or [config.data.max_seq_length])
         resolved.model.max_position_embeddings = max(config.model.max_position_embeddings, longest)
+    largest_rate = max(config.data.mask_prob, config.data.mask_prob_end or 0.0)
     resolved.derived = ml_collections.ConfigDict(
         {
             "vocab_size": vocab_size,
-            "max_predictions_per_seq": num_predictions(config.data.mask_prob, config.data.max_seq_length),
+            "max_predictions_per_seq": num_predictions(largest_rate, config.data.max_seq_length),
             **{f"generator_{name}": size for name, size in generator_sizes(config).items()},
         }
     )

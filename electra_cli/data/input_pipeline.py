@@ -69,6 +69,7 @@ def training_dataset(
     seed: int,
     start_step: int,
     first_step: int = 0,
+    num_skipped: int = 0,
     part: Part = WHOLE,
 ) -> tf.data.Dataset:
     """Returns the endless dataset of masked training batches `start_step`, `start_step` + 1, ...
@@ -76,17 +77,18 @@ def training_dataset(
     Args:
       start_step: optimizer updates already made.
       first_step: those of them made on other data; this step takes the first examples.
+      num_skipped: those of them whose examples were skipped instead, which count in no schedule.
       part: only this part is parsed and masked; its content does not depend on how many parts there are.
 
     Returns:
       Dicts of `features.MASKED` (and `features.PACKED`): the part's batch, or one batch a replica, one after the other.
       Iterating raises tf.errors.InvalidArgumentError at a damaged shard; see `reading`.
     """
-    first_slot, num_skipped = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
+    first_slot, offset = locate_example(split.examples, seed, (start_step - first_step) * global_batch_size)
     slots = tf.data.Dataset.range(first_slot, tf.int64.max)
     # One shard ahead is read while the current one is consumed.
     shards = slots.map(lambda slot: _load_shard(split, seed, slot)).prefetch(1)
-    records = shards.flat_map(tf.data.Dataset.from_tensor_slices).skip(num_skipped)
+    records = shards.flat_map(tf.data.Dataset.from_tensor_slices).skip(offset)
     batches = records.batch(global_batch_size, drop_remainder=True).enumerate(start_step)
 
     size = part.size(global_batch_size)
@@ -99,17 +101,21 @@ def training_dataset(
         batch = {name: tf.ensure_shape(value, [size, max_seq_length]) for name, value in batch.items()}
         masking_seed = randomness.stream_seed(seed, Stream.MASKING, step)
         sampling_seed = randomness.stream_seed(seed, Stream.SAMPLING, step)
-        return mask_batch(batch, masking, masking_seed, sampling_seed, (first, global_batch_size))
+        settings = masking.at(step - num_skipped)
+        return mask_batch(batch, settings, masking_seed, sampling_seed, (first, global_batch_size))
 
     prepared = batches.map(prepare, num_parallel_calls=2)
     return part.divide(prepared).prefetch(_BATCHES_AHEAD).with_options(pipeline_options())
 
 
 def training_batches(
-    phase: Phase, distribute: Callable[[Callable[[Part], tf.data.Dataset]], Iterable], data_step: int
+    phase: Phase,
+    distribute: Callable[[Callable[[Part], tf.data.Dataset]], Iterable],
+    data_step: int,
+    num_skipped: int = 0,
 ) -> Iterator:
     """Returns an iterator over a phase's batches, which `distribute` puts on devices; `data_step` counts the steps of
-    the run that took earlier examples, skipped ones included."""
+    the run that took earlier examples, `num_skipped` skipped ones included."""
 
     def make(part: Part) -> tf.data.Dataset:
         return training_dataset(
@@ -121,6 +127,7 @@ def training_batches(
             seed=phase.config.train.seed,
             start_step=data_step,
             first_step=phase.begin,
+            num_skipped=num_skipped,
             part=part,
         )
 

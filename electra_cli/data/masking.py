@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from electra_cli.data.source import DataSource
 from electra_cli.modeling import features, randomness
+from electra_cli.modeling.schedules import Schedule, schedule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +26,10 @@ class MaskingSettings:
       continues_word: bool [vocab_size], tokens that belong to the unit of the token before; None: each token is a unit.
       uses_segmentation: whether `features.CONTINUES_WORD` decides the units instead.
       keeps_maskable: whether a batch gets `features.MASKABLE`.
+      schedule: of `mask_prob` in training, where it changes.
     """
 
-    mask_prob: float
+    mask_prob: float | tf.Tensor
     max_predictions_per_seq: int
     mask_token_prob: float
     mask_token_id: int
@@ -38,6 +40,11 @@ class MaskingSettings:
     continues_word: np.ndarray | None = None
     uses_segmentation: bool = False
     keeps_maskable: bool = False
+    schedule: Schedule | None = None
+
+    def at(self, step: tf.Tensor) -> "MaskingSettings":
+        """Returns the settings of the step of training that follows `step` others (int64, scalar)."""
+        return self if self.schedule is None else dataclasses.replace(self, mask_prob=self.schedule.at(step))
 
 
 def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource) -> MaskingSettings:
@@ -46,6 +53,7 @@ def masking_settings(config: ml_collections.FrozenConfigDict, source: DataSource
     masks_words = config.data.mask_unit == "word"
     return MaskingSettings(
         mask_prob=config.data.mask_prob,
+        schedule=schedule_of(config, "data.mask_prob"),
         max_predictions_per_seq=config.derived.max_predictions_per_seq,
         mask_token_prob=config.data.mask_token_prob,
         random_token_prob=config.data.random_token_prob,

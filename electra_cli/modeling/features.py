@@ -19,6 +19,8 @@ MASKED_LM_WEIGHTS = "masked_lm_weights"
 SAMPLING_UNIFORM = "sampling_uniform"
 # int32 [batch, seq_length]: 1 for a token that might be masked. Only after masking, where the objective asks for it.
 MASKABLE = "maskable"
+# float32, scalar: where the temperature of samples changes over the run, that of the step; no part of batches.
+SAMPLING_TEMPERATURE = "sampling_temperature"
 # int32 [batch, seq_length]: 1 for a token that belongs to the word of the token before it. Only in data whose words
 # were given when it was prepared, and only before masking.
 CONTINUES_WORD = "continues_word"

@@ -57,9 +57,13 @@ class Objective(abc.ABC):
     """An objective by a resolved config (of one phase, when there are several).
 
     Sums are float32 and add up over replicas, steps and batches; those of `loss_names` must be finite.
+
+    In training, inputs also have the present values of those `scheduled_keys` that change over the run, float32 scalars
+    by the names of the keys without section, for the model and the loss.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
+    scheduled_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: ml_collections.FrozenConfigDict):
         self._config = config

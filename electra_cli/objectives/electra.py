@@ -8,6 +8,7 @@ import tensorflow as tf
 from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, build_generator
 from electra_cli.modeling.layers import gelu, truncated_normal
+from electra_cli.modeling.schedules import schedule_of
 from electra_cli.objectives.base import Pretrainer, Tensors, ratio
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer, sample_tokens
 from electra_cli.objectives.mlm import MaskedLMObjective
@@ -21,12 +22,18 @@ _RTD_HISTOGRAMS = ("positive_logits", "negative_logits")
 # A discriminator has learned something when it is right more often than by calling all tokens original, or ranks
 # replaced tokens higher.
 _MIN_AUC = 0.55
+# The keys of the weights of the losses.
+_WEIGHTS = {"masked_lm_loss": "generator_loss_weight", "rtd_loss": "discriminator_loss_weight"}
 
 
 class ElectraObjective(MaskedLMObjective):
     """`generator_loss_weight` x the loss of the masked tokens + `discriminator_loss_weight` x that of RTD."""
 
     loss_names: ClassVar[tuple[str, ...]] = ("masked_lm_loss", "rtd_loss")
+    scheduled_keys: ClassVar[tuple[str, ...]] = (
+        "objective.sampling_temperature",
+        *(f"objective.{weight}" for weight in _WEIGHTS.values()),
+    )
 
     def _build_model(self) -> Pretrainer:
         config, objective = self._config, self._config.objective
@@ -51,9 +58,15 @@ class ElectraObjective(MaskedLMObjective):
         )
 
     def sum_shapes(self) -> dict[str, list[int]]:
-        """Those of `masked_lm_sums` and `rtd_sums`."""
+        """Those of `masked_lm_sums` and `rtd_sums`, and weighted losses where their weights change over the run."""
         histograms = {name: [NUM_BINS] for name in _RTD_HISTOGRAMS}
-        return {**super().sum_shapes(), **{name: [] for name in _RTD_SUMS}, **histograms}
+        scalars: dict[str, list[int]] = {name: [] for name in (*_RTD_SUMS, *self._weighted().values())}
+        return {**super().sum_shapes(), **scalars, **histograms}
+
+    def _weighted(self) -> dict[str, str]:
+        """Returns the losses whose weight changes, and the names of the sums of weight x loss."""
+        changing = (loss for loss, key in _WEIGHTS.items() if schedule_of(self._config, f"objective.{key}"))
+        return {loss: f"weighted_{loss}" for loss in changing}
 
     def batch_weights(self, inputs: Tensors) -> list[tf.Tensor]:
         """The numbers of masked slots and of real tokens."""
@@ -62,24 +75,28 @@ class ElectraObjective(MaskedLMObjective):
     def loss_and_sums(
         self, inputs: Tensors, outputs: Tensors, global_weights: list[tf.Tensor]
     ) -> tuple[tf.Tensor, Tensors]:
-        """The weighted sum of both mean losses; `masked_lm_sums` and `rtd_sums`."""
+        """The weighted sum of both mean losses; the sums of `sum_shapes`."""
         masked_lm_loss, sums = super().loss_and_sums(inputs, outputs, global_weights)
         sums |= rtd_sums(inputs, outputs)
-        loss = self._config.objective.generator_loss_weight * masked_lm_loss
-        loss += self._config.objective.discriminator_loss_weight * sums["rtd_loss"] / tf.maximum(global_weights[1], 1.0)
+        weights = {loss: inputs.get(key, self._config.objective[key]) for loss, key in _WEIGHTS.items()}
+        sums |= {name: weights[loss] * sums[loss] for loss, name in self._weighted().items()}
+        loss = weights["masked_lm_loss"] * masked_lm_loss
+        loss += weights["rtd_loss"] * sums["rtd_loss"] / tf.maximum(global_weights[1], 1.0)
         return loss, sums
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns total loss, metrics of generator and discriminator and, where it is summed, the unigram baseline."""
-        masked_lm_loss = ratio(sums["masked_lm_loss"], sums["masked_lm_weight"])
-        rtd_loss, objective = ratio(sums["rtd_loss"], sums["real_tokens"]), self._config.objective
+        divisors = {"masked_lm_loss": sums["masked_lm_weight"], "rtd_loss": sums["real_tokens"]}
+        losses = {name: ratio(sums[name], divisor) for name, divisor in divisors.items()}
+        weighted = {name: self._config.objective[_WEIGHTS[name]] * loss for name, loss in losses.items()}
+        # A weight that changes within the interval is that of each step.
+        weighted |= {loss: ratio(sums[name], divisors[loss]) for loss, name in self._weighted().items()}
         return {
-            "total_loss": objective.generator_loss_weight * masked_lm_loss
-            + objective.discriminator_loss_weight * rtd_loss,
-            "masked_lm_loss": masked_lm_loss,
+            "total_loss": weighted["masked_lm_loss"] + weighted["rtd_loss"],
+            "masked_lm_loss": losses["masked_lm_loss"],
             "masked_lm_accuracy": ratio(sums["masked_lm_correct"], sums["masked_lm_weight"]),
             "sampled_masked_lm_accuracy": ratio(sums["sampled_correct"], sums["masked_lm_weight"]),
-            "rtd_loss": rtd_loss,
+            "rtd_loss": losses["rtd_loss"],
             "rtd_accuracy": ratio(sums["rtd_correct"], sums["real_tokens"]),
             "rtd_auc": area_under_curve(sums["positive_logits"], sums["negative_logits"]),
             "rtd_precision": ratio(sums["true_positives"], sums["predicted_positives"]),

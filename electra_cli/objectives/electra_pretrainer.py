@@ -119,7 +119,8 @@ class ElectraPretrainer(Pretrainer):
         Args:
           inputs: dict of int [batch, seq_length] `input_word_ids` (masked), `input_mask`, `input_type_ids`, and
             [batch, num_token_predictions] `masked_lm_positions`, `masked_lm_ids`, `masked_lm_weights` (absent: slots at
-            position 0 are unused); optionally `sampling_uniform`, the draws to sample with.
+            position 0 are unused); optionally `sampling_uniform`, the draws to sample with, and
+            `sampling_temperature`, float32 scalar, in place of the constructor's.
           training: whether to drop out.
           seed: int32 [2] that dropout, and sampling where `sampling_uniform` is absent, follow from; None: drawn from
             TensorFlow's global generator.
@@ -135,7 +136,7 @@ class ElectraPretrainer(Pretrainer):
             lm_logits,
             self._sampling_uniform(inputs, sub_seed(seed, 1)),
             inputs[features.MASKED_LM_IDS] if self.disallow_correct else None,
-            self.sampling_temperature,
+            inputs.get(features.SAMPLING_TEMPERATURE, self.sampling_temperature),
         )
         corrupted, labels = corrupt(inputs, sampled_ids)
         return {
@@ -234,11 +235,11 @@ class ElectraPretrainer(Pretrainer):
 
 # Stands for the generator in `get_config` where the discriminator is both.
 _TIED = "discriminator_network"
-_FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM)
+_FLOATS = (features.MASKED_LM_WEIGHTS, features.SAMPLING_UNIFORM, features.SAMPLING_TEMPERATURE)
 
 
 def sample_tokens(
-    logits: tf.Tensor, uniform: tf.Tensor, disallowed_ids: tf.Tensor | None = None, temperature: float = 1.0
+    logits: tf.Tensor, uniform: tf.Tensor, disallowed_ids: tf.Tensor | None = None, temperature: float | tf.Tensor = 1.0
 ) -> tf.Tensor:
     """Samples one token a slot from softmax(logits / temperature), by inverting the cumulative distribution.
 
@@ -262,7 +263,7 @@ def sample_tokens(
     # what follows can then overwrite this one copy of the logits.
     logits = tf.reshape(tf.stop_gradient(tf.cast(logits, tf.float32)), [-1, vocab_size])
     logits = tf.pad(logits, [[0, 0], [0, num_blocks * block_size - vocab_size]], constant_values=-math.inf)
-    if temperature != 1.0:
+    if tf.is_tensor(temperature) or temperature != 1.0:
         logits /= temperature
     if disallowed_ids is not None:
         indices = tf.range(num_blocks * block_size)

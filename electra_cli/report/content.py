@@ -46,6 +46,10 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "Optimization": (
         Metric("learning_rate", "Learning rate", "rate"),
+        Metric("mask_prob", "Fraction of tokens that is masked"),
+        Metric("sampling_temperature", "Sampling temperature", "temperature"),
+        Metric("generator_loss_weight", "Weight of the generator's loss", "weight"),
+        Metric("discriminator_loss_weight", "Weight of the discriminator's loss", "weight"),
         Metric("gradient_norm", "Gradient norm before clipping", "norm", True),
         Metric("loss_scale", "Loss scale", "factor", True),
         Metric("skipped_updates", "Updates left out", "updates a line"),

@@ -187,8 +187,8 @@ def train_phase(run: TrainingRun, phase: Phase, train_steps: Updates, hooks: Seq
 def _open_batches(run: TrainingRun, phase: Phase) -> Iterator:
     """Returns the batches of a phase from `run.step` on."""
     with run.logger.status("Opening the examples"):
-        data_step = run.step + int(run.monitor.num_skipped.numpy())
-        return training_batches(phase, run.runtime.distribute, data_step)
+        num_skipped = int(run.monitor.num_skipped.numpy())
+        return training_batches(phase, run.runtime.distribute, run.step + num_skipped, num_skipped)
 
 
 def _make_updates(run: TrainingRun, pace: StepsPerCall, phase: Phase, train_steps: Updates, batches: Iterator) -> Sums:

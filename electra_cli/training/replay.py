@@ -16,6 +16,7 @@ from electra_cli.errors import UserError
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.modeling import features, randomness
+from electra_cli.modeling.schedules import scheduled_values
 from electra_cli.objectives.base import Objective, Pretrainer, objective_of
 from electra_cli.training.optimization import uses_loss_scaling
 from electra_cli.training.run import Run, open_run
@@ -100,7 +101,8 @@ def _replay(record: Record, run: Run) -> bool:
         run.logger.result("replay", {"text": line}, line)
 
     phase = run.phases[record.phase - 1]
-    batch = next(training_batches(phase, lambda make: make(WHOLE), record.data_step))
+    num_skipped = record.data_step - (record.step - 1)
+    batch = next(training_batches(phase, lambda make: make(WHOLE), record.data_step, num_skipped))
     size = phase.config.train.global_batch_size
     first = (record.data_step - phase.begin) * size
     report(
@@ -140,9 +142,10 @@ def _look_at_weights(model: Pretrainer, report: Report) -> bool:
 def _look_at_examples(record, phase, run, batch, report) -> bool:
     """Reports the examples whose losses are not finite, else those with the largest."""
     config, objective = phase.config, objective_of(phase.config)
+    values = scheduled_values(config, objective.scheduled_keys, record.step - 1)
 
     def compute_losses(part, seed):
-        return _example_losses(objective, run.model(part, training=True, seed=seed), part)
+        return _example_losses(objective, run.model({**part, **values}, training=True, seed=seed), part)
 
     compute = tf.function(run.runtime.with_jit_regions(compute_losses), autograph=False)
     losses = [

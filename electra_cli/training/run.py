@@ -14,6 +14,7 @@ from electra_cli.data.source import OpenedRun, Phase, fingerprint, phase_at, rea
 from electra_cli.data.tfrecords import VOCAB_FILE
 from electra_cli.errors import Interrupted, ResumableError, UserError
 from electra_cli.loggers.logger import Logger
+from electra_cli.modeling.schedules import scheduled_values
 from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_of
 from electra_cli.objectives.sizes import describe_bytes, host_memory, replica_memory
 from electra_cli.training.cluster import check_same
@@ -301,6 +302,8 @@ class TrainingRun(Run):
             values["loss_scale"] = float(self.optimizer.loss_scale.numpy())
         if uses_loss_scaling(self.optimizer) or sums["num_steps"] > sums["num_updates"]:
             values["skipped_updates"] = float(sums["num_steps"] - sums["num_updates"])
-        # The rate that the last update was made with.
+        # Those that the last update was made with.
         values["learning_rate"] = float(self.optimizer.learning_rate.numpy())
+        keys = ("data.mask_prob", *self.objective.scheduled_keys)
+        values |= {name: float(value) for name, value in scheduled_values(self.config, keys, self.step - 1).items()}
         return values | self.throughput.rates(self.step) | self.phase_number()

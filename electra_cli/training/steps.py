@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.modeling import randomness
+from electra_cli.modeling.schedules import scheduled_values
 from electra_cli.objectives.base import Pretrainer, objective_of
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer
@@ -43,7 +44,9 @@ def build_gradients(
     objective, variables = objective_of(config), model.trainable_variables
     num_parts = config.train.gradient_accumulation_steps
 
-    def compute_part(inputs, global_weights, dropout_seed):
+    def compute_part(inputs, global_weights, step, dropout_seed):
+        inputs = {**inputs, **scheduled_values(config, objective.scheduled_keys, step)}
+
         def compute_loss():
             outputs = model(inputs, training=True, seed=dropout_seed)
             return objective.loss_and_sums(inputs, outputs, global_weights)
@@ -53,14 +56,14 @@ def build_gradients(
     def compute_gradients(inputs, global_weights, step, replica):
         dropout_seed = replica_dropout_seed(config.train.seed, step, replica)
         if num_parts == 1:
-            return compute_part(inputs, global_weights, dropout_seed)
+            return compute_part(inputs, global_weights, step, dropout_seed)
         parts = {name: tf.reshape(x, [num_parts, -1, *x.shape[1:]]) for name, x in inputs.items()}
         total = [tf.zeros(variable.shape, tf.float32) for variable in variables]
         total_sums = {name: tf.zeros(shape) for name, shape in objective.sum_shapes().items()}
 
         def add_part(index, total, total_sums):
             part = {name: x[index] for name, x in parts.items()}
-            gradients, sums = compute_part(part, global_weights, randomness.fold_in(dropout_seed, index))
+            gradients, sums = compute_part(part, global_weights, step, randomness.fold_in(dropout_seed, index))
             return index + 1, _add_apart(total, gradients), {name: total_sums[name] + sums[name] for name in total_sums}
 
         _, total, total_sums = tf.while_loop(lambda index, *_: index < num_parts, add_part, (0, total, total_sums))

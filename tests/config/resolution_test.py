@@ -1,4 +1,5 @@
 import json
+import math
 
 import ml_collections
 import pytest
@@ -62,6 +63,15 @@ def test_masked_slots_are_the_originals(length, mask_prob, slots):
     assert resolve(config, 100).derived.max_predictions_per_seq == slots
 
 
+@pytest.mark.parametrize(("mask_prob", "mask_prob_end", "slots"), [(0.15, 0.3, 39), (0.3, 0.05, 39), (0.15, None, 19)])
+def test_the_largest_rate_decides_the_masked_slots(mask_prob, mask_prob_end, slots):
+    config = default_config()
+    config.update_from_flattened_dict(
+        {"data.dir": "data", "data.mask_prob": mask_prob, "data.mask_prob_end": mask_prob_end}
+    )
+    assert resolve(config, 100).derived.max_predictions_per_seq == slots
+
+
 def test_every_preset_has_the_keys_of_the_default():
     assert PRETRAINING.names() == [
         "base", "large", "modern_base", "modern_small", "small", "small_mlm", "small_plus_plus", "tiny", "xsmall",
@@ -76,6 +86,7 @@ def test_every_preset_has_the_keys_of_the_default():
         ("data.dir", "", "--config.data.dir=DIR"),
         ("data.mask_prob", 0.0, "greater than 0"),
         ("data.mask_prob", 1.5, "must be a fraction"),
+        ("data.mask_prob_end", 1.0, "greater than 0 and less than 1"),
         ("data.mask_token_prob", 1.1, "from 0 to 1"),
         ("data.max_seq_length", 4, "at least 8"),
         ("data.max_seq_length", 1024, "must be config.model.max_position_embeddings=512 at most"),
@@ -113,6 +124,10 @@ def test_every_preset_has_the_keys_of_the_default():
         ("model.generator_hidden_size", 200, "makes a generator of width 200, which 3 attention heads"),
         ("model.generator_num_layers", 0, "greater than 0, or left unset"),
         ("objective.name", "clm", "must be one of electra, electric, mlm"),
+        ("objective.sampling_temperature_end", 0.0, "greater than 0, or left unset"),
+        ("objective.generator_loss_weight_end", -1.0, "not be negative"),
+        ("objective.discriminator_loss_weight_end", math.nan, "must be a finite number"),
+        ("train.value_schedule", "exponential", "must be one of linear, cosine"),
         ("optimizer.name", "sgd", "must be one of adam_weight_decay, adamw, stable_adamw, lamb"),
         ("optimizer.schedule", "step", "must be one of linear, cosine, warmup_stable_decay"),
         ("optimizer.decay_fraction", 1.5, "at most 1"),
@@ -241,9 +256,13 @@ def test_keys_that_are_not_read_are_named():
     assert notices(config) == []
     config.objective.name, config.model.generator_size, config.model.hidden_size = "mlm", 0.5, 800
     config.optimizer.decay_fraction = 0.2
+    config.train.value_schedule, config.data.mask_prob_end = "cosine", 0.3
+    config.objective.generator_loss_weight_end = 2.0
     config.data.dir, config.model.num_attention_heads = "data", 10
     assert notices(resolve(config, 100)) == [
         "config.model.generator_size is not used: the objective mlm has no generator and no discriminator",
+        "config.objective.generator_loss_weight_end is not used: the objective mlm has no generator and no "
+        "discriminator",
         "config.optimizer.decay_fraction is not used: it belongs to config.optimizer.schedule=warmup_stable_decay",
     ]
     config.objective.name, config.data.mask_token_prob = "electric", 0.8
@@ -251,6 +270,8 @@ def test_keys_that_are_not_read_are_named():
         "config.data.mask_token_prob is not used: the two towers of the objective electric read text without masks"
     )
     config.data.mask_token_prob = 0.85
+    config.data.mask_prob_end = config.objective.generator_loss_weight_end = None
+    assert "config.train.value_schedule is not used: no key ..._end is set" in notices(config)
     config.objective.name, config.objective.uniform_generator = "electra", True
     assert notices(config)[0].startswith("config.model.generator_size is not used: a uniform generator")
 

@@ -21,6 +21,7 @@ from electra_cli.data.input_pipeline import (
 from electra_cli.data.masking import masking_settings
 from electra_cli.data.source import find_shards, open_data
 from electra_cli.errors import UserError
+from electra_cli.modeling.schedules import Schedule
 from tests.conftest import SEQ_LENGTH, prepare_small, small_config
 from tests.data.prepare_test import read_records
 
@@ -33,7 +34,7 @@ def sharded(corpus_file, tmp_path_factory):
     return directory, source, masking_settings(resolve(small_config(directory), source.vocabulary.size), source)
 
 
-def batches(sharded, start_step, number, batch_size=8, seed=0, part=WHOLE):
+def batches(sharded, start_step, number, batch_size=8, seed=0, part=WHOLE, num_skipped=0):
     _, source, masking = sharded
     dataset = training_dataset(
         source.train,
@@ -43,11 +44,32 @@ def batches(sharded, start_step, number, batch_size=8, seed=0, part=WHOLE):
         global_batch_size=batch_size,
         seed=seed,
         start_step=start_step,
+        num_skipped=num_skipped,
         part=part,
     )
     # Whoever closes it need not wait for a thread that tunes.
     assert dataset.options().autotune.enabled is False and dataset.options().deterministic
     return [{name: value.numpy() for name, value in batch.items()} for batch in dataset.take(number)]
+
+
+def test_the_rate_of_masks_follows_from_the_step(sharded):
+    """Also where examples were skipped, which advances the data but not the schedule."""
+    directory, source, masking = sharded
+    masking = dataclasses.replace(masking, max_predictions_per_seq=SEQ_LENGTH)
+    changing = dataclasses.replace(masking, schedule=Schedule(0.0, 1.0, 3, "linear"))
+    first, middle, last = batches((directory, source, changing), 0, 3)
+    assert (first["masked_lm_weights"].sum(axis=1) == 1).all()
+    kept = set(masking.special_token_ids) - {masking.mask_token_id}  # everything else is masked
+    num_kept = np.isin(last["input_word_ids"], list(kept)).sum(axis=1)
+    np.testing.assert_array_equal(last["masked_lm_weights"].sum(axis=1), SEQ_LENGTH - num_kept)
+    constant = dataclasses.replace(masking, mask_prob=0.5)
+    (expected,) = batches((directory, source, constant), 1, 1)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(middle[name], value, err_msg=name)
+    (skipping,) = batches((directory, source, changing), 4, 1, num_skipped=3)
+    (expected,) = batches((directory, source, constant), 4, 1)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(skipping[name], value, err_msg=name)
 
 
 def originals(batch):

@@ -64,6 +64,36 @@ def test_metrics_by_hand():
     assert masked_lm.summarize({name: sums[name] for name in masked_lm.sum_shapes()}) == expected
 
 
+def test_the_loss_of_weights_that_change():
+    """That of an interval weighs the losses of each step by its weights."""
+    config = default_config()
+    config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 3.0, 10.0
+    objective = ElectraObjective(config)
+    batch = {
+        "input_mask": tf.constant([[1, 1, 1, 0]]),
+        "masked_lm_positions": tf.constant([[1, 2]]),
+        "masked_lm_ids": tf.constant([[2, 0]]),
+        "masked_lm_weights": tf.constant([[1.0, 1.0]]),
+    }
+    totals, expected = {}, 0.0
+    for (generator_weight, discriminator_weight), logit in (((1.0, 50.0), 1.0), ((3.0, 10.0), -2.0)):
+        weights = {"generator_loss_weight": generator_weight, "discriminator_loss_weight": discriminator_weight}
+        inputs = batch | {name: tf.constant(weight) for name, weight in weights.items()}
+        outputs = {
+            "lm_outputs": logit * tf.one_hot([[2, 0]], 3),
+            "disc_logits": tf.fill([1, 4], logit),
+            "disc_label": tf.constant([[0, 1, 0, 0]]),
+        }
+        loss, sums = objective.loss_and_sums(inputs, outputs, objective.batch_weights(inputs))
+        masked_lm = np.log(np.exp(logit) + 2) - logit
+        rtd = (2 * np.log1p(np.exp(logit)) + np.log1p(np.exp(-logit))) / 3
+        assert float(loss) == pytest.approx(generator_weight * masked_lm + discriminator_weight * rtd, rel=1e-5)
+        expected += (generator_weight * masked_lm + discriminator_weight * rtd) / 2  # steps of as many tokens
+        assert sums.keys() == objective.sum_shapes().keys()
+        totals = {name: totals.get(name, 0.0) + value.numpy().astype(np.float64) for name, value in sums.items()}
+    assert objective.summarize(totals)["total_loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_area_under_curve_agrees_with_sklearn():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 5000)

@@ -188,6 +188,37 @@ def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_pa
 
 
 @pytest.mark.slow
+def test_values_that_change_follow_from_the_step(config, tmp_path, monkeypatch):
+    config.data.mask_prob, config.data.mask_prob_end = 0.3, 0.1
+    config.objective.sampling_temperature, config.objective.sampling_temperature_end = 2.0, 0.5
+    config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 0.0, 10.0
+    config.model.num_layers, config.train.checkpoint_interval = 1, 6
+    train(config, tmp_path / "whole")
+    lines = metrics_of(tmp_path / "whole")
+    trained = [line for line in lines if line["split"] == "train"]
+    shares = [(line["step"] - 1) / 11 for line in trained]
+    begins_and_ends = {
+        "mask_prob": (0.3, 0.1), "sampling_temperature": (2.0, 0.5),
+        "generator_loss_weight": (1.0, 0.0), "discriminator_loss_weight": (50.0, 10.0),
+    }  # fmt: skip
+    for name, (begin, end) in begins_and_ends.items():
+        expected = [begin + (end - begin) * share for share in shares]
+        assert [line[name] for line in trained] == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+    for line in lines:
+        if line["split"] == "validation":  # with the values of the first step
+            assert not begins_and_ends.keys() & line.keys()
+            assert line["total_loss"] == pytest.approx(line["masked_lm_loss"] + 50 * line["rtd_loss"], rel=1e-6)
+
+    config.train.steps_per_loop = 1
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)  # within an interval of metrics
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

@@ -14,6 +14,7 @@ from electra_cli.loggers.lines import Lines
 from electra_cli.objectives.mlm import MaskedLMObjective
 from electra_cli.training import loop, replay
 from tests.training.loop_test import assert_same_run, events_of, metrics_of, train, weights_of
+from tests.training.steps_test import SCHEDULES
 from tests.training.survival_test import tiny_config
 
 pytestmark = pytest.mark.slow
@@ -80,6 +81,25 @@ def test_it_ends_the_run_at_once_and_is_explained(config, data_dir, tmp_path, mo
     assert "Finite when computed again" in lines[-1]
     assert "Resuming from step 4." in train(config, tmp_path, with_evaluation=False)
     assert [line["step"] for line in metrics_of(tmp_path)] == [2, 4, 6]
+
+
+def test_a_replayed_step_has_the_values_of_its_schedules(config, tmp_path, monkeypatch):
+    config.update_from_flattened_dict({"objective.name": "electra", "train.global_batch_size": 4, **SCHEDULES})
+    config.train.steps_per_loop = config.train.log_interval = 1
+    with monkeypatch.context() as patch:
+        poison(patch, 4)
+        with pytest.raises(UserError, match="step 5: the loss or gradient"):
+            train(config, tmp_path, with_evaluation=False)
+    lines = []
+    assert not replay.replay_step(config, str(tmp_path), Lines(lines.append))
+    train(config, tmp_path, with_evaluation=False)
+    step = metrics_of(tmp_path)[4]
+    assert step["step"] == 5 and step["discriminator_loss_weight"] < 20
+    norms = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("Gradients of replica 0")]
+    assert norms == pytest.approx([step["gradient_norm"]], rel=5e-3)
+    losses = [float(line.split("rtd_loss ")[1].split()[0]) for line in lines if "  rtd_loss " in line]
+    assert len(losses) == 4
+    assert sum(losses) / step["real_tokens"] == pytest.approx(step["rtd_loss"], rel=1e-3)
 
 
 def assert_is_record(shown, data_dir, file, number):
@@ -154,6 +174,7 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
             values["total_loss"] *= 10
         return values
 
+    config.data.mask_prob_end = 0.3
     undisturbed = train(config, tmp_path / "calm", with_evaluation=False)
     assert not any("rolled back" in line for line in undisturbed)
     step, spikes["tokens"] = find_interval(config)
@@ -163,7 +184,10 @@ def test_a_spike_is_rolled_back_and_passed_over(config, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         build = loop.build_train_steps
         patch.setattr(loop, "build_train_steps", lambda *arguments: built.append(0) or build(*arguments))
+        read, opened = loop.training_batches, []
+        patch.setattr(loop, "training_batches", lambda *arguments: opened.append(arguments[2:]) or read(*arguments))
         lines = train(config, tmp_path / "run", with_evaluation=False)
+    assert opened == [(0, 0), (step, step - restored)]  # as examples, and those of them that were skipped
     assert len(built) == 1  # what is compiled takes minutes on an accelerator
     told = [line for line in lines if "rolled back" in line]
     assert len(told) == 1

@@ -1,4 +1,7 @@
-"""One step, whatever it is divided over: replicas and parts, of one process with several logical CPUs."""
+"""One step, whatever it is divided over: replicas and parts, of one process with several logical CPUs.
+
+All values that can change over a run change.
+"""
 
 import json
 import sys
@@ -34,6 +37,8 @@ MARK = 0.625  # a draw that no other slot has
 def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps):
     config = small_config(data_dir)
     config.model.num_layers = 1
+    config.data.mask_prob_end, config.objective.sampling_temperature_end = 0.3, 0.5
+    config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 2.0, 10.0
     config.model.hidden_dropout = config.model.attention_dropout = dropout
     config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, number
     run = read_run(config)

@@ -69,6 +69,13 @@ def losses(steps, sums):
     return objective_of(steps.config).summarize(sums)
 
 
+SCHEDULES = {
+    "data.mask_prob_end": 0.3,
+    "objective.sampling_temperature_end": 0.5,
+    "objective.generator_loss_weight_end": 2.0,
+    "objective.discriminator_loss_weight_end": 10.0,
+    "train.value_schedule": "cosine",
+}
 NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
 
 
@@ -83,6 +90,7 @@ NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
             "train.gradient_accumulation_steps": 2,
             "model.embedding_sharing": "gradient_disentangled",
             "objective.disallow_correct": True,
+            **SCHEDULES,
         },
         {"objective.name": "mlm", "optimizer.name": "adamw", "optimizer.schedule": "warmup_stable_decay"},
         {**MODERN, "model.embedding_sharing": "word"},
