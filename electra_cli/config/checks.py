@@ -91,6 +91,15 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
             check(f"objective.{key}", objective.name != "mlm", "the objective mlm has no generator")
             check("model.embedding_sharing", config.model.embedding_sharing == "all",
                   f"must be all with config.objective.{key}: there is one network only")  # fmt: skip
+    has_own = objective.name == "electra" and not (objective.tied_generator or objective.uniform_generator)
+    for key, is_set in (("init.generator", config.init.generator != ""),
+                        ("objective.frozen_generator", objective.frozen_generator)):  # fmt: skip
+        check(key, has_own or not is_set, "there is no generator apart from the discriminator: leave it out, or train "
+              "config.objective.name=electra with neither tied_generator nor uniform_generator")  # fmt: skip
+    separate = ("none", "gradient_disentangled")
+    check("model.embedding_sharing", not objective.frozen_generator or config.model.embedding_sharing in separate,
+          f"must be {' or '.join(separate)} with config.objective.frozen_generator: the discriminator trains what the "
+          f"two share")  # fmt: skip
     check("objective.tied_generator", not (objective.tied_generator and objective.uniform_generator),
           "a uniform generator has no network to tie; set only one of the two")  # fmt: skip
     if objective.name == "electric":
@@ -99,6 +108,10 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
             check(f"objective.{key}", objective[key] == default,
                   f"must be {default!r} with config.objective.name=electric, which learns against what its two towers "
                   f"predict, as they predict it")  # fmt: skip
+        for key, value in flatten(config).items():
+            check(key, value is None or not key.endswith("_end"),
+                  "must be unset with config.objective.name=electric, whose noise and weights stay as they are",
+            )  # fmt: skip
     metrics, best = BEST_METRICS[objective.name], config.train.best_metric
     check("train.best_metric", best in ("", *metrics),
           f"must be empty or one of {', '.join(metrics)}{did_you_mean(best, metrics)}")  # fmt: skip

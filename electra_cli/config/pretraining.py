@@ -208,10 +208,21 @@ _FIELDS = {
         False,
         "One network for both, of the discriminator's size, with two heads (paper, section 3.2: tying all weights).",
     ),
+    "objective.frozen_generator": Field(
+        False,
+        "Train the discriminator alone: the generator keeps the weights that it begins with (init.generator) and drops "
+        "nothing out. Its loss is still part of total_loss.",
+    ),
     "init.checkpoint": ChangeableField(
         "",
         "Checkpoint whose weights a new run starts from, at step 0: its path, or a directory (a workdir, or the "
         "output of electra-import) whose newest checkpoint is used. --checkpoint overrides it. Empty: random weights.",
+    ),
+    "init.generator": ChangeableField(
+        "",
+        "Checkpoint, as of init.checkpoint, whose generator a new run starts from, in place of that of "
+        "init.checkpoint; or a run of the objective mlm, whose network becomes the generator: give its sizes by "
+        "model.generator_*. init.vocab_file and init.positions hold for it, too.",
     ),
     "init.optimizer": Field(
         "fresh",
@@ -397,7 +408,7 @@ _FIELDS = {
 }
 
 # Keys that hold a path, or several; in those of `eval.probes` the columns follow.
-PATH_KEYS = ("data.dir", "init.checkpoint", "init.vocab_file", "phases.data_dir", "eval.probes")
+PATH_KEYS = ("data.dir", "init.checkpoint", "init.generator", "init.vocab_file", "phases.data_dir", "eval.probes")
 
 PRETRAINING = Schema(_FIELDS, "electra_cli.config.default_config")
 

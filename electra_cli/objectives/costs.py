@@ -210,17 +210,18 @@ def _electra_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]
 
 def training_flops(config: Any) -> float:
     """Returns the operations of a whole run (of one phase, when there are several), as the paper counts them."""
-    forward = _of_example(config, _encoder_flops, {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops})
-    return 2.0 * forward * config.train.global_batch_size * config.train.num_steps
+    of_example = _of_example(config, _encoder_flops, {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops}, 2.0)
+    return of_example * config.train.global_batch_size * config.train.num_steps
 
 
-def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count]) -> float:
-    """Adds up operations of an example, forward."""
+def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count], passes: float) -> float:
+    """Adds up operations of an example: `passes` times those forward, of a frozen generator once."""
     generator, kept = network_sizes(config)
-    count = encoder(kept) + heads[outline_of(config).kept_head](kept)
+    count = passes * (encoder(kept) + heads[outline_of(config).kept_head](kept))
     if generator is None:
         return count
-    return count + (generator.num_towers * encoder(generator) + heads["masked_lm"](generator))
+    passes = 1.0 if config.objective.frozen_generator else passes
+    return count + passes * (generator.num_towers * encoder(generator) + heads["masked_lm"](generator))
 
 
 def _encoder_flops(size: NetworkSize) -> float:
@@ -280,8 +281,8 @@ def _rtd_flops(size: NetworkSize) -> float:
 
 def matmul_flops(config: Any) -> float:
     """Returns the operations of matrix products of one training step (of a phase): both passes, all replicas."""
-    forward = _of_example(config, _encoder_products, {"rtd": _rtd_products, "masked_lm": _masked_lm_products})
-    return 3.0 * forward * config.train.global_batch_size
+    heads: dict[str, _Count] = {"rtd": _rtd_products, "masked_lm": _masked_lm_products}
+    return _of_example(config, _encoder_products, heads, 3.0) * config.train.global_batch_size
 
 
 def _encoder_products(size: NetworkSize) -> int:

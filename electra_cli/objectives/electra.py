@@ -43,7 +43,7 @@ class ElectraObjective(MaskedLMObjective):
         else:
             generator = build_generator(config)
             discriminator = build_discriminator(config, generator.embeddings)
-        return ElectraPretrainer(
+        model = ElectraPretrainer(
             generator,
             discriminator,
             vocab_size=config.derived.vocab_size,
@@ -56,6 +56,9 @@ class ElectraObjective(MaskedLMObjective):
             uniform_generator=objective.uniform_generator,
             name="electra_pretrainer",
         )
+        if objective.frozen_generator:
+            model.networks["generator"].trainable = model.masked_lm.trainable = False
+        return model
 
     def sum_shapes(self) -> dict[str, list[int]]:
         """Those of `masked_lm_sums` and `rtd_sums`, and weighted losses where their weights change over the run."""
@@ -116,6 +119,11 @@ class ElectraObjective(MaskedLMObjective):
     def find_collapse(self, metrics: dict[str, float], unigram_loss: float | None) -> dict[str, str]:
         """A discriminator is to be better than calling every token original."""
         messages = super().find_collapse(metrics, unigram_loss)
+        if messages and self._config.objective.frozen_generator:
+            messages["generator"] = (
+                f"masked_lm_loss {metrics['masked_lm_loss']:.3f} of the frozen generator is no better than guessing by "
+                f"frequency ({unigram_loss:.3f}), trained too little or on other text: see config.init.generator"
+            )
         accuracy, auc, all_original = metrics["rtd_accuracy"], metrics["rtd_auc"], 1.0 - metrics["replaced_fraction"]
         if accuracy <= all_original + 1e-3 and auc < _MIN_AUC:
             messages["discriminator"] = (

@@ -162,9 +162,10 @@ class ElectraPretrainer(Pretrainer):
         """Returns (logits of the masked slots, outputs of the sentence head), float32."""
         positions = inputs[features.MASKED_LM_POSITIONS]
         no_classes = tf.zeros([tf.shape(positions)[0], 0], tf.float32)
-        if self.masked_lm is None:
+        if self.generator_network is None or self.masked_lm is None:
             return tf.zeros([*tf.unstack(tf.shape(positions)), self.vocab_size], tf.float32), no_classes
-        encoded = encode(self.generator_network, inputs, training, seed)
+        # What does not learn needs no dropout, which would only blur its samples.
+        encoded = encode(self.generator_network, inputs, training and self.generator_network.trainable, seed)
         lm_logits = tf.cast(self.masked_lm(encoded, positions), tf.float32)
         if self.classification is None:
             return lm_logits, no_classes

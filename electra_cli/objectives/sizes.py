@@ -31,11 +31,17 @@ class Parameters:
     groups: dict[str, int]  # all that training builds, by part
     generator: int  # 0 when there is none
     discriminator: int  # of the objective mlm, its one network
+    frozen: int = 0  # of `trained`, those that stay as they are
 
     @property
     def trained(self) -> int:
         """All that training builds, with heads; shared parameters count once."""
         return sum(self.groups.values())
+
+    @property
+    def updated(self) -> int:
+        """Those that have gradients and moments."""
+        return self.trained - self.frozen
 
     @property
     def networks(self) -> int:
@@ -64,7 +70,8 @@ def count_parameters(config: Any) -> Parameters:
             "discriminator_encoder": encoder,
             **heads,
         }
-    return Parameters(groups, small["embeddings"] + small["encoder"], embeddings + encoder)
+    frozen = sum(small[part] for part in ("embeddings", "encoder", "head")) if config.objective.frozen_generator else 0
+    return Parameters(groups, small["embeddings"] + small["encoder"], embeddings + encoder, frozen)
 
 
 def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
@@ -124,13 +131,14 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 
     `num_examples`: at one time; `compiled`: XLA compiles the complete step; `num_replicas`: that sum their gradients.
     """
-    trained = FLOAT * count_parameters(config).trained
+    parameters = count_parameters(config)
+    updated = FLOAT * parameters.updated
     width = compute_bytes(config)
     execution = _Execution(config, compiled)
-    weights = trained * (1.0 if width == FLOAT else 1.0 + width / FLOAT)
-    optimizer = trained * num_copies(config)
+    weights = FLOAT * parameters.trained * (1.0 if width == FLOAT else 1.0 + width / FLOAT)
+    optimizer = updated * num_copies(config)
     has_parts = config.train.gradient_accumulation_steps > 1
-    gradients = trained * (execution.gradient_copies + has_parts + (num_replicas > 1))
+    gradients = updated * (execution.gradient_copies + has_parts + (num_replicas > 1))
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
     activations = max(kept) if compiled else sum(kept)
@@ -138,11 +146,11 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     a_copy = FLOAT * num_examples * sizes[0].num_predictions * sizes[0].vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
     moments = (
-        activations + working + a_copy * execution.logits_kept + trained * execution.gradients_kept,
+        activations + working + a_copy * execution.logits_kept + updated * execution.gradients_kept,
         kept[0] + logits,
-        gradients - trained * has_parts,
+        gradients - updated * has_parts,
     )
-    peak = weights + optimizer + trained * has_parts + max(moments)
+    peak = weights + optimizer + updated * has_parts + max(moments)
     return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
 
 
@@ -190,8 +198,9 @@ class _Execution:
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gradients_kept = 2.0 if compiled else 0.0
         self.logits_alive = 3.0
+        self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
         predicts_all = costs.outline_of(config).num_towers > 1  # each with a loss: then gradients are kept, too
-        self.logits_kept = 0.0 if compiled else 3.0 if predicts_all else 1.0
+        self.logits_kept = 0.0 if compiled or self.is_frozen else 3.0 if predicts_all else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
@@ -199,6 +208,8 @@ class _Execution:
         for size in sizes:
             again = self.recomputed(size) if remat else 0.0
             kept.append(size.num_towers * (self.embeddings(size) + size.num_layers * (self.block(size) - again)))
+        if self.is_frozen:
+            kept[0] = 0.0
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
     def _scores(self, size: costs.NetworkSize) -> float:
@@ -318,7 +329,8 @@ def checkpoint_size(config: Any) -> CheckpointSize:
     """Returns what the checkpoints of a run with a resolved config take."""
     # Sums of an unfinished interval of metrics, float64, with the three counts of `updates.with_counts`.
     sums = 8 * (costs.outline_of(config).num_sums + 3)
-    one = FLOAT * count_parameters(config).trained * (1 + num_copies(config)) + sums
+    parameters = count_parameters(config)
+    one = FLOAT * (parameters.trained + parameters.updated * num_copies(config)) + sums
     train = config.train
     last = train.num_steps // train.checkpoint_interval
     before = max(0, last - train.keep_checkpoints)

@@ -33,7 +33,7 @@ from electra_cli.planning.scale import GIB
 from electra_cli.probes.prober import read_probes
 from electra_cli.training.distribution import reporting_lost_workers
 from electra_cli.training.evaluation import Evaluator, check_validation
-from electra_cli.training.initialization import Changes, start_from
+from electra_cli.training.initialization import begin
 from electra_cli.training.run import Run, check_memory, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
@@ -124,7 +124,7 @@ def dry_run(
         with logger.status("Measuring how fast the devices are"):
             flops_per_second = measure_flops_per_second(runtime)
         trials = [_try_phase(run, phase, flops_per_second, with_evaluation) for phase in phases if phase.end > run.step]
-    num_parameters = sum(math.prod(variable.shape) for variable in run.model.trainable_variables)
+    num_parameters = sum(math.prod(variable.shape) for variable in run.model.variables)
     trial = Trial(run.step, resolved.train.num_steps, num_parameters, tuple(trials), size, free_bytes, peak_memory())
     logger.result("dry_run", {**dataclasses.asdict(trial), "seconds": trial.seconds}, describe(trial, workdir))
     return trial
@@ -134,10 +134,8 @@ def _restore(run: Run, workdir: str, checkpoint: str | None) -> int:
     """Restores what the run would begin with, and returns its step."""
     checkpoints = Checkpoints(tf.io.gfile.join(workdir, "checkpoints"), run.model, run.optimizer, logger=run.logger)
     step = checkpoints.restore_newest()
-    path = checkpoint or run.config.init.checkpoint
-    if step is None and path:
-        changes = Changes.of(run.config, run.phases[0].source.tokenizer)
-        start_from(path, run.model, run.optimizer, changes, run.logger)
+    if step is None:
+        begin(run.model, run.optimizer, run.config, run.phases[0].source.tokenizer, checkpoint, run.logger)
     return step or 0
 
 

@@ -134,7 +134,7 @@ def _plan_phase(phase: Phase, parameters: Parameters) -> PhasePlan:
         config,
         phase.data.size if phase.data else None,
         paper_flops=costs.training_flops(config) * num_steps / config.train.num_steps,
-        parameter_flops=6.0 * parameters.trained * positions,
+        parameter_flops=(6.0 * parameters.updated + 2.0 * parameters.frozen) * positions,
         matmul_flops=costs.matmul_flops(config) * num_steps,
         memory=rows,
     )

@@ -208,7 +208,7 @@ def largest_part(config: Any, device: Device, *, remat: bool) -> int:
 def step_time(config: Any, device: Device, num_devices: int, num_parts: int, *, remat: bool) -> StepTime:
     """Returns the time of a step of a resolved phase, whose batch is divided over devices, and there into parts."""
     examples = config.train.global_batch_size / num_devices
-    trained = FLOAT * count_parameters(config).trained
+    trained = FLOAT * count_parameters(config).updated
     passes = PASSES_COMPILED if device.is_compiled else PASSES_IN_PARTS
     again = REMAT_FACTOR if remat else 1.0
     moved = again * passes * examples * kept_of_example(config, compiled=device.is_compiled)

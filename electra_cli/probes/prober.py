@@ -76,7 +76,9 @@ class Prober:
                 self._baseline = self._score(is_stopped)
             assert self._copy is not None
             values = evaluated_values(self._optimizer, self._model.trainable_variables)
-            for variable, value in zip(self._copy.trainable_variables, values, strict=True):
+            copied, of_model = self._copy.non_trainable_variables, self._model.non_trainable_variables
+            pairs = [(self._copy.trainable_variables, values), (copied, of_model)]
+            for variable, value in (pair for group in pairs for pair in zip(*group, strict=True)):
                 variable.assign(tf.convert_to_tensor(value))
             scores_of_files = self._score(is_stopped)
         except _StoppedError:

@@ -194,7 +194,7 @@ def _describe(event: dict[str, Any], before: dict[str, Any] | None) -> tuple[str
 
 
 # Where data is, not what the run is.
-_LOCATIONS = ("data.dir", "phases.data_dir", "init.checkpoint", "init.vocab_file")
+_LOCATIONS = ("data.dir", "phases.data_dir", "init.checkpoint", "init.generator", "init.vocab_file")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +259,8 @@ def describe_model(config: dict[str, Any]) -> str:
     generator = f"{derived.get('generator_num_layers')} of {derived.get('generator_hidden_size')}"
     if outline.num_towers > 1:
         return f"{outline.title}, {sizes}, {outline.num_towers} towers of {generator}"
-    return f"discriminator {sizes}, generator {generator}"
+    frozen = ", frozen" if objective.get("frozen_generator") else ""
+    return f"discriminator {sizes}, generator {generator}{frozen}"
 
 
 def _as_json(flat: dict[str, Any], key: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -24,7 +25,7 @@ from electra_cli.training.optimization import (
     start_averages,
 )
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer, step_of, use_checkpoint
-from electra_cli.workdir.checkpoint_matching import match, require_no_misfits, restore
+from electra_cli.workdir.checkpoint_matching import Match, match, require_no_misfits, restore
 from electra_cli.workdir.run_files import CONFIG_FILE, read_record
 
 
@@ -51,8 +52,39 @@ class Changes:
         return cls(tokenizer, init.vocab_file, init.positions, init.optimizer == "restored")
 
 
-def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger) -> None:
+def begin(
+    model: Pretrainer,
+    optimizer: Optimizer,
+    config: ml_collections.FrozenConfigDict,
+    tokenizer: TokenizerSettings,
+    checkpoint: str | None,
+    logger: Logger,
+) -> None:
+    """Gives a new run the weights that section `init` of its config names; see `start_from`.
+
+    `checkpoint` takes the place of `init.checkpoint`. Raises a `UserError` also where a frozen generator would stay
+    random.
+    """
+    path = checkpoint or config.init.checkpoint
+    if config.objective.frozen_generator and not (path or config.init.generator):
+        raise UserError(
+            "config.objective.frozen_generator=True: its weights would stay random; name a checkpoint that has a "
+            "generator, --config.init.generator=PATH"
+        )
+    changes = Changes.of(config, tokenizer)
+    if path:
+        start_from(path, model, optimizer, changes, logger)
+    if config.init.generator:
+        changes = dataclasses.replace(changes, restore_optimizer=False)
+        start_from(config.init.generator, model, optimizer, changes, logger, of_generator=True)
+
+
+def start_from(
+    path: str, model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger, of_generator: bool = False
+) -> None:
     """Assigns the weights of any checkpoint (`checkpoint_files.find_checkpoint`) to a model, to begin a run at step 0.
+
+    With `of_generator` the generator's alone, which may be the network of the objective mlm.
 
     Rows of new tokens, in the word tables and the masked-LM head's bias, are the means of those of the pieces that the
     old vocabulary divides them into; moments of an optimizer start at 0 there.
@@ -61,16 +93,19 @@ def start_from(path: str, model: Pretrainer, optimizer: Optimizer, changes: Chan
     vocabulary does not begin with its.
     """
     find = functools.partial(find_checkpoint, path, logger.warning)
-    path, values = use_checkpoint(find, functools.partial(_fit, model, optimizer, changes, logger))
+    path, values = use_checkpoint(find, functools.partial(_fit, model, optimizer, changes, logger, of_generator))
     for variable, value in values:
         variable.assign(value)
     start_averages(optimizer, model.trainable_variables)
+    if of_generator:
+        logger.notice(f"The generator starts from the weights of {path}.")
+        return
     how = "resumes with its moments" if changes.restore_optimizer else "starts fresh"
     logger.notice(f"Starting at step 0 from the weights of {path}; the optimizer {how}.")
 
 
 def _fit(
-    model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger, path: str
+    model: Pretrainer, optimizer: Optimizer, changes: Changes, logger: Logger, of_generator: bool, path: str
 ) -> tuple[str, list[tuple[tf.Variable, np.ndarray]]]:
     """Returns the path of a complete checkpoint, and its values, fitted to the variables that they are for."""
     root = tf.train.Checkpoint(model=model, optimizer=optimizer)
@@ -78,7 +113,8 @@ def _fit(
     if changes.restore_optimizer and not has_optimizer(path):
         raise UserError(f"checkpoint {path} holds no optimizer: give --config.init.optimizer=fresh")
     by_token, by_position = _resizable(model, optimizer)
-    found = match(root, path, sections, may_differ_in_rows={*by_token, *by_position})
+    resizable = {*by_token, *by_position}
+    found = _match_generator(model, path, resizable) if of_generator else match(root, path, sections, resizable)
     require_no_misfits(path, found.misfits)
     skipped = {variable.ref() for variable in (optimizer.iterations, *evaluated_values(optimizer, ()))}
     with unescaped(path) as file:
@@ -99,6 +135,25 @@ def _fit(
             value = resize_positions(value, variable.shape[0], "zeros" if is_moment else changes.positions)
         values.append((variable, value))
     return path, values
+
+
+def _match_generator(model: Pretrainer, path: str, resizable: set) -> Match:
+    """Matches the generator with that of a checkpoint, or with the network of the objective mlm."""
+    generator, matches = model.networks["generator"], []
+    heads = generator.get_config()["num_attention_heads"]  # no shape depends on them
+    for name, section, key in (
+        ("generator_network", "derived", "generator_num_attention_heads"),
+        ("encoder_network", "model", "num_attention_heads"),
+    ):
+        parts = tf.train.Checkpoint(**{name: generator}, masked_lm=model.masked_lm)
+        found = match(tf.train.Checkpoint(model=parts), path, ("model",), resizable)
+        own = (f"model/{name}/", "model/masked_lm/")  # what else is in the checkpoint does not matter
+        misfits = [misfit for misfit in found.misfits if misfit.startswith(own) or not misfit.startswith("model/")]
+        recorded = _recorded(path, section, key, heads)
+        if recorded != heads:
+            misfits.append(f"the generator has {heads} attention heads by the config, {recorded} in the checkpoint")
+        matches.append(dataclasses.replace(found, misfits=misfits))
+    return max(matches, key=lambda found: len(found.variables))
 
 
 def _resizable(model: Pretrainer, optimizer: Optimizer) -> tuple[set, set]:
@@ -204,15 +259,22 @@ def _workdir_of(path: str) -> str:
     return workdir
 
 
+def _recorded(path: str, section: str, key: str, default: Any) -> Any:
+    """Returns a value of the config in a checkpoint's workdir; the default where none can be read."""
+    try:
+        return read_record(_workdir_of(path))["config"][section][key]
+    except (UserError, KeyError, TypeError):
+        return default
+
+
 def _find_vocab_file(path: str) -> str:
     """Looks for a checkpoint's vocabulary next to it, in its workdir, and in the data of the run there."""
     workdir = _workdir_of(path)
     beside = tf.io.gfile.join(workdir, "vocab.txt")
     if tf.io.gfile.exists(beside):
         return beside
-    try:
-        data_dir = read_record(workdir)["config"]["data"]["dir"]
-    except (UserError, KeyError, TypeError):
+    data_dir = _recorded(path, "data", "dir", None)
+    if data_dir is None:
         return ""  # where a vocabulary is needed, the user is asked for it
     file = tf.io.gfile.join(data_dir, "vocab.txt")
     return file if tf.io.gfile.exists(file) else ""

@@ -128,7 +128,7 @@ def _replay(record: Record, run: Run) -> bool:
 
 
 def _look_at_weights(model: Pretrainer, report: Report) -> bool:
-    weights = {variable.name: variable.numpy() for variable in model.trainable_variables}
+    weights = {variable.name: variable.numpy() for variable in model.variables}
     bad = {name: int((~np.isfinite(value)).sum()) for name, value in weights.items() if not np.isfinite(value).all()}
     if bad:
         shown = ", ".join(f"{name} ({count:,})" for name, count in list(bad.items())[:_NUM_LISTED])

@@ -19,7 +19,7 @@ from electra_cli.objectives.base import Pretrainer, build_pretrainer, objective_
 from electra_cli.objectives.sizes import describe_bytes, host_memory, replica_memory
 from electra_cli.training.cluster import check_same
 from electra_cli.training.distribution import Runtime, build_runtime
-from electra_cli.training.initialization import Changes, start_from
+from electra_cli.training.initialization import begin
 from electra_cli.training.optimization import Optimizer, build_optimizer, uses_loss_scaling
 from electra_cli.training.stopping import StopRequest
 from electra_cli.training.throughput import Throughput, measure_flops_per_second
@@ -201,14 +201,13 @@ class TrainingRun(Run):
             self.runtime.wait_for_all()
             step = self.checkpoints.restore_newest()
         self._check_agreement(step)
-        if step is None and (checkpoint or self.config.init.checkpoint):
-            changes = Changes.of(self.config, self.phases[0].source.tokenizer)
-            start_from(checkpoint or self.config.init.checkpoint, self.model, self.optimizer, changes, self.logger)
+        tokenizer = self.phases[0].source.tokenizer
+        if step is None:
+            begin(self.model, self.optimizer, self.config, tokenizer, checkpoint, self.logger)
         elif checkpoint:
             self.logger.notice(f"--checkpoint={checkpoint} is not read: the run resumes from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self.workdir.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        tokenizer = self.phases[0].source.tokenizer
         self.workdir.write_config(self.config, fingerprint(self.phases), self.runtime.devices, tokenizer)
         self.logger.hparams(self.config)
         self.step = step or 0
@@ -257,7 +256,7 @@ class TrainingRun(Run):
 
     def measure_devices(self) -> None:
         """Measures the devices' rate of matrix products, which utilization is relative to."""
-        count = sum(math.prod(variable.shape) for variable in self.model.trainable_variables)
+        count = sum(math.prod(variable.shape) for variable in self.model.variables)
         with self.logger.status("Measuring how fast the devices are"):
             self.flops_per_second = measure_flops_per_second(self.runtime)
         self.logger.notice(

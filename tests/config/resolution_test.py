@@ -231,7 +231,12 @@ def test_settings_of_probes_that_are_not_read_are_named():
         ({"objective.tied_generator": True, "objective.uniform_generator": True}, "set only one of the two"),
         ({"objective.tied_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
         ({"objective.uniform_generator": True, "objective.name": "mlm"}, "the objective mlm has no generator"),
+        ({"objective.name": "electric", "data.mask_prob_end": 0.3}, "mask_prob_end=0.3: must be unset with .*electric"),
         ({"train.best_metric": "cloze_loss"}, "must be empty or one of total_loss"),
+        ({"objective.frozen_generator": True}, "must be none or gradient_disentangled with .*frozen_generator"),
+        ({"objective.frozen_generator": True, "objective.name": "mlm"}, "no generator apart from the discriminator"),
+        ({"objective.frozen_generator": True, "objective.tied_generator": True}, "no generator apart from the disc"),
+        ({"init.generator": "run", "objective.uniform_generator": True}, "no generator apart from the discriminator"),
         ({"train.best_metric": "rtd_auc", "objective.name": "mlm"}, "one of total_loss, masked_lm_loss, masked_lm_acc"),
         ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
     ],
@@ -330,7 +335,8 @@ def test_what_a_started_run_may_change():
     for section in ("eval.", "watch."):
         assert {key for key in PRETRAINING.fields if key.startswith(section)} <= changeable
     assert {key for key in changeable if not key.startswith(("eval.", "watch."))} == {
-        "data.dir", "phases.data_dir", "init.checkpoint", "init.vocab_file", "model.remat", "train.log_interval",
+        "data.dir", "phases.data_dir", "init.checkpoint", "init.generator", "init.vocab_file", "model.remat",
+        "train.log_interval",
         "train.checkpoint_interval", "train.steps_per_loop", "train.keep_checkpoints", "train.keep_every_steps",
         "train.best_metric", "train.async_checkpoints", "train.histograms", "runtime.strategy",
         "runtime.worker_addresses", "runtime.worker_index", "runtime.tpu", "runtime.logical_cpus",

@@ -78,6 +78,24 @@ def test_tied_generator_is_one_network(config):
     assert copy.generator_network is copy.discriminator_network
 
 
+@pytest.mark.parametrize("sharing", ["none", "gradient_disentangled"])
+def test_a_frozen_generator_is_not_trained_and_drops_nothing_out(config, sharing):
+    options = {"model.embedding_sharing": sharing, "model.hidden_dropout": 0.5}
+    learning = build(config, **options)
+    model = build(config, **options, **{"objective.frozen_generator": True})
+    of_generator = {v.ref() for v in (*model.generator_network.variables, *model.masked_lm.variables)}
+    trained = {v.ref() for v in model.trainable_variables}
+    assert not trained & of_generator and trained | of_generator == {v.ref() for v in model.variables}
+    assert len(model.variables) == len(learning.trainable_variables)
+    assert None not in gradients(model, "disc_logits", model.trainable_variables)
+    seed = tf.constant([1, 2])
+    for each, drops in ((model, False), (learning, True)):
+        logits = [each(make_inputs(), training=training, seed=seed)["lm_outputs"] for training in (False, True)]
+        assert np.array_equal(*logits) != drops
+    rtd = [model(make_inputs(), training=training, seed=seed)["disc_logits"] for training in (False, True)]
+    assert not np.array_equal(*rtd)
+
+
 def test_uniform_generator_draws_every_token_as_often(config):
     model = build(config, **{"objective.uniform_generator": True})
     assert model.generator_network is None

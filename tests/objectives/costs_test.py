@@ -34,7 +34,9 @@ def test_training_flops_are_those_of_the_paper(name, num_steps, expected):
     assert costs.training_flops(resolved(name, **{"train.num_steps": num_steps})) == pytest.approx(expected, rel=5e-3)
 
 
-@pytest.mark.parametrize("objective", ["electra", "uniform_generator", "tied_generator", "electric", "mlm"])
+@pytest.mark.parametrize(
+    "objective", ["electra", "uniform_generator", "tied_generator", "frozen_generator", "electric", "mlm"]
+)
 def test_matrix_products_of_a_step_counted_by_hand(objective):
     config = default_config()
     config.data.dir = "data"
@@ -48,6 +50,7 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         config.objective.name = objective
     elif objective != "electra":
         config.objective[objective] = True
+    config.model.embedding_sharing = "none" if objective == "frozen_generator" else "all"
     found = costs.matmul_flops(resolve(config, 100))
 
     def product(rows, inner, columns):
@@ -62,15 +65,27 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
     small = block(6, 10, 1)  # as wide as the embeddings: no projection
     discriminator = large + product(8, 4, 4) + product(8, 4, 1)
     vocabulary = product(2, 6, 100)
+    generator = small + product(2, 6, 6) + vocabulary
     expected = {
-        "electra": discriminator + small + product(2, 6, 6) + vocabulary,
+        "electra": discriminator + generator,
+        "frozen_generator": discriminator + generator / 3,  # forward only
         "uniform_generator": discriminator,
         "tied_generator": discriminator + large + product(2, 4, 6) + vocabulary,
         # Both towers' states of each of 8 tokens.
         "electric": discriminator + 2 * small + product(8, 2 * 6, 6) + product(8, 6, 100),
         "mlm": large + product(2, 4, 6) + vocabulary,
     }
-    assert found == 3 * 5 * expected[objective]
+    assert found == pytest.approx(3 * 5 * expected[objective], rel=1e-12)
+
+
+def test_a_frozen_generator_saves_its_backward_pass():
+    changes = {"model.embedding_sharing": "none"}
+    trained, frozen = (
+        costs.training_flops(resolved("small", **changes, **{"objective.frozen_generator": is_frozen}))
+        for is_frozen in (False, True)
+    )
+    alone = costs.training_flops(resolved("small", **{"objective.uniform_generator": True}))
+    assert (trained - alone) / 2 == pytest.approx(frozen - alone, rel=1e-12)
 
 
 def test_the_architecture_modern_counted_by_hand():

@@ -199,6 +199,8 @@ def test_presets_of_one_layer(name):
         {"model.embedding_sharing": "word"},
         {"model.embedding_sharing": "none"},
         {"model.embedding_sharing": "gradient_disentangled"},
+        {"model.embedding_sharing": "none", "objective.frozen_generator": True},
+        {"model.embedding_sharing": "gradient_disentangled", "objective.frozen_generator": True},
         {"objective.tied_generator": True},
         {"objective.uniform_generator": True},
         {"objective.name": "mlm"},
@@ -220,6 +222,12 @@ def test_presets_of_one_layer(name):
 def test_odd_configs(changes):
     config = resolve_small(default_config(), **{**NARROW, **changes})
     counted, model = count_parameters(config), build_pretrainer(config)
+    assert counted.updated == sum(int(tf.size(variable)) for variable in model.trainable_variables)
+    assert bool(counted.frozen) == config.objective.frozen_generator
+    for network in (model, *model.networks.values()):
+        network.trainable = True
+    if model.masked_lm is not None:
+        model.masked_lm.trainable = True
     assert counted.groups == groups_of(model, config)
     for role, size in zip(("generator", "discriminator"), costs.network_sizes(config), strict=True):
         if size is not None and role in model.networks and config.objective.name != "mlm":
@@ -247,7 +255,14 @@ def test_released_models():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"objective.name": "mlm"}, {"optimizer.ema_decay": 0.9, "optimizer.name": "lamb"}], ids=str
+    "changes",
+    [
+        {},
+        {"objective.name": "mlm"},
+        {"model.embedding_sharing": "none", "objective.frozen_generator": True},
+        {"optimizer.ema_decay": 0.9, "optimizer.name": "lamb"},
+    ],
+    ids=str,
 )
 def test_checkpoints_on_the_disk(tmp_path, changes):
     wide = {"model.embedding_size": 64, "train.num_steps": 12, "train.checkpoint_interval": 12, "eval.interval": 0}
@@ -257,13 +272,13 @@ def test_checkpoints_on_the_disk(tmp_path, changes):
     model, optimizer = build_pretrainer(config), build_optimizer(config)
     optimizer.build(model.trainable_variables)
     slots = sum(int(tf.size(variable)) for variable in optimizer.variables if variable.shape.rank)
-    assert slots == num_copies(config) * count_parameters(config).trained
+    assert slots == num_copies(config) * count_parameters(config).updated
     sums = IntervalSums(objective_of(config).sum_shapes())
     with Checkpoints(str(tmp_path), model, optimizer, {"interval_sums": sums}, config.train) as checkpoints:
         checkpoints.save()
     found = sum(os.path.getsize(path) for path in tmp_path.rglob("*") if path.is_file())
     predicted = checkpoint_size(config)
-    assert predicted.one > FLOAT * count_parameters(config).trained * 3
+    assert predicted.one > FLOAT * (count_parameters(config).trained + 2 * count_parameters(config).updated)
     assert found == pytest.approx(predicted.one, rel=0.02)
 
 

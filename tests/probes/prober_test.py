@@ -173,11 +173,12 @@ def test_a_finished_run_and_mode_eval_probe_too(probed, plain, data_dir, files, 
     [
         {},
         {"model.embedding_sharing": "gradient_disentangled"},
+        {"model.embedding_sharing": "gradient_disentangled", "objective.frozen_generator": True},
         {"objective.name": "mlm"},
         {"model.num_layers": 2},
         MODERN,
     ],
-    ids=["electra", "gradient_disentangled", "mlm", "two layers", "modern"],
+    ids=["electra", "gradient_disentangled", "frozen", "mlm", "two layers", "modern"],
 )
 def test_what_is_probed_is_the_models_own_encoder(data_dir, files, overrides):
     config = config_with(data_dir, files, **{"optimizer.ema_decay": 0.0, **overrides})
@@ -190,7 +191,7 @@ def test_what_is_probed_is_the_models_own_encoder(data_dir, files, overrides):
     scores = {name for name in before if not name.endswith("_random")}
     assert all(before[name] == before[f"{name}_random"] for name in scores)  # these are the weights of step 0
     rng = np.random.default_rng(0)
-    for variable in model.trainable_variables:
+    for variable in model.variables:
         variable.assign_add(rng.normal(0, 0.1, variable.shape))
     after = prober.run()
     assert any(after[name] != before[name] for name in scores)

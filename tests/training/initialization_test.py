@@ -15,11 +15,12 @@ from electra_cli.data.prepare import prepare
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
+from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import build_pretrainer
 from electra_cli.training import loop
-from electra_cli.training.initialization import Changes, resize_positions, split_token, start_from
+from electra_cli.training.initialization import Changes, begin, resize_positions, split_token, start_from
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import VOCAB_SIZE
 from tests.interop.common import TOKENS, make_workdir, small_settings
@@ -41,9 +42,9 @@ class Target:
         self.lines = []
         self.tokens = tokens
 
-    def start_from(self, path, **changes):
+    def start_from(self, path, of_generator=False, **changes):
         changes = Changes(TokenizerSettings(Vocabulary(self.tokens), WordRules()), **changes)
-        start_from(str(path), self.model, self.optimizer, changes, Lines(self.lines.append))
+        start_from(str(path), self.model, self.optimizer, changes, Lines(self.lines.append), of_generator)
         return self
 
 
@@ -208,6 +209,51 @@ def test_vocabularies_that_do_not_go_on_from_the_checkpoints(tmp_path, source):
     target = Target(**{"model.hidden_size": 32})
     with pytest.raises(UserError, match="are of different models"):
         target.start_from(source)
+
+
+SEPARATE = {"model.embedding_sharing": "none", "objective.frozen_generator": True}
+OF_MLM = {"model.generator_hidden_size": 16, "model.generator_num_attention_heads": 2,
+          "model.generator_intermediate_size": 40}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["electra", "mlm"])
+def test_a_generator_begins_as_that_of_another_run(tmp_path, name):
+    """One that has tokens of its own, too."""
+    workdir = make_workdir(tmp_path / "run", **{"objective.name": name})
+    loaded = load_run(str(workdir), notice=lambda _: None).model
+    changes = {**SEPARATE, **(OF_MLM if name == "mlm" else {})}
+    before = [variable.numpy() for variable in Target(**changes).model.discriminator_network.variables]
+    target = Target(**changes).start_from(workdir, of_generator=True)
+    pairs = zip(loaded.networks["generator"].variables, target.model.generator_network.variables, strict=True)
+    for old, new in pairs:
+        np.testing.assert_array_equal(old, new[: old.shape[0]])
+    np.testing.assert_array_equal(loaded.masked_lm.dense.kernel, target.model.masked_lm.dense.kernel)
+    np.testing.assert_array_equal(loaded.masked_lm.bias, target.model.masked_lm.bias[: len(TOKENS)])
+    for value, variable in zip(before, target.model.discriminator_network.variables, strict=True):
+        np.testing.assert_array_equal(value, variable)
+    assert target.lines[-1] == f"The generator starts from the weights of {workdir}/checkpoints/ckpt-7."
+
+
+def test_generators_that_do_not_fit(tmp_path):
+    workdir = make_workdir(tmp_path / "run", **{"objective.name": "mlm"})
+    for changes, message in (
+        ({}, r"of different models: model/masked_lm/dense/kernel is float32 \[8, 8\] by the config, float32 \[16, 8\]"),
+        (
+            {**OF_MLM, "model.generator_num_attention_heads": 4},
+            "the generator has 4 attention heads by the config, 2 in",
+        ),
+        ({**OF_MLM, "model.generator_num_layers": 3}, r"layer\S* is not in the checkpoint"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Target(**SEPARATE, **changes).start_from(workdir, of_generator=True)
+    uniform = make_workdir(tmp_path / "uniform", **{"objective.uniform_generator": True})
+    with pytest.raises(UserError, match="model/masked_lm/embedding_table is not in the checkpoint"):
+        Target(**SEPARATE).start_from(uniform, of_generator=True)
+    target = Target(**SEPARATE)
+    with pytest.raises(
+        UserError, match=r"frozen_generator=True: its weights would stay random; .*--config\.init.generator"
+    ):
+        begin(target.model, target.optimizer, target.config, None, None, Logger())
 
 
 def test_rows_without_tokens_may_be_missing_from_the_data(source, tmp_path):

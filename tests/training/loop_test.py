@@ -219,6 +219,40 @@ def test_values_that_change_follow_from_the_step(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_frozen_generator_keeps_the_weights_of_another_run(config, tmp_path, monkeypatch):
+    config.model.num_layers, config.train.checkpoint_interval, config.eval.interval = 1, 6, 0
+    config.objective.name = "mlm"
+    train(config, tmp_path / "mlm")
+    config.objective.name, config.objective.frozen_generator = "electra", True
+    config.model.embedding_sharing, config.optimizer.ema_decay = "gradient_disentangled", 0.9
+    config.model.generator_hidden_size, config.model.generator_intermediate_size = 16, 32
+    config.model.generator_num_attention_heads = 2
+    with pytest.raises(UserError, match="its weights would stay random"):
+        train(config, tmp_path / "whole")
+    config.init.generator = str(tmp_path / "mlm")
+    train(config, tmp_path / "whole")
+    old, new = (load_run(str(tmp_path / name), notice=lambda _: None) for name in ("mlm", "whole"))
+    pairs = zip(old.network("generator").weights.items(), new.network("generator").weights.items(), strict=True)
+    for (name, value), (_, found) in pairs:
+        np.testing.assert_array_equal(value, found, err_msg=name)
+    lines = metrics_of(tmp_path / "whole")
+    held_out = [[line["masked_lm_loss"] for line in each if line["split"] == "validation"][-1]
+                for each in (metrics_of(tmp_path / "mlm"), lines)]  # fmt: skip
+    assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
+    trained = [line["rtd_loss"] for line in lines if line["split"] == "train"]
+    assert trained[-1] < trained[0]
+
+    config.train.steps_per_loop = 1
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Interrupted):
+            train(config, tmp_path / "run")
+    config.init.generator = ""  # which a run that resumes does not need
+    train(config, tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
 def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass

@@ -34,13 +34,14 @@ NAMES = ("masked_lm_loss", "rtd_loss", "gradient_norm", "masked_lm_weight")  # t
 MARK = 0.625  # a draw that no other slot has
 
 
-def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps):
+def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps, **changes):
     config = small_config(data_dir)
     config.model.num_layers = 1
     config.data.mask_prob_end, config.objective.sampling_temperature_end = 0.3, 0.5
     config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 2.0, 10.0
     config.model.hidden_dropout = config.model.attention_dropout = dropout
     config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, number
+    config.update_from_flattened_dict(changes)
     run = read_run(config)
     resolved, (phase,) = run.resolved, run.phases
     names = [f"CPU:{index}" for index in range(num_replicas)]
@@ -80,6 +81,21 @@ def losses(num_replicas, num_parts):
     return found
 
 
+FROZEN = {"objective.frozen_generator": True, "model.embedding_sharing": "gradient_disentangled"}
+
+
+def frozen(num_replicas):
+    model, _, train_steps = make(num_replicas, 1, number=5, **FROZEN)
+    before = [variable.numpy() for variable in model.non_trainable_variables]
+    sums = train_steps(0, 5)
+    assert all((old == new.numpy()).all() for old, new in zip(before, model.non_trainable_variables, strict=True))
+    return [len(before), *(float(sums[name]) for name in NAMES)]
+
+
+if divisions == [(1, 1)] or divisions == [(2, 1)]:  # sums of other shapes would need other groups
+    print(json.dumps({"frozen": frozen(divisions[0][0])}))
+    sys.exit()
+
 result = {f"{replicas}x{parts}": losses(replicas, parts) for replicas, parts in divisions}
 
 # One example makes its replica's loss NaN.
@@ -113,13 +129,15 @@ print(json.dumps(result))
 def result(data_dir):
     # One process has groups of one size only.
     results = []
-    for divisions in (("1x1", "1x2", "4x1"), ("2x1", "2x2")):
+    for divisions in (("1x1", "1x2", "4x1"), ("2x1", "2x2"), ("1x1",), ("2x1",)):
         arguments = [sys.executable, "-c", PROGRAM, str(data_dir), str(NUM_STEPS), *divisions]
         process = forking.run(arguments, capture_output=True, text=True, timeout=500)
         assert process.returncode == 0, process.stderr[-3000:]
         results.append(json.loads(process.stdout.splitlines()[-1]))
-    first, second = results
-    return {**first, **second, "faults": {**first["faults"], **second["faults"]}}
+    first, second, *frozen = results
+    return (
+        first | second | {"faults": first["faults"] | second["faults"], "frozen": [each["frozen"] for each in frozen]}
+    )
 
 
 @pytest.mark.parametrize("division", ["2x1", "4x1", "1x2", "2x2"])
@@ -132,6 +150,11 @@ def test_replicas_and_parts_make_the_steps_of_one(result, division):
         assert found_norm == pytest.approx(norm, rel=1e-3)
         assert found_weight == weight
     assert found[0] != found[-1]  # it trains
+
+
+def test_a_frozen_generator_is_that_of_one_replica(result):
+    one, two = result["frozen"]
+    assert one[0] > 20 and one[1:] == pytest.approx(two[1:], rel=1e-3)
 
 
 def test_the_replica_that_is_not_finite_is_known_and_nothing_is_updated(result):

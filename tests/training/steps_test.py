@@ -93,10 +93,11 @@ NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
             **SCHEDULES,
         },
         {"objective.name": "mlm", "optimizer.name": "adamw", "optimizer.schedule": "warmup_stable_decay"},
+        {"model.embedding_sharing": "none", "objective.frozen_generator": True},
         {**MODERN, "model.embedding_sharing": "word"},
         {**MODERN, "objective.name": "mlm", "train.gradient_accumulation_steps": 2},
     ],
-    ids=["electra", "options", "mlm", "modern", "modern mlm"],
+    ids=["electra", "options", "mlm", "frozen", "modern", "modern mlm"],
 )
 def test_steps_compile_with_xla_and_agree(config, overrides):
     config.train.num_steps = 3

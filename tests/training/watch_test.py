@@ -52,6 +52,14 @@ def test_what_has_collapsed_is_named():
     assert len(notices({"masked_lm_loss": 6.5, "rtd_accuracy": 0.9, "rtd_auc": 0.5})) == 2
 
 
+def test_a_frozen_generator_is_to_be_one_that_was_trained():
+    config = default_config()
+    config.objective.frozen_generator = True
+    messages = ElectraObjective(config).find_collapse({**HEALTHY, "masked_lm_loss": 6.0}, 6.0)
+    assert list(messages) == ["generator"] and messages["generator"].endswith("see config.init.generator")
+    assert ElectraObjective(config).find_collapse(HEALTHY, 6.0) == {}
+
+
 def test_nothing_is_named_before_long_after_warm_up():
     assert notices({"masked_lm_loss": 7.0}, step=599) == []
     assert len(notices({"masked_lm_loss": 7.0}, step=600)) == 1
