@@ -435,7 +435,8 @@ def foreign(data, tmp_path_factory):
 
 CHANGEABLE = re.compile(
     r"data\.dir|phases\.data_dir|model\.remat|train\.(log_interval|checkpoint_interval|steps_per_loop|keep_checkpoints|"
-    r"keep_every_steps|best_metric|async_checkpoints|histograms)|(eval|watch)\..*|init\.(checkpoint|vocab_file)|"
+    r"keep_every_steps|best_metric|async_checkpoints|histograms)|(eval|watch)\..*|init\.(checkpoint|generator|"
+    r"vocab_file)|"
     r"runtime\.(strategy|worker_addresses|worker_index|tpu|logical_cpus|jit_compile|attention)"
 )
 
