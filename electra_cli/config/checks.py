@@ -112,6 +112,14 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
             check(key, value is None or not key.endswith("_end"),
                   "must be unset with config.objective.name=electric, whose noise and weights stay as they are",
             )  # fmt: skip
+    if objective.name == "teams":
+        for key in ("tied_generator", "uniform_generator"):
+            check(f"objective.{key}", not objective[key], "belongs to config.objective.name=electra")
+        num_layers = config.model.num_layers
+        check("objective.task_layers", objective.task_layers < num_layers,
+              f"must be less than config.model.num_layers={num_layers}: the layers below have both tasks")  # fmt: skip
+        check("model.embedding_sharing", config.model.embedding_sharing == "all",
+              "must be all with config.objective.name=teams: the networks share layers, too")  # fmt: skip
     metrics, best = BEST_METRICS[objective.name], config.train.best_metric
     check("train.best_metric", best in ("", *metrics),
           f"must be empty or one of {', '.join(metrics)}{did_you_mean(best, metrics)}")  # fmt: skip
@@ -180,6 +188,11 @@ def _unused_keys(config: Any) -> list[tuple[str, str]]:
          ("model.generator_", "model.embedding_sharing", "objective.")),
         (config.objective.name == "electric", "the two towers of the objective electric read text without masks",
          ("data.mask_token_prob", "data.random_token_prob")),
+        (config.objective.name == "teams", "the generator of teams has the discriminator's width",
+         ("model.generator_size", "model.generator_layers", "model.generator_hidden_size",
+          "model.generator_num_attention_heads", "model.generator_intermediate_size")),
+        (config.objective.name not in ("mlm", "teams"), "it belongs to config.objective.name=teams",
+         ("objective.selection_", "objective.num_candidates", "objective.shared_layers", "objective.task_layers")),
         (config.objective.uniform_generator, "a uniform generator has no network",
          ("model.generator_", "objective.sampling_temperature")),
         (config.objective.tied_generator, "a tied generator has the discriminator's sizes", ("model.generator_",)),

@@ -27,6 +27,7 @@ BEST_METRICS = {
     "electra": (*_MASKED_LM_METRICS, *_RTD_METRICS),
     "electric": (*_MASKED_LM_METRICS, "cloze_loss", *_RTD_METRICS),
     "mlm": _MASKED_LM_METRICS,
+    "teams": (*_MASKED_LM_METRICS, *_RTD_METRICS, "selection_loss", "selection_accuracy"),
 }
 
 # Limits of sizes, beyond those of published encoders; whether a machine holds a network is another check
@@ -41,6 +42,7 @@ LONG_FOR_WINDOWS, LONG = 512, 1024
 _GREATER_THAN_1 = Rule(lambda value: value > 1, "must be greater than 1")
 # Descriptions that keys share.
 _MODERN = "With architecture=modern"
+_TEAMS = "With objective.name=teams"
 _ROPE_THETAS = (
     f"{_MODERN}: base of the angles of rotary positions, in layers that see the text and in those of windows."
 )
@@ -186,15 +188,37 @@ _FIELDS = {
     "objective.name": Field(
         "electra",
         "electra; electric: energies of tokens, learned against noise from two encoders of the generator's size that "
-        "read in one direction each (Clark et al., EMNLP 2020), and with them --mode=score; or mlm: masked language "
-        "modeling alone (BERT without next-sentence prediction), which trains one network of the discriminator's size "
-        "and reads no other key of this section.",
+        "read in one direction each (Clark et al., EMNLP 2020), and with them --mode=score; teams: electra, and the "
+        "selection of the original among candidates (arXiv 2106.00139), with a generator of the discriminator's width "
+        "and half of its layers, unless model.generator_num_layers is set; or mlm: masked language modeling alone "
+        "(BERT without next-sentence prediction), which trains one network of the discriminator's size and reads no "
+        "other key of this section.",
         choices=tuple(BEST_METRICS),
     ),
     "objective.generator_loss_weight": Field(1.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
     "objective.discriminator_loss_weight": Field(50.0, _LOSS_WEIGHTS, NOT_NEGATIVE),
     "objective.generator_loss_weight_end": Field(None, _AT_END, NOT_NEGATIVE, value_type=float),
     "objective.discriminator_loss_weight_end": Field(None, _AT_END, NOT_NEGATIVE, value_type=float),
+    "objective.selection_loss_weight": Field(
+        20.0, f"{_TEAMS}: weight of the loss of selection, in nats a masked slot, in the total loss.", NOT_NEGATIVE
+    ),
+    "objective.num_candidates": Field(
+        5,
+        f"{_TEAMS}: candidates at a masked slot, the original among them; the others are drawn from the generator's "
+        "distribution.",
+        Rule(lambda value: value >= 2, "must be at least 2: the original and another", 1000),
+    ),
+    "objective.shared_layers": Field(
+        3,
+        f"{_TEAMS}: the first layers of the generator that are the discriminator's, at most all that have no task.",
+        NOT_NEGATIVE.up_to(_MAX_LAYERS),
+    ),
+    "objective.task_layers": Field(
+        1,
+        f"{_TEAMS}: layers of the discriminator, the last ones, that selection has for itself; the network that is "
+        "kept has those of replaced token detection.",
+        POSITIVE.up_to(_MAX_LAYERS),
+    ),
     "objective.sampling_temperature": Field(
         1.0, "Temperature of the softmax that replacements are sampled from (the original's `temperature`).", POSITIVE
     ),

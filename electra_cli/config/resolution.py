@@ -117,6 +117,11 @@ def resolve_phases(
     mistake = PRETRAINING.fields["model.vocab_size"].find_mistake(size)
     if type(size) is not int or mistake is not None:  # as in a record that was changed
         raise UserError(f"derived.vocab_size={size!r}: {mistake or 'must be a whole number'}")
+    num_candidates = config.objective.num_candidates
+    if config.objective.name == "teams" and num_candidates > size:
+        raise UserError(
+            f"config.objective.num_candidates={num_candidates} but the vocabulary has {size} entries: choose fewer"
+        )
     return RunConfig(
         _derive(config, size),
         tuple(dataclasses.replace(phase, config=_derive(phase.config, size)) for phase in phases),
@@ -153,8 +158,11 @@ def num_predictions(mask_prob: float, max_seq_length: int) -> int:
 def generator_sizes(config: ml_collections.ConfigDict) -> dict[str, int]:
     """Returns the generator's `hidden_size`, `num_layers`, `num_attention_heads` and `intermediate_size`."""
     model = config.model
+    kept = {name: model[name] for name in ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")}
     if config.objective.tied_generator:
-        return {name: model[name] for name in ("hidden_size", "num_layers", "num_attention_heads", "intermediate_size")}
+        return kept
+    if config.objective.name == "teams":  # half of the layers, as in its official configs
+        return {**kept, "num_layers": model.generator_num_layers or max(1, model.num_layers // 2)}
     hidden_size = model.generator_hidden_size or round(model.hidden_size * model.generator_size)
     return {
         "hidden_size": hidden_size,

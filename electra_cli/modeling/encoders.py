@@ -82,10 +82,10 @@ def encode(
     return output[-1] if isinstance(output, list) else output
 
 
-def build_generator(config: ml_collections.FrozenConfigDict) -> Encoder:
-    """Builds the generator of a resolved config."""
+def build_generator(config: ml_collections.FrozenConfigDict, embeddings: ElectraEmbeddings | None = None) -> Encoder:
+    """Builds the generator of a resolved config, with embeddings of its own unless given some."""
     model = _generator_model(config)
-    return build_encoder(model, "generator", build_embeddings(model, "generator_embeddings"))
+    return build_encoder(model, "generator", embeddings or build_embeddings(model, "generator_embeddings"))
 
 
 class TwoTowers(tf_keras.layers.Layer):
@@ -131,7 +131,9 @@ def build_towers(config: ml_collections.FrozenConfigDict) -> TwoTowers:
 
 
 def build_discriminator(
-    config: ml_collections.FrozenConfigDict, generator_embeddings: ElectraEmbeddings | None = None
+    config: ml_collections.FrozenConfigDict,
+    generator_embeddings: ElectraEmbeddings | None = None,
+    name: str = "discriminator",
 ) -> Encoder:
     """Builds the discriminator of a resolved config, sharing embeddings by `model.embedding_sharing` if given some."""
     model, sharing = _model(config), config.model.embedding_sharing
@@ -144,7 +146,7 @@ def build_discriminator(
             word_embeddings_of=generator_embeddings if sharing == "word" else None,
             added_to=generator_embeddings if sharing == "gradient_disentangled" else None,
         )
-    return build_encoder(model, "discriminator", embeddings)
+    return build_encoder(model, name, embeddings)
 
 
 def _generator_model(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:

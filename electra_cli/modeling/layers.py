@@ -330,7 +330,7 @@ class Encoder(tf_keras.layers.Layer):
         self.attention, self.direction = settings["attention"], settings["direction"]
         self.final_norm: LayerNorm | None = None
 
-    def call(self, inputs, training=None, seed=None):
+    def call(self, inputs, training=None, seed=None, lower=None):
         """Returns `sequence_output` [batch, seq_length, hidden_size] and `encoder_outputs`, a list of every layer's.
 
         The last of them is `sequence_output`, behind the final norm, if there is one.
@@ -340,26 +340,35 @@ class Encoder(tf_keras.layers.Layer):
             [batch, seq_length]. Documents of an example do not attend to each other.
           training: whether to drop out.
           seed: int32 [2] that dropout follows from; None: drawn from TensorFlow's global generator.
+          lower: outputs of the first layers, of which the last is resumed from; None: all layers are computed.
         """
         if not training:
             seed = None
         elif seed is None:
-            seed = tf.random.uniform([2], minval=None, maxval=None, dtype=tf.int32)
-        position_ids = inputs.get(features.POSITION_IDS)
-        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
+            seed = tf.random.uniform([2], maxval=tf.int32.max, dtype=tf.int32)
         # All in one draw: each would be some hundred scalar operations, which accelerators compute one by one.
         first_key, *keys = dropout_keys(seed, 1 + NUM_DROPOUTS * len(self.transformer_layers))
-        x = fused.dropout(x, self.hidden_dropout, first_key)
-        if self.embedding_projection is not None:
-            x = self.embedding_projection(x)
-        outputs = []
-        for index, (layer, context) in enumerate(zip(self.transformer_layers, self._contexts(inputs), strict=True)):
+        outputs = list(lower or ())
+        x = outputs[-1] if outputs else self._embed(inputs, first_key)
+        layers = list(enumerate(zip(self.transformer_layers, self._contexts(inputs), strict=True)))
+        for index, (layer, context) in layers[len(outputs) :]:
             of_layer = keys[NUM_DROPOUTS * index : NUM_DROPOUTS * (index + 1)]
             x = layer(x, *context, keys=of_layer, remat=self.remat and training)
             outputs.append(x)
         if self.final_norm is not None:
             outputs[-1] = x = self.final_norm(x)
         return {"sequence_output": x, "encoder_outputs": outputs}
+
+    def _embed(self, inputs: dict[str, tf.Tensor], key: tf.Tensor | None) -> tf.Tensor:
+        position_ids = inputs.get(features.POSITION_IDS)
+        x = self.embeddings(inputs[features.INPUT_WORD_IDS], inputs[features.INPUT_TYPE_IDS], position_ids)
+        x = fused.dropout(x, self.hidden_dropout, key)
+        return x if self.embedding_projection is None else self.embedding_projection(x)
+
+    def share_layers(self, other: "Encoder", number: int) -> None:
+        """Makes its first layers, and the projection of embeddings, those of another of its width; neither is built."""
+        self.embedding_projection = other.embedding_projection
+        self.transformer_layers = [*other.transformer_layers[:number], *self.transformer_layers[number:]]
 
     def _contexts(self, inputs: dict[str, tf.Tensor]) -> list[tuple]:
         """Returns for each block its arguments between its input and the keys."""

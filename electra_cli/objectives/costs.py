@@ -42,6 +42,7 @@ class Outline:
 OUTLINES = {
     "electra": Outline("ELECTRA", has_generator=True, kept_head="rtd", num_sums=10 + 2 * 16_384),
     "electric": Outline("Electric", has_generator=True, kept_head="rtd", num_sums=12 + 2 * 16_384, num_towers=2),
+    "teams": Outline("TEAMS", has_generator=True, kept_head="rtd", num_sums=12 + 2 * 16_384),
     "mlm": Outline("masked language modeling", has_generator=False, kept_head="masked_lm", num_sums=4),
 }
 
@@ -109,6 +110,7 @@ class NetworkSize(EncoderSizes):
 
 
 _Count = Callable[[NetworkSize], float]
+_SelectionCount = Callable[[NetworkSize, int], float]
 
 
 def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
@@ -134,6 +136,17 @@ def network_sizes(config: Any) -> tuple[NetworkSize | None, NetworkSize]:
     if shared["num_towers"] > 1:
         shared["num_predictions"] = config.data.max_seq_length
     return NetworkSize(**{**shared, **generator}), kept
+
+
+def num_shared_layers(config: Any) -> int:
+    """Returns how many of its first layers the generator of the objective teams shares with the discriminator."""
+    with_both_tasks = config.model.num_layers - config.objective.task_layers
+    return min(config.objective.shared_layers, config.derived.generator_num_layers, with_both_tasks)
+
+
+def num_selection_layers(config: Any) -> int:
+    """Returns how many layers the discriminator has beside those of the network that is kept: those of selection."""
+    return config.objective.task_layers if config.objective.name == "teams" else 0
 
 
 def sizes_without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,14 +223,21 @@ def _electra_shapes(role: str, sizes: EncoderSizes) -> dict[str, tuple[int, ...]
 
 def training_flops(config: Any) -> float:
     """Returns the operations of a whole run (of one phase, when there are several), as the paper counts them."""
-    of_example = _of_example(config, _encoder_flops, {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops}, 2.0)
+    heads: dict[str, _Count] = {"rtd": _rtd_flops, "masked_lm": _masked_lm_flops}
+    of_example = _of_example(config, _encoder_flops, heads, _selection_flops, 2.0)
     return of_example * config.train.global_batch_size * config.train.num_steps
 
 
-def _of_example(config: Any, encoder: _Count, heads: Mapping[str, _Count], passes: float) -> float:
+def _of_example(
+    config: Any, encoder: _Count, heads: Mapping[str, _Count], selection_head: _SelectionCount, passes: float
+) -> float:
     """Adds up operations of an example: `passes` times those forward, of a frozen generator once."""
     generator, kept = network_sizes(config)
     count = passes * (encoder(kept) + heads[outline_of(config).kept_head](kept))
+    num_more = num_selection_layers(config)
+    if num_more:
+        lower = dataclasses.replace(kept, num_layers=kept.num_layers - num_more)
+        count += passes * (encoder(kept) - encoder(lower) + selection_head(kept, config.objective.num_candidates))
     if generator is None:
         return count
     passes = 1.0 if config.objective.frozen_generator else passes
@@ -279,10 +299,18 @@ def _rtd_flops(size: NetworkSize) -> float:
     return size.seq_length * float(2 * h * h + bias_or_norm + _ACTIVATION * h + 2 * h)
 
 
+def _selection_flops(size: NetworkSize, num_candidates: int) -> float:
+    h, e = size.hidden_size, size.embedding_size
+    bias_or_norm = (_LAYER_NORM - 1) * e if size.architecture == "modern" else e + _LAYER_NORM * e
+    a_slot = 2 * h * e + bias_or_norm + _ACTIVATION * e + (2 * e + _SOFTMAX) * num_candidates
+    return _MASKED_FRACTION * size.seq_length * float(a_slot)
+
+
 def matmul_flops(config: Any) -> float:
     """Returns the operations of matrix products of one training step (of a phase): both passes, all replicas."""
     heads: dict[str, _Count] = {"rtd": _rtd_products, "masked_lm": _masked_lm_products}
-    return _of_example(config, _encoder_products, heads, 3.0) * config.train.global_batch_size
+    of_example = _of_example(config, _encoder_products, heads, _selection_products, 3.0)
+    return of_example * config.train.global_batch_size
 
 
 def _encoder_products(size: NetworkSize) -> int:
@@ -299,3 +327,7 @@ def _masked_lm_products(size: NetworkSize) -> int:
 
 def _rtd_products(size: NetworkSize) -> int:
     return 2 * size.seq_length * size.hidden_size * (size.hidden_size + 1)
+
+
+def _selection_products(size: NetworkSize, num_candidates: int) -> int:
+    return 2 * size.num_predictions * size.embedding_size * (size.hidden_size + num_candidates)

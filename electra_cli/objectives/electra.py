@@ -1,6 +1,6 @@
 """ELECTRA (Clark et al., ICLR 2020): a generator's masked language modeling and replaced token detection (RTD)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
@@ -36,29 +36,31 @@ class ElectraObjective(MaskedLMObjective):
     )
 
     def _build_model(self) -> Pretrainer:
-        config, objective = self._config, self._config.objective
+        objective = self._config.objective
         if objective.uniform_generator or objective.tied_generator:
-            discriminator = build_discriminator(config)
+            discriminator = build_discriminator(self._config)
             generator = None if objective.uniform_generator else discriminator
         else:
-            generator = build_generator(config)
-            discriminator = build_discriminator(config, generator.embeddings)
-        model = ElectraPretrainer(
-            generator,
-            discriminator,
-            vocab_size=config.derived.vocab_size,
-            num_classes=0,
-            num_token_predictions=config.derived.max_predictions_per_seq,
-            mlm_activation=gelu,
-            mlm_initializer=truncated_normal(config.model.initializer_range),
-            disallow_correct=objective.disallow_correct,
-            sampling_temperature=objective.sampling_temperature,
-            uniform_generator=objective.uniform_generator,
-            name="electra_pretrainer",
-        )
+            generator = build_generator(self._config)
+            discriminator = build_discriminator(self._config, generator.embeddings)
+        model = ElectraPretrainer(generator, discriminator, **self._settings(), name="electra_pretrainer")
         if objective.frozen_generator:
             model.networks["generator"].trainable = model.masked_lm.trainable = False
         return model
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns arguments of `ElectraPretrainer`: all but the networks."""
+        config, objective = self._config, self._config.objective
+        return {
+            "vocab_size": config.derived.vocab_size,
+            "num_classes": 0,
+            "num_token_predictions": config.derived.max_predictions_per_seq,
+            "mlm_activation": gelu,
+            "mlm_initializer": truncated_normal(config.model.initializer_range),
+            "disallow_correct": objective.disallow_correct,
+            "sampling_temperature": objective.sampling_temperature,
+            "uniform_generator": objective.uniform_generator,
+        }
 
     def sum_shapes(self) -> dict[str, list[int]]:
         """Those of `masked_lm_sums` and `rtd_sums`, and weighted losses where their weights change over the run."""

@@ -142,7 +142,7 @@ class ElectraPretrainer(Pretrainer):
         return {
             "lm_outputs": lm_logits if self.output_type == "logits" else tf.nn.log_softmax(lm_logits),
             "sentence_outputs": sentence_outputs,
-            "disc_logits": self._discriminate(corrupted, training, sub_seed(seed, 2)),
+            **self._judge(inputs, corrupted, lm_logits, training, seed),
             "disc_label": labels,
         }
 
@@ -153,9 +153,15 @@ class ElectraPretrainer(Pretrainer):
             inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
         return inputs
 
+    def _judge(self, inputs, corrupted, lm_logits, training, seed):
+        """Returns what the discriminator makes of the corrupted batch, `disc_logits`."""
+        return {"disc_logits": self._discriminate(corrupted, training, sub_seed(seed, 2))}
+
     def _discriminate(self, corrupted, training, seed):
         """Returns what the discriminator's head has of each token, float32 [batch, seq_length]."""
-        encoded = encode(self.discriminator_network, corrupted, training, seed)
+        return self._detect(encode(self.discriminator_network, corrupted, training, seed))
+
+    def _detect(self, encoded):
         return tf.squeeze(self.discriminator_head(self.discriminator_projection(encoded)), axis=-1)
 
     def _generate(self, inputs, training, seed):
@@ -252,7 +258,8 @@ def sample_tokens(
     Args:
       logits: float [batch, num_token_predictions, vocab_size].
       uniform: float32 [batch, num_token_predictions], in [0, 1).
-      disallowed_ids: int [batch, num_token_predictions], an id at each slot that must not be drawn; None: all may.
+      disallowed_ids: int [batch, num_token_predictions] or [batch, num_token_predictions, n], the ids at each slot that
+        must not be drawn; None: all may.
 
     Returns int32 [batch, num_token_predictions], through which no gradient flows.
     """
@@ -267,9 +274,9 @@ def sample_tokens(
     if tf.is_tensor(temperature) or temperature != 1.0:
         logits /= temperature
     if disallowed_ids is not None:
-        indices = tf.range(num_blocks * block_size)
-        is_disallowed = tf.equal(indices, tf.reshape(tf.cast(disallowed_ids, tf.int32), [-1, 1]))
-        logits = tf.where(is_disallowed, -math.inf, logits)
+        indices, num_ids = tf.range(num_blocks * block_size), math.prod(disallowed_ids.shape[2:])
+        for ids in tf.split(tf.reshape(tf.cast(disallowed_ids, tf.int32), [-1, num_ids]), num_ids, axis=1):
+            logits = tf.where(tf.equal(indices, ids), -math.inf, logits)
     weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
     blocks = tf.reshape(weights, [-1, num_blocks, block_size])
     block_ends = tf.cumsum(tf.reduce_sum(blocks, axis=-1), axis=-1)

@@ -63,6 +63,24 @@ def count_parameters(config: Any) -> Parameters:
     heads = {"masked_lm_head": small["head"], **heads}
     if config.objective.tied_generator:
         groups = {"shared_embeddings": embeddings, "shared_encoder": encoder, **heads}
+    elif config.objective.name == "teams":
+        shared, with_both_tasks = (  # with the projection of embeddings, without a final norm
+            _count("discriminator", dataclasses.replace(discriminator, num_layers=number))["encoder"]
+            - kept["final_norm"]
+            for number in (
+                costs.num_shared_layers(config),
+                discriminator.num_layers - costs.num_selection_layers(config),
+            )
+        )
+        groups = {
+            "shared_embeddings": embeddings,
+            "shared_encoder": shared,
+            "generator_encoder": small["encoder"] - shared,
+            "discriminator_encoder": encoder - shared,
+            **heads,
+            # Its layers, and what the other head of the slots has but for the bias of each token.
+            "selection_head": encoder - with_both_tasks + small["head"] - discriminator.vocab_size,
+        }
     else:
         groups = {
             **_divide_embeddings(kept, small["embeddings"], config.model.embedding_sharing),
@@ -84,6 +102,7 @@ def _count(role: str, size: costs.NetworkSize) -> dict[str, int]:
         "layer_norm": "embeddings/LayerNorm/",
         "embeddings": "embeddings/",
         "encoder": ("embeddings_project/", "encoder/"),
+        "final_norm": "encoder/LayerNorm/",
         "head": "predictions/",
     }
     numbers = {name: math.prod(shape) for name, shape in costs.expected_shapes(role, size).items()}
@@ -194,6 +213,7 @@ class _Execution:
         self.compiled = compiled
         self.has_hidden_dropout = config.model.hidden_dropout > 0
         self.has_attention_dropout = config.model.attention_dropout > 0
+        self.selection_layers = costs.num_selection_layers(config)
         self.gelu_tensors = 3.0 if compiled else 2.0
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gradients_kept = 2.0 if compiled else 0.0
@@ -207,7 +227,8 @@ class _Execution:
         kept = []
         for size in sizes:
             again = self.recomputed(size) if remat else 0.0
-            kept.append(size.num_towers * (self.embeddings(size) + size.num_layers * (self.block(size) - again)))
+            num_layers = size.num_layers + (self.selection_layers if size is sizes[-1] else 0)
+            kept.append(size.num_towers * (self.embeddings(size) + num_layers * (self.block(size) - again)))
         if self.is_frozen:
             kept[0] = 0.0
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]

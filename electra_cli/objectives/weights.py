@@ -155,10 +155,9 @@ def split(
 def read(model: Pretrainer) -> Weights:
     """Returns copies of all weights of a pretrainer, float32.
 
-    Gradient-disentangled embeddings become their sums, the word table of `model.embedding_sharing=word` that of both
-    networks.
+    Gradient-disentangled embeddings become their sums. What networks share, but for all embeddings, each of them has.
     """
-    weights = _values(named_weights(model))
+    weights = _values(_all_names(model))
     networks = _networks(model)
     if len(networks) > 1:
         generator, discriminator = (networks[name].embeddings for name in ("generator", "electra"))
@@ -166,8 +165,6 @@ def read(model: Pretrainer) -> Weights:
             for name in (f"embeddings/{table}" for table in _TABLES):
                 if f"electra/{name}" in weights:
                     weights[f"electra/{name}"] += weights[f"generator/{name}"]
-        elif discriminator is not generator and discriminator.word_embeddings is generator.word_embeddings:
-            weights["generator/embeddings/word_embeddings"] = weights["electra/embeddings/word_embeddings"]
     return weights
 
 
@@ -232,14 +229,24 @@ def _assign(pairs: Iterable[_Pair], weights: Mapping[str, np.ndarray], require_a
 
 
 def named_weights(model: Pretrainer) -> Iterator[_Pair]:
-    """Yields each weight of the `networks` of a pretrainer and their heads once, with its names: query, key and value
-    are three and one variable."""
+    """Yields every weight of a pretrainer's `networks` and their heads once, with its names.
+
+    Query, key and value are three and one variable.
+    """
     seen: set[Any] = set()
+    for variable, names in _all_names(model):
+        if variable.ref() not in seen:
+            seen.add(variable.ref())
+            yield variable, names
+
+
+def _all_names(model: Pretrainer) -> Iterator[_Pair]:
+    """As `named_weights`, but what networks share once for each, unless it is all embeddings."""
+    embeddings: list[Any] = []
     for scope, network in _networks(model).items():
-        for variable, names in _embeddings(network.embeddings, f"{scope}/"):
-            if variable.ref() not in seen:
-                seen.add(variable.ref())
-                yield variable, names
+        if network.embeddings not in embeddings:
+            embeddings.append(network.embeddings)
+            yield from _embeddings(network.embeddings, f"{scope}/")
         yield from _layers(network, f"{scope}/")
     if "generator" in model.networks:
         yield from _dense(model.masked_lm.dense, "generator_predictions/dense")

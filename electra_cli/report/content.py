@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("masked_lm_loss", "Masked LM loss (generator)", "nats", True, "unigram distribution"),
         Metric("cloze_loss", "Cloze loss (generator)", "nats", True),
         Metric("rtd_loss", "RTD loss (discriminator)", "nats", True),
+        Metric("selection_loss", "Selection loss (discriminator)", "nats", True),
     ),
     "Generator": (
         Metric("masked_lm_accuracy", "Best guess is the original"),
@@ -43,6 +44,7 @@ GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("rtd_accuracy", "Accuracy", baseline="calling every token original"),
         Metric("rtd_precision", "Precision"),
         Metric("rtd_recall", "Recall"),
+        Metric("selection_accuracy", "Original selected among candidates"),
     ),
     "Optimization": (
         Metric("learning_rate", "Learning rate", "rate"),
@@ -259,8 +261,9 @@ def describe_model(config: dict[str, Any]) -> str:
     generator = f"{derived.get('generator_num_layers')} of {derived.get('generator_hidden_size')}"
     if outline.num_towers > 1:
         return f"{outline.title}, {sizes}, {outline.num_towers} towers of {generator}"
+    title = "" if objective["name"] == "electra" else f"{outline.title}, "
     frozen = ", frozen" if objective.get("frozen_generator") else ""
-    return f"discriminator {sizes}, generator {generator}{frozen}"
+    return f"{title}discriminator {sizes}, generator {generator}{frozen}"
 
 
 def _as_json(flat: dict[str, Any], key: str) -> str:

@@ -35,7 +35,7 @@ def test_training_flops_are_those_of_the_paper(name, num_steps, expected):
 
 
 @pytest.mark.parametrize(
-    "objective", ["electra", "uniform_generator", "tied_generator", "frozen_generator", "electric", "mlm"]
+    "objective", ["electra", "uniform_generator", "tied_generator", "frozen_generator", "electric", "mlm", "teams"]
 )
 def test_matrix_products_of_a_step_counted_by_hand(objective):
     config = default_config()
@@ -46,7 +46,7 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
     config.model.generator_hidden_size, config.model.generator_num_attention_heads = 6, 1
     config.model.generator_num_layers, config.model.generator_intermediate_size = 1, 10
     config.train.global_batch_size = 5
-    if objective in ("electric", "mlm"):
+    if objective in ("electric", "mlm", "teams"):
         config.objective.name = objective
     elif objective != "electra":
         config.objective[objective] = True
@@ -61,7 +61,8 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         attention = heads * (product(8, head, 8) + product(8, 8, head))
         return product(8, width, 3 * width) + attention + product(8, width, width) + 2 * product(8, width, intermediate)
 
-    large = product(8, 6, 4) + 3 * block(4, 16, 2)
+    layer = block(4, 16, 2)
+    large = product(8, 6, 4) + 3 * layer
     small = block(6, 10, 1)  # as wide as the embeddings: no projection
     discriminator = large + product(8, 4, 4) + product(8, 4, 1)
     vocabulary = product(2, 6, 100)
@@ -74,6 +75,15 @@ def test_matrix_products_of_a_step_counted_by_hand(objective):
         # Both towers' states of each of 8 tokens.
         "electric": discriminator + 2 * small + product(8, 2 * 6, 6) + product(8, 6, 100),
         "mlm": large + product(2, 4, 6) + vocabulary,
+        # A generator of one layer, another of selection, and its head with 5 candidates.
+        "teams": discriminator
+        + product(8, 6, 4)
+        + layer
+        + product(2, 4, 6)
+        + vocabulary
+        + layer
+        + product(2, 4, 6)
+        + product(2, 6, 5),
     }
     assert found == pytest.approx(3 * 5 * expected[objective], rel=1e-12)
 

@@ -144,6 +144,7 @@ MODERN = {
     "model.generator_num_attention_heads": 3,
     "model.local_attention": 4,
 }
+TEAMS = {"objective.name": "teams", "objective.shared_layers": 1}
 MODERN_NARROW_GENERATOR = {"model.embedding_sharing": "none", "model.generator_hidden_size": 12}
 
 
@@ -160,7 +161,7 @@ def groups_of(model, config):
     else:
         generator, discriminator = model.generator_network, model.discriminator_network
         rtd_layers = [model.discriminator_projection, model.discriminator_head]
-    is_tied = generator is discriminator
+    shares_layers = generator is discriminator or config.objective.name == "teams"
 
     def ids(layers):
         return {id(variable) for layer in layers if layer is not None for variable in layer.trainable_variables}
@@ -178,11 +179,13 @@ def groups_of(model, config):
             counts["masked_lm_head"] += size
         elif key in ids(rtd_layers):
             counts["rtd_head"] += size
+        elif config.objective.name == "teams" and key not in in_generator | in_discriminator:
+            counts["selection_head"] += size
         elif key in in_generator and key in in_discriminator:
             counts[f"shared_{kind}"] += size
         else:
             counts[f"{'generator' if key in in_generator else 'discriminator'}_{kind}"] += size
-    assert is_tied == ("shared_encoder" in counts)
+    assert shares_layers == ("shared_encoder" in counts)
     return counts
 
 
@@ -216,6 +219,10 @@ def test_presets_of_one_layer(name):
         {"objective.name": "electric"},
         {"objective.name": "electric", "model.embedding_sharing": "gradient_disentangled"},
         {**MODERN, **MODERN_NARROW_GENERATOR, "objective.name": "electric"},
+        TEAMS,
+        {**TEAMS, "objective.shared_layers": 0, "objective.task_layers": 2},
+        {**TEAMS, "model.embedding_size": 24, "model.generator_num_layers": 1},
+        {**TEAMS, **MODERN},
     ],
     ids=str,
 )
@@ -228,7 +235,7 @@ def test_odd_configs(changes):
         network.trainable = True
     if model.masked_lm is not None:
         model.masked_lm.trainable = True
-    assert counted.groups == groups_of(model, config)
+    assert collections.Counter(counted.groups) == groups_of(model, config)
     for role, size in zip(("generator", "discriminator"), costs.network_sizes(config), strict=True):
         if size is not None and role in model.networks and config.objective.name != "mlm":
             weights = read(model)
