@@ -209,7 +209,7 @@ class Electra:
             logits = self._logits({name: np.pad(value, padding) for name, value in inputs.items()}).numpy()
             is_scored = ~np.isin(ids, special)
             energies = np.where(is_scored, logits[: len(part), : ids.shape[1]].astype(np.float64), 0.0)
-            rows = zip(-energies.sum(axis=1), is_scored.sum(axis=1), is_cut, strict=True)
+            rows = zip(0.0 - energies.sum(axis=1), is_scored.sum(axis=1), is_cut, strict=True)
             scores += [Score(float(total), int(number), bool(cut)) for total, number, cut in rows]
         return scores
 

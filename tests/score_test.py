@@ -1,6 +1,7 @@
 """Scores of texts by Electric: from Python, and as `--mode=score` prints them."""
 
 import json
+import math
 import sys
 
 import numpy as np
@@ -50,6 +51,7 @@ def test_scores_are_sums_of_energies_whatever_the_batch(electra):
         assert [score.num_tokens for score in scores] == [len(energies) for energies in expected]
         assert [score.is_cut for score in scores] == [False] * 4 + [True, False]
     assert scores[4].num_tokens == LONGEST - 2 and scores[2] == api.Score(0.0, 0, False)
+    assert math.copysign(1.0, scores[2].log_likelihood) == 1.0  # not printed as -0
     # A text that just fits is not cut.
     fits, longer = electra.score(["it " * (LONGEST - 2), "it " * (LONGEST - 1)])
     assert (fits.is_cut, longer.is_cut) == (False, True)
