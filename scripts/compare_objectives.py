@@ -1,8 +1,8 @@
 """Plans, starts and compares the runs of compare_objectives.sh.
 
 All have the data, the vocabulary and the seeds in common, and as many training FLOPs, counted as the paper counts them,
-to within half a step. Masked language modeling of a config has its network and schedule and shows masked tokens as BERT
-does. All are probed at the same fractions of these FLOPs, and fine-tuned at some of these.
+to within half a step. Another objective of a config (CONFIG:mlm) has its network and schedule; masked language modeling
+shows masked tokens as BERT does. All are probed at the same fractions of these FLOPs, and fine-tuned at some of these.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from absl import flags
 from comparison import (
+    CHANGES,
     LINES,
     MOST_POINTS,
     PICTURE,
@@ -37,9 +38,9 @@ from electra_cli.config.labeled_files import parse_probes
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.data.vocabulary import Vocabulary
 from electra_cli.errors import UserError
+from electra_cli.objectives.costs import OUTLINES
 
 PROGRAM, FINETUNING_PROGRAM = "electra-pretrain", "electra-finetune"
-_MLM = ":mlm"  # after a config: its network, by masked language modeling
 _OURS = (
     "data.dir", "objective.name", "train.num_steps", "train.seed", "train.steps_per_loop", "train.log_interval",
     "train.checkpoint_interval", "train.keep_every_steps", "eval.interval", "eval.probes", "eval.probe_interval",
@@ -51,8 +52,8 @@ CONFIG = ConfigFlag(FLAGS, PRETRAINING)
 flags.DEFINE_list(
     "against",
     None,
-    f"Presets or config files to compare --config with; {_MLM} after one: its network, by masked language modeling. "
-    "If not given, that of --config.",
+    f"Presets or config files to compare --config with; with :{', :'.join(CHANGES)} after one: its network, by that "
+    "objective. If not given, that of --config with :mlm.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("data", None, "Data directory of electra-prepare.", flag_values=FLAGS)
@@ -95,15 +96,17 @@ def _run(program: str, arguments: Sequence[str]) -> None:
 
 def _load(name: str, overrides: Sequence[str], values: flags.FlagValues) -> Contender:
     """Returns a config of `--config` or `--against`; raises a `UserError` for one that cannot be compared."""
-    is_mlm = name.endswith(_MLM)
+    file_name, _, objective = name.rpartition(":")
+    if objective not in CHANGES:
+        file_name, objective = name, ""
     flag = ConfigFlag(flags.FlagValues(), PRETRAINING)
-    flag.parse([PROGRAM, f"--config={name.removesuffix(_MLM)}", *overrides])
+    flag.parse([PROGRAM, f"--config={file_name}", *overrides])
     settings, file = flag.config, flag.file
     assert file is not None
     if settings.phases.num_steps:
         raise UserError(f"--config={name}: give one in a single phase")
-    if is_mlm and settings.objective.name != "electra":
-        raise UserError(f"{name}: {_MLM} follows a config of objective.name=electra")
+    if objective and settings.objective.name != "electra":
+        raise UserError(f"{name}: :{objective} follows a config of objective.name=electra")
     settings.data.dir, settings.eval.probes = values.data, (values.probes,) if values.probes else ()
     settings.train.num_steps = values.num_steps if values.num_steps is not None else settings.train.num_steps
     # What follows from the steps is chosen here.
@@ -112,9 +115,9 @@ def _load(name: str, overrides: Sequence[str], values: flags.FlagValues) -> Cont
     settings.eval.probe_interval = 0
     resolution.check(settings)
     stem = pathlib.Path(file).stem
-    return Contender(
-        stem + "-mlm" * is_mlm, f"{stem}, masked language modeling" if is_mlm else stem, file, settings, is_mlm
-    )
+    if not objective:
+        return Contender(stem, stem, file, settings)
+    return Contender(f"{stem}-{objective}", f"{stem}, {OUTLINES[objective].title}", file, settings, objective)
 
 
 def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[list[Contender], list[int]]:
@@ -136,7 +139,7 @@ def _checked(values: flags.FlagValues, overrides: Sequence[str]) -> tuple[list[C
         raise UserError("--probes names no file")
     for task in values.finetune:
         ConfigFlag(flags.FlagValues(), FINETUNING).parse([FINETUNING_PROGRAM, f"--config={task}"])
-    contenders = [_load(name, overrides, values) for name in (file, *(values.against or [file + _MLM]))]
+    contenders = [_load(name, overrides, values) for name in (file, *(values.against or [f"{file}:mlm"]))]
     if settings.objective.name != "electra" and not values.against:
         raise UserError("--config: give one of ELECTRA, or others --against it")
     if not values.against:

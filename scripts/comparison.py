@@ -35,14 +35,23 @@ _RANGES: tuple[dict[str, Any], ...] = (
     ),
 )
 MOST_POINTS = 10
-# As configs/small_mlm.py; the rest are choices that have no meaning without a generator.
-_OF_MLM = {
-    "objective.name": "mlm",
-    "objective.tied_generator": False,
-    "objective.uniform_generator": False,
-    "data.mask_token_prob": 0.8,
-    "data.random_token_prob": 0.1,
-    "train.best_metric": "",
+_ONE_GENERATOR = {"objective.tied_generator": False, "objective.uniform_generator": False}
+# What other objectives change of an ELECTRA's config: their names, and choices that mean nothing to them.
+CHANGES: dict[str, dict[str, Any]] = {
+    "electric": {
+        **_ONE_GENERATOR,
+        "objective.name": "electric",
+        "objective.disallow_correct": False,
+        "objective.sampling_temperature": 1.0,
+    },
+    "mlm": {  # as configs/small_mlm.py
+        **_ONE_GENERATOR,
+        "objective.name": "mlm",
+        "data.mask_token_prob": 0.8,
+        "data.random_token_prob": 0.1,
+        "train.best_metric": "",
+    },
+    "teams": {**_ONE_GENERATOR, "objective.name": "teams", "model.embedding_sharing": "all"},
 }
 
 
@@ -54,12 +63,12 @@ class Contender:
     title: str
     file: str
     settings: ml_collections.ConfigDict
-    is_mlm: bool = False  # of an ELECTRA's network
+    objective: str = ""  # in place of ELECTRA
 
     @property
     def changes(self) -> dict[str, Any]:
         """Keys whose values are not the config's."""
-        return _OF_MLM if self.is_mlm else {}
+        return CHANGES[self.objective] if self.objective else {}
 
 
 @dataclasses.dataclass(frozen=True)

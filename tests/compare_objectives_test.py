@@ -201,7 +201,7 @@ def test_flops_are_equal_at_the_end_and_nearly_so_at_every_probe(comparison, nam
     for key in ("log_interval", "checkpoint_interval", "steps_per_loop"):
         config.train[key] = 1
     config.eval.interval = 1
-    contenders = [comparison.Contender(name, name, "", config, is_mlm) for is_mlm in (False, True)]
+    contenders = [comparison.Contender(name, name, "", config, objective) for objective in ("", "mlm")]
     electra, mlm = comparison.make_plans(contenders, num_steps, 30_522)
     total = num_steps * electra.flops_per_step
     assert electra.num_steps == num_steps and electra.flops_per_step > mlm.flops_per_step
@@ -253,6 +253,23 @@ def test_any_configs_are_compared_and_fine_tuned(start, tmp_path, comparison):
     assert table[-3].startswith("| random weights |  |  | 0.0500 (0.0000 to 0.1000) |")
     picture = (tmp_path / "out" / "comparison.svg").read_text()
     assert "modern_small, masked language modeling" in picture and "trec, fine-tuned" in picture
+
+
+def test_every_objective_of_a_config_is_compared(start, tmp_path):
+    (tmp_path / "trec.py").write_text(
+        "from electra_cli.finetuning.config_defaults import default_config as get_config\n"
+    )
+    others = [name for name in costs.OUTLINES if name != "electra"]
+    against = ",".join(f"tiny:{name}" for name in others)
+    process, calls = start(f"--against={against}", f"--finetune={tmp_path}/trec.py", "--num_steps=2000", "--seeds=5")
+    assert process.returncode == 0, process.stderr
+    tiny, *configs = (config_of(call) for call in calls if "init" not in call)
+    assert [config.objective.name for config in configs] == others
+    for config in configs:
+        difference = costs.training_flops(config) - costs.training_flops(tiny)
+        assert abs(difference) <= costs.training_flops(config) / config.train.num_steps / 2 * (1 + 1e-9)
+    table = (tmp_path / "out" / "comparison.md").read_text()
+    assert all(f"tiny, {costs.OUTLINES[name].title}" in table for name in others)
 
 
 @pytest.mark.slow
