@@ -188,14 +188,18 @@ class Electra:
     def score(self, texts: Sequence[str], *, batch_size: int = 32) -> list[Score]:
         """Returns the pseudo-log-likelihood of each text (arXiv 2012.08561), 0 of one without tokens.
 
-        -E(x)_t is taken for log p(x_t | the other tokens). Shapes are those of few lengths, for which a function is
+        -E(x)_t is taken for log p(x_t | the other tokens). Texts are cut to the length of the run's examples, with
+        architecture=modern to `model.max_position_embeddings`. Shapes are those of few lengths, for which a function is
         compiled once.
 
         Raises:
           UserError: the model has no energies, or there is no text.
         """
         require_energies(self.run.config.objective.name, self.run.workdir)
-        vocabulary, longest = self.run.tokenizer.vocabulary, self.run.config.model.max_position_embeddings
+        config, vocabulary = self.run.config, self.run.tokenizer.vocabulary
+        longest = config.model.max_position_embeddings
+        if config.model.architecture == "electra":  # rows of later positions have learned nothing
+            longest = max(config.phases.max_seq_length or [config.data.max_seq_length])
         special = (vocabulary.pad_id, vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id)
         scores: list[Score] = []
         for part in _divide(texts, batch_size):

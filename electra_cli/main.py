@@ -167,12 +167,14 @@ def _score(values: flags.FlagValues) -> None:
     for override in CONFIG.overrides:
         raise UserError(f"{override} {unread}")
     app.require_flags(values, workdir="give the directory of the run", input="give a file of texts, one a line")
-    from electra_cli.finetuning.tables import read_text, split_lines  # noqa: PLC0415  (--help must not wait for it)
+    from electra_cli.finetuning.tables import read_text  # noqa: PLC0415  (--help must not wait for it)
     from electra_cli.loggers.lines import lines_logger  # noqa: PLC0415
 
     settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
     require_energies(settings.objective.name, values.workdir)
-    texts = split_lines(read_text(values.input))
+    texts = [line.removesuffix("\r") for line in read_text(values.input).split("\n")]
+    if not texts[-1]:
+        texts.pop()  # what follows the last end of a line
     with lines_logger(quiet=True, log_format=values.log_format) as logger:
         app.end_when_stopped(logger)
         from electra_cli.api import Electra  # noqa: PLC0415  (imports TensorFlow: seconds)

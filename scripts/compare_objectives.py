@@ -96,8 +96,8 @@ def _run(program: str, arguments: Sequence[str]) -> None:
 
 def _load(name: str, overrides: Sequence[str], values: flags.FlagValues) -> Contender:
     """Returns a config of `--config` or `--against`; raises a `UserError` for one that cannot be compared."""
-    file_name, _, objective = name.rpartition(":")
-    if objective not in CHANGES:
+    file_name, separator, objective = name.rpartition(":")
+    if not separator or objective not in CHANGES:
         file_name, objective = name, ""
     flag = ConfigFlag(flags.FlagValues(), PRETRAINING)
     flag.parse([PROGRAM, f"--config={file_name}", *overrides])

@@ -206,7 +206,7 @@ _FIELDS = {
         5,
         f"{_TEAMS}: candidates at a masked slot, the original among them; the others are drawn from the generator's "
         "distribution.",
-        Rule(lambda value: value >= 2, "must be at least 2: the original and another", 1000),
+        Rule(lambda value: value >= 2, "must be at least 2: the original and another", 50),
     ),
     "objective.shared_layers": Field(
         3,

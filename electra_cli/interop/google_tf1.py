@@ -265,6 +265,6 @@ def _hparams(config: ml_collections.FrozenConfigDict) -> dict[str, Any]:
         "generator_layers": derived.generator_num_layers / model.num_layers,
         "untied_generator": not config.objective.tied_generator,
         "untied_generator_embeddings": model.embedding_sharing != "all",
-        "max_predictions_per_seq": derived.max_predictions_per_seq,
+        "max_predictions_per_seq": num_predictions(config.data.mask_prob, config.data.max_seq_length),
         "model_hparam_overrides": {name: flat[key] for name, key in _MODEL_HPARAMS.items()},
     }

@@ -158,13 +158,12 @@ def read(model: Pretrainer) -> Weights:
     Gradient-disentangled embeddings become their sums. What networks share, but for all embeddings, each of them has.
     """
     weights = _values(_all_names(model))
-    networks = _networks(model)
-    if len(networks) > 1:
-        generator, discriminator = (networks[name].embeddings for name in ("generator", "electra"))
-        if discriminator.added_to is generator:
-            for name in (f"embeddings/{table}" for table in _TABLES):
-                if f"electra/{name}" in weights:
-                    weights[f"electra/{name}"] += weights[f"generator/{name}"]
+    added_to = _networks(model)["electra"].embeddings.added_to
+    if added_to is not None:
+        added = _values(_embeddings(added_to, "electra/"))
+        for name in (f"electra/embeddings/{table}" for table in _TABLES):
+            if name in weights:
+                weights[name] += added[name]
     return weights
 
 

@@ -71,6 +71,11 @@ def begin(
             "config.objective.frozen_generator=True: its weights would stay random; name a checkpoint that has a "
             "generator, --config.init.generator=PATH"
         )
+    if path and config.init.generator and config.model.embedding_sharing != "none":
+        raise UserError(
+            f"config.init.generator={config.init.generator} would change embeddings that the discriminator of {path} "
+            f"has too: give one of the two, or --config.model.embedding_sharing=none"
+        )
     changes = Changes.of(config, tokenizer)
     if path:
         start_from(path, model, optimizer, changes, logger)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from electra_cli.config import default_config
 from electra_cli.config.fields import flatten
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
@@ -331,5 +332,10 @@ def test_hyperparameters_become_ours():
     with pytest.raises(UserError, match="without a counterpart here: two_tower_generator"):
         google_tf1.config_from_hparams({"two_tower_generator": True})
     assert google_tf1.config_from_hparams({"max_predictions_per_seq": 19}).data.mask_prob == 0.15
+    rising = default_config()  # its slots are those of the larger rate
+    rising.data.dir, rising.data.mask_prob_end = "data", 0.3
+    rising.model.num_attention_heads, rising.model.intermediate_size = 4, 1024
+    hparams = google_tf1._hparams(resolve(rising, 100))
+    assert hparams["max_predictions_per_seq"] == 19
     with pytest.raises(UserError, match=r"max_predictions_per_seq is 20: .* give 19"):
         google_tf1.config_from_hparams({"max_predictions_per_seq": 20})

@@ -11,6 +11,7 @@ import tf_keras
 from electra_cli.config.pretraining import BEST_METRICS
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
+from electra_cli.objectives import weights
 from electra_cli.objectives.base import build_pretrainer, objective_of
 from tests import forking
 from tests.conftest import MODERN
@@ -37,6 +38,13 @@ def make_batch(seed=0):
     maskable = mask.copy()
     maskable[:, 0] = maskable[np.arange(4), mask.sum(1) - 1] = 0
     return {**inputs, "maskable": tf.constant(maskable)}
+
+
+def test_embeddings_added_to_those_of_the_towers_are_read_whole(config):
+    model, _ = build(config, **{"model.embedding_sharing": "gradient_disentangled"})
+    table = weights.read(model)["electra/embeddings/word_embeddings"]
+    np.testing.assert_array_equal(table, model.discriminator_network.embeddings.word_table())
+    assert table.std() > 0.1  # the differences alone are 0 at first
 
 
 @pytest.mark.parametrize("kind", ["electra", "modern", "blockwise", "packed"])

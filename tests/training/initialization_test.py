@@ -254,6 +254,9 @@ def test_generators_that_do_not_fit(tmp_path):
         UserError, match=r"frozen_generator=True: its weights would stay random; .*--config\.init.generator"
     ):
         begin(target.model, target.optimizer, target.config, None, None, Logger())
+    both = Target(**{"model.embedding_sharing": "word", "init.checkpoint": "run", "init.generator": "mlm"})
+    with pytest.raises(UserError, match=r"init\.generator=mlm would change embeddings that the discriminator of run"):
+        begin(both.model, both.optimizer, both.config, None, None, Logger())
 
 
 def test_rows_without_tokens_may_be_missing_from_the_data(source, tmp_path):
