@@ -176,7 +176,7 @@ def test_a_signal_reaches_the_run_once(tmp_path, data_dir):
         (["--probes=a.tsv", "--against=tiny"], "of different names: tiny, tiny"),
         (["--probes=a.tsv", "--against=small_mlm:mlm"], ":mlm follows a config of objective.name=electra"),
         (["--probes=a.tsv", "--against=no.py"], "--config=no.py: no such file"),
-        (["--probes=a.tsv", "--against=mlm"], "mlm"),
+        (["--probes=a.tsv", "--against=mlm"], "--config=mlm: "),
         (["--finetune=no.py"], "--config=no.py: no such file"),
         (["--probes=a.tsv", "--config.train.log_interval=20"], "--config.train.log_interval is set here"),
         (["--probes=a.tsv", "--config.objective.name=mlm"], "--config.objective.name is set here"),

@@ -1,4 +1,4 @@
-"""Electric (Clark et al., EMNLP 2020, arXiv 2012.08561): an energy of each token, learned by telling text from noise.
+"""Electric (Clark et al., EMNLP 2020, arXiv 2012.08561): an energy of each token, learned against noise.
 
 A two-tower cloze model q learns to predict each token from those on both sides. The discriminator's head gives energies
 E(x)_t: -E(x)_t stands for log p(x_t | the other tokens), unnormalized. They are learned by noise-contrastive
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, build_towers, encode
-from electra_cli.modeling.layers import gelu, sub_seed, truncated_normal
+from electra_cli.modeling.layers import sub_seed
 from electra_cli.objectives.base import Pretrainer, Tensors, ratio
 from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.objectives.electra_pretrainer import (
@@ -31,8 +31,8 @@ from electra_cli.objectives.mlm import MaskedLMObjective, cross_entropy
 class ElectricPretrainer(ElectraPretrainer):
     """`ElectraPretrainer` of `TwoTowers` as `generator_network`; `noise_share` is the share of noise among tokens."""
 
-    def __init__(self, *, noise_share: float, **more):
-        super().__init__(num_classes=0, **more)
+    def __init__(self, *networks, noise_share: float, **more):
+        super().__init__(*networks, **more)
         self.noise_share = noise_share
 
     def call(self, inputs, training=None, seed=None):
@@ -82,7 +82,7 @@ class ElectricPretrainer(ElectraPretrainer):
 
 
 class ElectricObjective(ElectraObjective):
-    """`generator_loss_weight` x the cloze model's loss + `discriminator_loss_weight` x that of telling noise."""
+    """`generator_loss_weight` x the cloze model's loss + `discriminator_loss_weight` x that of detecting noise."""
 
     loss_names: ClassVar[tuple[str, ...]] = ("cloze_loss", "rtd_loss")
 
@@ -90,12 +90,9 @@ class ElectricObjective(ElectraObjective):
         config = self._config
         generator = build_towers(config)
         return ElectricPretrainer(
-            generator_network=generator,
-            discriminator_network=build_discriminator(config, generator.embeddings),
-            vocab_size=config.derived.vocab_size,
-            num_token_predictions=config.derived.max_predictions_per_seq,
-            mlm_activation=gelu,
-            mlm_initializer=truncated_normal(config.model.initializer_range),
+            generator,
+            build_discriminator(config, generator.embeddings),
+            **self._settings(),
             noise_share=config.data.mask_prob,
             name="electric_pretrainer",
         )

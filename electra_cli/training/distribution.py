@@ -141,7 +141,7 @@ def reporting_lost_workers(runtime: Runtime) -> Iterator[None]:
             raise
         raise Interrupted(
             f"worker {runtime.worker_index} lost worker {', '.join(map(str, lost))}, which was killed or cannot be "
-            f"reached; start all {runtime.num_workers} again: they go on from the newest checkpoint"
+            f"reached; start all {runtime.num_workers} again: they resume from the newest checkpoint"
         ) from error
 
 

@@ -490,6 +490,6 @@ def test_a_worker_that_is_lost_while_others_evaluate_is_named(finished, monkeypa
     with pytest.raises(Interrupted) as error:
         loop.evaluate(config, str(workdir), Lines(lambda _: None), hooks=[LosesWorker()])
     assert str(error.value) == (
-        "worker 0 lost worker 1, which was killed or cannot be reached; start all 2 again: they go on from the newest "
+        "worker 0 lost worker 1, which was killed or cannot be reached; start all 2 again: they resume from the newest "
         "checkpoint"
     )
