@@ -334,7 +334,7 @@ def test_a_run_is_an_ordinary_electra(run, tmp_path):
         ({"objective.uniform_generator": True}, r"^config.objective.uniform_generator=True: belongs to config.obj"),
         ({"objective.task_layers": 12}, r"^config.objective.task_layers=12: must be less than config.model.num_layers"),
         ({"objective.num_candidates": 1}, r"^config.objective.num_candidates=1: must be at least 2"),
-        ({"objective.num_candidates": 101}, r"^config.objective.num_candidates=101 but the vocabulary has 100 entries"),
+        ({"objective.num_candidates": 31}, r"^config.objective.num_candidates=31 but the vocabulary has 30 entries"),
         ({"objective.name": "electra", "train.best_metric": "selection_loss"}, r"^config.train.best_metric='sele"),
     ],
 )  # fmt: skip
@@ -342,7 +342,7 @@ def test_what_does_not_fit_is_refused(overrides, message):
     config = default_config()
     config.update_from_flattened_dict({"data.dir": "data", "objective.name": "teams", **overrides})
     with pytest.raises(UserError, match=message):
-        resolve(config, 100)
+        resolve(config, 30)
 
 
 def test_keys_that_are_not_read():
