@@ -1,8 +1,5 @@
 """Electric: towers that do not see what they predict, its loss computed again in NumPy, and that it learns."""
 
-import json
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,9 +10,9 @@ from electra_cli.config.resolution import resolve
 from electra_cli.errors import UserError
 from electra_cli.objectives import weights
 from electra_cli.objectives.base import build_pretrainer, objective_of
-from tests import forking
 from tests.conftest import MODERN
 from tests.modeling.common import LENGTH, SLOTS, VOCAB_SIZE, make_inputs
+from tests.objectives.divided_steps import divided_steps
 
 
 def resolve_electric(config, **overrides):
@@ -190,50 +187,11 @@ def test_what_it_does_not_go_with_is_refused(config, overrides, message):
         resolve_electric(config, **overrides)
 
 
-PROGRAM = """
-import json, sys
-import numpy as np
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from electra_cli.data.input_pipeline import training_dataset
-from electra_cli.data.source import read_run
-from electra_cli.training.distribution import Runtime
-from electra_cli.training.run import build_model
-from electra_cli.training.steps import build_train_steps
-from tests.conftest import small_config
-
-
-def run(num_replicas, num_parts, jit_compile):
-    config = small_config(sys.argv[1])
-    config.objective.name, config.model.num_layers = "electric", 1
-    config.model.hidden_dropout = config.model.attention_dropout = 0.0
-    config.train.gradient_accumulation_steps, config.optimizer.warmup_steps = num_parts, 0
-    opened = read_run(config)
-    names = [f"CPU:{index}" for index in range(num_replicas)]
-    strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
-    runtime = Runtime(strategy, jit_compile, "")
-    model, optimizer = build_model(opened.resolved, runtime)
-    (phase,) = opened.phases
-    iterator = iter(runtime.distribute(lambda part: training_dataset(
-        phase.source.train, phase.masking, pad_id=0, max_seq_length=32, global_batch_size=8, seed=0, start_step=0,
-        part=part)))
-    train_steps = build_train_steps(model, optimizer, runtime, phase.config)
-    return [{name: float(value) for name, value in train_steps(
-                iterator, tf.constant(step, tf.int64), tf.constant(1, tf.int64)).items()
-             if name in ("cloze_loss", "rtd_loss", "masked_lm_loss", "gradient_norm", "positives")}
-            for step in range(3)]
-
-
-print(json.dumps([run(1, 1, False), run(2, 1, False), run(1, 2, False), run(1, 1, True)]))
-"""
-
-
 @pytest.mark.slow
 def test_replicas_parts_and_xla_make_the_same_steps(data_dir):
-    process = forking.run([sys.executable, "-c", PROGRAM, str(data_dir)], capture_output=True, text=True, timeout=500)
-    assert process.returncode == 0, process.stderr[-3000:]
-    expected, *others = json.loads(process.stdout.splitlines()[-1])
+    changes = {"objective.name": "electric", "model.num_layers": 1}
+    divisions = [(1, 1, False), (2, 1, False), (1, 2, False), (1, 1, True)]
+    expected, *others = divided_steps(data_dir, changes, divisions)
     assert expected[0]["cloze_loss"] != expected[1]["cloze_loss"]
     for other in others:
         for ours, theirs in zip(expected, other, strict=True):

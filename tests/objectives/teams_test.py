@@ -26,6 +26,7 @@ from electra_cli.objectives.teams import draw_candidates, selection_sums
 from electra_cli.objectives.weights import named_weights, read
 from tests.conftest import MODERN
 from tests.modeling.common import LENGTH, VOCAB_SIZE, make_inputs
+from tests.objectives.divided_steps import divided_steps
 from tests.training import loop_test
 
 SMALL = {
@@ -250,6 +251,15 @@ def test_xla_and_rows_by_themselves_give_the_same(config, changes):
     for name, value in expected.items():
         np.testing.assert_allclose(compiled[name], value, atol=1e-5, err_msg=name)
         np.testing.assert_allclose(tf.concat([half[name] for half in halves], 0), value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_two_replicas_make_the_steps_of_one(data_dir):
+    """The layers and embeddings that networks share get one sum of gradients, on each replica the same."""
+    one, two = divided_steps(data_dir, {**SMALL, **TWO_LAYERS}, [(1, 1, False), (2, 1, False)])
+    assert one[0]["selection_loss"] != one[1]["selection_loss"] and one[0].keys() >= {"masked_lm_loss", "rtd_loss"}
+    for expected, found in zip(one, two, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_few_examples_can_be_learned_by_heart(config):
