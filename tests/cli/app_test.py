@@ -63,8 +63,8 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--config=small"], "--workdir is missing"),
         (
             ["--config=smal", "--workdir=x"],
-            "presets: base, large, modern_base, modern_small, small, small_mlm, small_plus_plus, tiny, xsmall; did you "
-            "mean small?",
+            "presets: base, large, modern_base, modern_small, small, small_mlm, small_plus_plus, small_teams, tiny, "
+            "xsmall; did you mean small?",
         ),
         (["--config=small", "--workdir=x"], "config.data.dir=''"),
         (["--config=small", "--wrkdir=x"], "there is no flag --wrkdir; did you mean --workdir?"),

@@ -66,7 +66,7 @@ def test_flags_keys_presets_and_values(scripts, tmp_path):
         "--mode=": (["train", "eval", "train_and_eval", "replay", "score"], ""),
         "--quiet --mode=ev": (["eval"], ""),
         "--mode ev": (["eval"], ""),
-        "--config=s": (["small", "small_mlm", "small_plus_plus"], "-o filenames"),
+        "--config=s": (["small", "small_mlm", "small_plus_plus", "small_teams"], "-o filenames"),
         "--config=m": (["modern_base", "modern_small", "mine.py"], "-o filenames"),
         "--config=r": (["run"], "-o filenames"),
         "--config.tr": (["--config.train."], "-o nospace"),

@@ -74,7 +74,8 @@ def test_the_largest_rate_decides_the_masked_slots(mask_prob, mask_prob_end, slo
 
 def test_every_preset_has_the_keys_of_the_default():
     assert PRETRAINING.names() == [
-        "base", "large", "modern_base", "modern_small", "small", "small_mlm", "small_plus_plus", "tiny", "xsmall",
+        "base", "large", "modern_base", "modern_small", "small", "small_mlm", "small_plus_plus",
+        "small_teams", "tiny", "xsmall",
     ]  # fmt: skip
     for name in PRETRAINING.names():
         assert flatten(preset(name)).keys() == flatten(default_config()).keys()

@@ -1,6 +1,7 @@
 """TEAMS next to `official.projects.teams`, whose model, loss and defaults of its sampling it has."""
 
 import functools
+import runpy
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ import tf_keras
 from official.modeling import tf_utils
 from official.nlp.configs.encoders import BertEncoderConfig
 from official.nlp.modeling import layers as nlp_layers
-from official.projects.teams import teams, teams_pretrainer, teams_task
+from official.projects.teams import teams, teams_experiments, teams_pretrainer, teams_task
 
 from electra_cli import api
 from electra_cli.config import default_config
 from electra_cli.config.checks import notices
+from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.interop.exporting import export_run
@@ -175,6 +177,27 @@ def chained_rtd_logits(theirs, inputs, outputs):
     for layer in head.hidden_layers:
         x = layer([x, mask])
     return tf.squeeze(head.rtd_head(head.dense(x)), axis=-1)
+
+
+def test_the_preset_has_the_values_of_tf_models():
+    config = runpy.run_path(PRETRAINING.path("small_teams"))["get_config"]()
+    config.data.dir = "data"
+    config = resolve(config, 30_522)
+    theirs, adam = teams.TeamsPretrainerConfig(), teams_experiments.teams_pretrain().trainer.optimizer_config.optimizer
+    assert config.objective.generator_loss_weight == theirs.generator_loss_weight
+    assert config.objective.discriminator_loss_weight == theirs.discriminator_rtd_loss_weight
+    assert config.objective.selection_loss_weight == theirs.discriminator_mws_loss_weight
+    assert config.objective.num_candidates == theirs.candidate_size
+    assert config.objective.shared_layers == theirs.num_shared_generator_hidden_layers
+    assert config.model.num_layers - config.objective.task_layers == theirs.num_discriminator_task_agnostic_layers
+    assert config.optimizer.name == adam.type
+    assert config.optimizer.clip_norm == adam.adamw.gradient_clip_norm
+    for name in ("weight_decay_rate", "epsilon", "beta_1", "beta_2"):
+        assert config.optimizer[name] == getattr(adam.adamw, name)
+    # Of their experiments/small/wiki_books_pretrain.yaml, which their package does not have.
+    assert (config.derived.generator_hidden_size, config.derived.generator_num_layers) == (256, 6)
+    train = config.train
+    assert (config.data.max_seq_length, train.global_batch_size, train.num_steps) == (512, 256, 500_000)
 
 
 def test_candidates_are_drawn_without_replacement():
