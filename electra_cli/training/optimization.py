@@ -156,8 +156,7 @@ class AdamWeightDecay(_WithMoments):
     def update_step(self, gradient, variable):
         """Updates one weight, with its decay."""
         m, v = self._moments_of(variable)
-        # What is small is not worth a compilation.
-        update = _adam_update if variable.shape.num_elements() >= _LARGE else inspect.unwrap(_adam_update)
+        update = _adam_update if variable.shape.num_elements() >= _LARGE else _small_adam_update
         new_values = update(
             gradient,
             *(tf.convert_to_tensor(part) for part in (variable, m, v)),
@@ -180,6 +179,10 @@ def _adam_update(gradient, weight, m, v, rate, *, beta_1, beta_2, epsilon, weigh
     m = beta_1 * m + (1.0 - beta_1) * gradient
     v = beta_2 * v + (1.0 - beta_2) * tf.square(gradient)
     return weight - rate * (m / (tf.sqrt(v) + epsilon) + weight_decay * weight), m, v
+
+
+# What is small is not worth a compilation. Most weights are, so one trace serves all of their shapes.
+_small_adam_update = tf.function(inspect.unwrap(_adam_update), autograph=False, reduce_retracing=True)
 
 
 @tf_keras.utils.register_keras_serializable(package="electra_pretrain")
