@@ -104,18 +104,23 @@ def test_hashes_at_indices():
     np.testing.assert_array_equal(hash_at(indices, KEY), hash_bits([2, 3, 5], KEY))
 
 
-def largest_tensor(length, window):
-    """Returns the entries of the largest tensor that XLA computes for a forward and backward pass."""
+def compiled(length, window):
+    """Returns what XLA computes for a forward and backward pass, as text."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(query, key, value, ones):
+    def run(query, key, value, gradient, ones):
         with tf.GradientTape() as tape:
             tape.watch([query, key, value])
             output = blockwise.attention(query, key, value, blockwise.Segments(ones, ones, window), SCALE, 0.1, KEY)
-        return tape.gradient(output, [query, key, value])
+        return output, tape.gradient(output, [query, key, value], output_gradients=gradient)
 
-    inputs = [tf.zeros([1, 4, length, 16])] * 3 + [tf.ones([1, length], tf.int32)]
-    text = run.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+    inputs = [tf.zeros([1, 4, length, 16])] * 4 + [tf.ones([1, length], tf.int32)]
+    return run.experimental_get_compiler_ir(*inputs)(stage="optimized_hlo")
+
+
+def largest_tensor(length, window):
+    """Returns the entries of the largest tensor that XLA computes for a forward and backward pass."""
+    text = compiled(length, window)
     return max(math.prod(map(int, sizes.split(","))) for sizes in re.findall(r"\w\[([\d,]+)\]", text))
 
 
@@ -124,3 +129,9 @@ def test_memory_grows_with_the_length(window):
     short, long = largest_tensor(1024, window), largest_tensor(4096, window)
     assert 4 * 1024 * 128 <= short < 4 * 1024 * 1024
     assert long == 4 * short  # full attention's were 16 times as large
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_scores_are_computed_again_for_the_gradient(window):
+    """Two products forward; backward, of four gradients, and that of the scores: XLA does not keep these instead."""
+    assert len(re.findall(r" dot\(", compiled(512, window))) == 7
