@@ -56,7 +56,8 @@ def attention(
         blocks = _InTurn(block, length) if window is None else _AtOnce(block, length, max(window, MIN_HALF_WINDOW))
 
         def backward(gradient):
-            gradients = blocks.backward(*(_after(gradient, each) for each in (query, key, value)), segments, gradient)
+            again = (_after(gradient, query), _after(gradient, key), _after(gradient, value))
+            gradients = blocks.backward(*again, segments, gradient)
             return *(tf.cast(each, query.dtype) for each in gradients), *(None for _ in (*segments, *keys))
 
         return blocks.forward(query, key, value, segments), backward
