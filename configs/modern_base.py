@@ -3,7 +3,7 @@
     electra-pretrain --config=modern_base --workdir=RUN --config.runtime.precision=mixed_bfloat16 \\
         --config.phases.data_dir=DATA/1024,DATA/8192
 
-By electra-plan 6.2e19 FLOPs (ELECTRA-Base: 6.4e19), 22 hours on eight A100. Give it data of both lengths; with
+By electra-plan 6.2e19 FLOPs (ELECTRA-Base: 6.4e19), 21 hours on eight A100. Give it data of both lengths; with
 --config.phases.gradient_accumulation_steps or --config.model.remat=true it fits smaller devices.
 
 Sizes, windows and thetas are those of ModernBERT-base, with 150 million parameters at its vocabulary of 50,368; so are

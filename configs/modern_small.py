@@ -2,7 +2,7 @@
 
     electra-pretrain --config=modern_small --config.data.dir=DATA --workdir=RUN
 
-By electra-plan 8.4e18 FLOPs (the paper's ELECTRA-Small: 1.4e18), 2.6 days on one A100 in float32, 1.5 in bfloat16.
+By electra-plan 8.4e18 FLOPs (the paper's ELECTRA-Small: 1.4e18), 2.5 days on one A100 in float32, 1.4 in bfloat16.
 Layers, width, batch and learning rate are those of `small_plus_plus`, for a quarter of its steps; the feed-forward
 layers are narrower, having two halves. The generator shares the embeddings, and so is as wide, with a third of the
 layers. This project has not trained it to the end.

@@ -160,12 +160,14 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     gradients = updated * (execution.gradient_copies + has_parts + (num_replicas > 1))
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
-    activations = max(kept) if compiled else sum(kept)
+    activations = sum(kept) if execution.keeps_both else max(kept)
+    # At the end of the forward pass those of the generator exist, where they are taken before.
+    of_generator = 0.0 if execution.keeps_both or execution.is_frozen else FLOAT * parameters.generator
     working = num_examples * max(execution.working(size, remat) for size in sizes)
     a_copy = FLOAT * num_examples * sizes[0].num_predictions * sizes[0].vocab_size
     logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
     moments = (
-        activations + working + a_copy * execution.logits_kept + updated * execution.gradients_kept,
+        activations + working + a_copy * execution.logits_kept + of_generator,
         kept[0] + logits,
         gradients - updated * has_parts,
     )
@@ -195,15 +197,16 @@ def compute_bytes(config: Any) -> int:
 class _Execution:
     """Bytes that an example needs, depending on how the step is executed.
 
-    Compiled: XLA compiles the complete step, as its buffer assignments show (scripts/benchmark_memory.py). It takes
-    the generator's gradients before the discriminator runs, so that one network's activations exist at a time; keeps
-    GELU's input once more than it must; and copies kernels for products. Else: TensorFlow's products, and what is
-    between them compiled by itself (`fused.py`), as on CPUs.
+    Compiled: XLA compiles the complete step, as its buffer assignments show (scripts/benchmark_memory.py and, for
+    accelerators, scripts/compile_for.py). It takes the generator's gradients before the discriminator runs, so that one
+    network's activations exist at a time; of the architecture modern after it, so that both do, with the logits. It
+    keeps the sums that enter LayerNorm in float32, which it computes in, decisions of dropout as bytes, and scores of
+    attention beside the probabilities, which it makes of them again. Else: TensorFlow's products, and what is between
+    them compiled by itself (`fused.py`), as on CPUs.
 
     Attributes:
-      gelu_tensors: kept about GELU.
+      gelu_tensors: kept about GELU: input, output, and of float32 a value within that its gradient has, too.
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
-      gradients_kept: of them, those that exist at the end of the forward pass.
       logits_alive, logits_kept: copies of the masked-LM head's logits while they are sampled from, and after that;
         without compilation with a copy to sample from, and then the logits alone.
     """
@@ -214,13 +217,13 @@ class _Execution:
         self.has_hidden_dropout = config.model.hidden_dropout > 0
         self.has_attention_dropout = config.model.attention_dropout > 0
         self.selection_layers = costs.num_selection_layers(config)
-        self.gelu_tensors = 3.0 if compiled else 2.0
         self.gradient_copies = 1.0 if compiled else 2.0
-        self.gradients_kept = 2.0 if compiled else 0.0
+        self.gelu_tensors = 3.0 if compiled and self.width == FLOAT else 2.0
         self.logits_alive = 3.0
         self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
+        self.keeps_both = not compiled or config.model.architecture == "modern"
         predicts_all = costs.outline_of(config).num_towers > 1  # each with a loss: then gradients are kept, too
-        self.logits_kept = 0.0 if compiled or self.is_frozen else 3.0 if predicts_all else 1.0
+        self.logits_kept = 0.0 if self.is_frozen or not self.keeps_both else 3.0 if predicts_all else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
@@ -234,12 +237,20 @@ class _Execution:
         return [*kept[:-1], kept[-1] + self.head(sizes[-1])]
 
     def _scores(self, size: costs.NetworkSize) -> float:
-        """Bytes a token of attention probabilities, before and after dropout, that a layer keeps on average."""
+        """Bytes a token of what a layer keeps of its attention scores on average.
+
+        Compiled: scores and probabilities, after dropout if there is any. Else probabilities, before and after it.
+        """
         share = 1.0 - size.layers_in_blocks() / size.num_layers
-        return share * self._probabilities(size, size.seq_length)
+        tensors = 2.0 if self.compiled or self.has_attention_dropout else 1.0
+        return share * tensors * self._a_score(size, size.seq_length)
+
+    def _a_score(self, size: costs.NetworkSize, num_keys: int) -> float:
+        """Bytes a token of a score of each key in all heads."""
+        return self.width * size.num_attention_heads * num_keys
 
     def _probabilities(self, size: costs.NetworkSize, num_keys: int) -> float:
-        return self.width * size.num_attention_heads * num_keys * (2.0 if self.has_attention_dropout else 1.0)
+        return self._a_score(size, num_keys) * (2.0 if self.has_attention_dropout else 1.0)
 
     def _blocks(self, size: costs.NetworkSize) -> float:
         """Bytes a token of the probabilities, and their gradients, of layers that compute them in blocks."""
@@ -250,12 +261,16 @@ class _Execution:
         return 2.0 * self._probabilities(size, num_keys)
 
     def recomputed(self, size: costs.NetworkSize) -> float:
-        """What of a block `model.remat` does not keep: query, key, value, probabilities, and GELU but for its input."""
+        """What of a block `model.remat` does not keep: query, key, value, scores, and GELU but for its input.
+
+        Compiled, decisions of dropout stay, which the forward pass and its repetition have in common.
+        """
         if size.architecture == "modern":  # and LayerNorm's output; of two halves that enter GELU and gate, none
-            again = 4.0 * size.hidden_size + self.gelu_tensors * size.intermediate_size
+            again = 4.0 * size.hidden_size + (1.0 if self.compiled else 2.0) * size.intermediate_size
         else:
             again = 3.0 * size.hidden_size + (self.gelu_tensors - 1.0) * size.intermediate_size
-        return size.seq_length * (self.width * again + self._scores(size))
+        decisions = self._scores(size) / (2.0 * self.width) if self.compiled and self.has_attention_dropout else 0.0
+        return size.seq_length * (self.width * again + self._scores(size) - decisions)
 
     def embeddings(self, size: costs.NetworkSize) -> float:
         """LayerNorm's input and output, and dropout's output; compiled, both sides of both."""
@@ -263,10 +278,15 @@ class _Execution:
         return size.seq_length * size.embedding_size * self.width * tensors
 
     def block(self, size: costs.NetworkSize) -> float:
-        """Query, key, value, context; both sides of two LayerNorms; the tensors about GELU; probabilities."""
-        # The architecture modern has another half of the feed-forward layer, and its product with the first.
-        inner = self.gelu_tensors + (2.0 if size.architecture == "modern" else 0.0)
+        """Query, key, value, context; both sides of two LayerNorms; input and output of GELU; scores."""
+        inner = self.gelu_tensors
+        if size.architecture == "modern":  # both halves, which are one product, and what of them enters the next
+            inner = 3.0 if self.compiled else 4.0  # not compiled, also GELU's output
         wide = self.width * (8.0 * size.hidden_size + inner * size.intermediate_size)
+        if self.compiled and size.architecture == "electra":
+            wide += 2.0 * size.hidden_size * (FLOAT - self.width)  # sums before LayerNorm, in float32
+        if self.compiled and self.has_hidden_dropout:
+            wide += 2.0 * size.hidden_size  # decisions
         return size.seq_length * (wide + self._scores(size))
 
     def head(self, size: costs.NetworkSize) -> float:
@@ -277,15 +297,18 @@ class _Execution:
         return size.seq_length * size.hidden_size * (2.0 * self.width + self.width % FLOAT * 2)
 
     def working(self, size: costs.NetworkSize, remat: bool) -> float:
-        """While gradients of a block are computed: what is recomputed; not compiled, also those of its scores.
+        """While gradients of a block are computed: what is recomputed, and gradients.
 
-        And of the architecture modern those of both halves of the feed-forward layer, of their product, and joined.
+        Compiled, of what is recomputed, or else of scores, of which the softmax is made again in float32. Not compiled,
+        of scores, and of the architecture modern those of both halves of the feed-forward layer, of their product, and
+        joined.
         """
         recomputed = (self.recomputed(size) if remat else 0.0) + size.seq_length * self._blocks(size)
-        if self.compiled:
-            return recomputed
-        halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
         is_full = size.layers_in_blocks() < size.num_layers
+        if self.compiled:
+            softmax = is_full * (FLOAT / self.width + 1.0) * self._a_score(size, size.seq_length)
+            return recomputed + (self.recomputed(size) if remat else size.seq_length * softmax)
+        halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
         scores = self._probabilities(size, size.seq_length) if is_full else 0.0
         return size.seq_length * (scores + halves) + recomputed
 

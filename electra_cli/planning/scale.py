@@ -111,7 +111,7 @@ def _multiplies_bfloat16() -> bool:
 # forward and backward, and has a gradient that is written and read, five times at least; what is not kept comes on top.
 # Compiled: with it and three quarters of an A100's peak for products, four throughputs that NVIDIA published for
 # BERT-large in TensorFlow (128 and 512 tokens, FP16 and TF32) come out within 10 %: see docs/scale.md.
-PASSES_COMPILED = 11.5
+PASSES_COMPILED = 11.55
 # On a CPU, with `this_cpu`, as measured here.
 PASSES_IN_PARTS = 6.0
 # The update reads gradient, weight and two moments, writes the latter three, and reads the gradient for its norm.

@@ -52,20 +52,21 @@ def test_weights_and_what_belongs_to_each():
     assert (in_parts.gradients, memory(config, num_replicas=4).gradients) == (2 * trained, 2 * trained)
 
 
-@pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("mixed_bfloat16", 2)])
-def test_activations_of_a_compiled_step_counted_by_hand(precision, width):
+@pytest.mark.parametrize(("precision", "width", "gelu"), [("float32", 4, 3), ("mixed_bfloat16", 2, 2)])
+def test_activations_of_a_compiled_step_counted_by_hand(precision, width, gelu):
     found = memory(resolved(runtime__precision=precision))
     tokens, scores = 4 * 16, 4 * 2 * 16 * 16
-    # Query, key, value, context and both sides of two LayerNorms; three about GELU; probabilities before and behind
-    # dropout.
-    block = width * (tokens * (8 * 8 + 3 * 32) + 2 * scores)
+    # Query, key, value, context and both LayerNorms' outputs; two or three about GELU; scores and probabilities. In
+    # float32 the sums before LayerNorm, and as bytes two decisions of dropout.
+    block = width * (tokens * (6 * 8 + gelu * 32) + 2 * scores) + tokens * 2 * 8 * (4 + 1)
     embeddings, head = width * 4 * tokens * 8, width * tokens * (2 * 8 + 32)
     assert found.activations == 3 * block + embeddings + head
     kept = memory(resolved(runtime__precision=precision), remat=True)
-    # Query, key, value, two about GELU, and probabilities are computed again.
-    again = width * (tokens * (3 * 8 + 2 * 32) + 2 * scores)
+    # Query, key, value, GELU but for its input, scores and probabilities are computed again, decisions are not.
+    again = width * (tokens * (3 * 8 + (gelu - 1) * 32) + 2 * scores) - scores
     assert kept.activations == 3 * (block - again) + embeddings + head
-    assert (found.working, kept.working) == (0, again)
+    # With gradients; of scores alone, whose softmax is float32.
+    assert (found.working, kept.working) == ((4 + width) * scores, 2 * again)
 
 
 @pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("mixed_bfloat16", 2)])
