@@ -14,6 +14,5 @@ coverage=(--cov --cov-report=term)
 if [[ $# -gt 0 ]]; then
   coverage=() # of a part of the tests it would mean little
 fi
-# Neighbours stay in one process, where they share what is slow to make, until another process has nothing to do. One
-# process more than there are cores: tests of processes that are stopped or installed wait for them.
-exec python -m pytest --numprocesses="$(($(getconf _NPROCESSORS_ONLN) + 1))" --maxprocesses=4 --dist=worksteal --durations=10 "${coverage[@]}" "$@"
+# Neighbours stay in one process, where they share what is slow to make, until another process has nothing to do.
+exec python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal --durations=10 "${coverage[@]}" "$@"
