@@ -104,7 +104,7 @@ class MaskedLMObjective(Objective):
         if "unigram_masked_lm_loss" not in metrics:
             return {}
         unigram = metrics["unigram_masked_lm_loss"]
-        return {"masked_lm_loss": f"{unigram:.4f}  unigram distribution of the training data"}
+        return {"masked_lm_loss": f"{unigram:.4f}  unigram distribution"}
 
     def find_collapse(self, metrics: dict[str, float], unigram_loss: float | None) -> dict[str, str]:
         """A generator is to be better than guessing by frequency."""

@@ -112,7 +112,7 @@ def test_a_run_writes_what_it_should(finished):
     assert len(tokens) == 6 and all(0 < number <= 2 * 8 * 32 and number == int(number) for number in tokens)
     text = "\n".join(lines)
     assert "12 steps of 8 are" in text
-    assert "unigram distribution of the training data" in text
+    assert "unigram distribution" in text
     last = metrics_of(workdir)[-1]
     assert last["unigram_masked_lm_loss"] == pytest.approx(3.5, abs=0.4)
     assert {
