@@ -31,16 +31,16 @@ from tests.conftest import small_config
 data_dir, num_steps = sys.argv[1], int(sys.argv[2])
 divisions = [tuple(map(int, division.split("x"))) for division in sys.argv[3:]]
 NAMES = ("masked_lm_loss", "rtd_loss", "gradient_norm", "masked_lm_weight")  # those of the test
-MARK = 0.625  # a draw that no other slot has
+MARK, MARKED_ROW = 0.625, 5  # a draw that no other slot has; an example of the step after those that are compared
 
 
-def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps, **changes):
+def make(num_replicas, num_parts, **changes):
     config = small_config(data_dir)
     config.model.num_layers = 1
     config.data.mask_prob_end, config.objective.sampling_temperature_end = 0.3, 0.5
     config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 2.0, 10.0
-    config.model.hidden_dropout = config.model.attention_dropout = dropout
-    config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, number
+    config.model.hidden_dropout = config.model.attention_dropout = 0.0
+    config.train.gradient_accumulation_steps, config.train.num_steps = num_parts, num_steps
     config.update_from_flattened_dict(changes)
     run = read_run(config)
     resolved, (phase,) = run.resolved, run.phases
@@ -48,23 +48,19 @@ def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps,
     strategy = tf.distribute.MirroredStrategy(names) if num_replicas > 1 else tf.distribute.get_strategy()
     runtime = Runtime(strategy, False, "")
     model, optimizer = build_model(resolved, runtime)
+    replica, row = divmod(MARKED_ROW, 8 // num_replicas)
 
-    def mark(batch, part):
-        size = 8 // num_replicas
-        draws = batch["sampling_uniform"].numpy()
-        if marks_row is not None and marks_row // size == part:
-            draws[marks_row % size, 0] = MARK
-        return {**batch, "sampling_uniform": tf.constant(draws)}
+    def mark(index, batch):
+        draws = batch["sampling_uniform"]
+        marked = tf.tensor_scatter_nd_update(draws, [[row, 0]], [MARK])
+        is_marked = index == num_steps * num_replicas + replica
+        return {**batch, "sampling_uniform": tf.where(is_marked, marked, draws)}
 
     def dataset(part):
         batches = training_dataset(
             phase.source.train, phase.masking, pad_id=0, max_seq_length=32, global_batch_size=8, seed=0, start_step=0,
             part=part)
-        if marks_row is None:
-            return batches
-        marked = [mark(batch, index % num_replicas) for index, batch in enumerate(batches.take(num_replicas))]
-        return tf.data.Dataset.from_generator(lambda: iter(marked), output_signature={
-            name: tf.TensorSpec(value.shape, value.dtype) for name, value in marked[0].items()})
+        return batches.enumerate().map(mark)  # replicas take batches in turn
 
     train_steps = build_train_steps(model, optimizer, runtime, phase.config)
     iterator = iter(runtime.distribute(dataset))
@@ -72,20 +68,11 @@ def make(num_replicas, num_parts, dropout=0.0, marks_row=None, number=num_steps,
         iterator, tf.constant(first, tf.int64), tf.constant(count, tf.int64))
 
 
-def losses(num_replicas, num_parts):
-    _, _, train_steps = make(num_replicas, num_parts)
-    found = []
-    for first in range(0, num_steps, 5):
-        sums = train_steps(first, 5)
-        found.append([float(sums[name]) for name in NAMES])
-    return found
-
-
 FROZEN = {"objective.frozen_generator": True, "model.embedding_sharing": "gradient_disentangled"}
 
 
 def frozen(num_replicas):
-    model, _, train_steps = make(num_replicas, 1, number=5, **FROZEN)
+    model, _, train_steps = make(num_replicas, 1, **FROZEN)
     before = [variable.numpy() for variable in model.non_trainable_variables]
     sums = train_steps(0, 5)
     assert all((old == new.numpy()).all() for old, new in zip(before, model.non_trainable_variables, strict=True))
@@ -95,8 +82,6 @@ def frozen(num_replicas):
 if divisions == [(1, 1)] or divisions == [(2, 1)]:  # sums of other shapes would need other groups
     print(json.dumps({"frozen": frozen(divisions[0][0])}))
     sys.exit()
-
-result = {f"{replicas}x{parts}": losses(replicas, parts) for replicas, parts in divisions}
 
 # One example makes its replica's loss NaN.
 loss_and_sums = ElectraObjective.loss_and_sums
@@ -109,12 +94,16 @@ def loss_and_sums_with_a_fault(self, inputs, *more):
 
 
 ElectraObjective.loss_and_sums = loss_and_sums_with_a_fault
-result["faults"] = {}
-for replicas in sorted({replicas for replicas, _ in divisions}):
-    model, optimizer, train_steps = make(replicas, 1, marks_row=5, number=12)
+result = {"losses": {}, "faults": {}}
+for replicas, parts in divisions:
+    model, optimizer, train_steps = make(replicas, parts)
+    losses = result["losses"][f"{replicas}x{parts}"] = []
+    for first in range(0, num_steps, 5):
+        sums = train_steps(first, 5)
+        losses.append([float(sums[name]) for name in NAMES])
     before = model.get_weights()
-    sums = train_steps(0, 1)
-    result["faults"][replicas] = {
+    sums = train_steps(num_steps, 1)
+    result["faults"][f"{replicas}x{parts}"] = {
         "nonfinite_replicas": sums["nonfinite_replicas"].numpy().tolist(),
         "num_updates": float(sums["num_updates"]),
         "num_steps": float(sums["num_steps"]),
@@ -135,14 +124,13 @@ def result(data_dir):
         assert process.returncode == 0, process.stderr[-3000:]
         results.append(json.loads(process.stdout.splitlines()[-1]))
     first, second, *frozen = results
-    return (
-        first | second | {"faults": first["faults"] | second["faults"], "frozen": [each["frozen"] for each in frozen]}
-    )
+    both = {name: first[name] | second[name] for name in ("losses", "faults")}
+    return {**both, "frozen": [each["frozen"] for each in frozen]}
 
 
 @pytest.mark.parametrize("division", ["2x1", "4x1", "1x2", "2x2"])
 def test_replicas_and_parts_make_the_steps_of_one(result, division):
-    expected, found = result["1x1"], result[division]
+    expected, found = result["losses"]["1x1"], result["losses"][division]
     assert len(found) == NUM_STEPS // 5
     for first, second in zip(expected, found, strict=True):
         (*losses, norm, weight), (*found_losses, found_norm, found_weight) = first, second
@@ -157,13 +145,14 @@ def test_a_frozen_generator_is_that_of_one_replica(result):
     assert one[0] > 20 and one[1:] == pytest.approx(two[1:], rel=1e-3)
 
 
-def test_the_replica_that_is_not_finite_is_known_and_nothing_is_updated(result):
-    for replicas, at in ((1, 0), (2, 1), (4, 2)):  # where the row 5 of 8 is
-        found = result["faults"][str(replicas)]
-        assert found == {
-            "nonfinite_replicas": [float(index == at) for index in range(replicas)],
-            "num_updates": 0.0,
-            "num_steps": 1.0,
-            "iterations": 1,
-            "is_unchanged": True,
-        }
+@pytest.mark.parametrize("division", ["1x1", "2x1", "4x1", "1x2", "2x2"])
+def test_the_replica_that_is_not_finite_is_known_and_nothing_is_updated(result, division):
+    replicas = int(division[0])
+    at = {1: 0, 2: 1, 4: 2}[replicas]  # where the row 5 of 8 is
+    assert result["faults"][division] == {
+        "nonfinite_replicas": [float(index == at) for index in range(replicas)],
+        "num_updates": 0.0,
+        "num_steps": 1.0,
+        "iterations": NUM_STEPS + 1,
+        "is_unchanged": True,
+    }
