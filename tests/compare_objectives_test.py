@@ -277,7 +277,7 @@ def test_every_objective_of_a_config_is_compared(start, tmp_path):
 def test_real_runs(data_dir, tmp_path):
     words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer", "bird") for verb in ("sees", "likes")]
     (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "embedding_size": 8, "generator_size": 0.5}
+    sizes = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 32, "embedding_size": 8, "generator_size": 0.5}
     process = compare(
         f"--data={data_dir}", f"--probes={tmp_path / 'words.tsv'}", f"--output_dir={tmp_path}", "--num_steps=4",
         "--seeds=1", "--config.data.max_seq_length=32", "--config.train.global_batch_size=8",

@@ -30,7 +30,7 @@ from tests.interop.common import TOKENS
 
 # Without shrinking, which would take minutes: what fails is printed as it is.
 MUTATIONS = settings(
-    max_examples=1000, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+    max_examples=200, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
 )
 SIZES = EncoderSizes(
     vocab_size=len(TOKENS), embedding_size=4, hidden_size=8, num_layers=3, num_attention_heads=2,

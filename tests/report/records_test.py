@@ -122,7 +122,7 @@ KEYS = ("step", "split", "event", "time", "lost_step", "restored_step", "replica
         "rtd_auc", "masked_lm_loss", "real_tokens", "skipped_updates", "loss_scale", "phase", "a$b_$")  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=200, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 @given(st.data())
 def test_any_values_in_a_workdir_are_shown_or_noted(tmp_path_factory, data):
     base, sound = (tmp_path_factory.getbasetemp() / name for name in ("fuzzed_report", "sound_report"))
