@@ -23,7 +23,8 @@ prepare_environment() {
   stamp=$VIRTUAL_ENV/.electra-pretrain${extra:+-$extra}.installed
   if [[ ! -f $stamp ]] || ! cksum "$root/setup.py" "$root/constraints.txt" | cmp -s - "$stamp"; then
     echo "Installing packages into $VIRTUAL_ENV (some minutes the first time)"
-    python -m pip install --quiet --disable-pip-version-check --use-pep517 \
+    # Python compiles what is imported, which is a fifth of these packages' modules.
+    python -m pip install --quiet --disable-pip-version-check --no-compile --use-pep517 \
       --constraint "$root/constraints.txt" --editable "$requirement"
     cksum "$root/setup.py" "$root/constraints.txt" >"$stamp"
   fi

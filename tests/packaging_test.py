@@ -91,7 +91,7 @@ def test_the_tpu_extra_is_what_tensorflow_is_imported_from(tmp_path):
     run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv", cwd=tmp_path)
     (site,) = (tmp_path / "venv/lib").glob("python*/site-packages")
     (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    install = [*pip, "--python", python, "install", "--no-deps", "--no-index", "--find-links", wheels]
+    install = [*pip, "--python", python, "install", "--no-compile", "--no-deps", "--no-index", "--find-links", wheels]
     run(*install, *extra, cwd=tmp_path)
     run(*install, tensorflow, "--ignore-installed", cwd=tmp_path)
     last = re.search(r"venv/bin/pip install --quiet (--no-deps .+ '(.+)')\"", (ROOT / "scripts/tpu_vm.sh").read_text())
