@@ -18,7 +18,7 @@ from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
 from electra_cli.objectives.electra import ElectraObjective
 from electra_cli.training import loop
-from electra_cli.training.evaluation import format_table
+from electra_cli.training.evaluation import Evaluator, format_table
 from electra_cli.training.hooks import Hook
 from electra_cli.training.run import TrainingRun, open_run
 from electra_cli.training.watch import NonFiniteSteps
@@ -91,11 +91,15 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(NonFiniteSteps, "after_update", check_and_stop)
 
 
-@pytest.fixture(scope="module")
-def finished(data_dir, tmp_path_factory):
-    """A run of 12 steps with dropout, never stopped."""
-    workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train(small_config(data_dir), workdir)
+@pytest.fixture(scope="session")
+def finished(data_dir, made_once):
+    """A run of 12 steps with dropout, never stopped, and what it logged; a test that changes it takes a copy."""
+
+    def fill(directory):
+        (directory / "log").write_text("\n".join(train(small_config(data_dir), directory / "run")))
+
+    directory = made_once("finished", fill)
+    return directory / "run", (directory / "log").read_text().splitlines()
 
 
 def test_a_run_writes_what_it_should(finished):
@@ -140,23 +144,23 @@ def test_a_path_is_no_pattern(finished, data_dir, tmp_path, monkeypatch):
     directory = tmp_path / "exp [1], ü"
     shutil.copytree(data_dir, directory / "data")
     config = small_config(directory / "data")
-    with monkeypatch.context() as context, pytest.raises(Interrupted):
-        stop_at(context, 6)
+    with monkeypatch.context() as context, pytest.raises(Interrupted, match="stopped by SIGTERM at step 6; saved"):
+        stop_at(context, 6)  # before the evaluation that is due
         train(config, directory / "run")
     train(config, directory / "run")
-    assert metrics_of(directory / "run") == metrics_of(finished[0])
+    assert_same_run(finished[0], shutil.copytree(directory / "run", tmp_path / "copy"))  # of a name TensorFlow can read
     lines = []
     loop.evaluate(config, str(directory / "run"), logger=Lines(lines.append))
     assert lines[1].startswith("Held-out evaluation at step 12")
     other = small_config(data_dir)
-    lines = train(other, tmp_path / "other", checkpoint=str(directory / "run"))
+    lines = train(other, tmp_path / "other", with_evaluation=False, checkpoint=str(directory / "run"))
     assert any(f"from the weights of {directory}/run/checkpoints/ckpt-12" in line for line in lines)
     with pytest.raises(UserError, match=r"--workdir=gs://bucket/exp \[1\]: TensorFlow takes \[\.\.\.\] and"):
         train(other, "gs://bucket/exp [1]")
 
 
-def test_a_finished_run_says_so(finished, config):
-    workdir, _ = finished
+def test_a_finished_run_says_so(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
     before = metrics_of(workdir)
     lines = train(config, workdir)
     assert "The run is complete: all 12 steps are done." in lines
@@ -164,27 +168,46 @@ def test_a_finished_run_says_so(finished, config):
     assert metrics_of(workdir) == before
 
 
+class Killed(BaseException):
+    pass
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("step", [2, 6, 10])
-def test_stopped_and_started_again_equals_never_stopped(finished, config, tmp_path, monkeypatch, step):
-    config.train.log_interval = 4  # so that stops lie within an interval of metrics
-    if step == 2:
-        train(config, tmp_path / "whole")
-        whole = tmp_path / "whole"
-    else:
-        config.train.log_interval = 2
-        whole = finished[0]
-    with monkeypatch.context() as patch:
-        stop_at(patch, step)
-        with pytest.raises(
-            Interrupted, match=f"stopped by SIGTERM .*step {step}; saved|stopped by SIGTERM at step {step}"
-        ):
-            train(config, tmp_path / "run")
-    train(config, tmp_path / "run")
-    assert_same_run(whole, tmp_path / "run")
-    stop, start = events_of(tmp_path / "run")[1:3]
-    assert (stop["event"], stop["step"], stop["reason"]) == ("stop", step, "SIGTERM")
-    assert (start["event"], start["step"], start["lost_step"]) == ("start", step, 0)
+def test_stopped_and_killed_and_started_again_equals_never_stopped(finished, config, tmp_path, monkeypatch):
+    def stop_evaluating(self, before_batch, run=Evaluator.run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, before_batch)
+
+    def kill(run):
+        if run.step == 6:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 2; saved"):
+        stop_at(patch, 2)
+        train(config, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingRun, "is_evaluation_due", kill)
+        train(config, tmp_path)
+    assert metrics_of(tmp_path)[-1]["step"] == 6  # beyond the checkpoint of step 4
+    with open(tmp_path / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 8, "spl')  # cut by the kill
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="while evaluating step 6; saved"):
+        patch.setattr(Evaluator, "run", stop_evaluating)
+        train(config, tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-6")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 10; saved"):
+        stop_at(patch, 10)
+        train(config, tmp_path)
+    assert "Resuming from step 10." in train(config, tmp_path)
+    assert_same_run(finished[0], tmp_path)
+    details = ("event", "step", "lost_step", "reason")
+    assert [[event[name] for name in details if name in event] for event in events_of(tmp_path)] == [
+        *(["start", 0, 0], ["stop", 2, "SIGTERM"]),
+        ["start", 2, 0],  # killed
+        *(["start", 4, 6], ["stop", 6, "SIGTERM"]),
+        *(["start", 6, 0], ["stop", 10, "SIGTERM"]),
+        *(["start", 10, 0], ["end", 12]),
+    ]
 
 
 @pytest.mark.slow
@@ -252,46 +275,6 @@ def test_a_frozen_generator_keeps_the_weights_of_another_run(config, tmp_path, m
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
-@pytest.mark.slow
-def test_a_killed_run_computes_lost_steps_again(finished, config, tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    def die(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainingRun, "is_evaluation_due", lambda run: die() if run.step == 10 else run.step in (6, 12))
-        with pytest.raises(Killed):
-            train(config, tmp_path)
-    assert metrics_of(tmp_path)[-1]["step"] == 10  # beyond the checkpoint of step 8
-    with open(tmp_path / "metrics.jsonl", "a") as stream:
-        stream.write('{"step": 12, "spl')  # cut by the kill
-    assert "Resuming from step 8." in train(config, tmp_path)
-    start = events_of(tmp_path)[-2]
-    assert (start["event"], start["step"], start["lost_step"]) == ("start", 8, 10)
-    assert_same_run(finished[0], tmp_path)
-
-
-@pytest.mark.slow
-def test_evaluation_is_caught_up_after_a_stop(finished, config, tmp_path, monkeypatch):
-    from electra_cli.training.evaluation import Evaluator
-
-    run = Evaluator.run
-
-    def stopped(self, before_batch):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return run(self, before_batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Evaluator, "run", stopped)
-        with pytest.raises(Interrupted, match="while evaluating step 6; saved"):
-            train(config, tmp_path)
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-6")
-    train(config, tmp_path)
-    assert_same_run(finished[0], tmp_path)
-
-
 def test_eval_mode_evaluates_the_newest_checkpoint(finished, config):
     workdir, _ = finished
     before = {path: path.stat().st_mtime for path in workdir.rglob("*")}
@@ -309,35 +292,35 @@ def test_bad_workdirs(finished, config, tmp_path, corpus_file):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written"):
         train(config, tmp_path / "file" / "run")
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
     config.train.seed = 5
     with pytest.raises(UserError, match=r"holds a run of another config: train\.seed: 0 -> 5; give the old values"):
-        train(config, finished[0])
+        train(config, workdir)
     config.train.seed = 0
     config.data.dir = str(prepare_small(corpus_file, tmp_path / "other", seed=1)[0])
     with pytest.raises(UserError, match="holds a run on other data"):
-        train(config, finished[0])
+        train(config, workdir)
     with Workdir(str(tmp_path / "held")), pytest.raises(UserError, match="another process trains here"):
         train(config, tmp_path / "held")
 
 
-def test_a_finished_run_is_evaluated_anew_on_another_number_of_examples(config, tmp_path):
-    config.train.num_steps = config.train.checkpoint_interval = config.eval.interval = 2
-    train(config, tmp_path)
+def test_a_finished_run_is_evaluated_anew_on_another_number_of_examples(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
     config.eval.num_examples = 12
-    assert "Held-out evaluation at step 2 on 12 examples" in train(config, tmp_path)[-2]
-    assert [line["num_examples"] for line in metrics_of(tmp_path) if line["split"] == "validation"] == [20, 12]
+    assert "Held-out evaluation at step 12 on 12 examples" in train(config, workdir)[-2]
+    assert [line["num_examples"] for line in metrics_of(workdir) if line["split"] == "validation"] == [20, 20, 12]
 
 
 def test_harmless_changes_are_named(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    record = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps({**record, "devices": "8 GPUs"}))
     config.train.checkpoint_interval = 6
-    assert "Changed since the run began: train.checkpoint_interval: 4 -> 6" in train(config, finished[0])
-    config.train.checkpoint_interval = 4
-    train(config, finished[0])
-    record = json.loads((finished[0] / "config.json").read_text())
-    (finished[0] / "config.json").write_text(json.dumps({**record, "devices": "8 GPUs"}))
-    (line,) = [line for line in train(config, finished[0]) if line.startswith("Changed since the run began")]
-    assert line.startswith("Changed since the run began: devices: 8 GPUs -> CPU: each step keeps its examples")
-    assert not any("Changed" in line for line in train(config, finished[0]))
+    lines = train(config, workdir, with_evaluation=False)
+    interval, devices = (line for line in lines if line.startswith("Changed since the run began"))
+    assert interval == "Changed since the run began: train.checkpoint_interval: 4 -> 6"
+    assert devices.startswith("Changed since the run began: devices: 8 GPUs -> CPU: each step keeps its examples")
+    assert not any("Changed" in line for line in train(config, workdir, with_evaluation=False))
 
 
 def test_a_damaged_config_is_named(config, tmp_path):
@@ -428,13 +411,13 @@ def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
             "data.max_ngram": 3,
             "model.embedding_sharing": "gradient_disentangled",
         },
-        {**MODERN, "model.remat": True},
-        {"objective.name": "electric"},
+        {"objective.name": "electric", **MODERN, "model.remat": True},
     ],
-    ids=["mlm", "float16", "modern", "electric"],
+    ids=["mlm", "float16", "modern electric"],
 )
 def test_options_resume_to_the_bit(config, tmp_path, monkeypatch, overrides):
     config.update_from_flattened_dict(overrides)
+    config.train.log_interval, config.eval.interval = 4, 0  # the stop lies within an interval of metrics
     train(config, tmp_path / "whole")
     with monkeypatch.context() as patch:
         stop_at(patch, 10)
@@ -451,12 +434,10 @@ def test_options_resume_to_the_bit(config, tmp_path, monkeypatch, overrides):
 
 
 @pytest.mark.slow
-def test_evaluation_uses_the_average_and_training_does_not(config, tmp_path):
-    config.eval.interval = 2
-    train(config, tmp_path / "plain")
+def test_evaluation_uses_the_average_and_training_does_not(finished, config, tmp_path):
     config.optimizer.ema_decay = 0.99
-    train(config, tmp_path / "averaged")
-    plain, averaged = metrics_of(tmp_path / "plain"), metrics_of(tmp_path / "averaged")
+    train(config, tmp_path)
+    plain, averaged = metrics_of(finished[0]), metrics_of(tmp_path)
     for first, second in zip(plain, averaged, strict=True):
         assert (first == second) == (first["split"] == "train")
 
