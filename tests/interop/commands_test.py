@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from electra_cli.commands import export_checkpoint, import_checkpoint
 from electra_cli.errors import UserError
-from electra_cli.interop import delivery, exporting, google_tf1, importing, starting_points, tfm
+from electra_cli.interop import delivery, exporting, google_tf1, importing, saved_model, starting_points, tfm
 from electra_cli.interop.runs import load_run
 from electra_cli.objectives import weights as weights_module
 from tests import forking
@@ -23,6 +23,7 @@ from tests.conftest import make_text
 from tests.interop.common import TOKENS, make_workdir, write_vocabulary
 
 IMPORT, EXPORT = "electra_cli.commands.import_checkpoint", "electra_cli.commands.export_checkpoint"
+ODD_NAME = "exp [1], ü, a\\b"
 
 
 def run(module, *arguments):
@@ -36,11 +37,27 @@ def run(module, *arguments):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    return make_workdir(tmp_path_factory.mktemp("commands") / "run")
+    return make_workdir(tmp_path_factory.mktemp("commands") / "run", **{"model.num_layers": 1})
 
 
 def tree(path):
     return sorted(str(file.relative_to(path)) for file in pathlib.Path(path).rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, workdir):
+    """Returns the export of a copy of the workdir in a format; both paths look like patterns."""
+    root = tmp_path_factory.mktemp("exported")
+    shutil.copytree(workdir, root / ODD_NAME / "run")
+
+    def find(format_name):
+        output = root / ODD_NAME / format_name
+        if not output.exists():
+            run(export_checkpoint, f"--workdir={root / ODD_NAME / 'run'}", f"--format={format_name}",
+                f"--output_dir={output}")  # fmt: skip
+        return output
+
+    return find
 
 
 def needs_transformers(format_name):
@@ -134,21 +151,27 @@ def test_a_directory_that_is_there_stays_what_it_is(tmp_path, workdir, format_na
         run(export_checkpoint, *flags[:2], "--output_dir=gs://bucket/there")
 
 
+def assert_equal_weights(workdir, other):
+    first, second = (load_run(str(path), notice=lambda _: None) for path in (workdir, other))
+    weights, others = (each.network("discriminator").weights for each in (first, second))
+    for part in ("embeddings/word_embeddings", "encoder/layer_0/output/dense/kernel"):
+        np.testing.assert_array_equal(weights[part], others[part])
+
+
+@pytest.mark.parametrize("name", ["exp [1], ü", "a\\b"])  # `ODD_NAME` would do if one of them were a pattern
+def test_the_path_of_a_run_is_no_pattern(tmp_path, workdir, name):
+    shutil.copytree(workdir, tmp_path / name)
+    assert_equal_weights(workdir, tmp_path / name)
+
+
 @pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
-@pytest.mark.parametrize("name", ["exp [1], ü", "a\\b"])
-def test_a_path_is_no_pattern(tmp_path, workdir, format_name, name):
+def test_a_path_is_no_pattern(tmp_path, workdir, exported, format_name):
     needs_transformers(format_name)
-    source, output = tmp_path / name / "run", tmp_path / name / "out"
-    shutil.copytree(workdir, source)
-    run(export_checkpoint, f"--workdir={source}", f"--format={format_name}", f"--output_dir={output}")
+    source, start = exported(format_name), tmp_path / ODD_NAME / "start"
     if format_name == "saved_model":
         return
-    flags = [f"--format={format_name}", f"--source={output}", f"--output_dir={tmp_path / name / 'start'}"]
-    run(import_checkpoint, *flags)
-    first, second = (load_run(str(path), notice=lambda _: None) for path in (workdir, tmp_path / name / "start"))
-    weights, imported = (each.network("discriminator").weights for each in (first, second))
-    for part in ("embeddings/word_embeddings", "encoder/layer_1/output/dense/kernel"):
-        np.testing.assert_array_equal(weights[part], imported[part])
+    run(import_checkpoint, f"--format={format_name}", f"--source={source}", f"--output_dir={start}")
+    assert_equal_weights(workdir, start)
 
 
 @pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
@@ -160,7 +183,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, workdir, format_name):
     try:
         with pytest.raises(UserError, match=r"cannot be written: .*; nothing is left of it"):
             exporting.export_run(
-                loaded, format_name, "both", str(tmp_path / "out"), overwrite=False, notice=lambda _: None
+                loaded, format_name, "discriminator", str(tmp_path / "out"), overwrite=False, notice=lambda _: None
             )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -168,24 +191,22 @@ def test_a_full_disk_leaves_nothing(tmp_path, workdir, format_name):
 
 
 @pytest.mark.parametrize("format_name", export_checkpoint.FORMATS)
-def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, format_name, monkeypatch):
+def test_an_export_that_computes_something_else_is_refused(tmp_path, workdir, exported, format_name, monkeypatch):
     needs_transformers(format_name)
     loaded = load_run(str(workdir), notice=lambda _: None)
     genuine = weights_module.read
 
     def altered(model):
         values = genuine(model)
-        values["electra/encoder/layer_1/output/LayerNorm/beta"] += 0.01
+        values["electra/encoder/layer_0/output/LayerNorm/beta"] += 0.01
         return values
 
     if format_name == "saved_model":  # holds the model itself: alter it behind the writer
-        from electra_cli.interop import saved_model
+        genuine_export = exported("saved_model")
 
-        write = saved_model.write
-
-        def write_and_alter(*arguments):
-            write(*arguments)
-            loaded.model.discriminator_network.transformer_layers[1].output_norm.beta.assign_add([0.01] * 16)
+        def write_and_alter(_run, _roles, directory):
+            shutil.copytree(genuine_export, directory, dirs_exist_ok=True)
+            loaded.model.discriminator_network.transformer_layers[0].output_norm.beta.assign_add([0.01] * 16)
 
         monkeypatch.setattr(saved_model, "write", write_and_alter)
     elif format_name == "google_tf1":
@@ -256,8 +277,8 @@ def test_workdirs_that_will_not_do(tmp_path, workdir):
     refuse(r"holds no checkpoint", tmp_path)
 
 
-def test_an_import_that_does_not_fit_its_vocabulary_is_refused_before_anything_is_made(tmp_path, workdir):
-    run(export_checkpoint, f"--workdir={workdir}", "--format=tfm", f"--output_dir={tmp_path / 'out'}")
+def test_an_import_that_does_not_fit_its_vocabulary_is_refused_before_anything_is_made(tmp_path, exported):
+    shutil.copytree(exported("tfm"), tmp_path / "out")
     (tmp_path / "vocab.txt").write_text("\n".join((*TOKENS, "more", "words")))
     flags = ["--format=tfm", f"--source={tmp_path / 'out'}", f"--output_dir={tmp_path / 'start'}"]
     with pytest.raises(UserError, match="has 110 tokens, the word table 108"):
@@ -285,7 +306,7 @@ def test_an_import_is_trained_on_and_exported_with_the_commands(tmp_path, workdi
 
     command(IMPORT, "--format=google_tf1", "--source=released", "--output_dir=start", "--num_attention_heads=2")
     command("electra_cli.commands.prepare", "--input=text.txt", "--vocab_file=start/vocab.txt", "--output_dir=data",
-            "--max_seq_length=32", "--num_workers=1", "--validation_fraction=0.1")  # fmt: skip
+            "--max_seq_length=32", "--num_workers=1", "--validation_fraction=0")  # fmt: skip
     flags = ["--config.data.dir=data", "--config.train.num_steps=4", "--config.train.global_batch_size=4",
              "--config.optimizer.warmup_steps=2", "--mode=train", "--config.train.steps_per_loop=2"]  # fmt: skip
     told = command("electra_cli.main", "--config=start/config.py", "--workdir=continued", *flags)
