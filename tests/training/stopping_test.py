@@ -13,7 +13,7 @@ from electra_cli.training import stopping
 from electra_cli.training.stopping import StopRequest, watching_for_notice
 from electra_cli.training.watch import NonFiniteSteps
 from tests.training.loop_test import assert_same_run, train
-from tests.training.survival_test import tiny_config
+from tests.training.survival_test import tiny_config, whole  # noqa: F401  (a fixture)
 
 
 def test_a_signal_is_remembered_and_a_second_one_acts():
@@ -88,9 +88,8 @@ def test_elsewhere_nobody_is_asked(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, data_dir, tmp_path, monkeypatch):
+def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, whole, data_dir, tmp_path, monkeypatch):  # noqa: F811
     config = tiny_config(data_dir)
-    train(config, tmp_path / "whole", with_evaluation=False)
     check = NonFiniteSteps.after_update
 
     def check_and_wait(self, run, update):
@@ -105,4 +104,4 @@ def test_a_run_saves_itself_and_goes_on_to_the_bit(metadata_server, data_dir, tm
             train(config, tmp_path / "run", with_evaluation=False)
     metadata_server.answer = "FALSE"
     assert "Resuming from step 2." in train(config, tmp_path / "run", with_evaluation=False)
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(whole, tmp_path / "run")

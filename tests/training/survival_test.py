@@ -35,21 +35,18 @@ def tiny_config(data_dir):
     return config
 
 
-@pytest.fixture(scope="module")
-def whole(data_dir, tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(data_dir, made_once):
     """A run never disturbed."""
-    workdir = tmp_path_factory.mktemp("whole")
-    train(tiny_config(data_dir), workdir, with_evaluation=False)
-    return workdir
+    return made_once("whole", lambda workdir: train(tiny_config(data_dir), workdir, with_evaluation=False))
 
 
-@pytest.fixture(scope="module")
-def evaluated(data_dir, tmp_path_factory):
+@pytest.fixture(scope="session")
+def evaluated(data_dir, made_once):
     """A run never disturbed that evaluates every two steps and keeps the best."""
-    config, workdir = tiny_config(data_dir), tmp_path_factory.mktemp("evaluated")
+    config = tiny_config(data_dir)
     config.eval.interval, config.train.best_metric = 2, "masked_lm_loss"
-    train(config, workdir)
-    return workdir
+    return made_once("evaluated", lambda workdir: train(config, workdir))
 
 
 def steps_in(directory):
@@ -66,40 +63,51 @@ def flip(file):
     file.write_bytes(content)
 
 
-DAMAGES = {
-    "data truncated": ("data", lambda file: cut(file, file.stat().st_size // 2), "cannot be read: "),
-    "data emptied": ("data", lambda file: cut(file, 0), "cannot be read: "),
-    "data removed": ("data", lambda file: file.unlink(), "its data file is missing"),
-    "data flipped": ("data", flip, "Checksum does not match"),
-    "index truncated": ("index", lambda file: cut(file, file.stat().st_size // 2), "the index cannot be read: "),
-    "index emptied": ("index", lambda file: cut(file, 0), "the index cannot be read: "),
-    "index removed": ("index", lambda file: file.unlink(), "its index file is missing"),
-    "index garbled": ("index", lambda file: file.write_bytes(bytes(range(256)) * 9), "the index cannot be read: "),
-    "index flipped": ("index", flip, "the index cannot be read: "),
-    "state garbled": ("state", lambda file: file.write_bytes(b"\xffgarbled"), None),
-    "state emptied": ("state", lambda file: cut(file, 0), None),
-    "state removed": ("state", lambda file: file.unlink(), None),
-}
+# Of which file, what is done to it, and what is told.
+DAMAGES = [
+    ("data-00000-of-00001", lambda file: cut(file, file.stat().st_size // 2), "cannot be read: "),
+    ("data-00000-of-00001", lambda file: cut(file, 0), "cannot be read: "),
+    ("data-00000-of-00001", lambda file: file.unlink(), "its data file is missing"),
+    ("data-00000-of-00001", flip, "Checksum does not match"),
+    ("index", lambda file: cut(file, file.stat().st_size // 2), "the index cannot be read: "),
+    ("index", lambda file: cut(file, 0), "the index cannot be read: "),
+    ("index", lambda file: file.unlink(), "its index file is missing"),
+    ("index", lambda file: file.write_bytes(bytes(range(256)) * 9), "the index cannot be read: "),
+    ("index", flip, "the index cannot be read: "),
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told_and_the_run_goes_on_exactly(whole, config, tmp_path, damage):
-    shutil.copytree(whole, tmp_path / "run")
+def test_damages_are_told_and_the_run_goes_on_exactly(config, tmp_path):
+    """Each checkpoint but the first is damaged in another way."""
+    last = config.train.num_steps = config.train.keep_checkpoints = len(DAMAGES) + 1
+    config.train.steps_per_loop = config.train.checkpoint_interval = 1
+    train(config, tmp_path / "whole", with_evaluation=False)
+    shutil.copytree(tmp_path / "whole", tmp_path / "run")
     directory = tmp_path / "run" / "checkpoints"
-    what, inflict, part = DAMAGES[damage]
-    names = {"data": "ckpt-6.data-00000-of-00001", "index": "ckpt-6.index", "state": "checkpoint"}
-    inflict(directory / names[what])
+    for step, (ending, inflict, _) in enumerate(DAMAGES, 2):
+        inflict(directory / f"ckpt-{step}.{ending}")
     lines = train(config, tmp_path / "run", with_evaluation=False)
     told = [line for line in lines if "damaged" in line]
-    if part is None:
-        assert told == [] and any("The run is complete" in line for line in lines)
-    else:
-        assert len(told) == 1 and "\n" not in told[0]
-        assert told[0].startswith(f"Checkpoint {directory}/ckpt-6 is damaged (") and part in told[0]
-        assert told[0].endswith("ckpt-4 is used instead.")
-        assert "Resuming from step 4." in lines
-        assert_same_run(whole, tmp_path / "run")  # metrics too: step 6 has one line
-    assert steps_in(directory) == [2, 4, 6]
+    assert len(told) == len(DAMAGES)
+    for step, line, (_, _, part) in zip(range(last, 1, -1), told, reversed(DAMAGES), strict=True):
+        assert line.startswith(f"Checkpoint {directory}/ckpt-{step} is damaged (") and part in line
+        assert line.endswith("ckpt-1 is used instead.") and "\n" not in line
+    assert "Resuming from step 1." in lines
+    assert_same_run(tmp_path / "whole", tmp_path / "run")  # metrics too: each step has one line
+    assert steps_in(directory) == list(range(1, last + 1))
+
+
+@pytest.mark.parametrize(
+    "inflict",
+    [lambda file: file.write_bytes(b"\xffgarbled"), lambda file: cut(file, 0), pathlib.Path.unlink],
+    ids=["garbled", "emptied", "removed"],
+)
+def test_the_list_of_checkpoints_is_not_needed(whole, config, tmp_path, inflict):
+    shutil.copytree(whole, tmp_path / "run")
+    inflict(tmp_path / "run" / "checkpoints" / "checkpoint")
+    lines = train(config, tmp_path / "run", with_evaluation=False)
+    assert not any("damaged" in line for line in lines) and any("The run is complete" in line for line in lines)
+    assert steps_in(tmp_path / "run" / "checkpoints") == [2, 4, 6]
 
 
 def test_nothing_whole_or_another_model_ends_the_run_as_it_is(whole, config, tmp_path):
@@ -149,7 +157,7 @@ from tests.training.survival_test import tiny_config
 
 rename = tf.io.gfile.rename
 def rename_or_die(source, target, overwrite=False):
-    if "ckpt-4" in source and sys.argv[3] in source:
+    if sys.argv[3] in source:
         os.kill(os.getpid(), signal.SIGKILL)
     rename(source, target, overwrite)
 tf.io.gfile.rename = rename_or_die
@@ -159,19 +167,21 @@ loop.train(config, sys.argv[2], with_evaluation=False)
 """
 
 
-@pytest.mark.parametrize(
-    ("moment", "where", "step"),
-    [("ckpt-4.index", "foreground", 4), ("ckpt-4.partial", "background", 2)],
-    ids=["while it is moved", "before it counts, in the background"],
-)
-def test_a_run_killed_while_saving_goes_on_exactly(whole, config, data_dir, tmp_path, moment, where, step):
+def test_a_run_killed_while_saving_goes_on_exactly(whole, config, data_dir, tmp_path):
     workdir = tmp_path / "run"
-    arguments = [sys.executable, "-c", KILLED_WHILE_SAVING, str(data_dir), str(workdir), moment, where]
-    killed = forking.run(arguments, capture_output=True, text=True, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert len(list((workdir / "checkpoints").glob("ckpt-4.*"))) > 0
+
+    def kill(moment, where):
+        arguments = [sys.executable, "-c", KILLED_WHILE_SAVING, str(data_dir), str(workdir), moment, where]
+        killed = forking.run(arguments, capture_output=True, text=True, timeout=300)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert len(list((workdir / "checkpoints").glob(f"{moment.partition('.')[0]}.*"))) > 0
+        return killed.stdout
+
+    kill("ckpt-2.index", "foreground")  # while it is moved
+    output = kill("ckpt-6.partial", "background")  # before it counts
+    assert "Resuming from step 2." in output and "damaged" not in output
     lines = train(config, workdir, with_evaluation=False)
-    assert f"Resuming from step {step}." in lines and not any("damaged" in line for line in lines)
+    assert "Resuming from step 4." in lines and not any("damaged" in line for line in lines)
     assert_same_run(whole, workdir)
     names = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert names == sorted(path.name for path in (whole / "checkpoints").iterdir())
