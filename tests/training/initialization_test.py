@@ -24,6 +24,7 @@ from electra_cli.training.initialization import Changes, begin, resize_positions
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import VOCAB_SIZE
 from tests.interop.common import TOKENS, make_workdir, small_settings
+from tests.training.loop_test import finished, metrics_of, small_config  # noqa: F401  (a fixture)
 
 NEW_TOKENS = (*TOKENS, "foxes", "##xed", "東京", "ß!")
 
@@ -271,9 +272,9 @@ def test_rows_without_tokens_may_be_missing_from_the_data(source, tmp_path):
     np.testing.assert_array_equal(embeddings(target.model).word_embeddings, before)
 
 
-def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, corpus_file, data_dir):
+def test_a_run_begins_with_what_the_config_names_and_goes_on(finished, tmp_path, corpus_file, data_dir):  # noqa: F811
+    config = small_config(data_dir)
     config.train.num_steps = 4
-    loop.train(config, str(tmp_path / "first"), with_evaluation=False, logger=Logger())
     tokens = (data_dir / "vocab.txt").read_text().split("\n")[:VOCAB_SIZE]
     (tmp_path / "longer.txt").write_text("\n".join([*tokens, "catbird", "fishhorse"]) + "\n")
     prepare(
@@ -281,13 +282,12 @@ def test_a_run_begins_with_what_the_config_names_and_goes_on(tmp_path, config, c
         vocab_file=str(tmp_path / "longer.txt"), num_workers=1, overwrite=False, report=lambda *_: None,
     )  # fmt: skip
     config.data.dir = str(tmp_path / "data")
-    config.init.checkpoint = str(tmp_path / "first")
+    config.init.checkpoint = str(finished[0])
     lines = []
     loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(lines.append))
     assert any("2 tokens are new" in line for line in lines)
     assert any(line.startswith("Starting at step 0 from the weights of") for line in lines)
-    first, second = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-                     for name in ("first", "second"))  # fmt: skip
+    first, second = metrics_of(finished[0]), metrics_of(tmp_path / "second")
     assert second[0]["masked_lm_loss"] < first[0]["masked_lm_loss"]
     again = []
     config.train.steps_per_loop = 1
