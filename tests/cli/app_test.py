@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from electra_cli.config.resolution import resolve
+from tests import forking
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, small_config
 
 PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
@@ -322,7 +323,7 @@ def test_a_device_without_memory_is_one_line_and_other_errors_are_defects(raised
         f"def main(_):\n    import tensorflow as tf\n    {raised}\n"
         f"app.run(main, flags.FlagValues(), 'Usage')"
     )
-    result = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True)
+    result = forking.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == code, result.stderr
     if code == 1:
         assert "Traceback" in result.stderr
