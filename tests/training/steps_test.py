@@ -92,12 +92,17 @@ NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
             "objective.disallow_correct": True,
             **SCHEDULES,
         },
-        {"objective.name": "mlm", "optimizer.name": "adamw", "optimizer.schedule": "warmup_stable_decay"},
         {"model.embedding_sharing": "none", "objective.frozen_generator": True},
         {**MODERN, "model.embedding_sharing": "word"},
-        {**MODERN, "objective.name": "mlm", "train.gradient_accumulation_steps": 2},
+        {
+            **MODERN,
+            "objective.name": "mlm",
+            "optimizer.name": "adamw",
+            "optimizer.schedule": "warmup_stable_decay",
+            "train.gradient_accumulation_steps": 2,
+        },
     ],
-    ids=["electra", "options", "mlm", "frozen", "modern", "modern mlm"],
+    ids=["electra", "options", "frozen", "modern", "modern mlm"],
 )
 def test_steps_compile_with_xla_and_agree(config, overrides):
     config.train.num_steps = 3
@@ -159,10 +164,10 @@ def test_clipping_bounds_the_update(config):
     config.optimizer.clip_norm = 1e-12
     config.optimizer.weight_decay_rate = 0.0
     config.optimizer.warmup_steps = 0
-    clipped, still = Steps(config), Steps(config, **{"optimizer.learning_rate": 1e-30})
-    clipped.run(1)
-    still.run(1)
-    pairs = zip(clipped.model.get_weights(), still.model.get_weights(), strict=True)
+    steps = Steps(config)
+    before = steps.model.get_weights()
+    assert steps.run(1)["num_updates"] == 1.0
+    pairs = zip(steps.model.get_weights(), before, strict=True)
     assert max(np.abs(first - second).max() for first, second in pairs) < 1e-6
 
 
