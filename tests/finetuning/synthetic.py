@@ -4,9 +4,13 @@ import functools
 import json
 import pathlib
 import random
+import warnings
 from collections.abc import Callable
 
+import tensorflow as tf
+
 from electra_cli.config.finetuning import default_config
+from electra_cli.finetuning.finetune import finetune
 from electra_cli.finetuning.model import OpenEncoder
 from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.interop.starting_points import open_starting_point
@@ -142,6 +146,22 @@ def config_for(kind: str, files: dict[str, str], **overrides):
         }
     )
     return config
+
+
+def fine_tune_briefly(kind: str, files: dict[str, str], workdir: str, init: str, **overrides) -> None:
+    """Fine-tunes an encoder on a synthetic set of 64 examples for two steps of each seed.
+
+    They are computed without graphs, whose making would take most of the time.
+    """
+    few = {"train.num_epochs": 1, "train.global_batch_size": 32, "data.max_seq_length": 40}
+    config = config_for("classification" if kind == "pairs" else kind, files, **{**SHORT, **few, **overrides})
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Even though .* does not apply to tf.data functions", UserWarning)
+            finetune(config, workdir, start_from(init), Logger())
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def predict(workdir: str, path: str, output: str, seed: int | None = None, logger: Logger | None = None, **options):

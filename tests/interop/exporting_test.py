@@ -1,7 +1,7 @@
 """Exports of fine-tuned models: loaded by their own libraries, and what is refused."""
 
+import functools
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -12,7 +12,6 @@ import pytest
 from electra_cli import api
 from electra_cli.commands import export_checkpoint
 from electra_cli.errors import UserError
-from electra_cli.finetuning import finetune
 from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, huggingface_export, saved_model
 from electra_cli.interop.runs import largest_difference
@@ -22,18 +21,22 @@ from tests.finetuning.synthetic import predict
 from tests.interop.commands_test import run, tree
 
 KINDS = (*synthetic.MAKERS, "pairs")
+SERVED = ("classification", "regression", "pairs")
 # Imports TensorFlow and tensorflow-text alone, from a directory without this package.
 SERVE = """
 import json, sys
 import tensorflow as tf
 import tensorflow_text
 
-texts = {name: tf.constant(values) for name, values in json.loads(sys.argv[2]).items()}
-found = tf.saved_model.load(sys.argv[1]).signatures["serving_default"](**texts)
-names = ("label", "probability", "labels", "probabilities", "number")
-values = {name: found[name].numpy() for name in names if name in found}
-print(json.dumps({name: value.astype(str).tolist() if value.dtype == object else value.tolist()
-                  for name, value in values.items()}))
+outputs = {}
+for directory, texts in json.loads(sys.argv[1]).items():
+    texts = {name: tf.constant(values) for name, values in texts.items()}
+    found = tf.saved_model.load(directory).signatures["serving_default"](**texts)
+    names = ("label", "probability", "labels", "probabilities", "number")
+    values = {name: found[name].numpy() for name in names if name in found}
+    outputs[directory] = {name: value.astype(str).tolist() if value.dtype == object else value.tolist()
+                          for name, value in values.items()}
+print(json.dumps(outputs))
 assert not any(name.startswith("electra_cli") for name in sys.modules)
 """
 
@@ -52,48 +55,48 @@ def silent(_):
 
 
 @pytest.fixture(scope="module")
-def workdirs(tmp_path_factory, encoder, shared_trainer):
-    """Returns the workdir of a kind, fine-tuned a little with two seeds, and its validation file."""
-    made_before = {}
+def fine_tuned(made_once, encoder):
+    """Returns of a kind: the workdir, its validation file, and what it predicts for that with the second seed."""
+
+    def make(kind, directory):
+        files = synthetic.write(kind, directory, 64, 20)
+        workdir = str(directory / "tuned")
+        synthetic.fine_tune_briefly(kind, files, workdir, encoder, **{"train.seeds": (0, 3)})
+        predict(workdir, files["validation"], str(directory / "predicted.jsonl"), 3, Logger())
 
     def find(kind):
-        if kind not in made_before:
-            directory = tmp_path_factory.mktemp(kind)
-            files = synthetic.write(kind, directory, 64, 20)
-            overrides = {**synthetic.SHORT, "train.seeds": (0, 3), "data.max_seq_length": 40}
-            config = synthetic.config_for("classification" if kind == "pairs" else kind, files, **overrides)
-            finetune.finetune(config, str(directory / "tuned"), synthetic.start_from(encoder), Logger())
-            made_before[kind] = directory / "tuned", files["validation"]
-        return made_before[kind]
+        directory = made_once(f"fine-tuned-{kind}", functools.partial(make, kind))
+        (validation,) = directory.glob("*-validation.*")
+        lines = (directory / "predicted.jsonl").read_text().splitlines()
+        return directory / "tuned", validation, list(map(json.loads, lines))
 
     return find
 
 
-def predicted(workdir, path, output, seed=3):
-    predict(str(workdir), path, str(output), seed, Logger())
-    return [json.loads(line) for line in output.read_text().splitlines()]
+def sentences_of(validation):
+    """The texts of a validation file, and where it has pairs the second ones."""
+    rows = [line.split("\t")[:-1] for line in validation.read_text().splitlines()[1:]]
+    return list(map(list, zip(*rows, strict=True)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
+def test_transformers_predicts_what_we_do(kind, fine_tuned, tmp_path, capsys):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    workdir, validation = workdirs(kind)
+    workdir, validation, expected = fine_tuned(kind)
     out = tmp_path / "out"
     run(export_checkpoint, f"--workdir={workdir}", "--format=huggingface", f"--output_dir={out}", "--seed=3")
     told = capsys.readouterr().out
     assert float(re.search(r"largest difference (\S+)\.\n", told)[1]) < 1e-5
     assert "Fine-tuned with seed 3 from discriminator of" in told
-    expected = predicted(workdir, validation, tmp_path / "ours.jsonl")
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     assert tokenizer.model_max_length == 40
     config = json.loads((out / "config.json").read_text())
     if kind in ("classification", "pairs", "regression"):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(out).eval()
-        rows = [line.split("\t")[:-1] for line in pathlib.Path(validation).read_text().splitlines()[1:]]
         with torch.no_grad():
-            logits = model(**tokenizer(*map(list, zip(*rows, strict=True)), padding=True, return_tensors="pt")).logits
+            logits = model(**tokenizer(*sentences_of(validation), padding=True, return_tensors="pt")).logits
         if kind == "regression":
             assert logits.shape == (20, 1) and config["problem_type"] == "regression"
             np.testing.assert_allclose(logits[:, 0], [line["prediction"] for line in expected], rtol=1e-5)
@@ -106,14 +109,14 @@ def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
     elif kind == "tagging":
         assert config["id2label"] == {"0": "B-ANI", "1": "B-PER", "2": "I-PER", "3": "O"}
         tag = transformers.pipeline("token-classification", model=str(out), aggregation_strategy=None)
-        blocks = pathlib.Path(validation).read_text().strip().split("\n\n")
+        blocks = validation.read_text().strip().split("\n\n")
         for block, line in zip(blocks, expected, strict=True):
             words = [row.split()[0] for row in block.split("\n")]  # each is one token
             found = {entity["index"]: entity["entity"] for entity in tag(" ".join(words))}
             assert [found.get(index + 1, "O") for index in range(len(words))] == line["prediction"]
     else:
         model = transformers.AutoModelForQuestionAnswering.from_pretrained(out).eval()
-        paragraphs = json.loads(pathlib.Path(validation).read_text())["data"][0]["paragraphs"]
+        paragraphs = json.loads(validation.read_text())["data"][0]["paragraphs"]
         trained = load_fine_tuned(str(workdir), 3, silent)
         for paragraph, line in zip(paragraphs, expected, strict=True):
             inputs = tokenizer("is it ?", paragraph["context"], return_tensors="pt")
@@ -136,10 +139,10 @@ def test_transformers_predicts_what_we_do(kind, workdirs, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
+def test_the_card_tells_what_it_is_and_how_to_use_it(kind, fine_tuned, tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    workdir, _ = workdirs(kind)
+    workdir, _, _ = fine_tuned(kind)
     trained = load_fine_tuned(str(workdir), 0, silent)
     exporting.export_fine_tuned(trained, "huggingface", str(tmp_path / "out"), overwrite=False)
     card = (tmp_path / "out/README.md").read_text()
@@ -157,20 +160,24 @@ def test_the_card_tells_what_it_is_and_how_to_use_it(kind, workdirs, tmp_path):
         assert found[result] in trained.task.labels.labels
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["classification", "regression", "pairs"])
-def test_a_saved_model_predicts_text_without_us(kind, workdirs, tmp_path):
-    workdir, validation = workdirs(kind)
-    out = tmp_path / "out"
-    run(export_checkpoint, f"--workdir={workdir}", "--format=saved_model", f"--output_dir={out}", "--seed=3")
-    lines = [line.split("\t")[:-1] for line in pathlib.Path(validation).read_text().splitlines()[1:]]
-    columns = zip(("text", "second_text"), map(list, zip(*lines, strict=True)), strict=False)
-    result = subprocess.run(
-        [sys.executable, "-c", SERVE, out, json.dumps(dict(columns))], capture_output=True, text=True, cwd=tmp_path
-    )
+@pytest.fixture(scope="module")
+def served(fine_tuned, tmp_path_factory):
+    """What SavedModels return for the validation files, by kind, all from one process."""
+    root, texts = tmp_path_factory.mktemp("served"), {}
+    for kind in SERVED:
+        workdir, validation, _ = fine_tuned(kind)
+        flags = ["--format=saved_model", f"--output_dir={root / kind}", "--seed=3"]
+        run(export_checkpoint, f"--workdir={workdir}", *flags)
+        texts[kind] = dict(zip(("text", "second_text"), sentences_of(validation), strict=False))
+    result = subprocess.run([sys.executable, "-c", SERVE, json.dumps(texts)], capture_output=True, text=True, cwd=root)
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
-    expected = predicted(workdir, validation, tmp_path / "ours.jsonl")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", SERVED)
+def test_a_saved_model_predicts_text_without_us(kind, fine_tuned, served):
+    found, expected = served[kind], fine_tuned(kind)[2]
     if kind == "regression":
         assert found.keys() == {"number"}
         np.testing.assert_allclose(found["number"], [line["prediction"] for line in expected], rtol=1e-5)
@@ -217,10 +224,10 @@ def test_what_takes_encoders_says_that_a_model_is_fine_tuned(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("writer", [huggingface_export, saved_model])
-def test_an_export_that_computes_something_else_is_refused(writer, workdirs, tmp_path, monkeypatch):
+def test_an_export_that_computes_something_else_is_refused(writer, fine_tuned, tmp_path, monkeypatch):
     if writer is huggingface_export:
         pytest.importorskip("transformers")
-    trained = load_fine_tuned(str(workdirs("classification")[0]), 0, silent)
+    trained = load_fine_tuned(str(fine_tuned("classification")[0]), 0, silent)
     write = writer.write_fine_tuned
 
     def write_and_alter(*arguments):

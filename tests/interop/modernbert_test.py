@@ -13,11 +13,9 @@ from electra_cli import api
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import Vocabulary, WordRules
 from electra_cli.errors import UserError
-from electra_cli.finetuning import finetune
 from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, huggingface_export
 from electra_cli.interop.runs import load_run
-from electra_cli.loggers.logger import Logger
 from electra_cli.objectives import weights as weights_module
 from tests.finetuning import synthetic
 from tests.interop.common import TOKENS, make_run, random_inputs
@@ -239,11 +237,10 @@ def test_fine_tuned_it_is_exported_too(tmp_path, kind):
     run = make_run(tmp_path / "run", **MODERN)
     exporting.export_run(run, "huggingface", "discriminator", str(tmp_path / "folder"), overwrite=False)
     files = synthetic.write(kind, tmp_path, 64, 20)
-    config = synthetic.config_for(kind, files, **{**synthetic.SHORT, "data.max_seq_length": 40})
     scores = []
     for source in ("run", "folder"):
         workdir = str(tmp_path / f"from_{source}")
-        finetune.finetune(config, workdir, synthetic.start_from(str(tmp_path / source)), Logger())
+        synthetic.fine_tune_briefly(kind, files, workdir, str(tmp_path / source))
         model = load_fine_tuned(workdir, notice=silent)
         assert model.record.sizes.architecture == "modern"
         scores.append(model.scores["validation"]["scores"])

@@ -11,7 +11,6 @@ from tokenizers import AddedToken, normalizers, processors
 from electra_cli import api
 from electra_cli.data.tokenization import read_tokenizer
 from electra_cli.errors import Interrupted, UserError
-from electra_cli.finetuning import finetune
 from electra_cli.finetuning.model import load_fine_tuned
 from electra_cli.interop import exporting, starting_points
 from electra_cli.loggers.logger import Logger
@@ -189,9 +188,8 @@ def test_what_is_fine_tuned_is_exported_with_its_tokenizer(tmp_path, kind, token
     else:
         settings = byte_level(tmp_path / "given.json", tokenizer)
     make_run(tmp_path / "run", tokenizer=settings)
-    files = synthetic.write(kind, tmp_path, 32, 12)
-    config = synthetic.config_for(kind, files, **{**synthetic.SHORT, "data.max_seq_length": 40})
-    finetune.finetune(config, str(tmp_path / "tuned"), synthetic.start_from(str(tmp_path / "run")), Logger())
+    files = synthetic.write(kind, tmp_path, 64, 12)
+    synthetic.fine_tune_briefly(kind, files, str(tmp_path / "tuned"), str(tmp_path / "run"))
     model = load_fine_tuned(str(tmp_path / "tuned"), notice=silent)
     assert model.tokenizer.vocabulary == settings.vocabulary
     difference = exporting.export_fine_tuned(model, "huggingface", str(tmp_path / "out"), overwrite=False)
