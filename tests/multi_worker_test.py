@@ -112,7 +112,10 @@ def test_two_workers_make_the_steps_of_one(data_dir, tmp_path):
     assert one.wait() == [0], one.output(0)
     words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer") for verb in ("sees", "likes")]
     (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
-    two = Workers(data_dir, tmp_path / "two", *NO_DROPOUT, f"--config.eval.probes={tmp_path / 'words.tsv'}")
+    (tmp_path / "link").symlink_to(data_dir)  # the same data at another path
+    of_last = [f"--config.data.dir={tmp_path / 'link'}"]
+    probes = f"--config.eval.probes={tmp_path / 'words.tsv'}"
+    two = Workers(data_dir, tmp_path / "two", *NO_DROPOUT, probes, of_last=of_last)
     assert two.wait() == [0, 0], two.output(0) + two.output(1)
     assert "step 50 probes  words accuracy" in two.output(0)
     assert [line["step"] for line in read_metrics(str(tmp_path / "two")) if line["split"] == "probe"] == [20, 40, 50]
@@ -167,13 +170,6 @@ def test_workers_that_were_started_differently_end(data_dir, corpus_file, tmp_pa
         ]
         assert remedy == "all with the same command, data and installation"
     assert not (tmp_path / "run").exists()
-
-
-def test_data_of_another_path_is_the_same_data(data_dir, tmp_path):
-    (tmp_path / "link").symlink_to(data_dir)
-    of_last = [f"--config.data.dir={tmp_path / 'link'}"]
-    workers = Workers(data_dir, tmp_path / "run", "--config.train.num_steps=4", of_last=of_last)
-    assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
 
 
 def test_a_worker_that_waits_names_the_others_and_ends_on_a_signal(data_dir, tmp_path):
