@@ -83,10 +83,10 @@ def in_pairs(function, cases):
         return list(pool.map(function, cases))
 
 
-@pytest.fixture(scope="module")
-def data(corpus_file, tmp_path_factory):
+@pytest.fixture(scope="session")
+def data(corpus_file, made_once):
     """Prepared data of some twenty shards, of which a run of 12 steps reads a few."""
-    return prepare_small(corpus_file, tmp_path_factory.mktemp("shards") / "data", shard_size_mb=0.0006)[0]
+    return made_once("shards", lambda root: prepare_small(corpus_file, root / "data", shard_size_mb=0.0006)) / "data"
 
 
 def quick_config(data_dir):
@@ -100,11 +100,10 @@ def quick_config(data_dir):
     return config
 
 
-@pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+@pytest.fixture(scope="session")
+def whole(data, made_once):
     """The run of that config that was never disturbed."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    Starter(quick_config(data), workdir).finish()
+    workdir = made_once("undisturbed", lambda root: Starter(quick_config(data), root / "run").finish()) / "run"
     assert steps_in(workdir / "checkpoints") == [2, 4, 6, 8, 10, 12]
     return workdir
 
@@ -262,8 +261,18 @@ def content_of(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
-def test_a_disk_full_while_saving_leaves_the_checkpoints_before(whole, begun, small_disk):
+def test_a_disk_full_while_something_is_written_loses_nothing(whole, begun, small_disk):
     starter = begun(small_disk / "run")
+
+    # The config.
+    before = content_of(starter.workdir)
+    fill(small_disk, 0)
+    message = starter.fail(train__log_interval=4)
+    assert "config.json" in message and "No space left on device" in message
+    assert content_of(starter.workdir) == before
+
+    # A checkpoint.
+    (small_disk / "ballast").unlink()
     checkpoints = starter.workdir / "checkpoints"
     before = content_of(checkpoints)
     assert len(before["ckpt-6.data-00000-of-00001"]) > 60_000
@@ -271,6 +280,15 @@ def test_a_disk_full_while_saving_leaves_the_checkpoints_before(whole, begun, sm
     message = starter.fail()
     assert "no checkpoint of step 8 could be written to" in message and "No space left on device" in message
     assert content_of(checkpoints) == before and [path for path in checkpoints.iterdir() if path.is_dir()] == []
+
+    # Metrics.
+    (small_disk / "ballast").unlink()
+    run = starter.start()
+    assert run.wait_for("computing")
+    fill(small_disk, 0)
+    assert run.end() == 2, run.output + run.errors
+    assert re.search(r"metrics of step \d+ could not be written to .*No space left on device", told(run)), told(run)
+
     (small_disk / "ballast").unlink()
     assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
@@ -284,30 +302,6 @@ def test_a_write_that_fails_while_saving_leaves_the_checkpoints_before(whole, be
     message = starter.fail(*faults, train__async_checkpoints=True)
     assert "no checkpoint of step 8 could be written to" in message and "File too large" in message
     assert content_of(starter.workdir / "checkpoints") == before
-    assert "Resuming from step 6." in starter.finish().output
-    assert_same_run(whole, starter.workdir)
-
-
-def test_a_disk_full_while_metrics_are_written(whole, begun, small_disk):
-    starter = begun(small_disk / "run")
-    run = starter.start()
-    assert run.wait_for("computing")
-    fill(small_disk, 0)
-    assert run.end() == 2, run.output + run.errors
-    assert re.search(r"metrics of step \d+ could not be written to .*No space left on device", told(run)), told(run)
-    (small_disk / "ballast").unlink()
-    assert "Resuming from step 6." in starter.finish().output
-    assert_same_run(whole, starter.workdir)
-
-
-def test_a_disk_full_while_the_config_is_written(whole, begun, small_disk):
-    starter = begun(small_disk / "run")
-    before = content_of(starter.workdir)
-    fill(small_disk, 0)
-    message = starter.fail(train__log_interval=4)
-    assert "config.json" in message and "No space left on device" in message
-    assert content_of(starter.workdir) == before
-    (small_disk / "ballast").unlink()
     assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
@@ -563,7 +557,7 @@ def test_metrics_with_a_line_that_is_none(begun):
     assert content_of(starter.workdir) == before
 
 
-def test_a_config_emptied(whole, begun):
+def test_a_config_emptied_and_checkpoints_replaced_by_a_file(whole, begun):
     starter = begun()
     file = starter.workdir / "config.json"
     content = file.read_bytes()
@@ -573,6 +567,16 @@ def test_a_config_emptied(whole, begun):
     assert "config.json is damaged" in starter.fail(mode="eval")
     assert content_of(starter.workdir) == before
     file.write_bytes(content)
+
+    checkpoints = starter.workdir / "checkpoints"
+    checkpoints.rename(starter.workdir / "away")
+    checkpoints.write_text("x")
+    before = content_of(starter.workdir)
+    assert re.search(rf"{checkpoints} is no directory", starter.fail())
+    assert content_of(starter.workdir) == before  # metrics too, which belong to checkpoints that may be elsewhere
+    assert "is no directory" in starter.fail(mode="eval")
+    checkpoints.unlink()
+    (starter.workdir / "away").rename(checkpoints)
     assert "Resuming from step 6." in starter.finish().output
     assert_same_run(whole, starter.workdir)
 
@@ -585,18 +589,3 @@ def test_a_workdir_that_is_read_only(begun, small_disk):
     evaluated = starter.start(mode="eval")
     assert evaluated.end() == 0, evaluated.errors
     assert "Held-out evaluation at step 6 on 20 examples" in evaluated.output
-
-
-def test_checkpoints_replaced_by_a_file(whole, begun):
-    starter = begun()
-    checkpoints = starter.workdir / "checkpoints"
-    checkpoints.rename(starter.workdir / "away")
-    checkpoints.write_text("x")
-    before = content_of(starter.workdir)
-    assert re.search(rf"{checkpoints} is no directory", starter.fail())
-    assert content_of(starter.workdir) == before  # metrics too, which belong to checkpoints that may be elsewhere
-    assert "is no directory" in starter.fail(mode="eval")
-    checkpoints.unlink()
-    (starter.workdir / "away").rename(checkpoints)
-    assert "Resuming from step 6." in starter.finish().output
-    assert_same_run(whole, starter.workdir)
