@@ -135,6 +135,7 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
         dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False)
 
     # From the weights of a checkpoint, with which a run begins.
+    config.phases.num_steps = ()
     checkpoint = str(tmp_path / "run" / "checkpoints" / "ckpt-8")
     trial = dry_run.dry_run(
         config, str(tmp_path / "new"), with_evaluation=False, logger=Lines(text.append), checkpoint=checkpoint
@@ -151,6 +152,7 @@ def test_workers_make_the_same_number_of_steps_whatever_each_of_them_measures(da
         return value + 5.0
 
     config = small_config(data_dir)
+    config.objective.name = "mlm"  # quicker to build
     runtime, resolved, phases = open_run(config, Lines(lambda _: None))
     run = Run(runtime, resolved, phases, Lines(lambda _: None))
     monkeypatch.setattr(Runtime, "total", total)
