@@ -114,16 +114,23 @@ print(json.dumps(result))
 """
 
 
+# One process has groups of one size only.
+PROCESSES = (("1x1", "1x2", "4x1"), ("2x1", "2x2"), ("1x1",), ("2x1",))
+
+
 @pytest.fixture(scope="module")
-def result(data_dir):
-    # One process has groups of one size only.
-    results = []
-    for divisions in (("1x1", "1x2", "4x1"), ("2x1", "2x2"), ("1x1",), ("2x1",)):
-        arguments = [sys.executable, "-c", PROGRAM, str(data_dir), str(NUM_STEPS), *divisions]
-        process = forking.run(arguments, capture_output=True, text=True, timeout=500)
-        assert process.returncode == 0, process.stderr[-3000:]
-        results.append(json.loads(process.stdout.splitlines()[-1]))
-    first, second, *frozen = results
+def result(data_dir, made_once):
+    def fill(directory):
+        for number, divisions in enumerate(PROCESSES):
+            arguments = [sys.executable, "-c", PROGRAM, str(data_dir), str(NUM_STEPS), *divisions]
+            process = forking.run(arguments, capture_output=True, text=True, timeout=500)
+            assert process.returncode == 0, process.stderr[-3000:]
+            (directory / f"{number}.json").write_text(process.stdout.splitlines()[-1])
+
+    directory = made_once("replicas", fill)
+    first, second, *frozen = (
+        json.loads((directory / f"{number}.json").read_text()) for number in range(len(PROCESSES))
+    )
     both = {name: first[name] | second[name] for name in ("losses", "faults")}
     return {**both, "frozen": [each["frozen"] for each in frozen]}
 
