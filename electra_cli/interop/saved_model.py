@@ -86,7 +86,7 @@ class _RunModule(tf.Module):
         variables += [variable for each in roles for variable in run.head_variables(each)]
         self.model_variables = list({variable.ref(): variable for variable in variables}.values())
 
-        @tf.function(input_signature=[_IDS])
+        @tf.function(input_signature=[_IDS], autograph=False)
         def encode(inputs):
             layers = run.hidden_states(role, inputs)
             first = layers[-1][:, 0]
@@ -102,7 +102,7 @@ class _RunModule(tf.Module):
     def _on_text(self, compute: Callable[..., Outputs], *arguments: Any) -> Callable[[tf.Tensor], Outputs]:
         """Returns a function of texts: their tokens, and what `compute` returns of the arguments and their ids."""
 
-        @tf.function(input_signature=[_TEXT])
+        @tf.function(input_signature=[_TEXT], autograph=False)
         def outputs(text):
             inputs = self.tokenizer(text)
             return {**_token_outputs(self.tokenizer, inputs), **compute(*arguments, inputs)}
@@ -157,7 +157,7 @@ class _FineTunedModule(tf.Module):
         model, label_map = fine_tuned.model, fine_tuned.task.labels
         self.model_variables = model.variables
 
-        @tf.function(input_signature=[_TEXT, _SECOND_TEXT] if fine_tuned.record.has_pairs else [_TEXT])
+        @tf.function(input_signature=[_TEXT, _SECOND_TEXT] if fine_tuned.record.has_pairs else [_TEXT], autograph=False)
         def predict(text, second_text=None):
             inputs = self.tokenizer.encode_pairs(text, second_text)
             outputs = _token_outputs(self.tokenizer, inputs)
