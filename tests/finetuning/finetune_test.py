@@ -416,76 +416,66 @@ def test_files_may_move_but_not_change(tmp_path, short, whole, files):
         short(tmp_path / "tuned", data__train=str(tmp_path / "moved.tsv"))
 
 
-# The replicas of one trainer, and so of one graph, learn first, and then are spoiled in the fourth step.
-_TWO_DEVICES = """
-import tensorflow as tf
-from electra_cli.errors import UserError
-from electra_cli.finetuning import finetune, trainer
-from tests.finetuning import synthetic
-
-files, directory, encoder = FILES, DIRECTORY, ENCODER
-compute, make = trainer.Trainer._compute_gradients, trainer.Trainer
-
-def spoil(self, inputs, weights, step, replica):
-    gradients, sums = compute(self, inputs, weights, step, replica)
-    is_loss = (tf.cast(replica, tf.int64) == 1) & (step == 3) & (self.spoiled == "loss")
-    large = tf.where((step == 3) & (self.spoiled == "sum"), 3e38, 0.0)  # twice of which is infinite
-    return [gradient + large for gradient in gradients], {**sums, "loss": tf.where(is_loss, float("nan"), sums["loss"])}
-
-def learn(name, number):
-    config = synthetic.config_for("tagging", files, **{"train.num_epochs": 2, "train.global_batch_size": 8})
-    config.runtime.logical_cpus = number
-    finetune.finetune(config, f"{directory}/{name}", synthetic.start_from(encoder))
-
-trainer.Trainer._compute_gradients = spoil
-made = []
-
-def find(*arguments):
-    if not made:
-        made.append(make(*arguments))
-        made[0].spoiled = tf.Variable("nothing")  # now that the devices are set up
-    return made[0]
-
-finetune.Trainer = find
-learn("two", 2)
-for where in ("loss", "sum"):
-    made[0].spoiled.assign(where)
-    try:
-        learn(where, 2)
-    except UserError as error:
-        print(f"{where}: {error}")
-finetune.Trainer, trainer.Trainer._compute_gradients = make, compute
-learn("one", 0)
-"""
-
-
-@pytest.fixture(scope="module")
-def on_two_devices(tmp_path_factory, encoder):
-    """What fine-tunings on two devices and on one print, and the directory of their workdirs."""
-    directory = tmp_path_factory.mktemp("two_devices")
-    program = _TWO_DEVICES
-    files = synthetic.write("tagging", directory, 64, 20)
-    for name, value in (("FILES", files), ("DIRECTORY", str(directory)), ("ENCODER", encoder)):
-        program = program.replace(name, repr(value))
-    result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    return result.stdout, directory
-
-
 @pytest.mark.slow
-def test_two_devices_learn_as_one_does(on_two_devices):
+def test_two_devices_learn_as_one_does(tmp_path, encoder):
     """Without dropout, which is drawn for each replica."""
-    told, directory = on_two_devices
-    assert "2 logical CPUs, strategy mirrored" in told and "CPU, strategy one_device" in told
-    one, two = ((directory / name / "seed-0/metrics.jsonl").read_text().splitlines() for name in ("one", "two"))
+    files = synthetic.write("tagging", tmp_path, 64, 20)
+    program = (
+        "from tests.finetuning import synthetic\n"
+        "from electra_cli.finetuning.finetune import finetune\n"
+        "overrides = {'train.num_epochs': 2, 'train.global_batch_size': 8}\n"
+        f"config = synthetic.config_for('tagging', {files!r}, **overrides)\n"
+        "for number in (2, 0):\n"
+        "    config.runtime.logical_cpus = number\n"
+        f"    finetune(config, f'{tmp_path}/{{number}}', synthetic.start_from({encoder!r}))\n"
+    )
+    result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "2 logical CPUs, strategy mirrored" in result.stdout and "CPU, strategy one_device" in result.stdout
+    one, two = ((tmp_path / number / "seed-0/metrics.jsonl").read_text().splitlines() for number in ("0", "2"))
     assert len(one) == len(two) == 4
     for first, second in zip(one, two, strict=True):
         assert json.loads(first) == pytest.approx(json.loads(second), abs=1e-5)
 
 
+_SPOILED = """
+import sys
+import tensorflow as tf
+from electra_cli.errors import UserError
+from electra_cli.finetuning import trainer
+from electra_cli.finetuning.finetune import finetune
+from tests.finetuning import synthetic
+
+compute = trainer.Trainer._compute_gradients
+
+def spoil(self, inputs, weights, step, replica):
+    gradients, sums = compute(self, inputs, weights, step, replica)
+    if where == "loss":
+        is_bad = (tf.cast(replica, tf.int64) == 1) & (step == 3)
+        return gradients, {**sums, "loss": tf.where(is_bad, float("nan"), sums["loss"])}
+    large = tf.where(step == 3, 3e38, 0.0)  # twice of which is infinite
+    return [gradient + large for gradient in gradients], sums
+
+trainer.Trainer._compute_gradients = spoil
+files, directory, encoder = FILES, DIRECTORY, ENCODER
+config = synthetic.config_for("tagging", files, **{"train.num_epochs": 2, "train.global_batch_size": 8})
+config.runtime.logical_cpus = 2
+for where in ("loss", "sum"):
+    try:
+        finetune(config, f"{directory}/{where}", synthetic.start_from(encoder))
+    except UserError as error:
+        print(f"{where}: {error}")
+"""
+
+
 @pytest.mark.slow
-def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(on_two_devices):
+def test_a_step_that_is_not_finite_on_any_device_ends_the_fine_tuning(tmp_path, encoder):
+    files = synthetic.write("tagging", tmp_path, 64, 20)
+    program = _SPOILED
+    for name, value in (("FILES", files), ("DIRECTORY", str(tmp_path)), ("ENCODER", encoder)):
+        program = program.replace(name, repr(value))
+    result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     for where in ("loss", "sum"):
-        assert f"{where}: seed 0, step 4: the loss or gradient is infinite or NaN; give a lower" in on_two_devices[0]
+        assert f"{where}: seed 0, step 4: the loss or gradient is infinite or NaN; give a lower" in result.stdout
 
 
 @pytest.mark.slow
