@@ -403,8 +403,7 @@ def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
     [
         {"objective.name": "mlm", "data.mask_token_prob": 0.8, "data.random_token_prob": 0.1},
         {
-            "runtime.precision": "mixed_float16",  # slow on CPUs, so with few examples
-            "train.global_batch_size": 2,
+            "runtime.precision": "mixed_float16",
             "optimizer.name": "adamw",
             "optimizer.ema_decay": 0.9,
             "train.gradient_accumulation_steps": 2,
