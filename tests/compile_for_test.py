@@ -109,6 +109,7 @@ def test_the_plan_is_near_the_recorded_peaks(script):
     names = {record["config"][0].removeprefix("--config=") for record in records if record["device"] == "h100"}
     assert names == {*PRETRAINING.names()}
     for record in records:
-        least, most = off.get(record["config"][0].removeprefix("--config="), (0.87, 1.17))
+        near = (0.87, 1.11) if record["device"] == "h100" else (0.87, 1.17)  # libtpu holds less
+        least, most = off.get(record["config"][0].removeprefix("--config="), near)
         ratio = script.plan_again(record)["peak_bytes"] / record["peak_bytes"]
         assert least < ratio < most, (record["config"], record["device"], ratio)
