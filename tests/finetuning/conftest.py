@@ -33,4 +33,6 @@ def shared_trainer(trainers):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune_module, "Trainer", find)
+        # Weights are drawn from Keras' seed; setting TensorFlow's drops all kernels, and a graph's take a second.
+        patch.setattr("tensorflow.compat.v2.random.set_seed", lambda _: None)
         yield
