@@ -1,11 +1,12 @@
 """Synthetic data sets of each kind whose label is a known function of the words, and an encoder to start from."""
 
+import contextlib
 import functools
 import json
 import pathlib
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -148,20 +149,24 @@ def config_for(kind: str, files: dict[str, str], **overrides):
     return config
 
 
-def fine_tune_briefly(kind: str, files: dict[str, str], workdir: str, init: str, **overrides) -> None:
-    """Fine-tunes an encoder on a synthetic set of 64 examples for two steps of each seed.
-
-    They are computed without graphs, whose making would take most of the time.
-    """
-    few = {"train.num_epochs": 1, "train.global_batch_size": 32, "data.max_seq_length": 40}
-    config = config_for("classification" if kind == "pairs" else kind, files, **{**SHORT, **few, **overrides})
+@contextlib.contextmanager
+def without_graphs() -> Iterator[None]:
+    """Computes few steps in less time, most of which the making of their graphs would take."""
     tf.config.run_functions_eagerly(True)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Even though .* does not apply to tf.data functions", UserWarning)
-            finetune(config, workdir, start_from(init), Logger())
+            yield
     finally:
         tf.config.run_functions_eagerly(False)
+
+
+def fine_tune_briefly(kind: str, files: dict[str, str], workdir: str, init: str, **overrides) -> None:
+    """Fine-tunes an encoder on a synthetic set of 64 examples for two steps of each seed."""
+    few = {"train.num_epochs": 1, "train.global_batch_size": 32, "data.max_seq_length": 40}
+    config = config_for("classification" if kind == "pairs" else kind, files, **{**SHORT, **few, **overrides})
+    with without_graphs():
+        finetune(config, workdir, start_from(init), Logger())
 
 
 def predict(workdir: str, path: str, output: str, seed: int | None = None, logger: Logger | None = None, **options):
