@@ -27,6 +27,7 @@ from electra_cli.workdir.workdir import RunRecords, Workdir
 from tests import conftest
 from tests.conftest import MODERN, prepare_small
 
+LIKE_A_PATTERN = "exp [1], ü"
 NOT_REPRODUCIBLE = ("tokens_per_second", "model_flops_utilization", "input_wait_fraction")
 
 
@@ -42,8 +43,9 @@ def config(data_dir):
     return small_config(data_dir)
 
 
-def train(config, workdir, with_evaluation=True, **more):
-    lines = []
+def train(config, workdir, with_evaluation=True, lines=None, **more):
+    """Trains and returns the lines that are logged, which `lines` has where an error ends the run."""
+    lines = [] if lines is None else lines
     loop.train(config, str(workdir), with_evaluation=with_evaluation, logger=Lines(lines.append), **more)
     return lines
 
@@ -140,25 +142,6 @@ def test_a_run_can_be_used_where_its_data_is_gone(finished, data_dir, tmp_path):
     assert tokenizer.vocabulary == Vocabulary.from_file(str(data_dir / "vocab.txt")) and not tokenizer.rules.lower_case
 
 
-def test_a_path_is_no_pattern(finished, data_dir, tmp_path, monkeypatch):
-    directory = tmp_path / "exp [1], ü"
-    shutil.copytree(data_dir, directory / "data")
-    config = small_config(directory / "data")
-    with monkeypatch.context() as context, pytest.raises(Interrupted, match="stopped by SIGTERM at step 6; saved"):
-        stop_at(context, 6)  # before the evaluation that is due
-        train(config, directory / "run")
-    train(config, directory / "run")
-    assert_same_run(finished[0], shutil.copytree(directory / "run", tmp_path / "copy"))  # of a name TensorFlow can read
-    lines = []
-    loop.evaluate(config, str(directory / "run"), logger=Lines(lines.append))
-    assert lines[1].startswith("Held-out evaluation at step 12")
-    other = small_config(data_dir)
-    lines = train(other, tmp_path / "other", with_evaluation=False, checkpoint=str(directory / "run"))
-    assert any(f"from the weights of {directory}/run/checkpoints/ckpt-12" in line for line in lines)
-    with pytest.raises(UserError, match=r"--workdir=gs://bucket/exp \[1\]: TensorFlow takes \[\.\.\.\] and"):
-        train(other, "gs://bucket/exp [1]")
-
-
 def test_a_finished_run_says_so(finished, config, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
     before = metrics_of(workdir)
@@ -173,106 +156,153 @@ class Killed(BaseException):
 
 
 @pytest.mark.slow
-def test_stopped_and_killed_and_started_again_equals_never_stopped(finished, config, tmp_path, monkeypatch):
+def test_stopped_and_killed_and_started_again_equals_never_stopped(finished, data_dir, tmp_path, monkeypatch):
+    """In directories whose path would be a pattern, and has characters beyond ASCII."""
+    workdir = tmp_path / LIKE_A_PATTERN / "run"
+    config = small_config(shutil.copytree(data_dir, tmp_path / LIKE_A_PATTERN / "data"))
+
     def stop_evaluating(self, before_batch, run=Evaluator.run):
         os.kill(os.getpid(), signal.SIGTERM)
         return run(self, before_batch)
 
-    def kill(run):
-        if run.step == 6:
+    def kill(run, is_evaluation_due=TrainingRun.is_evaluation_due):
+        if run.step == 10:
             raise Killed
+        return is_evaluation_due(run)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 2; saved"):
-        stop_at(patch, 2)
-        train(config, tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(TrainingRun, "is_evaluation_due", kill)
-        train(config, tmp_path)
-    assert metrics_of(tmp_path)[-1]["step"] == 6  # beyond the checkpoint of step 4
-    with open(tmp_path / "metrics.jsonl", "a") as stream:
-        stream.write('{"step": 8, "spl')  # cut by the kill
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 6; saved"):
+        stop_at(patch, 6)  # before the evaluation that is due
+        train(config, workdir)
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="while evaluating step 6; saved"):
         patch.setattr(Evaluator, "run", stop_evaluating)
-        train(config, tmp_path)
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("ckpt-6")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 10; saved"):
-        stop_at(patch, 10)
-        train(config, tmp_path)
-    assert "Resuming from step 10." in train(config, tmp_path)
-    assert_same_run(finished[0], tmp_path)
-    details = ("event", "step", "lost_step", "reason")
-    assert [[event[name] for name in details if name in event] for event in events_of(tmp_path)] == [
-        *(["start", 0, 0], ["stop", 2, "SIGTERM"]),
-        ["start", 2, 0],  # killed
-        *(["start", 4, 6], ["stop", 6, "SIGTERM"]),
-        *(["start", 6, 0], ["stop", 10, "SIGTERM"]),
-        *(["start", 10, 0], ["end", 12]),
-    ]
-
-
-@pytest.mark.slow
-def test_values_that_change_follow_from_the_step(config, tmp_path, monkeypatch):
-    config.data.mask_prob, config.data.mask_prob_end = 0.3, 0.1
-    config.objective.sampling_temperature, config.objective.sampling_temperature_end = 2.0, 0.5
-    config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 0.0, 10.0
-    config.model.num_layers, config.train.checkpoint_interval = 1, 6
-    train(config, tmp_path / "whole")
-    lines = metrics_of(tmp_path / "whole")
-    trained = [line for line in lines if line["split"] == "train"]
-    shares = [(line["step"] - 1) / 11 for line in trained]
-    begins_and_ends = {
-        "mask_prob": (0.3, 0.1), "sampling_temperature": (2.0, 0.5),
-        "generator_loss_weight": (1.0, 0.0), "discriminator_loss_weight": (50.0, 10.0),
-    }  # fmt: skip
-    for name, (begin, end) in begins_and_ends.items():
-        expected = [begin + (end - begin) * share for share in shares]
-        assert [line[name] for line in trained] == pytest.approx(expected, rel=1e-5, abs=1e-7), name
-    for line in lines:
-        if line["split"] == "validation":  # with the values of the first step
-            assert not begins_and_ends.keys() & line.keys()
-            assert line["total_loss"] == pytest.approx(line["masked_lm_loss"] + 50 * line["rtd_loss"], rel=1e-6)
-
+        train(config, workdir)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(TrainingRun, "is_evaluation_due", kill)
+        train(config, workdir)
+    assert metrics_of(workdir)[-1]["step"] == 10  # beyond the checkpoint of step 8
+    with open(workdir / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 12, "spl')  # cut by the kill
     config.train.steps_per_loop = 1
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)  # within an interval of metrics
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "run")
-    train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="stopped by SIGTERM at step 9; saved"):
+        stop_at(patch, 9)  # within an interval of metrics
+        train(config, workdir)
+    assert (workdir / "checkpoints" / "ckpt-9.index").exists()
+    assert "Resuming from step 9." in train(config, workdir)
+    details = ("event", "step", "lost_step", "reason")
+    assert [[event[name] for name in details if name in event] for event in events_of(workdir)] == [
+        *(["start", 0, 0], ["stop", 6, "SIGTERM"]),
+        ["start", 6, 0],  # killed
+        *(["start", 8, 10], ["stop", 9, "SIGTERM"]),
+        *(["start", 9, 0], ["end", 12]),
+    ]
+    assert_same_run(finished[0], shutil.copytree(workdir, tmp_path / "copy"))  # of a name TensorFlow can read
+    lines = []
+    loop.evaluate(config, str(workdir), logger=Lines(lines.append))
+    assert lines[1].startswith("Held-out evaluation at step 12")
+    with pytest.raises(UserError, match=r"--workdir=gs://bucket/exp \[1\]: TensorFlow takes \[\.\.\.\] and"):
+        train(config, "gs://bucket/exp [1]")
+
+
+def resumable(config):
+    """Makes step 10 one that is saved and lies within an interval of metrics."""
+    config.train.log_interval, config.train.checkpoint_interval, config.eval.interval = 4, 10, 0
+    return config
+
+
+def assert_resumes_to_the_bit(config, whole, workdir):
+    """Checks that a `resumable` run that was killed between steps 10 and 12 equals one that never was."""
+    shutil.copytree(whole, workdir)
+    for file in (workdir / "checkpoints").glob("ckpt-12.*"):
+        file.unlink()
+    config.train.steps_per_loop = 1
+    lines = train(config, workdir)
+    assert "Resuming from step 10." in lines
+    assert any(line.startswith("step 12/12  total_loss") for line in lines)
+    assert_same_run(whole, workdir)
+
+
+def mlm_config(data_dir):
+    config = resumable(small_config(data_dir))
+    config.objective.name, config.data.mask_token_prob, config.data.random_token_prob = "mlm", 0.8, 0.1
+    return config
+
+
+@pytest.fixture(scope="session")
+def mlm(data_dir, made_once):
+    """A run of BERT's objective, never stopped."""
+    return made_once("mlm", lambda directory: train(mlm_config(data_dir), directory / "run")) / "run"
 
 
 @pytest.mark.slow
-def test_a_frozen_generator_keeps_the_weights_of_another_run(config, tmp_path, monkeypatch):
-    config.model.num_layers, config.train.checkpoint_interval, config.eval.interval = 1, 6, 0
-    config.objective.name = "mlm"
-    train(config, tmp_path / "mlm")
+def test_masked_language_modeling_resumes_to_the_bit(mlm, data_dir, tmp_path):
+    assert_resumes_to_the_bit(mlm_config(data_dir), mlm, tmp_path / "run")
+    assert not any("rtd_auc" in line for line in metrics_of(mlm))
+
+
+@pytest.mark.slow
+def test_a_frozen_generator_keeps_the_weights_of_another_run(mlm, data_dir, tmp_path):
+    config = mlm_config(data_dir)
     config.objective.name, config.objective.frozen_generator = "electra", True
     config.model.embedding_sharing, config.optimizer.ema_decay = "gradient_disentangled", 0.9
     config.model.generator_hidden_size, config.model.generator_intermediate_size = 16, 32
     config.model.generator_num_attention_heads = 2
     with pytest.raises(UserError, match="its weights would stay random"):
         train(config, tmp_path / "whole")
-    config.init.generator = str(tmp_path / "mlm")
+    config.init.generator = str(mlm)
     train(config, tmp_path / "whole")
-    old, new = (load_run(str(tmp_path / name), notice=lambda _: None) for name in ("mlm", "whole"))
+    old, new = (load_run(str(workdir), notice=lambda _: None) for workdir in (mlm, tmp_path / "whole"))
     pairs = zip(old.network("generator").weights.items(), new.network("generator").weights.items(), strict=True)
     for (name, value), (_, found) in pairs:
         np.testing.assert_array_equal(value, found, err_msg=name)
     lines = metrics_of(tmp_path / "whole")
     held_out = [[line["masked_lm_loss"] for line in each if line["split"] == "validation"][-1]
-                for each in (metrics_of(tmp_path / "mlm"), lines)]  # fmt: skip
+                for each in (metrics_of(mlm), lines)]  # fmt: skip
     assert held_out[0] == pytest.approx(held_out[1], rel=1e-5)
     trained = [line["rtd_loss"] for line in lines if line["split"] == "train"]
     assert trained[-1] < trained[0]
-
-    config.train.steps_per_loop = 1
-    with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "run")
     config.init.generator = ""  # which a run that resumes does not need
-    train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_modern_energies_resume_to_the_bit(config, tmp_path):
+    config = resumable(config)
+    config.update_from_flattened_dict({"objective.name": "electric", **MODERN, "model.remat": True})
+    train(config, tmp_path / "whole")
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+    assert "rtd_auc" in metrics_of(tmp_path / "run")[-2]
+
+
+@pytest.mark.slow
+def test_float16_and_values_that_change_resume_to_the_bit(config, tmp_path):
+    config = resumable(config)
+    config.update_from_flattened_dict({
+        "runtime.precision": "mixed_float16",
+        "optimizer.name": "adamw",
+        "optimizer.ema_decay": 0.9,
+        "train.gradient_accumulation_steps": 2,
+        "data.mask_unit": "word",
+        "data.max_ngram": 3,
+        "model.embedding_sharing": "gradient_disentangled",
+    })  # fmt: skip
+    config.data.mask_prob, config.data.mask_prob_end = 0.3, 0.1
+    config.objective.sampling_temperature, config.objective.sampling_temperature_end = 2.0, 0.5
+    config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 0.0, 10.0
+    train(config, tmp_path / "whole")
+    *trained, evaluated = metrics_of(tmp_path / "whole")
+    begins_and_ends = {
+        "mask_prob": (0.3, 0.1), "sampling_temperature": (2.0, 0.5),
+        "generator_loss_weight": (1.0, 0.0), "discriminator_loss_weight": (50.0, 10.0),
+    }  # fmt: skip
+    for name, (begin, end) in begins_and_ends.items():
+        expected = [begin + (end - begin) * (line["step"] - 1) / 11 for line in trained]
+        assert [line[name] for line in trained] == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+    assert not begins_and_ends.keys() & evaluated.keys()  # made with the values of the first step
+    expected = evaluated["masked_lm_loss"] + 50 * evaluated["rtd_loss"]
+    assert evaluated["total_loss"] == pytest.approx(expected, rel=1e-6)
+    assert sum(line["skipped_updates"] for line in trained[:2]) < 8  # the scale of the loss is found by step 8
+    assert "loss_scale" in trained[-1] and "rtd_auc" in trained[-1]
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
 
 
 def test_eval_mode_evaluates_the_newest_checkpoint(finished, config):
@@ -358,16 +388,19 @@ def test_infinite_loss_ends_the_run_before_it_is_saved(config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_shard_that_is_damaged_is_named(config, data_dir, tmp_path):
-    for path in data_dir.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    shard = next(tmp_path.glob("train-*"))
+def test_a_shard_that_is_damaged_is_named(finished, config, data_dir, tmp_path):
+    """In a run that begins with a checkpoint, both in directories whose path would be a pattern."""
+    data = shutil.copytree(data_dir, tmp_path / LIKE_A_PATTERN / "data")
+    start = shutil.copytree(finished[0], tmp_path / LIKE_A_PATTERN / "start")
+    shard = next(data.glob("train-*"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 0xFF
     shard.write_bytes(content)
-    config.data.dir = str(tmp_path)
+    config.data.dir = str(data)
+    lines = []
     with pytest.raises(UserError, match=r"reading .* failed between steps 0 and 1: .*prepare the data again"):
-        train(config, tmp_path / "run")
+        train(config, tmp_path / "run", lines=lines, checkpoint=str(start))
+    assert any(f"from the weights of {start}/checkpoints/ckpt-12" in line for line in lines)
 
 
 def test_only_errors_of_reading_are_told_as_damage():
@@ -384,9 +417,9 @@ def test_only_errors_of_reading_are_told_as_damage():
 
 @pytest.mark.slow
 def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
-    config.train.num_steps, config.train.global_batch_size = 600, 32
-    config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 600
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 2e-3, 50
+    config.train.num_steps, config.train.global_batch_size = 400, 32
+    config.train.steps_per_loop, config.train.log_interval, config.train.checkpoint_interval = 50, 100, 400
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e-3, 50
     config.model.num_layers, config.model.initializer_range = 2, 0.1
     config.model.hidden_dropout = config.model.attention_dropout = 0.0
     config.model.hidden_size, config.model.intermediate_size, config.model.embedding_size = 32, 64, 32
@@ -395,42 +428,6 @@ def test_the_model_learns_to_tell_replaced_tokens(config, tmp_path):
     last = metrics_of(tmp_path)[-1]
     assert last["masked_lm_loss"] < last["unigram_masked_lm_loss"] - 0.8
     assert last["rtd_auc"] > 0.65
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        {"objective.name": "mlm", "data.mask_token_prob": 0.8, "data.random_token_prob": 0.1},
-        {
-            "runtime.precision": "mixed_float16",
-            "optimizer.name": "adamw",
-            "optimizer.ema_decay": 0.9,
-            "train.gradient_accumulation_steps": 2,
-            "data.mask_unit": "word",
-            "data.max_ngram": 3,
-            "model.embedding_sharing": "gradient_disentangled",
-        },
-        {"objective.name": "electric", **MODERN, "model.remat": True},
-    ],
-    ids=["mlm", "float16", "modern electric"],
-)
-def test_options_resume_to_the_bit(config, tmp_path, monkeypatch, overrides):
-    config.update_from_flattened_dict(overrides)
-    config.train.log_interval, config.eval.interval = 4, 0  # the stop lies within an interval of metrics
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        stop_at(patch, 10)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "run")
-    skipped = [line.get("skipped_updates", 0) for line in metrics_of(tmp_path / "run") if line["split"] == "train"]
-    assert sum(skipped) < 8  # the scale of the loss was found before the stop
-    lines = train(config, tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
-    last = [line for line in metrics_of(tmp_path / "run") if line["split"] == "train"][-1]
-    assert ("rtd_auc" in last) == (config.objective.name != "mlm")
-    assert ("loss_scale" in last) == ("runtime.precision" in overrides)
-    assert any(line.startswith("step 12/12  total_loss") for line in lines)
 
 
 @pytest.mark.slow
