@@ -27,6 +27,7 @@ from electra_cli.workdir.checkpoint_files import CheckpointFiles, has_optimizer
 from electra_cli.workdir.workdir import RunRecords
 from tests import forking
 from tests.finetuning import synthetic
+from tests.graphs import without_graphs
 from tests.terminal import Terminal
 
 LEARNED = {"classification": "accuracy", "regression": "spearman", "tagging": "f1", "question_answering": "exact_match"}
@@ -359,7 +360,7 @@ def test_the_finished_model_has_no_optimizer(whole):
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_fine_tuning(tmp_path, short):
     message = r"seed 0, step \d+: the loss or gradient is infinite or NaN; give a lower"
-    with synthetic.without_graphs(), pytest.raises(UserError, match=message):
+    with without_graphs(), pytest.raises(UserError, match=message):
         short(tmp_path / "tuned", optimizer__learning_rate=1e30)
 
 
@@ -396,7 +397,7 @@ def test_few_steps_are_warned_of_and_one_is_refused(tmp_path, encoder, short):
             told.append(text)
             return super().status(text, in_lines=in_lines)
 
-    with synthetic.without_graphs():
+    with without_graphs():
         short(tmp_path / "named", train__num_epochs=1, logger=Named(told.append))
     assert any("; 1 epoch makes 8 steps of 8; " in line for line in told)
     assert "Saving step 8 of seed 0" in told and f"Models and predictions: {tmp_path}/named/seed-0; " in told[-2]

@@ -1,14 +1,10 @@
 """Synthetic data sets of each kind whose label is a known function of the words, and an encoder to start from."""
 
-import contextlib
 import functools
 import json
 import pathlib
 import random
-import warnings
-from collections.abc import Callable, Iterator
-
-import tensorflow as tf
+from collections.abc import Callable
 
 from electra_cli.config.finetuning import default_config
 from electra_cli.finetuning.finetune import finetune
@@ -17,6 +13,7 @@ from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.interop.starting_points import open_starting_point
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
+from tests.graphs import without_graphs
 from tests.interop.common import make_workdir
 
 WORDS = "the quick brown fox jump over lazy dog president for two minute it was but enough is city of people".split()
@@ -147,18 +144,6 @@ def config_for(kind: str, files: dict[str, str], **overrides):
         }
     )
     return config
-
-
-@contextlib.contextmanager
-def without_graphs() -> Iterator[None]:
-    """Computes few steps in less time, most of which the making of their graphs would take."""
-    tf.config.run_functions_eagerly(True)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Even though .* does not apply to tf.data functions", UserWarning)
-            yield
-    finally:
-        tf.config.run_functions_eagerly(False)
 
 
 def fine_tune_briefly(kind: str, files: dict[str, str], workdir: str, init: str, **overrides) -> None:

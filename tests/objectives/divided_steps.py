@@ -24,6 +24,8 @@ data_dir, changes, divisions = sys.argv[1], json.loads(sys.argv[2]), json.loads(
 
 
 def run(num_replicas, num_parts, jit_compile):
+    is_undivided = (num_replicas, num_parts, jit_compile) == (1, 1, False)
+    tf.config.run_functions_eagerly(is_undivided)  # the graph of three steps takes more time to make
     config = small_config(data_dir)
     config.model.hidden_dropout = config.model.attention_dropout = 0.0
     config.train.gradient_accumulation_steps, config.optimizer.warmup_steps = num_parts, 0
