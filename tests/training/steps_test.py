@@ -15,7 +15,7 @@ from electra_cli.objectives.base import objective_of
 from electra_cli.training import run
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.steps import _add_apart, build_eval_step, build_train_steps
-from tests.conftest import MODERN, prepare_small
+from tests.conftest import MODERN, prepare_small, small_config
 
 pytestmark = pytest.mark.slow
 
@@ -79,73 +79,86 @@ SCHEDULES = {
 NO_DROPOUT = {"model.hidden_dropout": 0.0, "model.attention_dropout": 0.0}
 
 
+@pytest.fixture(scope="session")
+def packed(corpus_file, made_once):
+    """Prepared data whose examples have several documents."""
+    settings = {"packing": "full", "document_separator": "line"}
+    return made_once("packed", lambda root: prepare_small(corpus_file, root / "data", **settings)) / "data"
+
+
+COMPILED = {"runtime.jit_compile": "true"}
+IN_BLOCKS = {"runtime.attention": "blockwise"}
+WHOLE_WORDS = {"data.mask_unit": "word"}
+
+
 @pytest.mark.parametrize(
-    "overrides",
+    ("is_packed", "overrides", "variants"),
     [
-        {},
-        {
-            "optimizer.name": "lamb",
-            "optimizer.schedule": "cosine",
-            "optimizer.ema_decay": 0.9,
-            "train.gradient_accumulation_steps": 2,
-            "model.embedding_sharing": "gradient_disentangled",
-            "objective.disallow_correct": True,
-            **SCHEDULES,
-        },
-        {"model.embedding_sharing": "none", "objective.frozen_generator": True},
-        {**MODERN, "model.embedding_sharing": "word"},
-        {
-            **MODERN,
-            "objective.name": "mlm",
-            "optimizer.name": "adamw",
-            "optimizer.schedule": "warmup_stable_decay",
-            "train.gradient_accumulation_steps": 2,
-        },
+        (False, {}, [COMPILED, IN_BLOCKS]),
+        (
+            True,
+            {
+                "optimizer.name": "lamb",
+                "optimizer.schedule": "cosine",
+                "optimizer.ema_decay": 0.9,
+                "train.gradient_accumulation_steps": 2,
+                "model.embedding_sharing": "gradient_disentangled",
+                "objective.disallow_correct": True,
+                **WHOLE_WORDS,
+                **SCHEDULES,
+            },
+            [COMPILED],
+        ),
+        (
+            False,
+            {"model.embedding_sharing": "none", "objective.frozen_generator": True},
+            [{**COMPILED, **IN_BLOCKS}],
+        ),
+        (True, {**MODERN, **WHOLE_WORDS, "model.embedding_sharing": "word"}, [COMPILED]),
+        (
+            False,
+            {
+                **MODERN,
+                "model.num_layers": 2,  # of which the second has a window
+                "objective.name": "mlm",
+                "optimizer.name": "adamw",
+                "optimizer.schedule": "warmup_stable_decay",
+                "train.gradient_accumulation_steps": 2,
+            },
+            [{**COMPILED, **IN_BLOCKS}, IN_BLOCKS],
+        ),
     ],
     ids=["electra", "options", "frozen", "modern", "modern mlm"],
 )
-def test_steps_compile_with_xla_and_agree(config, overrides):
+def test_steps_agree_however_they_are_compiled(request, config, is_packed, overrides, variants):
+    """By XLA as a whole, and with attention in blocks: with dropout, whose decisions are the same."""
+    if is_packed:
+        config.data.dir = str(request.getfixturevalue("packed"))
     config.train.num_steps = 3
-    plain = Steps(config, **overrides)
-    compiled = Steps(config, **overrides, **{"runtime.jit_compile": "true"})
-    found, expected = losses(compiled, compiled.run(3)), losses(plain, plain.run(3))
-    for name in (name for name in expected if name.endswith("loss")):
-        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
-    for first, second in zip(compiled.model.get_weights(), plain.model.get_weights(), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-4)
-    batch = next(iter(plain.dataset()))
-    baseline = np.full(plain.source.vocabulary.size, -3.0, np.float32)
-    sums = [build_eval_step(s.model, s.runtime, s.config, baseline)(batch) for s in (compiled, plain)]
-    assert sums[0].keys() == {*objective_of(plain.config).sum_shapes(), "unigram_loss"}
-    for name in (name for name in sums[0] if name.endswith("loss")):
-        assert float(sums[0][name]) == pytest.approx(float(sums[1][name]), rel=1e-3)
-    assert float(sums[0]["unigram_loss"]) == pytest.approx(3.0 * float(sums[0]["masked_lm_weight"]), rel=1e-6)
-
-
-@pytest.mark.parametrize("overrides", [{}, {**MODERN, "model.num_layers": 2}], ids=["electra", "modern"])
-def test_attention_in_blocks_makes_the_same_steps(config, overrides):
-    """With dropout, whose decisions are the same, and with the second layer's window."""
-    full = Steps(config, **overrides, **{"runtime.attention": "full"})
-    expected = losses(full, full.run(2))
-    for jit_compile in ("auto", "true"):
-        blocks = Steps(config, **overrides, **{"runtime.attention": "blockwise", "runtime.jit_compile": jit_compile})
-        assert blocks.config.model.attention_dropout > 0
-        found = losses(blocks, blocks.run(2))
-        for name in (name for name in expected if name.endswith("loss")):
-            assert found[name] == pytest.approx(expected[name], rel=1e-5), name
-
-
-@pytest.mark.parametrize("overrides", [{}, MODERN], ids=["electra", "modern"])
-def test_examples_of_several_documents_train(config, corpus_file, tmp_path, overrides):
     config.update_from_flattened_dict(overrides)
-    config.data.dir = str(prepare_small(corpus_file, tmp_path / "data", packing="full", document_separator="line")[0])
-    config.train.num_steps = 3
-    config.data.mask_unit = "word"
-    plain, compiled = Steps(config), Steps(config, **{"runtime.jit_compile": "true"})
-    assert "document_ids" in next(iter(plain.dataset()))
-    found, expected = losses(compiled, compiled.run(3)), losses(plain, plain.run(3))
-    for name in (name for name in expected if name.endswith("loss")):
-        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
+    plain = Steps(config, **{"runtime.attention": "full"})
+    assert plain.config.model.attention_dropout > 0
+    expected = losses(plain, plain.run(3))
+    batch = next(iter(plain.dataset()))
+    assert ("document_ids" in batch) == is_packed
+    baseline = np.full(plain.source.vocabulary.size, -3.0, np.float32)
+
+    def evaluate(steps):
+        return build_eval_step(steps.model, steps.runtime, steps.config, baseline)(batch)
+
+    expected_sums = evaluate(plain)
+    for variant in variants:
+        steps = Steps(config, **variant)
+        found = losses(steps, steps.run(3))
+        for name in (name for name in expected if name.endswith("loss")):
+            assert found[name] == pytest.approx(expected[name], rel=1e-5), (variant, name)
+        for first, second in zip(steps.model.get_weights(), plain.model.get_weights(), strict=True):
+            np.testing.assert_allclose(first, second, atol=1e-4)
+        sums = evaluate(steps)
+        assert sums.keys() == {*objective_of(plain.config).sum_shapes(), "unigram_loss"}
+        for name in (name for name in sums if name.endswith("loss")):
+            assert float(sums[name]) == pytest.approx(float(expected_sums[name]), rel=1e-3), (variant, name)
+        assert float(sums["unigram_loss"]) == pytest.approx(3.0 * float(sums["masked_lm_weight"]), rel=1e-6)
 
 
 def test_four_parts_of_8_equal_32(config):
@@ -223,9 +236,15 @@ def test_150_steps_learn_one_batch_by_heart(config, precision, overrides):
     assert {variable.dtype for variable in steps.model.trainable_variables} == {tf.float32}
 
 
-def test_waiting_for_batches_is_measured(config):
-    config.train.num_steps = 8
-    steps = Steps(config)
+@pytest.fixture(scope="module")
+def steps(data_dir):
+    """Steps of the small network, whatever its weights."""
+    config = small_config(data_dir)
+    config.model.num_layers = 1
+    return Steps(config)
+
+
+def test_waiting_for_batches_is_measured(steps):
     ready = steps.dataset().take(1).cache().repeat()
     steps.run(1, ready)
     little = steps.run(3, ready)["input_wait_seconds"]
@@ -244,12 +263,11 @@ def test_waiting_for_batches_is_measured(config):
     assert little < 0.4 * much
 
 
-def test_batches_with_little_or_nothing_to_mask(config):
-    steps = Steps(config)
+def test_batches_with_little_or_nothing_to_mask(steps):
     batch = {name: value.numpy() for name, value in next(iter(steps.dataset())).items()}
     batch["masked_lm_weights"] = np.zeros_like(batch["masked_lm_weights"])
     for tokens in range(4):
-        mask = (np.arange(config.data.max_seq_length) < tokens).astype(np.int32)
+        mask = (np.arange(steps.config.data.max_seq_length) < tokens).astype(np.int32)
         batch["input_mask"] = np.broadcast_to(mask, batch["input_mask"].shape)
         if tokens == 3:  # [CLS] x [SEP]
             batch["masked_lm_weights"][:, 0] = 1.0
