@@ -102,7 +102,7 @@ def test_mistakes_in_the_command_line(module, arguments, part):
 
 
 def test_checkpoint_best_averages_and_vocabulary_are_those_that_are_asked_for(tmp_path, capsys):
-    workdir = make_workdir(tmp_path / "run", **{"optimizer.ema_decay": 0.5})
+    workdir = make_workdir(tmp_path / "run", **{"optimizer.ema_decay": 0.5, "model.num_layers": 1})
     (workdir / "checkpoints" / "best").mkdir()
     for name in ("index", "data-00000-of-00001"):
         source = workdir / "checkpoints" / f"ckpt-7.{name}"
@@ -126,7 +126,9 @@ def test_checkpoint_best_averages_and_vocabulary_are_those_that_are_asked_for(tm
 
 
 def test_ours_is_imported_with_its_averages(tmp_path):
-    workdir = make_workdir(tmp_path / "run", **{"optimizer.ema_decay": 0.5, "model.embedding_sharing": "word"})
+    workdir = make_workdir(
+        tmp_path / "run", **{"optimizer.ema_decay": 0.5, "model.embedding_sharing": "word", "model.num_layers": 1}
+    )
     run(import_checkpoint, "--format=electra_pretrain", f"--source={workdir}", f"--output_dir={tmp_path / 'start'}")
     first, second = (load_run(str(path), notice=lambda _: None).model for path in (workdir, tmp_path / "start"))
     assert weights_module.are_equal(weights_module.read(first), weights_module.read(second))

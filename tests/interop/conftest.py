@@ -1,3 +1,13 @@
-"""Fine-tuned models to export are those of the tests of fine-tuning."""
+"""An encoder of one layer, that models to export are fine-tuned from."""
 
-from tests.finetuning.conftest import encoder, shared_trainer, trainers  # noqa: F401
+import pytest
+
+from tests.finetuning import synthetic
+
+
+@pytest.fixture(scope="session")
+def encoder(made_once):
+    def make(directory):
+        synthetic.make_encoder(directory / "run", **{"model.num_layers": 1})
+
+    return str(made_once("encoder-of-one-layer", make) / "run")

@@ -18,6 +18,7 @@ from electra_cli.interop.runs import largest_difference
 from electra_cli.loggers.logger import Logger
 from tests.finetuning import synthetic
 from tests.finetuning.synthetic import predict
+from tests.graphs import without_graphs
 from tests.interop.commands_test import run, tree
 
 KINDS = (*synthetic.MAKERS, "pairs")
@@ -62,7 +63,8 @@ def fine_tuned(made_once, encoder):
         files = synthetic.write(kind, directory, 64, 20)
         workdir = str(directory / "tuned")
         synthetic.fine_tune_briefly(kind, files, workdir, encoder, **{"train.seeds": (0, 3)})
-        predict(workdir, files["validation"], str(directory / "predicted.jsonl"), 3, Logger())
+        with without_graphs():
+            predict(workdir, files["validation"], str(directory / "predicted.jsonl"), 3, Logger())
 
     def find(kind):
         directory = made_once(f"fine-tuned-{kind}", functools.partial(make, kind))
