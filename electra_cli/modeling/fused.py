@@ -213,15 +213,6 @@ def column_sums(x: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.matmul(tf.ones([1, tf.shape(rows)[0]], x.dtype), rows)[0], tf.float32)
 
 
-def row_of_each(tables: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-    """Returns row `index`, int32 [n], of each of `tables` [n, rows, width]: [n, width]."""
-    if _jit_regions_enabled.get():
-        return tf.gather(tables, index, batch_dims=1)
-    # A TPU would copy all tables to another layout before it gathers.
-    is_row = tf.equal(tf.range(tables.shape[1]), index[:, tf.newaxis])
-    return tf.reduce_sum(tf.where(is_row[..., tf.newaxis], tables, 0), axis=1)
-
-
 def widen(x: tf.Tensor) -> tf.Tensor:
     """Returns `x` in float32, or in its own dtype where that is as wide."""
     return x if x.dtype.size >= 4 else tf.cast(x, tf.float32)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tf_keras
 from absl import logging
 
-from electra_cli.modeling import features, fused, randomness
+from electra_cli.modeling import features, randomness
 from electra_cli.modeling.encoders import encode
 from electra_cli.modeling.layers import sub_seed, truncated_normal
 from electra_cli.modeling.tf_models import ClassificationHead
@@ -285,7 +285,7 @@ def sample_tokens(
     before = tf.reduce_sum(
         tf.where(tf.equal(tf.range(num_blocks), block[..., tf.newaxis] - 1), block_ends, 0.0), axis=-1
     )
-    ends = tf.cumsum(fused.row_of_each(blocks, block), axis=-1)
+    ends = tf.cumsum(tf.gather(blocks, block, batch_dims=1), axis=-1)
     sampled = block * block_size + _first_above(ends, tf.maximum(threshold - before, 0.0))
     return tf.reshape(sampled, shape)
 

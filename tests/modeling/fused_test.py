@@ -135,9 +135,3 @@ def test_regions_are_compiled_where_who_traces_asks_for_it(enabled):
     compiled = [function for function in graph.as_graph_def().library.function if function.attr["_XlaMustCompile"].b]
     assert len(compiled) == (2 if enabled else 0)  # forward and backward
     assert not tf.function(run).get_concrete_function(normal(5, 7)).graph.as_graph_def().library.function
-
-
-def test_a_row_of_each_table(trace):
-    tables, index = normal(5, 3, 4), tf.constant([2, 0, 1, 1, 2])
-    rows = trace(fused.row_of_each)(tables, index)
-    np.testing.assert_array_equal(rows, tables.numpy()[range(5), index])
