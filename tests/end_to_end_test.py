@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 SMALL = [
     "--config=tiny",
     f"--config.data.max_seq_length={SEQ_LENGTH}",
+    "--config.model.num_layers=1",
     "--config.model.embedding_size=16",
     "--config.model.hidden_size=16",
     "--config.model.intermediate_size=32",
@@ -85,30 +86,46 @@ def stop_at(step, num_steps, arguments, **options):
     return int(stopped[1])
 
 
-def test_stopped_by_sigterm_and_started_again_equals_never_stopped(prepared):
+def test_stopped_by_sigterm_and_started_again_elsewhere_equals_never_stopped(prepared, tmp_path):
+    """The run that is stopped is begun with relative paths and resumed from another directory."""
     whole = subprocess.run(pretrain(prepared, "whole"), capture_output=True, text=True, timeout=400)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     assert whole.stderr == ""
     assert "Held-out evaluation at step 400 on 16 examples" in whole.stdout
 
-    stopped = stop_at(140, 400, pretrain(prepared, "run"))
+    begin = command("electra_cli.main", *SMALL, "--config.data.dir=data", "--workdir=run")
+    stopped = stop_at(140, 400, begin, cwd=prepared)
+    workdir = prepared / "run"
+    assert json.loads((workdir / "config.json").read_text())["config"]["data"]["dir"] == "data"
 
-    by_itself = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'run'}"]  # with its own config
-    resumed = forking.run(by_itself, capture_output=True, text=True, timeout=400)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"Resuming from step {stopped}." in resumed.stdout
-    assert_same_run(prepared / "whole", prepared / "run")
+    def elsewhere(module, *flags):
+        return forking.run(command(module, *flags), cwd=tmp_path, capture_output=True, text=True, timeout=400)
+
+    by_itself = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.checkpoint_interval=80")
+    assert (by_itself.returncode, by_itself.stderr) == (0, "")
+    assert f"Resuming from step {stopped}." in by_itself.stdout
+    assert "Changed since the run began: train.checkpoint_interval: 100 -> 80" in by_itself.stdout
+    assert_same_run(prepared / "whole", workdir)
+
+    refused = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.num_steps=800")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "train.num_steps: 400 -> 800" in refused.stderr
 
     evaluated = forking.run(pretrain(prepared, "run", "--mode=eval"), capture_output=True, text=True, timeout=400)
     table = whole.stdout[whole.stdout.index("Held-out evaluation") : whole.stdout.index("Trained to step")]
     assert evaluated.returncode == 0, evaluated.stderr
     assert table.strip() in evaluated.stdout
 
-    flags = ("--mode=eval", "--checkpoint=ckpt-300")
-    command = [sys.executable, "-m", "electra_cli.main", f"--workdir={prepared / 'whole'}", *flags]  # its own config
-    evaluated = forking.run(command, capture_output=True, text=True, timeout=400)
+    flags = ("--mode=eval", "--checkpoint=ckpt-320", "--config.eval.num_examples=8")
+    evaluated = elsewhere("electra_cli.main", f"--workdir={workdir}", *flags)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "Held-out evaluation at step 300 on 16 examples" in evaluated.stdout
+    assert "Held-out evaluation at step 320 on 8 examples" in evaluated.stdout
+
+    reported = elsewhere("electra_cli.commands.report", str(workdir), "--format=text", "--samples=1")
+    assert (reported.returncode, reported.stderr) == (0, "")
+    assert "no samples" not in reported.stdout
+    assert "✗ replaced, and taken for the original" in reported.stdout  # the legend of samples
+    assert list(tmp_path.iterdir()) == []  # nothing was looked for, or written, here
 
 
 def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
@@ -131,13 +148,33 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     assert table[0] == "Held-out evaluation at step 40 on 16 examples:" and len(table) == 12
 
 
-def test_json_tells_all_that_is_written(prepared):
-    steps = ("--config.train.num_steps=20", "--config.train.checkpoint_interval=20", "--config.eval.interval=0")
-    flags = ("--config.objective.name=mlm", "--log_format=json")
-    result = forking.run(pretrain(prepared, "json", *steps, *flags), capture_output=True, text=True, timeout=400)
+@pytest.fixture(scope="module", params=[{}, MODERN], ids=["electra", "modern"])
+def single(request, prepared):
+    """Flags of short runs, and one of them on one device that logs JSON: its workdir and what it logged."""
+    flags = [
+        *(f"--config.{key}={value}" for key, value in request.param.items()),
+        "--config.train.num_steps=20",
+        "--config.train.checkpoint_interval=20",
+        "--config.model.hidden_dropout=0.0",
+        "--config.model.attention_dropout=0.0",
+        "--config.eval.interval=0",
+    ]
+    workdir = prepared / f"single_{len(request.param)}"
+    result = forking.run(
+        pretrain(prepared, workdir, *flags, "--log_format=json"), capture_output=True, text=True, timeout=400
+    )
     assert (result.returncode, result.stderr) == (0, "")
-    records = [json.loads(line) for line in result.stdout.splitlines()]
-    lines = [json.loads(line) for line in (prepared / "json" / "metrics.jsonl").read_text().splitlines()]
+    return flags, workdir, result.stdout
+
+
+def read_lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_json_tells_all_that_is_written(single):
+    _, workdir, logged = single
+    records = [json.loads(line) for line in logged.splitlines()]
+    lines = read_lines(workdir)
     assert [line["split"] for line in lines] == ["train", "validation"]
     for line in lines:
         split = line.pop("split")
@@ -148,44 +185,34 @@ def test_json_tells_all_that_is_written(prepared):
     assert {"status", "notice", "warning", "progress", "evaluation"} < {record["event"] for record in records}
 
 
+def test_two_replicas_in_two_parts_make_the_same_steps(prepared, single):
+    flags, one, _ = single
+    two = prepared / f"{one.name}_replicated"
+    replicated = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
+                  "--config.runtime.jit_compile=true"]  # fmt: skip
+    arguments = pretrain(prepared, two, *flags, *replicated)
+    result = forking.run(arguments, capture_output=True, text=True, timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
+    lines = read_lines(one), read_lines(two)
+    assert [line["split"] for line in lines[0]] == ["train", "validation"]
+    for first, second in zip(*lines, strict=True):
+        for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):
+            assert second[name] == pytest.approx(first[name], rel=1e-5), name
+    assert lines[1][0]["gradient_norm"] == pytest.approx(lines[0][0]["gradient_norm"], rel=1e-4)
+    expected, found = weights_of(one), weights_of(two)
+    names = [name for name in expected if name.startswith("model/")]
+    assert len(names) > 12
+    for name in names:
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
+
+
 def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
     flags = pretrain(prepared, "started", f"--checkpoint={prepared / 'nowhere'}")
     result = forking.run(flags, capture_output=True, text=True, timeout=400)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint or directory; give a" in result.stderr
     assert not (prepared / "started" / "config.json").exists()
-
-
-@pytest.mark.parametrize("overrides", [{}, MODERN], ids=["electra", "modern"])
-def test_two_replicas_in_two_parts_make_the_same_steps(prepared, overrides):
-    more = [
-        *(f"--config.{key}={value}" for key, value in overrides.items()),
-        "--config.train.num_steps=20",
-        "--config.model.num_layers=1",
-        "--config.model.hidden_dropout=0.0",
-        "--config.model.attention_dropout=0.0",
-        "--config.eval.interval=0",
-    ]
-    two_replicas = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
-                    "--config.runtime.jit_compile=true"]  # fmt: skip
-    names = [f"{name}_{len(overrides)}" for name in ("one", "two")]
-    for name, flags in zip(names, ([], two_replicas), strict=True):
-        result = forking.run(pretrain(prepared, name, *more, *flags), capture_output=True, text=True, timeout=400)
-        assert result.returncode == 0, result.stderr
-    assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
-    one, two = (
-        [json.loads(line) for line in (prepared / name / "metrics.jsonl").read_text().splitlines()] for name in names
-    )
-    assert [line["split"] for line in one] == ["train", "validation"]
-    for first, second in zip(one, two, strict=True):
-        for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):
-            assert second[name] == pytest.approx(first[name], rel=1e-5), name
-    assert two[0]["gradient_norm"] == pytest.approx(one[0]["gradient_norm"], rel=1e-4)
-    expected, found = (weights_of(prepared / name) for name in names)
-    names = [name for name in expected if name.startswith("model/")]
-    assert len(names) > 12
-    for name in names:
-        np.testing.assert_allclose(found[name], expected[name], atol=1e-5, err_msg=name)
 
 
 def test_batch_that_replicas_do_not_divide(prepared):
@@ -243,36 +270,3 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     )
     assert "resuming" in again.stderr
     assert sorted(os.listdir(tmp_path)) == ["data", "text.txt"]
-
-
-def test_a_run_begun_with_relative_paths_is_used_from_another_directory(prepared, tmp_path):
-    short = ("--config.train.num_steps=40", "--config.eval.interval=40", "--config.train.checkpoint_interval=20")
-    flags = (*SMALL, "--config.data.dir=data", "--workdir=relative", *short)
-    begin = command("electra_cli.main", *flags)
-    stopped = stop_at(20, 40, begin, cwd=prepared)
-    workdir = prepared / "relative"
-    assert json.loads((workdir / "config.json").read_text())["config"]["data"]["dir"] == "data"
-
-    def elsewhere(module, *flags):
-        return forking.run(command(module, *flags), cwd=tmp_path, capture_output=True, text=True, timeout=400)
-
-    resumed = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.log_interval=4")
-    assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert f"Resuming from step {stopped}." in resumed.stdout
-    assert "Changed since the run began: train.log_interval: 20 -> 4" in resumed.stdout
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    steps = [line["step"] for line in lines if line["split"] == "train"]
-    assert steps == [20, *range(stopped // 4 * 4 + 4, 41, 4)]
-
-    refused = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.num_steps=80")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-    assert "train.num_steps: 40 -> 80" in refused.stderr
-
-    evaluated = elsewhere("electra_cli.main", f"--workdir={workdir}", "--mode=eval", "--config.eval.num_examples=8")
-    assert evaluated.returncode == 0, evaluated.stderr
-    assert "Held-out evaluation at step 40 on 8 examples" in evaluated.stdout
-    reported = elsewhere("electra_cli.commands.report", str(workdir), "--format=text", "--samples=1")
-    assert (reported.returncode, reported.stderr) == (0, "")
-    assert "no samples" not in reported.stdout
-    assert "✗ replaced, and taken for the original" in reported.stdout  # the legend of samples
-    assert list(tmp_path.iterdir()) == []  # nothing was looked for, or written, here
