@@ -81,16 +81,23 @@ def test_a_run_goes_to_transformers_and_back_bit_for_bit(tmp_path, overrides):
     )
 
 
-def test_users_call_what_they_load(tmp_path):
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A directory with a `run`, and the `folder` that its discriminator is exported to."""
+    root = tmp_path_factory.mktemp("exported")
+    run = make_run(root / "run", **MODERN)
+    exporting.export_run(run, "huggingface", "discriminator", str(root / "folder"), overwrite=False)
+    return root
+
+
+def test_users_call_what_they_load(exported):
     """As the card shows it: what the tokenizer returns are the model's arguments."""
-    run = make_run(tmp_path / "run", **MODERN)
-    exporting.export_run(run, "huggingface", "discriminator", str(tmp_path / "out"), overwrite=False)
-    card = (tmp_path / "out" / "README.md").read_text()
+    card = (exported / "folder" / "README.md").read_text()
     assert "AutoModelForTokenClassification.from_pretrained(PATH)" in card and "ForPreTraining" not in card
-    scope = {"PATH": str(tmp_path / "out")}
+    scope = {"PATH": str(exported / "folder")}
     exec(card.partition("```python\n")[2].partition("```")[0], scope)
     probabilities = torch.sigmoid(scope["logits"])[0, 1:-1, 0]
-    ours = api.load(str(tmp_path / "run")).detect_replaced_tokens(["Some text."])[0]
+    ours = api.load(str(exported / "run")).detect_replaced_tokens(["Some text."])[0]
     np.testing.assert_allclose(probabilities.detach(), [token.replaced_probability for token in ours], atol=1e-5)
 
 
@@ -215,8 +222,8 @@ def test_a_bpe_of_letters_is_refused_by_its_kind(tmp_path):
 
 
 @pytest.mark.parametrize("format_name", ["tfm", "google_tf1"])
-def test_formats_without_such_a_network_are_refused_before_work(tmp_path, format_name):
-    run = make_run(tmp_path / "run", **MODERN)
+def test_formats_without_such_a_network_are_refused_before_work(tmp_path, format_name, exported):
+    run = load_run(str(exported / "run"), notice=silent)
     message = f"^--format={format_name} has no network of config.model.architecture=modern: give huggingface, or saved"
     with pytest.raises(UserError, match=message):
         exporting.export_run(run, format_name, "discriminator", str(tmp_path / "out"), overwrite=False)
@@ -225,22 +232,20 @@ def test_formats_without_such_a_network_are_refused_before_work(tmp_path, format
 
 def test_a_saved_model_computes_what_the_run_does(tmp_path):
     pytest.importorskip("tensorflow_text")
-    run = make_run(tmp_path / "run", **MODERN)
+    run = make_run(tmp_path / "run", **{**MODERN, "model.num_layers": 2, "model.generator_num_layers": 1})
     difference = exporting.export_run(run, "saved_model", "both", str(tmp_path / "out"), overwrite=False)
     assert difference < 1e-5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", synthetic.MAKERS)
-def test_fine_tuned_it_is_exported_too(tmp_path, kind):
+def test_fine_tuned_it_is_exported_too(tmp_path, kind, exported):
     """From the run, and the same from the folder that it is exported to."""
-    run = make_run(tmp_path / "run", **MODERN)
-    exporting.export_run(run, "huggingface", "discriminator", str(tmp_path / "folder"), overwrite=False)
     files = synthetic.write(kind, tmp_path, 64, 20)
     scores = []
     for source in ("run", "folder"):
         workdir = str(tmp_path / f"from_{source}")
-        synthetic.fine_tune_briefly(kind, files, workdir, str(tmp_path / source))
+        synthetic.fine_tune_briefly(kind, files, workdir, str(exported / source))
         model = load_fine_tuned(workdir, notice=silent)
         assert model.record.sizes.architecture == "modern"
         scores.append(model.scores["validation"]["scores"])
