@@ -45,11 +45,15 @@ class Starter:
     """Starts runs of a config in a workdir."""
 
     def __init__(self, config, workdir, logs=None):
-        self.workdir = workdir
+        self.config, self.workdir = config, workdir
         self._logs = logs or workdir.parent / f"{workdir.name}.logs"
         self._logs.mkdir()
         default = flatten(default_config())
         self._keys = {key: value for key, value in flatten(config).items() if value != default[key]}
+
+    def elsewhere(self, workdir):
+        """Returns what starts the same runs in another workdir."""
+        return Starter(self.config, workdir)
 
     def start(self, *faults, mode="train_and_eval", **changes) -> Run:
         """Starts a process with other values of some keys (`train__seed` is train.seed)."""
@@ -159,19 +163,35 @@ def draw_moments(seed):
     return moments
 
 
-def test_killed_at_twenty_random_moments_equals_never_killed(data, tmp_path):
+@pytest.fixture(scope="module")
+def long(data, tmp_path_factory):
+    """A longer run that keeps the best, never disturbed: what started it, and its process."""
     config = quick_config(data)
     config.train.num_steps, config.eval.interval = 48, 6
     config.train.keep_checkpoints, config.train.keep_every_steps = 2, 8
     config.train.best_metric = "masked_lm_loss"
-    whole = Starter(config, tmp_path / "whole")
-    undisturbed = whole.finish(slow_disk)
+    starter = Starter(config, tmp_path_factory.mktemp("long") / "run")
+    return starter, starter.finish(slow_disk)
+
+
+def assert_same_workdir(first, second):
+    """Checks that two runs have made and kept the same."""
+    assert_same_run(first, second)
+    for directory in ("checkpoints", "checkpoints/best"):
+        names = [sorted(path.name for path in (workdir / directory).iterdir()) for workdir in (first, second)]
+        assert names[0] == names[1]
+    records = [(workdir / "checkpoints" / "best" / "best.json").read_text() for workdir in (first, second)]
+    assert records[0] == records[1]
+
+
+def test_killed_at_twenty_random_moments_equals_never_killed(long, tmp_path):
+    whole, undisturbed = long
     usual = {name: sum(times) / len(times) for name in ("computing", "saving", "evaluating")
              for times in [undisturbed.seconds(name)[1:]]}  # fmt: skip
     begin = next(when for note, when in undisturbed.noted if note == "end computing")
     usual["starting"] = begin - undisturbed.started
 
-    starter = Starter(config, tmp_path / "run")
+    starter = whole.elsewhere(tmp_path / "run")
     killed_in: collections.Counter[str] = collections.Counter()
     saved = 0
     for number, moment in enumerate(draw_moments(seed=5), 1):
@@ -194,28 +214,24 @@ def test_killed_at_twenty_random_moments_equals_never_killed(data, tmp_path):
 
     going_on = re.search(r"Resuming from step (\d+)\.", starter.finish().output)
     assert saved <= (int(going_on[1]) if going_on else 0) <= saved + 2
-    assert_same_run(whole.workdir, starter.workdir)
-    for directory in ("checkpoints", "checkpoints/best"):
-        names = [sorted(path.name for path in (run.workdir / directory).iterdir()) for run in (whole, starter)]
-        assert names[0] == names[1]
-    records = [(run.workdir / "checkpoints" / "best" / "best.json").read_text() for run in (whole, starter)]
-    assert records[0] == records[1]
+    assert_same_workdir(whole.workdir, starter.workdir)
 
 
-# What is under way when the signal comes, how many times it has begun, the seconds since then, and keys.
+# Of runs one after the other: what is under way when the signal comes, how many times it has begun, the seconds since
+# then, and keys.
 STOPS = {
     "the first step is compiled": ("computing", 1, 0.5, {}),
+    "saving the best": ("saving", 4, 0.02, {}),  # after steps 2, 4 and 6, when that is evaluated
     "evaluating": ("evaluating", 1, 0.0, {}),
-    "saving": ("saving", 1, 0.02, {}),
+    "saving": ("saving", 2, 0.02, {}),  # after the best of the evaluation that was stopped
     "saving in the background": ("saving", 2, 0.02, {"train__async_checkpoints": True}),
-    "saving the best": ("saving", 3, 0.02, {"train__best_metric": "masked_lm_loss"}),
 }
 
 
-def test_sigterm_loses_nothing_whatever_is_under_way(whole, data, tmp_path):
-    def stop_and_go_on(name):
-        stage, occurrence, seconds, changes = STOPS[name]
-        starter = Starter(quick_config(data), tmp_path / name.replace(" ", "_"))
+def test_sigterm_loses_nothing_whatever_is_under_way(long, tmp_path):
+    starter = long[0].elsewhere(tmp_path / "run")
+    stopped = None
+    for name, (stage, occurrence, seconds, changes) in STOPS.items():
         run = starter.start(functools.partial(slow_disk, 0.05), **changes)
         assert run.wait_for(stage, occurrence), name
         time.sleep(seconds)
@@ -231,11 +247,11 @@ def test_sigterm_loses_nothing_whatever_is_under_way(whole, data, tmp_path):
         step_end = next(when for note, when in run.noted if note == "end computing")
         assert run.ended - max(sent, step_end) < SECONDS_TO_STOP
         assert steps_in(starter.workdir / "checkpoints")[-1] == int(line[2])
-        assert f"Resuming from step {line[2]}." in starter.finish(**changes).output
-        assert_same_run(whole, starter.workdir)
+        assert stopped is None or f"Resuming from step {stopped}." in run.output
+        stopped = line[2]
         print(f"SIGTERM while {name}: {told(run)} after {run.ended - sent:.2f} s")
-
-    in_pairs(stop_and_go_on, STOPS)
+    assert f"Resuming from step {stopped}." in starter.finish().output
+    assert_same_workdir(long[0].workdir, starter.workdir)
 
 
 @pytest.fixture
@@ -523,6 +539,8 @@ def test_all_that_may_change_at_once_changes_no_weight(whole, data, begun, tmp_p
     listed = re.findall(r"^Changed since the run began: (\S+): (.*) -> (.*)$", output, re.M)
     assert {key: json.loads(new) for key, _, new in listed} == changes
     assert steps_in(starter.workdir / "checkpoints") == [6, 9, 12]
+    lines = metrics_of(starter.workdir)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [2, 4, 6, 8, 12]
     expected, found = weights_of(whole), weights_of(starter.workdir)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
