@@ -13,15 +13,16 @@ from electra_cli.config.resolution import resolve
 from electra_cli.data.source import read_run
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.loggers.lines import JsonLines, Lines
+from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.sizes import CheckpointSize, checkpoint_size
 from electra_cli.planning import dry_run
 from electra_cli.planning.dry_run import PhaseTrial, Trial, check_room, describe
 from electra_cli.planning.scale import GIB
 from electra_cli.training.distribution import Runtime
-from electra_cli.training.run import Run, open_run
+from electra_cli.training.run import Run, TrainingRun, open_run
+from electra_cli.training.stopping import StopRequest
 from electra_cli.workdir.workdir import Workdir
 from tests.conftest import small_config
-from tests.training.loop_test import train
 
 SIZE = CheckpointSize(one=GIB // 2, num_kept=3, num_for_good=0, kept=2 * GIB)
 Usage = collections.namedtuple("Usage", "total used free")
@@ -104,8 +105,20 @@ def test_evaluations_that_are_left_are_those_of_training(config, tmp_path, inter
     assert dry_run._num_evaluations(phase, begin) == expected
 
 
+def save_untrained(config, workdir, step):
+    """Makes what a run leaves that has saved a step, but for training it."""
+    runtime, resolved, phases = open_run(config, Logger())
+    with Workdir(str(workdir)) as directory, StopRequest() as stop:
+        run = TrainingRun(runtime, resolved, phases, Logger(), directory, stop)
+        with run.open_checkpoints({}):
+            run.restore(None)
+            run.step = step
+            run.optimizer.iterations.assign(step)
+            run.save()
+
+
 @pytest.mark.slow
-def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
+def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path, monkeypatch):
     config.objective.name = "mlm"  # quicker to build
     config.phases.num_steps = (4, 8)
     lines = []
@@ -121,9 +134,7 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     assert record["event"] == "dry_run" and record["seconds"] == trial.seconds
 
     # From a checkpoint in the middle of the second phase.
-    train(config, tmp_path / "run", with_evaluation=False)
-    for path in (tmp_path / "run" / "checkpoints").glob("ckpt-12.*"):
-        path.unlink()
+    save_untrained(config, tmp_path / "run", 8)
     before, text = everything_in(tmp_path / "run"), []
     trial = dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False, logger=Lines(text.append))
     assert everything_in(tmp_path / "run") == before
@@ -134,13 +145,14 @@ def test_nothing_is_left_and_the_run_is_foreseen(config, tmp_path):
     with pytest.raises(UserError, match="holds a run of another config"):
         dry_run.dry_run(config, str(tmp_path / "run"), with_evaluation=False)
 
-    # From the weights of a checkpoint, with which a run begins.
+    # From the weights of a checkpoint, with which a run begins; its steps are those above.
+    monkeypatch.setattr(dry_run, "_try_phase", lambda *_: trial.phases[0])
     config.phases.num_steps = ()
     checkpoint = str(tmp_path / "run" / "checkpoints" / "ckpt-8")
-    trial = dry_run.dry_run(
+    begun = dry_run.dry_run(
         config, str(tmp_path / "new"), with_evaluation=False, logger=Lines(text.append), checkpoint=checkpoint
     )
-    assert trial.step == 0 and f"Starting at step 0 from the weights of {checkpoint};" in "".join(text)
+    assert begun.step == 0 and f"Starting at step 0 from the weights of {checkpoint};" in "".join(text)
 
 
 def test_workers_make_the_same_number_of_steps_whatever_each_of_them_measures(data_dir, monkeypatch):
