@@ -281,7 +281,7 @@ def test_real_runs(data_dir, tmp_path):
     process = compare(
         f"--data={data_dir}", f"--probes={tmp_path / 'words.tsv'}", f"--output_dir={tmp_path}", "--num_steps=4",
         "--seeds=1", "--config.data.max_seq_length=32", "--config.train.global_batch_size=8",
-        "--config.eval.num_examples=8", "--config.runtime.jit_compile=false",
+        "--config.eval.num_examples=8", "--config.eval.num_samples=0", "--config.runtime.jit_compile=false",
         *(f"--config.model.{name}={value}" for name, value in sizes.items()),
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr

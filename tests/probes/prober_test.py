@@ -226,7 +226,7 @@ def test_several_replicas_and_a_quiet_terminal(data_dir, files, tmp_path):
         ("data.dir", data_dir), ("data.max_seq_length", 32), ("train.num_steps", 20), ("train.global_batch_size", 8),
         ("runtime.logical_cpus", 2), ("eval.num_examples", 8), ("train.steps_per_loop", 4),
         ("eval.probes", ",".join(files)), ("eval.probe_interval", 8),
-        ("model.num_layers", 1), ("runtime.jit_compile", "false"),
+        ("model.num_layers", 1), ("runtime.jit_compile", "false"), ("eval.num_samples", 0),
     )]  # fmt: skip
     command = [sys.executable, "-m", "electra_cli.main", "--config=tiny", f"--workdir={tmp_path}", *flags]
     result = forking.run(command, capture_output=True, text=True, timeout=300)
