@@ -148,18 +148,18 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     assert table[0] == "Held-out evaluation at step 40 on 16 examples:" and len(table) == 12
 
 
-@pytest.fixture(scope="module", params=[{}, MODERN], ids=["electra", "modern"])
+@pytest.fixture(scope="module", params=["electra", "modern"])
 def single(request, prepared):
     """Flags of short runs, and one of them on one device that logs JSON: its workdir and what it logged."""
     flags = [
-        *(f"--config.{key}={value}" for key, value in request.param.items()),
+        *(f"--config.{key}={value}" for key, value in (MODERN if request.param == "modern" else {}).items()),
         "--config.train.num_steps=20",
         "--config.train.checkpoint_interval=20",
         "--config.model.hidden_dropout=0.0",
         "--config.model.attention_dropout=0.0",
         "--config.eval.interval=0",
     ]
-    workdir = prepared / f"single_{len(request.param)}"
+    workdir = prepared / request.param
     result = forking.run(
         pretrain(prepared, workdir, *flags, "--log_format=json"), capture_output=True, text=True, timeout=400
     )
@@ -188,8 +188,9 @@ def test_json_tells_all_that_is_written(single):
 def test_two_replicas_in_two_parts_make_the_same_steps(prepared, single):
     flags, one, _ = single
     two = prepared / f"{one.name}_replicated"
+    jit_compile = "true" if one.name == "electra" else "auto"  # whole steps, or what lies between matrix products
     replicated = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
-                  "--config.runtime.jit_compile=true"]  # fmt: skip
+                  f"--config.runtime.jit_compile={jit_compile}"]  # fmt: skip
     arguments = pretrain(prepared, two, *flags, *replicated)
     result = forking.run(arguments, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stderr
