@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from electra_cli.config.checks import require_energies
+from electra_cli.data.inputs import without_surrogates
 from electra_cli.errors import UserError
 from electra_cli.interop.runs import LoadedRun, encode_texts, load_run, unpadded_rows
 
@@ -165,8 +166,8 @@ class Electra:
         """
         self._require("generator")
         vocabulary = self.run.tokenizer.vocabulary
-        if not 1 <= top_k <= vocabulary.size:
-            raise UserError(f"top_k={top_k}: must be from 1 to {vocabulary.size:,}")
+        if not isinstance(top_k, int) or not 1 <= top_k <= vocabulary.size:
+            raise UserError(f"top_k={top_k}: must be a whole number from 1 to {vocabulary.size:,}")
         filled: list[list[list[Filled]]] = []
         for ids, inputs in self._batches(texts, batch_size):
             encoded = self.run.hidden_states("generator", inputs)[-1]
@@ -237,7 +238,12 @@ class Electra:
 
 
 def _divide(texts: Sequence[str], batch_size: int) -> Iterator[list[str]]:
-    if isinstance(texts, str) or not texts:
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not texts:
         raise UserError("give a list of one text or more")
+    if batch_size < 1:
+        raise UserError(f"batch_size={batch_size}: must be 1 or more")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UserError(f"texts[{index}]={text!r}: must be a str")
     for begin in range(0, len(texts), batch_size):
-        yield list(texts[begin : begin + batch_size])
+        yield [without_surrogates(text) for text in texts[begin : begin + batch_size]]

@@ -61,8 +61,18 @@ def test_masks_are_filled_by_the_generator(electra):
 def test_mistakes(electra, workdir, tmp_path):
     with pytest.raises(UserError, match="give a list of one text or more"):
         electra.encode("a text")
-    with pytest.raises(UserError, match="top_k=0: must be from 1 to 108"):
-        electra.fill_mask(TEXTS, top_k=0)
+    for texts, message in (
+        (iter(TEXTS), "give a list of one text or more"),
+        (["a", None], r"texts\[1\]=None: must be a str"),
+        ([b"a"], r"texts\[0\]=b'a': must be a str"),
+    ):
+        with pytest.raises(UserError, match=message):
+            electra.encode(texts)
+    with pytest.raises(UserError, match="batch_size=0: must be 1 or more"):
+        electra.encode(TEXTS, batch_size=0)
+    for top_k in (0, 2.5):
+        with pytest.raises(UserError, match=f"top_k={top_k}: must be a whole number from 1 to 108"):
+            electra.fill_mask(TEXTS, top_k=top_k)
     with pytest.raises(UserError, match="has no teacher; it has: discriminator, generator"):
         electra.encode(TEXTS, network="teacher")
     with pytest.raises(UserError, match=r"^path=.* holds no config\.json"):

@@ -23,8 +23,9 @@ GROUPS: app.FlagGroups = {
     },
     "Input": {
         "network": Field(
-            "discriminator",
-            "Which network; for both, huggingface and tfm create one directory each.",
+            None,
+            "Which network; by default the discriminator, or the only one. For both, huggingface and tfm create one "
+            "directory each.",
             choices=("discriminator", "generator", "both"),
         ),
         "checkpoint": Field(None, "best, ckpt-500, or the path of a checkpoint; by default, the newest."),
@@ -113,8 +114,9 @@ def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
     averages = ", averaged" if run.is_averaged else ""
     logger.notice(f"Checkpoint {run.checkpoint}: step {run.step:,}{averages}.")
     with logger.status("Exporting, and comparing"):
+        network = values.network or run.roles[0]
         return exporting.export_run(
-            run, values.format, values.network, values.output_dir, overwrite=values.overwrite, notice=logger.notice
+            run, values.format, network, values.output_dir, overwrite=values.overwrite, notice=logger.notice
         )
 
 

@@ -94,8 +94,8 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
     has_own = objective.name == "electra" and not (objective.tied_generator or objective.uniform_generator)
     for key, is_set in (("init.generator", config.init.generator != ""),
                         ("objective.frozen_generator", objective.frozen_generator)):  # fmt: skip
-        check(key, has_own or not is_set, "there is no generator apart from the discriminator: leave it out, or train "
-              "config.objective.name=electra with neither tied_generator nor uniform_generator")  # fmt: skip
+        check(key, has_own or not is_set, "leave it out: it is for a generator of config.objective.name=electra "
+              "that is neither tied nor uniform")  # fmt: skip
     separate = ("none", "gradient_disentangled")
     check("model.embedding_sharing", not objective.frozen_generator or config.model.embedding_sharing in separate,
           f"must be {' or '.join(separate)} with config.objective.frozen_generator: the discriminator trains what the "

@@ -6,7 +6,6 @@ No TensorFlow here.
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +15,8 @@ from ml_collections import config_dict
 
 from electra_cli.config.suggestions import did_you_mean
 from electra_cli.errors import UserError
+
+_LARGEST = 3.4028234e38  # of float32, in which models compute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Field:
         if self.choices and value not in self.choices and not self.default == value == "":
             empty = "empty or " if self.default == "" else ""
             return f"must be {empty}one of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
-        if isinstance(value, float) and not math.isfinite(value):
-            return "must be a finite number"
+        if isinstance(value, float) and not abs(value) <= _LARGEST:
+            return "must be a finite number in float32"
         if self.rule is not None and value is not None and not self.rule.holds(value):
             return self.rule.remedy
         if self.rule is not None and isinstance(value, int) and value > self.rule.limit:

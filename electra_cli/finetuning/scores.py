@@ -28,20 +28,22 @@ def score_classes(predictions: Sequence[str], gold: Sequence[str], labels: Seque
     from sklearn import metrics  # noqa: PLC0415  (import time)
 
     reasons = {}
-    if len(labels) == 2:
-        f1 = metrics.f1_score(gold, predictions, labels=[labels[1]], average="macro", zero_division=0)
-        if labels[1] not in gold and labels[1] not in predictions:
-            reasons["f1"] = f"no example is {labels[1]!r}, the positive class, and none is predicted to be"
-    else:
-        f1 = metrics.f1_score(gold, predictions, average="macro", zero_division=0)
-    mcc = 0.0
+    f1_labels = [labels[1]] if len(labels) == 2 else None
+    if f1_labels and labels[1] not in gold and labels[1] not in predictions:
+        reasons["f1"] = f"no example is {labels[1]!r}, the positive class, and none is predicted to be"
     if len(set(gold)) < 2:
         reasons["mcc"] = f"all examples are {gold[0]!r}"
     elif len(set(predictions)) < 2:
         reasons["mcc"] = f"all are predicted to be {predictions[0]!r}"
-    else:
-        mcc = metrics.matthews_corrcoef(gold, predictions)
-    return Scores({"accuracy": metrics.accuracy_score(gold, predictions), "f1": f1, "mcc": mcc}, reasons)
+    with warnings.catch_warnings():
+        # Of many classes of few examples; it asks whether they are numbers.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        values = {
+            "accuracy": metrics.accuracy_score(gold, predictions),
+            "f1": metrics.f1_score(gold, predictions, labels=f1_labels, average="macro", zero_division=0),
+            "mcc": 0.0 if "mcc" in reasons else metrics.matthews_corrcoef(gold, predictions),
+        }
+    return Scores(values, reasons)
 
 
 def score_numbers(predictions: Sequence[float], gold: Sequence[float]) -> Scores:

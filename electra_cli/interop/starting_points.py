@@ -120,13 +120,13 @@ def open_starting_point(
     Args:
       init: a workdir of electra-pretrain, what electra-import wrote, what electra-export wrote for another library, a
         checkpoint of a workdir; or 'random'.
-      role: 'discriminator' or 'generator'; where there is one network, that one is taken.
+      role: 'discriminator' or 'generator'; the one where there is no discriminator.
       like: with 'random', a path as of `init`, whose sizes and tokenizer are taken.
       vocab_file: the vocabulary, SentencePiece model or `tokenizer.json`, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or it has no generator where that is the role.
     """
     check_start(init, like)
     is_random = init == RANDOM
@@ -137,6 +137,8 @@ def open_starting_point(
     except UserError as error:
         flag = "--like" if is_random else "--init"
         raise error.with_options(dict.fromkeys(("--source", "--checkpoint", "--workdir", "--init"), flag)) from error
+    if role == "generator" and role not in run.roles:
+        raise UserError(f"config.model.network=generator: {path} has no generator; give discriminator")
     network = run.network(role if role in run.roles else run.roles[0])
     which = f"{network.role} of {path} at step {run.step:,}"
     return StartingPoint(

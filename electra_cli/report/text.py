@@ -127,8 +127,10 @@ def _print_config(console: Console, run: RunRecord, title: str) -> None:
 
 def _print_between(console: Console, runs: Sequence[RunRecord]) -> None:
     rows = content.between_runs(runs)
-    table = Table("key", *(run.name for run in runs), box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for row in rows[: 2 * _NUM_DIFFERENCES]:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in ("key", *(run.name for run in runs)):
+        table.add_column(name, overflow="fold")
+    for row in rows:
         table.add_row(row.key, *row.values)
     console.print(Text(f"\n{len(rows)} keys differ between the runs", style="bold"))
     if rows:

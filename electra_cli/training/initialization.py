@@ -1,9 +1,10 @@
 """Restores weights of a checkpoint: to begin a run, fitted to its vocabulary and lengths, or to use the model."""
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -78,10 +79,21 @@ def begin(
         )
     changes = Changes.of(config, tokenizer)
     if path:
-        start_from(path, model, optimizer, changes, logger)
+        with _about("--checkpoint" if checkpoint else "config.init.checkpoint"):
+            start_from(path, model, optimizer, changes, logger)
     if config.init.generator:
         changes = dataclasses.replace(changes, restore_optimizer=False)
-        start_from(config.init.generator, model, optimizer, changes, logger, of_generator=True)
+        with _about("config.init.generator"):
+            start_from(config.init.generator, model, optimizer, changes, logger, of_generator=True)
+
+
+@contextlib.contextmanager
+def _about(option: str) -> Iterator[None]:
+    """What is wrong with a checkpoint's path is said of the option that gave it."""
+    try:
+        yield
+    except UserError as error:
+        raise error.with_options({"--checkpoint": option}) from error
 
 
 def start_from(
@@ -120,6 +132,9 @@ def _fit(
     by_token, by_position = _resizable(model, optimizer)
     resizable = {*by_token, *by_position}
     found = _match_generator(model, path, resizable) if of_generator else match(root, path, sections, resizable)
+    if of_generator:
+        remedy = "give config.model.generator_* its sizes, or another checkpoint of the objective electra or mlm"
+        require_no_misfits(path, found.misfits, remedy)
     require_no_misfits(path, found.misfits)
     skipped = {variable.ref() for variable in (optimizer.iterations, *evaluated_values(optimizer, ()))}
     with unescaped(path) as file:

@@ -89,14 +89,15 @@ def restore(root: tf.train.Checkpoint, path: str, sections: tuple[str, ...]) -> 
         tf.train.Checkpoint(**items).read(file).assert_existing_objects_matched().expect_partial()
 
 
-def require_no_misfits(path: str, misfits: list[str]) -> None:
+def require_no_misfits(
+    path: str, misfits: list[str], remedy: str = "give the config that it was trained with, or another checkpoint"
+) -> None:
     """Raises a `UserError` that names the first of what does not fit."""
     if misfits:
         more = len(misfits) - 1
         raise UserError(
             f"checkpoint {path} and the config are of different models: {misfits[0]}"
-            f"{f' (and {more} more differences)' if more else ''}; give the config that it was trained with, or "
-            f"another checkpoint"
+            f"{f' (and {more} more differences)' if more else ''}; {remedy}"
         )
 
 

@@ -37,6 +37,11 @@ def test_f1_is_of_the_second_label_and_macro_for_more():
     assert scores.score_classes(predictions, gold, ["maybe", "no", "yes"])["f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
 
 
+def test_as_many_classes_as_examples_are_no_regression():
+    labels = ["0", *map(str, range(39))]
+    assert scores.score_classes(labels, labels, labels)["accuracy"] == 1.0  # and no warning
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=30), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_classes_are_scikit_learns(pairs, two):

@@ -293,6 +293,12 @@ def test_an_import_that_does_not_fit_its_vocabulary_is_refused_before_anything_i
         load_run(str(tmp_path / "start"), notice=lambda _: None)
 
 
+def test_the_only_network_is_exported_unasked(tmp_path):
+    workdir = make_workdir(tmp_path / "mlm", **{"objective.name": "mlm"})
+    run(export_checkpoint, f"--workdir={workdir}", "--format=huggingface", f"--output_dir={tmp_path / 'hf'}")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["architectures"] == ["ElectraForMaskedLM"]
+
+
 @pytest.mark.slow
 def test_an_import_is_trained_on_and_exported_with_the_commands(tmp_path, workdir):
     """google-research/electra to a starting point, continued on other text, to google-research/electra."""

@@ -105,6 +105,9 @@ def test_the_generator_is_taken_when_it_is_meant(workdir, tmp_path):
     for role in ("discriminator", "generator"):  # there is one network
         start = opened(masked_lm, role)
         assert start.network.role == "generator" and start.network.sizes.hidden_size == 16
+    electric = make_workdir(tmp_path / "electric", **{"objective.name": "electric"})
+    with pytest.raises(UserError, match=r"config\.model\.network=generator: .*electric has no generator; give discrim"):
+        opened(electric, "generator")
 
 
 def test_random_weights_take_sizes_and_vocabulary(workdir):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from electra_cli.report.records import RunSamples, read_runs
@@ -32,6 +34,20 @@ def test_several_runs(tmp_path):
     assert text.count("masked_lm_loss ") == 2
     (row,) = [line.split() for line in text.splitlines() if line.startswith("objective.name")]
     assert row == ["objective.name", '"electra"', '"mlm"']
+
+
+def test_all_differences_are_shown_whole(tmp_path):
+    paths, keys = [tmp_path / f"run_of_a_long_name_{number}" for number in range(6)], [f"key_{n}" for n in range(30)]
+    for value, path in enumerate(paths):
+        config_file = write_workdir(path) / "config.json"
+        record = json.loads(config_file.read_text())
+        record["config"]["train"].update(dict.fromkeys(keys, value))
+        config_file.write_text(json.dumps(record))
+    text = to_text(read_runs(list(map(str, paths))), [RunSamples()] * 6, is_terminal=False)
+    table = text[text.index("30 keys differ between the runs") :]
+    assert "…" not in table
+    first_column = "".join(line.split(" ")[0] for line in table.splitlines())
+    assert all(f"train.{key}" in first_column for key in keys)
 
 
 @pytest.mark.parametrize("name", ["gradient_norm", "odd [metric]"])

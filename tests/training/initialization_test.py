@@ -250,6 +250,14 @@ def test_generators_that_do_not_fit(tmp_path):
     uniform = make_workdir(tmp_path / "uniform", **{"objective.uniform_generator": True})
     with pytest.raises(UserError, match="model/masked_lm/embedding_table is not in the checkpoint"):
         Target(**SEPARATE).start_from(uniform, of_generator=True)
+    with pytest.raises(
+        UserError, match=r"; give config\.model\.generator_\* its sizes, or another checkpoint of the obj"
+    ):
+        Target(**SEPARATE).start_from(workdir, of_generator=True)
+    for key in ("init.checkpoint", "init.generator"):  # and not --checkpoint, which nobody gave
+        target = Target(**{"model.embedding_sharing": "none", key: str(tmp_path)})
+        with pytest.raises(UserError, match=f"config.{key}={tmp_path}: holds no checkpoint"):
+            begin(target.model, target.optimizer, target.config, None, None, Logger())
     target = Target(**SEPARATE)
     with pytest.raises(
         UserError, match=r"frozen_generator=True: its weights would stay random; .*--config\.init.generator"
