@@ -47,6 +47,9 @@ class RunRecord:
     def status(self) -> str:
         """The state of the run, in a few words."""
         last = self.events[-1] if self.events else {"event": ""}
+        evaluated = {line["step"] for line in self.lines.get("validation", ())}
+        if last["event"] == "stop" and last["step"] == self.num_steps and self.num_steps not in evaluated:
+            return f"stopped by {last.get('reason')} after the last step, before its evaluation"
         if self.last_step == self.num_steps or last["event"] == "end":
             return "complete"
         if last["event"] == "stop":

@@ -133,7 +133,7 @@ def _fit(
     resizable = {*by_token, *by_position}
     found = _match_generator(model, path, resizable) if of_generator else match(root, path, sections, resizable)
     if of_generator:
-        remedy = "give config.model.generator_* its sizes, or another checkpoint of the objective electra or mlm"
+        remedy = "give config.model.generator_* its sizes, or another checkpoint of the objective electra, teams or mlm"
         require_no_misfits(path, found.misfits, remedy)
     require_no_misfits(path, found.misfits)
     skipped = {variable.ref() for variable in (optimizer.iterations, *evaluated_values(optimizer, ()))}

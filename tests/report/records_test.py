@@ -52,11 +52,19 @@ def test_runs_that_do_not_count_real_tokens_have_those_of_their_phases_with_padd
         ([{"event": "error", "step": 44, "reason": "x"}], 60, "ended with an error at step 44"),
         ([{"event": "start", "step": 40}], 60, "under way, or killed"),
         ([], 40, "complete"),
+        ([{"event": "stop", "step": 40, "reason": "SIGINT"}], 40, "complete"),  # evaluated since then
     ],
 )
 def test_status(tmp_path, events, num_steps, status):
     path = write_workdir(tmp_path / "run", events=events, overrides={"train.num_steps": num_steps})
     assert read(path).status == status
+
+
+def test_a_run_that_lacks_its_last_evaluation_is_not_complete(tmp_path):
+    lines = [{"step": step, "split": "train", "total_loss": 1.0} for step in (20, 40)]
+    events = [{"event": "stop", "step": 40, "reason": "SIGTERM"}]
+    path = write_workdir(tmp_path / "run", lines=lines, events=events)
+    assert read(path).status == "stopped by SIGTERM after the last step, before its evaluation"
 
 
 def test_damage_is_noted_and_the_rest_is_read(tmp_path):
