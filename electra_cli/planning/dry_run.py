@@ -235,7 +235,7 @@ def describe(trial: Trial, workdir: str) -> str:
             "time",
             f"{format_duration(trial.seconds)} at this speed: {format_duration(train)} for "
             f"{trial.num_steps - trial.step:,} steps, {format_duration(trial.seconds - train)} for {evaluations:,} "
-            f"evaluations and for building; more for checkpoints",
+            f"evaluation{'' if evaluations == 1 else 's'} and for building; more for checkpoints",
         ),
         _row(
             "disk", f"{_gib(kept.kept)}: {kept.num_kept} checkpoints of {_gib(kept.one)}, and one being written{free}"

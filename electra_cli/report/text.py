@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -122,7 +123,8 @@ def _print_config(console: Console, run: RunRecord, title: str) -> None:
         return
     console.print(Text(f"\n{title}config: {len(rows)} keys differ from the preset {preset}", style="bold"))
     shown = ", ".join(f"{row.key}={row.values[1]}" for row in rows[:_NUM_DIFFERENCES])
-    console.print(Text(f"  {shown}{', ...' if len(rows) > _NUM_DIFFERENCES else ''}"))
+    shown += ", ..." if len(rows) > _NUM_DIFFERENCES else ""
+    console.print(Text(textwrap.fill(shown, console.width, initial_indent="  ", subsequent_indent="  ")))
 
 
 def _print_between(console: Console, runs: Sequence[RunRecord]) -> None:
