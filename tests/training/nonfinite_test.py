@@ -153,7 +153,7 @@ def test_within_the_budget_its_update_is_left_out_and_it_goes_on(config, tmp_pat
 
 
 def test_weights_that_are_not_finite_are_not_saved(config, tmp_path):
-    config.optimizer.learning_rate, config.optimizer.warmup_steps = 1e39, 0
+    config.optimizer.learning_rate, config.optimizer.warmup_steps = 3e38, 0
     config.train.steps_per_loop = config.train.checkpoint_interval = config.train.log_interval = 1
     with pytest.raises(UserError, match="step 1 made weights infinite or NaN; they are not saved"):
         train(config, tmp_path, with_evaluation=False)
