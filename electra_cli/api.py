@@ -13,6 +13,7 @@ what they return. Mistakes raise `electra_cli.errors.UserError`, whose text says
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -166,7 +167,7 @@ class Electra:
         """
         self._require("generator")
         vocabulary = self.run.tokenizer.vocabulary
-        if not isinstance(top_k, int) or not 1 <= top_k <= vocabulary.size:
+        if not isinstance(top_k, numbers.Integral) or not 1 <= top_k <= vocabulary.size:
             raise UserError(f"top_k={top_k}: must be a whole number from 1 to {vocabulary.size:,}")
         filled: list[list[list[Filled]]] = []
         for ids, inputs in self._batches(texts, batch_size):

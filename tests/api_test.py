@@ -70,6 +70,7 @@ def test_mistakes(electra, workdir, tmp_path):
             electra.encode(texts)
     with pytest.raises(UserError, match="batch_size=0: must be 1 or more"):
         electra.encode(TEXTS, batch_size=0)
+    assert len(electra.fill_mask(["a [MASK]"], top_k=np.int64(2))[0][0]) == 2
     for top_k in (0, 2.5):
         with pytest.raises(UserError, match=f"top_k={top_k}: must be a whole number from 1 to 108"):
             electra.fill_mask(TEXTS, top_k=top_k)

@@ -120,7 +120,7 @@ def open_starting_point(
     Args:
       init: a workdir of electra-pretrain, what electra-import wrote, what electra-export wrote for another library, a
         checkpoint of a workdir; or 'random'.
-      role: 'discriminator' or 'generator'; the one where there is no discriminator.
+      role: 'discriminator', where there is none the generator; or 'generator'.
       like: with 'random', a path as of `init`, whose sizes and tokenizer are taken.
       vocab_file: the vocabulary, SentencePiece model or `tokenizer.json`, in place of the encoder's.
       lower_case: whether text is lower-cased; None: as the encoder's tokenizer does, or where that is not known, true.

@@ -89,7 +89,7 @@ def begin(
 
 @contextlib.contextmanager
 def _about(option: str) -> Iterator[None]:
-    """What is wrong with a checkpoint's path is said of the option that gave it."""
+    """Attributes errors about a checkpoint's path to the option that gave it."""
     try:
         yield
     except UserError as error:
@@ -131,11 +131,13 @@ def _fit(
         raise UserError(f"checkpoint {path} holds no optimizer: give --config.init.optimizer=fresh")
     by_token, by_position = _resizable(model, optimizer)
     resizable = {*by_token, *by_position}
-    found = _match_generator(model, path, resizable) if of_generator else match(root, path, sections, resizable)
     if of_generator:
+        found = _match_generator(model, path, resizable)
         remedy = "give config.model.generator_* its sizes, or another checkpoint of the objective electra, teams or mlm"
         require_no_misfits(path, found.misfits, remedy)
-    require_no_misfits(path, found.misfits)
+    else:
+        found = match(root, path, sections, resizable)
+        require_no_misfits(path, found.misfits)
     skipped = {variable.ref() for variable in (optimizer.iterations, *evaluated_values(optimizer, ()))}
     with unescaped(path) as file:
         reader = tf.train.load_checkpoint(file)

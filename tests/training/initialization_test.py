@@ -217,12 +217,15 @@ OF_MLM = {"model.generator_hidden_size": 16, "model.generator_num_attention_head
           "model.generator_intermediate_size": 40}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["electra", "mlm"])
-def test_a_generator_begins_as_that_of_another_run(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("electra", {}), ("mlm", OF_MLM), ("teams", {**OF_MLM, "model.generator_num_layers": 1})],
+)
+def test_a_generator_begins_as_that_of_another_run(tmp_path, name, sizes):
     """One that has tokens of its own, too."""
     workdir = make_workdir(tmp_path / "run", **{"objective.name": name})
     loaded = load_run(str(workdir), notice=lambda _: None).model
-    changes = {**SEPARATE, **(OF_MLM if name == "mlm" else {})}
+    changes = {**SEPARATE, **sizes}
     before = [variable.numpy() for variable in Target(**changes).model.discriminator_network.variables]
     target = Target(**changes).start_from(workdir, of_generator=True)
     pairs = zip(loaded.networks["generator"].variables, target.model.generator_network.variables, strict=True)
