@@ -148,18 +148,18 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     assert table[0] == "Held-out evaluation at step 40 on 16 examples:" and len(table) == 12
 
 
-@pytest.fixture(scope="module", params=["electra", "modern"])
-def single(request, prepared):
+@pytest.fixture(scope="module")
+def single(prepared):
     """Flags of short runs, and one of them on one device that logs JSON: its workdir and what it logged."""
     flags = [
-        *(f"--config.{key}={value}" for key, value in (MODERN if request.param == "modern" else {}).items()),
+        *(f"--config.{key}={value}" for key, value in MODERN.items()),
         "--config.train.num_steps=20",
         "--config.train.checkpoint_interval=20",
         "--config.model.hidden_dropout=0.0",
         "--config.model.attention_dropout=0.0",
         "--config.eval.interval=0",
     ]
-    workdir = prepared / request.param
+    workdir = prepared / "single"
     result = forking.run(
         pretrain(prepared, workdir, *flags, "--log_format=json"), capture_output=True, text=True, timeout=400
     )
@@ -186,16 +186,22 @@ def test_json_tells_all_that_is_written(single):
 
 
 def test_two_replicas_in_two_parts_make_the_same_steps(prepared, single):
+    """As whole steps compiled by XLA, and with probes."""
     flags, one, _ = single
-    two = prepared / f"{one.name}_replicated"
-    jit_compile = "true" if one.name == "electra" else "auto"  # whole steps, or what lies between matrix products
+    two = prepared / "replicated"
+    words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer") for verb in ("sees", "likes")]
+    (prepared / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
     replicated = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
-                  f"--config.runtime.jit_compile={jit_compile}"]  # fmt: skip
+                  "--config.runtime.jit_compile=true", f"--config.eval.probes={prepared / 'words.tsv'}",
+                  "--config.eval.probe_interval=8"]  # fmt: skip
     arguments = pretrain(prepared, two, *flags, *replicated)
     result = forking.run(arguments, capture_output=True, text=True, timeout=400)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
+    assert "step 20 probes  words accuracy" in result.stdout
     lines = read_lines(one), read_lines(two)
+    assert [line["step"] for line in lines[1] if line["split"] == "probe"] == [8, 16, 20]
+    lines = [[line for line in each if line["split"] != "probe"] for each in lines]
     assert [line["split"] for line in lines[0]] == ["train", "validation"]
     for first, second in zip(*lines, strict=True):
         for name in ("total_loss", "masked_lm_loss", "rtd_loss", "rtd_auc", "replaced_fraction"):

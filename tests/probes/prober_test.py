@@ -2,7 +2,6 @@ import os
 import random
 import shutil
 import signal
-import sys
 
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ from electra_cli.training import loop, run
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.evaluation import Evaluator
 from electra_cli.training.initialization import restore_model
-from tests import forking
 from tests.conftest import _ADJECTIVES, _NOUNS, _VERBS, MODERN, small_config
 from tests.graphs import without_graphs
 from tests.training import loop_test
@@ -218,19 +216,3 @@ def test_mistakes_are_told_before_anything_is_written(data_dir, files, tmp_path)
         with pytest.raises(UserError, match=message):
             train(config_with(data_dir, (name,)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_several_replicas_and_a_quiet_terminal(data_dir, files, tmp_path):
-    flags = [f"--config.{key}={value}" for key, value in (
-        ("data.dir", data_dir), ("data.max_seq_length", 32), ("train.num_steps", 20), ("train.global_batch_size", 8),
-        ("runtime.logical_cpus", 2), ("eval.num_examples", 8), ("train.steps_per_loop", 4),
-        ("eval.probes", ",".join(files)), ("eval.probe_interval", 8),
-        ("model.num_layers", 1), ("runtime.jit_compile", "false"), ("eval.num_samples", 0),
-    )]  # fmt: skip
-    command = [sys.executable, "-m", "electra_cli.main", "--config=tiny", f"--workdir={tmp_path}", *flags]
-    result = forking.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0 and result.stderr == "", result.stderr
-    assert "2 logical CPUs, strategy mirrored" in result.stdout
-    assert "step 20 probes  verbs accuracy" in result.stdout
-    assert [line["step"] for line in probe_lines(tmp_path)] == [8, 16, 20]
