@@ -120,9 +120,22 @@ def _check_objective(config: ml_collections.ConfigDict, check: _Require) -> None
               f"must be less than config.model.num_layers={num_layers}: the layers below have both tasks")  # fmt: skip
         check("model.embedding_sharing", config.model.embedding_sharing == "all",
               "must be all with config.objective.name=teams: the networks share layers, too")  # fmt: skip
+    _check_weights(config, check)
     metrics, best = BEST_METRICS[objective.name], config.train.best_metric
     check("train.best_metric", best in ("", *metrics),
           f"must be empty or one of {', '.join(metrics)}{did_you_mean(best, metrics)}")  # fmt: skip
+
+
+def _check_weights(config: ml_collections.ConfigDict, check: _Require) -> None:
+    """Checks that some loss has a weight, at first or at the end; that of a fixed generator changes nothing."""
+    objective = config.objective
+    unlearned = ["generator"] if objective.uniform_generator or objective.frozen_generator else []
+    unlearned += ["selection"] if objective.name != "teams" else []
+    weights = {key: value for key, value in flatten(objective).items()
+               if "_loss_weight" in key and not key.startswith(tuple(unlearned))}  # fmt: skip
+    check("objective.discriminator_loss_weight", objective.name == "mlm" or any(weights.values()),
+          f"nothing would be learned: give a loss that trains a network a weight greater than 0 "
+          f"({', '.join(key for key in weights if key.endswith('weight'))})")  # fmt: skip
 
 
 def require_energies(objective: str, workdir: str) -> None:

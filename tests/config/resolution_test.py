@@ -227,6 +227,11 @@ def test_settings_of_probes_that_are_not_read_are_named():
     assert notices(config, with_evaluation=False) == ["config.eval.probes is not used: --mode=train evaluates nothing"]
 
 
+UNWEIGHTED = {"objective.generator_loss_weight": 0.0, "objective.discriminator_loss_weight": 0.0}
+UNIFORM = {"objective.uniform_generator": True}
+FROZEN = {"objective.frozen_generator": True, "model.embedding_sharing": "none"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -247,6 +252,11 @@ def test_settings_of_probes_that_are_not_read_are_named():
         ),
         ({"train.best_metric": "rtd_auc", "objective.name": "mlm"}, "one of total_loss, masked_lm_loss, masked_lm_acc"),
         ({"objective.tied_generator": True, "model.embedding_sharing": "word"}, "must be all with .*tied_generator"),
+        (UNWEIGHTED, r"weight=0\.0: nothing would be learned: .*0 \(discriminator_.*, generator_loss_weight\)$"),
+        ({**UNWEIGHTED, "objective.name": "electric"}, "nothing would be learned"),
+        ({**UNWEIGHTED, "objective.name": "teams", "objective.selection_loss_weight": 0.0}, "weight, selection_loss_"),
+        ({**UNWEIGHTED, "objective.generator_loss_weight": 1.0, **UNIFORM}, r"\(discriminator_loss_weight\)$"),
+        ({**UNWEIGHTED, "objective.generator_loss_weight": 1.0, **FROZEN}, r"\(discriminator_loss_weight\)$"),
     ],
 )
 def test_objectives_that_exclude_each_other(overrides, message):
@@ -254,6 +264,22 @@ def test_objectives_that_exclude_each_other(overrides, message):
     config.update_from_flattened_dict({"data.dir": "data", **overrides})
     with pytest.raises(UserError, match=message):
         resolve(config, 100)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"objective.generator_loss_weight": 1.0},
+        {"objective.discriminator_loss_weight_end": 1.0},
+        {"objective.name": "teams"},
+        {"objective.name": "mlm"},
+        {"objective.discriminator_loss_weight": 1.0, "objective.uniform_generator": True},
+    ],
+)
+def test_one_loss_with_a_weight_is_enough(overrides):
+    config = default_config()
+    config.update_from_flattened_dict({"data.dir": "data", **UNWEIGHTED, **overrides})
+    assert resolve(config, 100).derived.vocab_size == 100
 
 
 def test_a_tied_generator_has_the_sizes_of_the_discriminator():
