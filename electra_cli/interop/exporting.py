@@ -26,8 +26,7 @@ def check_format(format_name: str, kind: str | None = None) -> None:
     """Raises a `UserError` where a format does not hold fine-tuned models of a kind, or something is not installed."""
     if kind is not None and format_name not in ("huggingface", "saved_model"):
         raise UserError(
-            f"--format={format_name} holds encoders without a task: for a fine-tuned model give huggingface, or "
-            f"saved_model"
+            f"--format={format_name} holds encoders without a task: for a fine-tuned model give huggingface"
         )
     if kind is not None and format_name == "saved_model" and kind not in SENTENCE_KINDS:
         raise UserError(
@@ -75,7 +74,7 @@ def export_run(
     if run.config.model.architecture != "electra" and format_name in ("tfm", "google_tf1"):
         raise UserError(
             f"--format={format_name} has no network of config.model.architecture={run.config.model.architecture}: give "
-            f"huggingface, or saved_model"
+            f"huggingface"
         )
     _check_tokenizer(format_name, run.tokenizer.vocabulary)
     texts = sample_texts(run.tokenizer.vocabulary)

@@ -204,7 +204,7 @@ def test_what_cannot_be_exported_is_told_in_a_line(tmp_path):
             run(export_checkpoint, f"--workdir={tmp_path}", f"--output_dir={tmp_path / 'out'}", *flags)
         assert tree(tmp_path) == ["config.json"]
 
-    refuse("classification", "holds encoders without a task: for a fine-tuned model give huggingface", "--format=tfm")
+    refuse("classification", "holds encoders without a task: for a fine-tuned model give huggingface$", "--format=tfm")
     refuse("classification", "--format=google_tf1 holds encoders", "--format=google_tf1")
     refuse("tagging", "is for classification and regression: of tagging give huggingface", "--format=saved_model")
     refuse("question_answering", "of question answering give huggingface", "--format=saved_model")

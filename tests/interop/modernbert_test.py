@@ -224,7 +224,7 @@ def test_a_bpe_of_letters_is_refused_by_its_kind(tmp_path):
 @pytest.mark.parametrize("format_name", ["tfm", "google_tf1"])
 def test_formats_without_such_a_network_are_refused_before_work(tmp_path, format_name, exported):
     run = load_run(str(exported / "run"), notice=silent)
-    message = f"^--format={format_name} has no network of config.model.architecture=modern: give huggingface, or saved"
+    message = f"^--format={format_name} has no network of config.model.architecture=modern: give huggingface$"
     with pytest.raises(UserError, match=message):
         exporting.export_run(run, format_name, "discriminator", str(tmp_path / "out"), overwrite=False)
     assert not (tmp_path / "out").exists()
