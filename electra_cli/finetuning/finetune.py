@@ -77,7 +77,7 @@ def finetune(
     with Workdir(workdir), StopRequest() as stop:
         runtime.check_shared("--workdir", workdir, LOCK_FILE)
         write_record(workdir, record, task.labels, start.tokenizer)
-        logger.notice(f"Encoder: {start.source}: {sizes.num_layers} layers of {sizes.hidden_size}.")
+        logger.notice(f"Encoder: {start.source}: {_number(sizes.num_layers, 'layer')} of {sizes.hidden_size}.")
         with logger.status("Building the model"):
             trainer = Trainer(filled, task.kind, task.num_outputs, start, train, runtime)
         _check_steps(trainer.num_steps, filled, len(train.example_indices), logger)

@@ -10,7 +10,9 @@ import ml_collections
 from electra_cli.loggers.sample_texts import Sample
 
 # The metrics that a line or panel has room for, and their digits.
-METRIC_DIGITS = {"total_loss": 3, "masked_lm_loss": 3, "rtd_loss": 4, "rtd_auc": 3}
+METRIC_DIGITS = {
+    "total_loss": 3, "masked_lm_loss": 3, "cloze_loss": 3, "selection_loss": 3, "rtd_loss": 4, "rtd_auc": 3,
+}  # fmt: skip
 _Self = TypeVar("_Self", bound="Logger")
 
 

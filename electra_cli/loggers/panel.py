@@ -26,7 +26,7 @@ _BAR_WIDTH = 30
 # Splits whose metrics are in the panel, with their titles; of others the line is printed above it.
 _ROWS = {"train": "train", "validation": "held-out"}
 # Metrics in the order in which they are dropped where there is no room for all.
-_DROPPED_FIRST = ("total_loss", "rtd_loss", "masked_lm_loss", "rtd_auc")
+_DROPPED_FIRST = ("total_loss", "selection_loss", "rtd_loss", "cloze_loss", "masked_lm_loss", "rtd_auc")
 _NAME_WIDTH, _GAP = 10, 2
 
 

@@ -248,7 +248,7 @@ def all_settings(config: dict[str, Any]) -> list[tuple[str, str]]:
 def describe_model(config: dict[str, Any]) -> str:
     """Returns the objective and the sizes of a nested resolved config, in a line."""
     model, objective, derived = config["model"], config["objective"], config.get("derived", {})
-    sizes = f"{model.get('num_layers')} layers of {model.get('hidden_size')}"
+    sizes = _layers(model.get("num_layers"), model.get("hidden_size"))
     if model.get("architecture", "electra") != "electra":  # a key that records of earlier versions lack
         sizes += f" ({model['architecture']})"
     outline = OUTLINES[objective["name"]]
@@ -258,12 +258,16 @@ def describe_model(config: dict[str, Any]) -> str:
         return f"discriminator {sizes}, no generator"
     if objective.get("tied_generator"):
         return f"one network for both, {sizes}"
-    generator = f"{derived.get('generator_num_layers')} of {derived.get('generator_hidden_size')}"
+    generator = _layers(derived.get("generator_num_layers"), derived.get("generator_hidden_size"))
     if outline.num_towers > 1:
-        return f"{outline.title}, {sizes}, {outline.num_towers} towers of {generator}"
+        return f"{outline.title}, {sizes}, {outline.num_towers} towers, each {generator}"
     title = "" if objective["name"] == "electra" else f"{outline.title}, "
     frozen = ", frozen" if objective.get("frozen_generator") else ""
     return f"{title}discriminator {sizes}, generator {generator}{frozen}"
+
+
+def _layers(number: int | None, width: int | None) -> str:
+    return f"{number} layer{'' if number == 1 else 's'} of {width}"
 
 
 def _as_json(flat: dict[str, Any], key: str) -> str:

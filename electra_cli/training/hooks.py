@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from electra_cli.loggers.logger import METRIC_DIGITS
 from electra_cli.training.evaluation import Evaluator, format_table
 from electra_cli.training.run import Run, TrainingRun
 from electra_cli.training.updates import Sums
@@ -135,7 +136,7 @@ class Evaluate(Hook):
             result = evaluator.run(before_batch=lambda: run.end_if_asked(f"while evaluating step {step:,}"))
         result |= run.phase_number()
         samples = evaluator.samples()
-        names = [name for name in ("masked_lm_loss", "rtd_loss", "rtd_auc") if name in result]
+        names = [name for name in METRIC_DIGITS if name in result and name != "total_loss"]
         line = "  ".join([f"step {step:,} held-out", *(f"{name} {result[name]:.4f}" for name in names)])
         run.logger.metrics("validation", step, result, line)
         if samples:

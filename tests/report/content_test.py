@@ -152,7 +152,15 @@ def test_between_runs(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "text"),
     [
-        ({}, "discriminator 12 layers of 256, generator 12 of 64"),
+        ({}, "discriminator 12 layers of 256, generator 12 layers of 64"),
+        (
+            {"model.num_layers": 1, "model.generator_size": 0.5},
+            "discriminator 1 layer of 256, generator 1 layer of 128",
+        ),
+        (
+            {"objective.name": "electric", "model.generator_num_layers": 1},
+            "Electric, 12 layers of 256, 2 towers, each 1 layer of 64",
+        ),
         ({"objective.name": "mlm"}, "masked language modeling, 12 layers of 256"),
         ({"objective.tied_generator": True}, "one network for both, 12 layers of 256"),
         ({"objective.uniform_generator": True}, "discriminator 12 layers of 256, no generator"),

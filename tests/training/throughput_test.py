@@ -17,10 +17,11 @@ def test_rates_and_time_left():
     now[0] += 20
     rates = progress.rates(20)
     assert rates == {"tokens_per_second": 150.0, "model_flops_utilization": 0.125, "input_wait_fraction": 0.1}
-    values = {"total_loss": 1.0, "masked_lm_loss": 2.0, "rtd_loss": 0.5, "rtd_auc": 0.75, **rates}
+    values = {"total_loss": 1.0, "masked_lm_loss": 2.0, "cloze_loss": 3.0, "rtd_loss": 0.5, "rtd_auc": 0.75, **rates}
     # 10 steps took 20 seconds; 20 are left.
     assert progress.line(20, values) == (
-        "step 20/40  total_loss 1.000  masked_lm_loss 2.000  rtd_loss 0.5000  rtd_auc 0.750  150 tokens/s  40s left"
+        "step 20/40  total_loss 1.000  masked_lm_loss 2.000  cloze_loss 3.000  rtd_loss 0.5000  rtd_auc 0.750  "
+        "150 tokens/s  40s left"
     )
     now[0] += 1
     assert set(progress.rates(20).values()) == {0.0}
