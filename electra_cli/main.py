@@ -128,14 +128,20 @@ def _main(values: flags.FlagValues) -> None:
         if values.mode in ("eval", "replay"):
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
         wandb_run.import_wandb()  # before training: what is missing is reported at once
-    run = source.read_run(settings)  # before TensorFlow's import, which takes seconds
+    run = source.read_run(settings)  # all this before TensorFlow's import, which takes seconds
+    run_files.check_config(values.workdir, run.resolved)
+    checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
+    if checkpoint:
+        run_files.check_checkpoint_flag(checkpoint)
+    if values.mode not in ("eval", "replay") and not run_files.has_record(values.workdir):
+        run_files.check_start(run.resolved, checkpoint)
 
     from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
 
     title = f"electra-pretrain --workdir={values.workdir} --mode={values.mode}"
     with panel.choose_logger(title, quiet=values.quiet, log_format=values.log_format) as logger:
         app.end_when_stopped(logger)
-        _run(run, values, logger)
+        _run(run, values, checkpoint, logger)
 
 
 def _check_devices(values: flags.FlagValues) -> None:
@@ -205,11 +211,8 @@ def _settings(values: flags.FlagValues) -> ml_collections.ConfigDict:
     return settings
 
 
-def _run(run: "OpenedRun", values: flags.FlagValues, logger: Logger) -> None:
+def _run(run: "OpenedRun", values: flags.FlagValues, checkpoint: str | None, logger: Logger) -> None:
     with logger.status("Starting TensorFlow"):
-        checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
-        if checkpoint:
-            run_files.check_checkpoint_flag(checkpoint)
         from electra_cli.probes.prober import probe_hooks  # noqa: PLC0415
         from electra_cli.training import loop, replay  # noqa: PLC0415
 

@@ -136,7 +136,7 @@ def find_data(data_dir: str, max_seq_length: int) -> DataSource:
     Without a manifest every file with `.tfrecord` in its name is a shard, of validation when the name starts with
     `validation`, else of training, and there must be a `vocab.txt`.
     """
-    files.check_directory("config.data.dir", data_dir, f"electra-prepare --output_dir={data_dir} makes one")
+    files.check_directory("config.data.dir", data_dir, "give the directory that electra-prepare wrote")
     manifest = tfrecords.find_manifest(data_dir)
     if manifest is None:
         return _find_foreign(data_dir, max_seq_length)

@@ -55,7 +55,9 @@ def read_record(workdir: str) -> FineTuningRecord:
     """Reads `config.json` of a fine-tuning."""
     file = files.join(workdir, CONFIG_FILE)
     if files.size(file) is None:
-        raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: give the workdir of electra-finetune")
+        remedy = "give the workdir of electra-finetune"
+        files.check_directory("--workdir", workdir, remedy)
+        raise UserError(f"--workdir={workdir} holds no {CONFIG_FILE}: {remedy}")
     try:
         content = files.parse_json(files.read_bytes(file))
         if "finetuning" not in content:

@@ -38,7 +38,8 @@ from electra_cli.training.run import Run, check_memory, open_run
 from electra_cli.training.steps import build_train_steps
 from electra_cli.training.throughput import measure_flops_per_second
 from electra_cli.workdir.checkpoints import Checkpoints
-from electra_cli.workdir.workdir import Workdir, check_config
+from electra_cli.workdir.run_files import check_config
+from electra_cli.workdir.workdir import Workdir
 
 # Steps after the first: at least one, at most so many, and no more after so many seconds.
 _MAX_STEPS, _SECONDS_OF_STEPS = 20, 2.0
@@ -111,7 +112,7 @@ def dry_run(
         read_probes(resolved)
     if not runtime.is_chief:
         logger = Logger()
-    check_config(workdir, resolved, fingerprint(phases), runtime.devices)
+    check_config(workdir, resolved, fingerprint(phases))
     size = checkpoint_size(resolved)
     free_bytes = check_room(workdir, size) if runtime.is_chief else None
     for notice in notices(resolved, with_evaluation):

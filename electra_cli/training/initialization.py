@@ -27,7 +27,7 @@ from electra_cli.training.optimization import (
 )
 from electra_cli.workdir.checkpoint_files import find_checkpoint, has_optimizer, step_of, use_checkpoint
 from electra_cli.workdir.checkpoint_matching import Match, match, require_no_misfits, restore
-from electra_cli.workdir.run_files import CONFIG_FILE, read_record
+from electra_cli.workdir.run_files import CONFIG_FILE, check_start, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,20 +63,10 @@ def begin(
 ) -> None:
     """Gives a new run the weights that section `init` of its config names; see `start_from`.
 
-    `checkpoint` takes the place of `init.checkpoint`. Raises a `UserError` also where a frozen generator would stay
-    random.
+    `checkpoint` takes the place of `init.checkpoint`. Raises a `UserError` also as `run_files.check_start`.
     """
+    check_start(config, checkpoint)
     path = checkpoint or config.init.checkpoint
-    if config.objective.frozen_generator and not (path or config.init.generator):
-        raise UserError(
-            "config.objective.frozen_generator=True: its weights would stay random; name a checkpoint that has a "
-            "generator, --config.init.generator=PATH"
-        )
-    if path and config.init.generator and config.model.embedding_sharing != "none":
-        raise UserError(
-            f"config.init.generator={config.init.generator} would change embeddings that the discriminator of {path} "
-            f"has too: give one of the two, or --config.model.embedding_sharing=none"
-        )
     changes = Changes.of(config, tokenizer)
     if path:
         with _about("--checkpoint" if checkpoint else "config.init.checkpoint"):

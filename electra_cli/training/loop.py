@@ -34,8 +34,8 @@ from electra_cli.training.throughput import StepsPerCall, Throughput
 from electra_cli.training.updates import Sums, Updates
 from electra_cli.training.watch import LossSpikes, NonFiniteSteps, WarnOfCollapse
 from electra_cli.workdir.checkpoints import Checkpoints
-from electra_cli.workdir.run_files import CONFIG_FILE
-from electra_cli.workdir.workdir import Workdir, check_config
+from electra_cli.workdir.run_files import CONFIG_FILE, check_config, has_record
+from electra_cli.workdir.workdir import Workdir, changed_devices
 
 
 def default_hooks(run: TrainingRun, *, with_evaluation: bool) -> list[Hook]:
@@ -93,10 +93,12 @@ def train(
         contextlib.ExitStack() as stack,
     ):
         runtime.check_shared("--workdir", workdir, LOCK_FILE)
-        for difference in check_config(workdir, resolved, fingerprint(phases), runtime.devices):
+        differences = check_config(workdir, resolved, fingerprint(phases))
+        is_news = bool(differences) or not has_record(workdir)
+        for difference in differences + changed_devices(workdir, resolved, runtime.devices):
             logger.notice(f"Changed since the run began: {difference}")
         logger = stack.enter_context(directory.recording(logger, wandb_project=wandb_project, config=resolved))
-        for notice in notices(resolved, with_evaluation):
+        for notice in notices(resolved, with_evaluation) if is_news else ():
             logger.warning(f"Note: {notice}")
         logger.notice(f"Devices: {runtime.description}")
         with reporting_lost_workers(runtime):
@@ -109,16 +111,16 @@ def _run(run: TrainingRun, hooks: Sequence[Hook], checkpoint: str | None) -> Non
     num_steps = run.config.train.num_steps
     with run.open_checkpoints({name: module for hook in hooks for name, module in hook.modules(run).items()}):
         lines, lost_step = run.restore(checkpoint)
-        if run.step:
-            for hook in hooks:
-                hook.resume(run, lines)
-        if run.step == num_steps:
-            run.logger.notice(f"The run is complete: all {num_steps:,} steps are done.")
-        else:
+        with _recording_end(run, hooks, lost_step):
             if run.step:
-                run.logger.notice(f"Resuming from step {run.step:,}.")
-            run.measure_devices()
-            with _recording_end(run, hooks, lost_step):
+                for hook in hooks:
+                    hook.resume(run, lines)
+            if run.step == num_steps:
+                run.logger.notice(f"The run is complete: all {num_steps:,} steps are done.")
+            else:
+                if run.step:
+                    run.logger.notice(f"Resuming from step {run.step:,}.")
+                run.measure_devices()
                 train_phases(run, hooks)
     for hook in hooks:
         hook.end(run)
@@ -129,8 +131,9 @@ def _run(run: TrainingRun, hooks: Sequence[Hook], checkpoint: str | None) -> Non
 
 @contextlib.contextmanager
 def _recording_end(run: TrainingRun, hooks: Sequence[Hook], lost_step: int) -> Iterator[None]:
-    """Records that training starts, and how it ends: complete, stopped or with an error."""
-    run.logger.event("start", run.step, devices=run.runtime.devices, lost_step=lost_step)
+    """Records that training starts, unless all steps are done, and how it ends: complete, stopped or with an error."""
+    if run.step < run.config.train.num_steps:
+        run.logger.event("start", run.step, devices=run.runtime.devices, lost_step=lost_step)
     try:
         try:
             yield

@@ -23,7 +23,7 @@ from electra_cli.training.run import Run, open_run
 from electra_cli.training.steps import build_gradients, replica_dropout_seed
 from electra_cli.workdir.checkpoint_files import CheckpointFiles
 from electra_cli.workdir.checkpoints import Checkpoints
-from electra_cli.workdir.workdir import check_config
+from electra_cli.workdir.run_files import check_config
 
 DIRECTORY = "nonfinite"
 _NUM_LISTED = 5

@@ -208,7 +208,8 @@ class TrainingRun(Run):
             self.logger.notice(f"--checkpoint={checkpoint} is not read: the run resumes from its own checkpoints.")
         computed = [line["step"] for line in read_metrics(self.workdir.path)]
         # Not before, so that a checkpoint of another model does not bind the workdir to the config.
-        self.workdir.write_config(self.config, fingerprint(self.phases), self.runtime.devices, tokenizer)
+        data, devices = fingerprint(self.phases), self.runtime.devices
+        self.workdir.write_config(self.config, data, devices, tokenizer, resumes=step is not None)
         self.logger.hparams(self.config)
         self.step = step or 0
         lines = self.workdir.drop_metrics_after(self.step)

@@ -7,7 +7,7 @@
 - `error`: `reason`, the line that the command ended with
 - `rollback`: `restored_step`, `total_loss` and `median`, the usual loss
 - `nonfinite`: `replicas`, the numbers of those whose loss or gradient was infinite or NaN
-- `end`: the last step is done
+- `end`: the last step is done, and evaluated; again where a complete run is started again
 """
 
 import json
@@ -46,10 +46,10 @@ def named_checkpoint(workdir: str, checkpoint: str) -> str:
     return files.join(directory, checkpoint) if is_name else checkpoint
 
 
-def check_checkpoint_flag(path: str) -> None:
-    """Raises a `UserError` when there is nothing that `--checkpoint=path` could mean."""
+def check_checkpoint_flag(path: str, flag: str = "--checkpoint") -> None:
+    """Raises a `UserError` when there is nothing that a flag or key could mean by `path`."""
     files.check_checkpoint(
-        "--checkpoint",
+        flag,
         path,
         "give a directory of checkpoints, or a path such as run/checkpoints/ckpt-500 without the ending .index",
     )
@@ -104,6 +104,12 @@ def has_record(workdir: str) -> bool:
     return files.size(files.join(workdir, CONFIG_FILE)) is not None
 
 
+def has_checkpoint(workdir: str) -> bool:
+    """Returns whether a run has saved a checkpoint, from which it resumes."""
+    directory = files.join(workdir, CHECKPOINT_DIRECTORY)
+    return files.is_directory(directory) and any(name.endswith(".index") for name in files.list_directory(directory))
+
+
 def absolute_paths(
     config: Mapping[str, Any], directory: str, holds: Callable[[str], bool] = lambda _: True
 ) -> dict[str, Any]:
@@ -132,10 +138,9 @@ def read_record(workdir: str) -> dict[str, Any]:
     """
     file = files.join(workdir, CONFIG_FILE)
     if not has_record(workdir):
-        raise UserError(
-            Option("--workdir"),
-            f"={workdir} holds no {CONFIG_FILE}: give the workdir of electra-pretrain, or what electra-import wrote",
-        )
+        remedy = "give the workdir of electra-pretrain, or what electra-import wrote"
+        files.check_directory("--workdir", workdir, remedy)
+        raise UserError(Option("--workdir"), f"={workdir} holds no {CONFIG_FILE}: {remedy}")
     try:
         record = files.parse_json(files.read_bytes(file))
         if "finetuning" in record:
@@ -154,6 +159,64 @@ def read_record(workdir: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged ({error}): put it back, or give another ", Option("--workdir")) from error
     raise UserError(f"{file} is damaged (config is no object): put it back, or give another ", Option("--workdir"))
+
+
+def check_config(path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str | None = None) -> list[str]:
+    """Returns the harmless differences from the run in a workdir, 'key: old -> new'.
+
+    Raises a `UserError` for a difference that makes it another run; None: data is not compared.
+    """
+    if os.path.isfile(path):
+        raise UserError(f"--workdir={path} is a file, not a directory: choose another")
+    if not has_record(path):
+        return []
+    record = read_record(path)
+    if not record.keys() >= {"data_fingerprint", "devices"}:
+        raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
+    old, new = record["config"], config.to_dict()
+    old_paths, new_paths = (absolute_paths(each, os.getcwd()) for each in (old, new))
+    for section, name in (key.split(".") for key in PATH_KEYS):  # the same path may be written in two ways
+        if old_paths.get(section, {}).get(name) == new_paths[section][name]:
+            new[section][name] = old[section][name]
+    forbidden, allowed = PRETRAINING.differences(old, new)
+    if forbidden:
+        raise UserError(
+            f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "
+            f"--workdir"
+        )
+    if data_fingerprint not in (None, record["data_fingerprint"]):
+        raise UserError(
+            f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
+            f"or another --workdir"
+        )
+    return [f"{each}, which is not read: the run resumes from its own checkpoints"
+            if each.startswith("init.") and has_checkpoint(path) else each for each in allowed]  # fmt: skip
+
+
+def check_start(config: ml_collections.FrozenConfigDict, checkpoint: str | None) -> None:
+    """Raises a `UserError` where a new run cannot begin with the weights that section `init` of its config names.
+
+    `checkpoint` takes the place of `init.checkpoint`. Raises also where a frozen generator would stay random.
+    """
+    init, path = config.init, checkpoint or config.init.checkpoint
+    if config.objective.frozen_generator and not (path or init.generator):
+        raise UserError(
+            "config.objective.frozen_generator=True: its weights would stay random; name a checkpoint that has a "
+            "generator, --config.init.generator=PATH"
+        )
+    if path and init.generator and config.model.embedding_sharing != "none":
+        raise UserError(
+            f"config.init.generator={init.generator} would change embeddings that the discriminator of {path} has too: "
+            f"give one of the two, or --config.model.embedding_sharing=none"
+        )
+    for flag, named in (
+        ("--checkpoint" if checkpoint else "config.init.checkpoint", path),
+        ("config.init.generator", init.generator),
+    ):
+        if named:
+            check_checkpoint_flag(named, flag)
+    if init.vocab_file:
+        files.check_file("config.init.vocab_file", init.vocab_file)
 
 
 def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:

@@ -11,7 +11,6 @@ import ml_collections
 import tensorflow as tf
 
 from electra_cli import files
-from electra_cli.config.pretraining import PATH_KEYS, PRETRAINING
 from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger, Loggers
@@ -23,7 +22,6 @@ from electra_cli.workdir.run_files import (
     CONFIG_FILE,
     EVENTS_FILE,
     METRICS_FILE,
-    absolute_paths,
     has_record,
     read_metrics,
     read_record,
@@ -72,14 +70,20 @@ class Workdir:
         data_fingerprint: str,
         devices: str,
         tokenizer: TokenizerSettings,
+        *,
+        resumes: bool = False,
     ) -> None:
-        """Records the resolved config of a run, its data and devices, and the tokenizer, so that no data is needed."""
+        """Records the resolved config of a run, its data and devices, and the tokenizer, so that no data is needed.
+
+        Of a run that resumes, section `init` stays: what it began with.
+        """
         if not self._is_writer:
             return
         with files.writing("the vocabulary", to=self.path):
             tokenizer.save(self.path)
+        init = read_record(self.path)["config"].get("init") if resumes and has_record(self.path) else None
         record = {
-            "config": config.to_dict(),
+            "config": {**config.to_dict(), "init": init or config.init.to_dict()},
             "data_fingerprint": data_fingerprint,
             "directory": os.getcwd(),  # which relative paths begin at
             "devices": devices,
@@ -146,42 +150,19 @@ def _end_last_line(file: str) -> None:
         files.write_atomically(file, lines + end)
 
 
-def check_config(
-    path: str, config: ml_collections.FrozenConfigDict, data_fingerprint: str, devices: str | None = None
-) -> list[str]:
-    """Returns the harmless differences from the run in a workdir, 'key: old -> new'; without `devices`, not in these.
-
-    Raises a `UserError` for a difference that makes it another run.
-    """
+def changed_devices(path: str, config: ml_collections.FrozenConfigDict, devices: str) -> list[str]:
+    """Returns how the devices, and this version, change the numbers of a run that was begun; none for a new one."""
     if not has_record(path):
         return []
-    record = read_record(path)
-    if not record.keys() >= {"data_fingerprint", "devices"}:
-        raise UserError(f"--workdir={path} holds a model without a run (as electra-import writes it): choose another")
-    old, new = record["config"], config.to_dict()
-    old_paths, new_paths = (absolute_paths(each, os.getcwd()) for each in (old, new))
-    for section, name in (key.split(".") for key in PATH_KEYS):  # the same path may be written in two ways
-        if old_paths.get(section, {}).get(name) == new_paths[section][name]:
-            new[section][name] = old[section][name]
-    forbidden, allowed = PRETRAINING.differences(old, new)
-    if forbidden:
-        raise UserError(
-            f"--workdir={path} holds a run of another config: {'; '.join(forbidden)}; give the old values, or another "
-            f"--workdir"
-        )
-    if record["data_fingerprint"] != data_fingerprint:
-        raise UserError(
-            f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
-            f"or another --workdir"
-        )
-    if devices is not None and devices != record["devices"]:
-        allowed.append(
+    record, changes = read_record(path), []
+    if devices != record["devices"]:
+        changes.append(
             f"devices: {record['devices']} -> {devices}: each step keeps its examples, masks and samples; dropout is "
             f"drawn for each replica, and other devices add up in another order"
         )
     has_dropout = config.model.hidden_dropout > 0 or config.model.attention_dropout > 0
-    if devices is not None and has_dropout and record.get("dropout_version", 1) != DROPOUT_VERSION:
-        allowed.append(
+    if has_dropout and record.get("dropout_version", 1) != DROPOUT_VERSION:
+        changes.append(
             "dropout: its masks follow from the seed in another way than in the version that wrote this workdir"
         )
-    return allowed
+    return changes

@@ -81,11 +81,13 @@ def test_help_is_fast_and_does_not_import_tensorflow(module, flag):
         (["--check_devices", "--config.model.hidden_size=7"], "must be a multiple of config.model.num_attention_head"),
         (
             ["--workdir=nowhere", "--mode=eval"],
-            "--workdir=nowhere holds no config.json: give the workdir of electra-pret",
+            "--workdir=nowhere: no such directory; give the workdir of electra-pret",
         ),
         (["--workdir=x"], "--config is missing: give a file or a preset"),
         (["--workdir=x", "--mode=eval", "--print_config"], "--config is missing: give a file or a preset"),
-        (["--workdir=x", "--mode=replay"], "--workdir=x holds no config.json"),
+        (["--workdir=/", "--mode=eval"], "--workdir=/ holds no config.json: give the workdir of electra-pretrain, or"),
+        (["--workdir=x", "--mode=score", "--input=y"], "--workdir=x: no such directory; give the workdir"),
+        (["--workdir=x", "--mode=replay"], "--workdir=x: no such directory; give the workdir"),
         (["--print_completion=bsh"], "--print_completion=bsh: must be one of bash, zsh, fish; did you mean bash?"),
         (
             ["--config=small", "--workdir=x", "--config.data.dir=d", "--config.runtime.precision=mixed_bf16"],
@@ -162,8 +164,12 @@ def test_workers_that_go_on_need_their_own_commands(tmp_path):
 @pytest.mark.parametrize(
     ("module", "arguments", "part"),
     [
-        (PRETRAIN, ["--config.data.dir=nowhere"], "config.data.dir=nowhere: no such directory; electra-prepare"),
-        (PRETRAIN, ["--config.data.dir={file}"], "manifest.json: is a file, not a directory; electra-prepare"),
+        (PRETRAIN, ["--config.data.dir=nowhere"], "config.data.dir=nowhere: no such directory; give the dir"),
+        (
+            PRETRAIN,
+            ["--config.data.dir={file}"],
+            "manifest.json: is a file, not a directory; give the dir",
+        ),
         (PRETRAIN, ["--config.data.dir={data}"], f"holds examples of {SEQ_LENGTH} tokens but config.data.max_seq_leng"),
         (
             PRETRAIN,
@@ -174,6 +180,23 @@ def test_workers_that_go_on_need_their_own_commands(tmp_path):
             PRETRAIN,
             ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", "--checkpoint=run/ckpt-5"],
             "--checkpoint=run/ckpt-5: no such checkpoint or directory; give a directory of checkpoints",
+        ),
+        *(
+            (
+                PRETRAIN,
+                ["--config.data.dir={data}", f"--config.data.max_seq_length={SEQ_LENGTH}", *arguments],
+                part,
+            )
+            for arguments, part in (
+                (["--config.init.checkpoint=nowhere"], "config.init.checkpoint=nowhere: no such checkpoint or dir"),
+                (["--config.init.generator=nowhere"], "config.init.generator=nowhere: no such checkpoint or dir"),
+                (["--config.init.vocab_file=nowhere"], "config.init.vocab_file=nowhere: no such file"),
+                (["--config.init.vocab_file={data}"], "is a directory, not a file"),
+                (
+                    ["--config.objective.frozen_generator=true", "--config.model.embedding_sharing=none"],
+                    "its weights would stay random",
+                ),
+            )
         ),
         (PREPARE, ["--inspect=nowhere"], "--inspect=nowhere: no such directory; give the output"),
         (
@@ -200,6 +223,21 @@ def test_missing_files_are_told_before_tensorflow_is_imported(module, arguments,
     code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{module}', run_name='__main__')"
     result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
     assert_user_error(result, part)
+
+
+def test_workdirs_of_other_runs_are_refused_before_tensorflow_is_imported(data_dir, tmp_path):
+    config = small_config(data_dir)
+    record = {"config": resolve(config, VOCAB_SIZE).to_dict(), "data_fingerprint": "x", "devices": "CPU"}
+    (tmp_path / "config.json").write_text(json.dumps(record))
+    code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{PRETRAIN}', run_name='__main__')"
+    flags = ["--config=small", f"--config.data.dir={data_dir}", f"--config.data.max_seq_length={SEQ_LENGTH}"]
+    for name, part in (
+        ("", "holds a run of another config: model.embedding_size: 8 -> 128"),
+        ("config.json", "config.json is a file, not a directory: choose another"),
+    ):
+        command = [sys.executable, "-c", code, *flags, f"--workdir={tmp_path / name}"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert_user_error(result, part)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def tuned(tmp_path):
         (
             "text\na\n",
             ["--workdir=/nowhere"],
-            "--workdir=/nowhere holds no config.json: give the workdir of electra-",
+            "--workdir=/nowhere: no such directory; give the workdir of electra-",
         ),
     ],
 )

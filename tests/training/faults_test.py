@@ -28,8 +28,8 @@ from electra_cli.data.tokenization import TokenizerSettings
 from electra_cli.data.vocabulary import SPECIAL_TOKENS, Vocabulary, WordRules
 from electra_cli.errors import UserError
 from electra_cli.modeling.randomness import DROPOUT_VERSION
-from electra_cli.workdir.run_files import read_metrics
-from electra_cli.workdir.workdir import Workdir, check_config
+from electra_cli.workdir.run_files import check_config, read_metrics
+from electra_cli.workdir.workdir import Workdir, changed_devices
 from tests.conftest import prepare_small, small_config
 from tests.training.loop_test import assert_same_run, metrics_of, weights_of
 from tests.training.processes import Run, clock_set_back, limit_files, slow_disk, without_coverage
@@ -469,7 +469,7 @@ def another(value):
 
 def adopt(workdir, config):
     """Does what a start does with its config; returns the differences that it lists."""
-    differences = check_config(workdir.path, config, "fingerprint", "CPU")
+    differences = check_config(workdir.path, config, "fingerprint") + changed_devices(workdir.path, config, "CPU")
     workdir.write_config(config, "fingerprint", "CPU", TokenizerSettings(Vocabulary(SPECIAL_TOKENS), WordRules(True)))
     return differences
 

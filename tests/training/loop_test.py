@@ -151,6 +151,47 @@ def test_a_finished_run_says_so(finished, config, tmp_path):
     assert metrics_of(workdir) == before
 
 
+def test_a_run_that_resumes_within_its_last_evaluation_ends(finished, config, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    (workdir / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in read_metrics(str(workdir))[:-1])  # as it was before
+    )
+    (workdir / "events.jsonl").unlink()
+
+    def stop_evaluating(self, before_batch, run=Evaluator.run):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return run(self, before_batch)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="while evaluating step 12; saved"):
+        patch.setattr(Evaluator, "run", stop_evaluating)
+        train(config, workdir)
+    train(config, workdir)
+    assert [(event["event"], event["step"]) for event in events_of(workdir)] == [("stop", 12), ("end", 12)]
+    assert_same_run(finished[0], workdir)
+
+
+def test_weights_that_a_run_began_with_stay_recorded(finished, config, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    before = json.loads((workdir / "config.json").read_text())["config"]["init"]
+    config.init.generator = "another"
+    lines = train(config, workdir)
+    assert (
+        'Changed since the run began: init.generator: "" -> "another", which is not read: the run resumes from its own '
+        "checkpoints"
+    ) in lines
+    assert json.loads((workdir / "config.json").read_text())["config"]["init"] == before
+    assert "Changed since the run began" not in "".join(train(small_config(config.data.dir), workdir))
+
+
+def test_notes_on_the_config_are_not_repeated(config, tmp_path):
+    config.train.num_steps, config.optimizer.warmup_steps = 4, 3
+    config.train.checkpoint_interval, config.eval.interval = 2, 0
+    notes = [[line for line in train(config, tmp_path / "run") if line.startswith("Note: ")] for _ in range(2)]
+    assert len(notes[0]) == 1 and "more than half of the run" in notes[0][0] and notes[1] == []
+    config.eval.num_samples = 1
+    assert [line for line in train(config, tmp_path / "run") if line.startswith("Note: ")] == notes[0]
+
+
 class Killed(BaseException):
     pass
 
@@ -191,6 +232,7 @@ def test_stopped_and_killed_and_started_again_equals_never_stopped(finished, dat
     details = ("event", "step", "lost_step", "reason")
     assert [[event[name] for name in details if name in event] for event in events_of(workdir)] == [
         *(["start", 0, 0], ["stop", 6, "SIGTERM"]),
+        *(["start", 6, 0], ["stop", 6, "SIGTERM"]),  # within the evaluation that was due
         ["start", 6, 0],  # killed
         *(["start", 8, 10], ["stop", 9, "SIGTERM"]),
         *(["start", 9, 0], ["end", 12]),
@@ -262,6 +304,8 @@ def test_a_frozen_generator_keeps_the_weights_of_another_run(mlm, data_dir, tmp_
     assert trained[-1] < trained[0]
     config.init.generator = ""  # which a run that resumes does not need
     assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["init"]
+    assert recorded["generator"] == str(mlm)
 
 
 @pytest.mark.slow
