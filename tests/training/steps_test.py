@@ -16,6 +16,7 @@ from electra_cli.training import run
 from electra_cli.training.distribution import build_runtime
 from electra_cli.training.steps import _add_apart, build_eval_step, build_train_steps
 from tests.conftest import MODERN, prepare_small, small_config
+from tests.graphs import without_graphs
 
 pytestmark = pytest.mark.slow
 
@@ -94,7 +95,7 @@ WHOLE_WORDS = {"data.mask_unit": "word"}
 @pytest.mark.parametrize(
     ("is_packed", "overrides", "variants"),
     [
-        (False, {}, [COMPILED, IN_BLOCKS]),
+        (False, {}, [COMPILED]),
         (
             True,
             {
@@ -131,14 +132,13 @@ WHOLE_WORDS = {"data.mask_unit": "word"}
     ids=["electra", "options", "frozen", "modern", "modern mlm"],
 )
 def test_steps_agree_however_they_are_compiled(request, config, is_packed, overrides, variants):
-    """By XLA as a whole, and with attention in blocks: with dropout, whose decisions are the same."""
+    """By XLA as a whole, with attention in blocks, or not at all: with dropout, whose decisions are the same."""
     if is_packed:
         config.data.dir = str(request.getfixturevalue("packed"))
     config.train.num_steps = 3
     config.update_from_flattened_dict(overrides)
     plain = Steps(config, **{"runtime.attention": "full"})
     assert plain.config.model.attention_dropout > 0
-    expected = losses(plain, plain.run(3))
     batch = next(iter(plain.dataset()))
     assert ("document_ids" in batch) == is_packed
     baseline = np.full(plain.source.vocabulary.size, -3.0, np.float32)
@@ -146,7 +146,8 @@ def test_steps_agree_however_they_are_compiled(request, config, is_packed, overr
     def evaluate(steps):
         return build_eval_step(steps.model, steps.runtime, steps.config, baseline)(batch)
 
-    expected_sums = evaluate(plain)
+    with without_graphs():
+        expected, expected_sums = losses(plain, plain.run(3)), evaluate(plain)
     for variant in variants:
         steps = Steps(config, **variant)
         found = losses(steps, steps.run(3))
@@ -165,7 +166,9 @@ def test_four_parts_of_8_equal_32(config):
     config.update_from_flattened_dict(NO_DROPOUT)
     config.train.global_batch_size = 32
     whole, parts = Steps(config), Steps(config, **{"train.gradient_accumulation_steps": 4})
-    expected, found = whole.run(3), parts.run(3)
+    with without_graphs():
+        expected = whole.run(3)
+    found = parts.run(3)
     assert expected["masked_lm_weight"] == found["masked_lm_weight"]
     for name in ("masked_lm_loss", "rtd_loss", "gradient_norm"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5), name
@@ -179,7 +182,8 @@ def test_clipping_bounds_the_update(config):
     config.optimizer.warmup_steps = 0
     steps = Steps(config)
     before = steps.model.get_weights()
-    assert steps.run(1)["num_updates"] == 1.0
+    with without_graphs():
+        assert steps.run(1)["num_updates"] == 1.0
     pairs = zip(steps.model.get_weights(), before, strict=True)
     assert max(np.abs(first - second).max() for first, second in pairs) < 1e-6
 
@@ -204,8 +208,7 @@ def test_a_gradient_that_overflows_is_left_out_and_the_scale_halved(config):
 
 
 @pytest.mark.parametrize(
-    ("precision", "overrides"),
-    [("float32", {}), ("mixed_bfloat16", {}), ("mixed_float16", {}), ("float32", MODERN), ("mixed_bfloat16", MODERN)],
+    ("precision", "overrides"), [("float32", {}), ("mixed_float16", {}), ("mixed_bfloat16", MODERN)]
 )
 def test_150_steps_learn_one_batch_by_heart(config, precision, overrides):
     config.update_from_flattened_dict(
@@ -282,8 +285,7 @@ def test_batches_with_little_or_nothing_to_mask(steps):
 def test_bfloat16_loses_at_most_1_percent_in_300_steps(config):
     """Over new batches with dropout, as a run sees them."""
     flat = {"train.num_steps": 300, "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 30}
-    flat |= {"model.num_layers": 2, "model.hidden_size": 64}
-    flat |= {"model.intermediate_size": 128, "model.embedding_size": 64}
+    flat |= {"model.hidden_size": 64, "model.intermediate_size": 128, "model.embedding_size": 64}
     found = {}
     for precision in ("float32", "mixed_bfloat16"):
         steps = Steps(config, **flat, **{"runtime.precision": precision})
