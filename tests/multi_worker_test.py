@@ -37,6 +37,7 @@ FLAGS = [
     "--config.eval.num_examples=20",
     "--config.optimizer.warmup_steps=5",
 ]
+MLM = "--config.objective.name=mlm"  # what is quickest to build
 NO_DROPOUT = ["--config.model.hidden_dropout=0.0", "--config.model.attention_dropout=0.0"]
 
 
@@ -96,7 +97,7 @@ class Workers:
 def undisturbed(data_dir, tmp_path_factory):
     """The workdir of two workers that were not disturbed."""
     workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    workers = Workers(data_dir, workdir)
+    workers = Workers(data_dir, workdir, MLM)
     assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
     assert "2 CPUs, strategy multi_worker_mirrored (TF_CONFIG names 2 workers)" in workers.output(0)
     assert "step" not in workers.output(1)  # the chief alone tells
@@ -129,14 +130,14 @@ def test_two_workers_make_the_steps_of_one(data_dir, tmp_path):
 
 def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    signalled = Workers(data_dir, workdir)
+    signalled = Workers(data_dir, workdir, MLM)
     signalled.wait_for_step(6)
     signalled.processes[1].send_signal(signal.SIGTERM)
     assert signalled.wait() == [75, 75], signalled.output(0) + signalled.output(1)
     assert "stopped by another worker's signal at step" in signalled.output(0)
     assert "stopped by SIGTERM at step" in signalled.output(1)
     for killed, step in ((1, 14), (0, 26)):
-        workers = Workers(data_dir, workdir)
+        workers = Workers(data_dir, workdir, MLM)
         workers.wait_for_step(step)
         workers.processes[killed].kill()
         start = time.monotonic()
@@ -148,7 +149,7 @@ def test_whatever_ends_one_worker_ends_all_and_they_go_on(data_dir, undisturbed,
             workers.output(other)
         )
         assert "Traceback" not in workers.output(other)
-    again = Workers(data_dir, workdir)
+    again = Workers(data_dir, workdir, MLM)
     assert again.wait() == [0, 0], again.output(0) + again.output(1)
     assert "Resuming from step 2" in again.output(0)
     assert_same_run(undisturbed, workdir)
@@ -188,7 +189,7 @@ def test_a_worker_that_waits_names_the_others_and_ends_on_a_signal(data_dir, tmp
 
 
 def test_a_dry_run_of_two_workers_ends(data_dir, tmp_path):
-    workers = Workers(data_dir, tmp_path / "run", "--dry_run", "--config.objective.name=mlm")  # quicker to build
+    workers = Workers(data_dir, tmp_path / "run", "--dry_run", MLM)
     assert workers.wait() == [0, 0], workers.output(0) + workers.output(1)
     assert "Dry run of a new run" in workers.output(0) and "Dry run" not in workers.output(1)
     assert not (tmp_path / "run").exists()
