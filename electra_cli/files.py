@@ -200,8 +200,11 @@ def check_checkpoint(name: str, path: str, remedy: str) -> None:
         raise UserError(Option(name), f"={path}: {describe_missing(path, 'checkpoint or directory')}; {remedy}")
 
 
-def check_output(flag: str, path: str) -> None:
-    """Raises a `UserError` where the local file of a flag could not be written: before the work, not after it."""
+def check_output(flag: str, path: str, own: bytes = b"") -> None:
+    """Raises a `UserError` where the local file of a flag could not be written: before the work, not after it.
+
+    A file that is there is replaced only where it begins as regular expression `own` says, or is empty.
+    """
     if is_remote(path):
         return
     directory = os.path.dirname(path) or "."
@@ -209,6 +212,10 @@ def check_output(flag: str, path: str) -> None:
         raise UserError(f"{flag}={path} is a directory: give a file in it")
     if os.path.exists(path) and not os.path.isfile(path):  # a device, or a pipe, would be replaced by a file
         raise UserError(f"{flag}={path} is no regular file: give another name")
+    if own and os.path.exists(path) and os.path.getsize(path):
+        with open(path, "rb") as stream:
+            if not re.match(own, stream.read(4096), re.DOTALL):
+                raise UserError(f"{flag}={path} was not written by this command: remove it, or give another name")
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={path}: there is no directory {directory}; make it, or choose another")
     if not os.access(directory, os.W_OK):

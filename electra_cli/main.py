@@ -38,8 +38,8 @@ GROUPS: app.FlagGroups = {
         ),
         "input": Field(
             None,
-            "With --mode=score: file of texts, one a line. Printed is a line for each: its pseudo-log-likelihood "
-            "(nats), the number of its tokens, and whether it was cut.",
+            "With --mode=score: file of texts, one a line; - is standard input. Printed is a line for each: its "
+            "pseudo-log-likelihood (nats), the number of its tokens, and whether it was cut.",
         ),
         "checkpoint": Field(
             None,
@@ -178,7 +178,8 @@ def _score(values: flags.FlagValues) -> None:
 
     settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
     require_energies(settings.objective.name, values.workdir)
-    texts = [line.removesuffix("\r") for line in read_text(values.input).split("\n")]
+    path = "/dev/stdin" if values.input == "-" else values.input
+    texts = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if not texts[-1]:
         texts.pop()  # what follows the last end of a line
     with lines_logger(quiet=True, log_format=values.log_format) as logger:

@@ -80,9 +80,9 @@ def test_other_objectives_have_no_scores(tmp_path):
         other.score(TEXTS)
 
 
-def call(*flags):
+def call(*flags, **options):
     command = [sys.executable, "-m", "electra_cli.main", "--mode=score", *map(str, flags)]
-    return forking.run(command, capture_output=True, text=True, timeout=300)
+    return forking.run(command, capture_output=True, text=True, timeout=300, **options)
 
 
 @pytest.mark.slow
@@ -96,7 +96,8 @@ def test_the_command_prints_a_line_for_each(electra, workdir, tmp_path):
     lines.append("0.0000\t0")
     result = call(f"--workdir={workdir}", f"--input={file}")
     assert (result.returncode, result.stdout.splitlines()) == (0, lines), result.stderr
-    result = call(f"--workdir={workdir}", f"--input={file}", "--checkpoint=ckpt-7", "--log_format=json")
+    with open(file) as stream:
+        result = call(f"--workdir={workdir}", "--input=-", "--checkpoint=ckpt-7", "--log_format=json", stdin=stream)
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert [event["event"] for event in events] == ["score"] * 7 + ["end"]
     last = {"line": 6, "log_likelihood": expected[5].log_likelihood, "num_tokens": 2, "is_cut": False}

@@ -7,6 +7,7 @@ from electra_cli.cli import app
 from electra_cli.config.fields import Field
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
+from electra_cli.workdir import run_files
 
 FORMATS = ["huggingface", "saved_model", "tfm", "google_tf1"]
 GROUPS: app.FlagGroups = {
@@ -66,28 +67,41 @@ def _main(values: flags.FlagValues) -> None:
         output_dir="give the directory to create",
     )
     files.check_directory("--workdir", values.workdir, "give the directory of a run or of a fine-tuning")
+    from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (--help must not wait for NumPy)
+    from electra_cli.interop import delivery  # noqa: PLC0415
+    from electra_cli.loggers import panel  # noqa: PLC0415
 
-    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
-
+    is_fine_tuned = holds_finetuning(values.workdir)
+    (_check_fine_tuned if is_fine_tuned else _check_pretrained)(values)
+    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     title = f"electra-export --workdir={values.workdir} --format={values.format}"
     with panel.choose_logger(title, quiet=False, log_format="text") as logger:
-        with logger.status("Starting TensorFlow"):
-            from electra_cli.finetuning.workdir import holds_finetuning  # noqa: PLC0415  (imports it: seconds)
-
-        export = _export_fine_tuned if holds_finetuning(values.workdir) else _export_pretrained
-        difference = export(values, logger)
+        difference = (_export_fine_tuned if is_fine_tuned else _export_pretrained)(values, logger)
         logger.notice(f"Compared with the checkpoint on sample text: largest difference {difference:.1e}.")
         logger.notice(f"Exported as {values.format}: {values.output_dir}")
 
 
-def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
+def _check_fine_tuned(values: flags.FlagValues) -> None:
     app.refuse_flags(values, _PRETRAINED_ONLY, "does not apply to a fine-tuned model: leave it out")
-    from electra_cli.finetuning.model import load_fine_tuned  # noqa: PLC0415  (imports TensorFlow: seconds)
-    from electra_cli.finetuning.workdir import read_record  # noqa: PLC0415
-    from electra_cli.interop import delivery, exporting  # noqa: PLC0415
+
+
+def _check_pretrained(values: flags.FlagValues) -> None:
+    if values.seed is not None:
+        raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
+    run_files.read_record(values.workdir)
+    if values.checkpoint:
+        run_files.check_checkpoint_flag(run_files.named_checkpoint(values.workdir, values.checkpoint))
+    if values.vocab_file:
+        files.check_file("--vocab_file", values.vocab_file)
+
+
+def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
+    with logger.status("Starting TensorFlow"):
+        from electra_cli.finetuning.model import load_fine_tuned  # noqa: PLC0415  (imports it: seconds)
+        from electra_cli.finetuning.workdir import read_record  # noqa: PLC0415
+        from electra_cli.interop import exporting  # noqa: PLC0415
 
     exporting.check_format(values.format, read_record(values.workdir).kind)
-    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the model"):
         model = load_fine_tuned(values.workdir, values.seed, logger.notice)
     logger.notice(f"Fine-tuned with seed {model.seed} from {model.record.source}.")
@@ -96,12 +110,10 @@ def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:
 
 
 def _export_pretrained(values: flags.FlagValues, logger: Logger) -> float:
-    if values.seed is not None:
-        raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
-    from electra_cli.interop import delivery, exporting, runs  # noqa: PLC0415  (imports TensorFlow: seconds)
+    with logger.status("Starting TensorFlow"):
+        from electra_cli.interop import exporting, runs  # noqa: PLC0415  (imports it: seconds)
 
     exporting.check_format(values.format)
-    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status("Reading the checkpoint"):
         run = runs.load_run(
             values.workdir,

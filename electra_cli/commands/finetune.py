@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.fields import Field
@@ -13,7 +14,9 @@ from electra_cli.config.labeled_files import parse_file
 from electra_cli.finetuning.predicting import open_prediction, run_prediction
 from electra_cli.finetuning.tables import Columns
 from electra_cli.finetuning.tasks import PREDICT_FLAG, read_task
+from electra_cli.finetuning.workdir import read_record
 from electra_cli.loggers.logger import Logger
+from electra_cli.workdir import run_files
 
 GROUPS: app.FlagGroups = {
     "Required, except with --predict": {
@@ -86,6 +89,10 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
     settings = CONFIG.config
     check(settings)
     check_start(values.init, values.like)
+    if values.vocab_file:
+        files.check_file("--vocab_file", values.vocab_file)
+    if run_files.has_record(values.workdir):
+        read_record(values.workdir)  # of a fine-tuning, which may be resumed
 
     def work(logger: Logger) -> None:
         with logger.status("Reading the labelled files"):

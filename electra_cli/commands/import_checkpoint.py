@@ -84,17 +84,21 @@ def _main(values: flags.FlagValues) -> None:
     for name in ("source", "generator_source"):
         if values[name].value is not None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
-    from electra_cli.loggers import panel  # noqa: PLC0415  (--help must not wait for it)
+    for name in ("vocab_file", "hparams"):
+        if values[name].value is not None:
+            files.check_file(f"--{name}", values[name].value)
+    from electra_cli.interop import delivery  # noqa: PLC0415  (--help must not wait for NumPy)
+    from electra_cli.loggers import panel  # noqa: PLC0415
 
+    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with panel.choose_logger(f"electra-import --source={values.source}", quiet=False, log_format="text") as logger:
         _import(values, logger)
 
 
 def _import(values: flags.FlagValues, logger: Logger) -> None:
     with logger.status("Starting TensorFlow"):
-        from electra_cli.interop import delivery, importing, runs, starting_points  # noqa: PLC0415  (imports it, which takes seconds)
+        from electra_cli.interop import importing, runs, starting_points  # noqa: PLC0415  (imports it: seconds)
 
-    delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     with logger.status(f"Importing {values.source}"):
         if values.format == "electra_pretrain":
             try:

@@ -1,14 +1,12 @@
 """Predictions of a fine-tuned model for a file, which is read and checked before TensorFlow is imported."""
 
 import dataclasses
-import os
 
 import ml_collections
 import numpy as np
 
 from electra_cli import files
 from electra_cli.config.finetuning import FINETUNING
-from electra_cli.errors import UserError
 from electra_cli.finetuning.base import prediction_lines
 from electra_cli.finetuning.examples import LABELS_FILE, Example, LabelMap, are_labelled
 from electra_cli.finetuning.scores import Scores
@@ -45,9 +43,7 @@ def open_prediction(
     `seed` None: the best. `columns` and `file_format` are as of `tasks.load_file`. Raises a `UserError` where there is
     no such fine-tuning in `workdir`, the file is broken, or the output cannot be written.
     """
-    files.check_output("--output", output)
-    if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
-        raise UserError(f"--output={output} is the file to predict for: give another")
+    files.check_output("--output", output, rb'\{"id": [^\n]*, "prediction": ')
     record = read_record(workdir)
     config = FINETUNING.restore(record.config, workdir)
     seed = choose_seed(workdir, logger.notice) if seed is None else seed

@@ -230,6 +230,8 @@ def _read_config(path: str, notes: list[str]) -> tuple[dict[str, Any] | None, st
             raise ValueError("its objective or its numbers of steps are no such thing")
         config["model"].items()
         config.get("derived", {}).items()
+        if "directory" in record:  # which relative paths begin at: those of two runs are compared
+            config = run_files.absolute_paths(config, record["directory"])
         return config, record.get("devices")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         notes.append(f"{run_files.CONFIG_FILE} is damaged ({type(error).__name__}: {error}): the config is not shown")

@@ -12,6 +12,8 @@ from electra_cli.report.records import RunRecord, RunSamples, read_runs
 from electra_cli.workdir import run_files
 
 FORMATS = ("html", "text")
+# How a report of either format begins.
+_OWN = rb"<!DOCTYPE html>.*ELECTRA pre-training</title>|.*\nmetric +(run +)?training +last +held out +baseline"
 
 
 def write_report(
@@ -33,9 +35,10 @@ def write_report(
     """
     logger = logger or Lines()
     runs = read_runs(workdirs)
-    if output is None and output_format == "html":
-        output = files.join(runs[0].path, run_files.REPORT_FILE)
     if output is not None:
+        files.check_output("--output", output, _OWN)
+    elif output_format == "html":
+        output = files.join(runs[0].path, run_files.REPORT_FILE)
         files.check_output("--output", output)
     for run in runs:
         for note in run.notes:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from electra_cli.config.resolution import resolve
 from tests import forking
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, small_config
 
+EARLIER = pathlib.Path(__file__).parent.parent / "earlier" / "run"
 PRETRAIN, PREPARE, PLAN = "electra_cli.main", "electra_cli.commands.prepare", "electra_cli.commands.plan"
 
 
@@ -205,19 +207,58 @@ def test_workers_that_go_on_need_their_own_commands(tmp_path):
             "--init=nowhere: no such checkpoint or directory; give a workdir",
         ),
         (
+            "electra_cli.commands.finetune",
+            ["--config=classification", "--config.data.train=x", "--workdir={earlier}", "--init={earlier}"],
+            "config.json is not of electra-finetune: give a workdir that it wrote",
+        ),
+        (
+            "electra_cli.commands.finetune",
+            [
+                *("--config=classification", "--config.data.train=x", "--workdir=y", "--init={earlier}"),
+                "--vocab_file=nowhere",
+            ],
+            "--vocab_file=nowhere: no such file",
+        ),
+        (
             "electra_cli.commands.import_checkpoint",
             ["--format=tfm", "--source=nowhere", "--output_dir=x"],
             "--source=nowhere: no such checkpoint or directory; give the model's",
+        ),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--format=tfm", "--source={data}", "--output_dir={data}"],
+            "holds files that were not written by this command",
+        ),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--format=google_tf1", "--source={data}", "--output_dir=x", "--hparams=nowhere"],
+            "--hparams=nowhere: no such file",
         ),
         (
             "electra_cli.commands.export_checkpoint",
             ["--format=tfm", "--workdir=nowhere", "--output_dir=x"],
             "--workdir=nowhere: no such directory; give the directory of a run",
         ),
+        *(
+            (
+                "electra_cli.commands.export_checkpoint",
+                ["--format=tfm", "--workdir={earlier}", "--output_dir=x", *arguments],
+                part,
+            )
+            for arguments, part in (
+                (["--workdir={data}"], "holds no config.json: give the workdir"),
+                (["--output_dir={data}"], "holds files that were not written by this command"),
+                (["--checkpoint=nowhere"], "--checkpoint=nowhere: no such checkpoint or directory"),
+                (["--vocab_file={data}"], "is a directory, not a file"),
+                (["--seed=1"], "--seed=1 applies only to a fine-tuned model"),
+            )
+        ),
     ],
 )
 def test_missing_files_are_told_before_tensorflow_is_imported(module, arguments, part, data_dir):
-    arguments = [argument.format(data=data_dir, file=data_dir / "manifest.json") for argument in arguments]
+    arguments = [
+        argument.format(data=data_dir, file=data_dir / "manifest.json", earlier=EARLIER) for argument in arguments
+    ]
     if module == PRETRAIN:
         arguments += ["--config=small", "--workdir=x"]
     code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{module}', run_name='__main__')"

@@ -85,8 +85,9 @@ def test_bad_files_and_outputs(tuned, tmp_path, files):
 def test_outputs_that_would_be_a_loss(tuned, tmp_path, files):
     copy = tmp_path / "new.tsv"
     shutil.copy(files["validation"], copy)
-    with pytest.raises(UserError, match=r"new\.tsv is the file to predict for: give another"):
-        predict(str(tuned), str(copy), str(tmp_path / "." / "new.tsv"))
+    for path in (copy, files["validation"]):  # the file to predict for, or any other
+        with pytest.raises(UserError, match=r"new\.tsv was not written by this command: remove it, or give another"):
+            predict(str(tuned), str(path), str(copy))
     with pytest.raises(UserError, match="is a directory: give a file in it"):
         predict(str(tuned), str(copy), str(tmp_path))
     assert copy.read_text() == pathlib.Path(files["validation"]).read_text()

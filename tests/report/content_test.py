@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,18 @@ def test_between_runs(tmp_path):
     runs = read_runs([str(path) for path in paths])
     assert between_runs(runs) == [Difference("objective.name", ('"electra"', '"mlm"', "?"))]
     assert between_runs(runs[:1]) == []
+
+
+def test_paths_of_runs_are_compared_from_where_they_began(tmp_path):
+    paths = []
+    for name, directory, begun in (("a", "data", "/x"), ("b", "/x/data", "/y"), ("c", "../x/data", "/y")):
+        path = write_workdir(tmp_path / name, overrides={"data.dir": directory})
+        record = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps({**record, "directory": begun}))
+        paths.append(str(path))
+    assert between_runs(read_runs(paths)) == []
+    (tmp_path / "c" / "config.json").write_text(json.dumps(record))  # as of earlier versions
+    assert [row.key for row in between_runs(read_runs(paths))] == ["data.dir"]
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,18 @@ def test_notes_are_said(tmp_path):
     assert said[0] == f"{path}: 1 line is damaged in metrics.jsonl and left out, the first is line 9."
 
 
+def test_a_report_replaces_a_report_and_no_other_file(tmp_path):
+    path, output = str(write_workdir(tmp_path / "run")), tmp_path / "output"
+    output.touch()
+    for output_format in ("html", "text", "text", "html", "html"):
+        report.write_report([path], str(output), output_format=output_format, num_samples=0)
+    for content in ("<!DOCTYPE html><title>Mine</title>", "metric: value\n", "{}"):
+        output.write_text(content)
+        with pytest.raises(UserError, match=f"^--output={output} was not written by this command: remove it, or give"):
+            report.write_report([path], str(output), num_samples=0)
+        assert output.read_text() == content
+
+
 def test_outputs_that_cannot_be_written(tmp_path, monkeypatch):
     path = str(write_workdir(tmp_path / "run"))
     for output, message in (
