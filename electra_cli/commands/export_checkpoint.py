@@ -72,7 +72,7 @@ def _main(values: flags.FlagValues) -> None:
     from electra_cli.loggers import panel  # noqa: PLC0415
 
     is_fine_tuned = holds_finetuning(values.workdir)
-    (_check_fine_tuned if is_fine_tuned else _check_pretrained)(values)
+    _check(values, is_fine_tuned)
     delivery.check_destination(values.output_dir, overwrite=values.overwrite)
     title = f"electra-export --workdir={values.workdir} --format={values.format}"
     with panel.choose_logger(title, quiet=False, log_format="text") as logger:
@@ -81,11 +81,10 @@ def _main(values: flags.FlagValues) -> None:
         logger.notice(f"Exported as {values.format}: {values.output_dir}")
 
 
-def _check_fine_tuned(values: flags.FlagValues) -> None:
-    app.refuse_flags(values, _PRETRAINED_ONLY, "does not apply to a fine-tuned model: leave it out")
-
-
-def _check_pretrained(values: flags.FlagValues) -> None:
+def _check(values: flags.FlagValues, is_fine_tuned: bool) -> None:
+    if is_fine_tuned:
+        app.refuse_flags(values, _PRETRAINED_ONLY, "does not apply to a fine-tuned model: leave it out")
+        return
     if values.seed is not None:
         raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     run_files.read_record(values.workdir)

@@ -104,12 +104,6 @@ def has_record(workdir: str) -> bool:
     return files.size(files.join(workdir, CONFIG_FILE)) is not None
 
 
-def has_checkpoint(workdir: str) -> bool:
-    """Returns whether a run has saved a checkpoint, from which it resumes."""
-    directory = files.join(workdir, CHECKPOINT_DIRECTORY)
-    return files.is_directory(directory) and any(name.endswith(".index") for name in files.list_directory(directory))
-
-
 def absolute_paths(
     config: Mapping[str, Any], directory: str, holds: Callable[[str], bool] = lambda _: True
 ) -> dict[str, Any]:
@@ -189,8 +183,8 @@ def check_config(path: str, config: ml_collections.FrozenConfigDict, data_finger
             f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
             f"or another --workdir"
         )
-    return [f"{each}, which is not read: the run resumes from its own checkpoints"
-            if each.startswith("init.") and has_checkpoint(path) else each for each in allowed]  # fmt: skip
+    is_unread = " (not read: the run resumes from its own checkpoint, if it has any)"
+    return [f"{each}{is_unread if each.startswith('init.') else ''}" for each in allowed]
 
 
 def check_start(config: ml_collections.FrozenConfigDict, checkpoint: str | None) -> None:
@@ -209,12 +203,10 @@ def check_start(config: ml_collections.FrozenConfigDict, checkpoint: str | None)
             f"config.init.generator={init.generator} would change embeddings that the discriminator of {path} has too: "
             f"give one of the two, or --config.model.embedding_sharing=none"
         )
-    for flag, named in (
-        ("--checkpoint" if checkpoint else "config.init.checkpoint", path),
-        ("config.init.generator", init.generator),
-    ):
-        if named:
-            check_checkpoint_flag(named, flag)
+    if path:
+        check_checkpoint_flag(path, "--checkpoint" if checkpoint else "config.init.checkpoint")
+    if init.generator:
+        check_checkpoint_flag(init.generator, "config.init.generator")
     if init.vocab_file:
         files.check_file("config.init.vocab_file", init.vocab_file)
 

@@ -176,8 +176,8 @@ def test_weights_that_a_run_began_with_stay_recorded(finished, config, tmp_path)
     config.init.generator = "another"
     lines = train(config, workdir)
     assert (
-        'Changed since the run began: init.generator: "" -> "another", which is not read: the run resumes from its own '
-        "checkpoints"
+        'Changed since the run began: init.generator: "" -> "another" (not read: the run resumes from its own '
+        "checkpoint, if it has any)"
     ) in lines
     assert json.loads((workdir / "config.json").read_text())["config"]["init"] == before
     assert "Changed since the run began" not in "".join(train(small_config(config.data.dir), workdir))
