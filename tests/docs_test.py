@@ -18,6 +18,7 @@ from mkdocs.config import load_config
 from tests import documents
 from tests.conftest import make_text
 from tests.documents import Mistake, blocks, check, check_inline, inline, pages, split
+from tests.graphs import without_graphs
 from tests.planning.common import load_script
 
 PAGES = [pytest.param(page, id=page.name) for page in pages()]
@@ -153,11 +154,12 @@ _SMALL = {
         "--config.train.checkpoint_interval=2",
         "--config.eval.interval=2",
         "--config.eval.num_examples=8",
+        "--config.eval.num_samples=0",
         "--config.runtime.jit_compile=false",
     ],
     "electra-finetune": [
         "--config.train.num_epochs=1",
-        "--config.train.global_batch_size=4",
+        "--config.train.global_batch_size=16",
         "--config.data.max_seq_length=32",
         "--config.runtime.jit_compile=false",
     ],
@@ -200,7 +202,7 @@ def run(line, monkeypatch):
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)}
     output = io.StringIO()
     try:
-        with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as end:
+        with without_graphs(), contextlib.redirect_stdout(output), pytest.raises(SystemExit) as end:
             runpy.run_module(documents.entry_points()[program], run_name="__main__")
     finally:
         for number, handler in handlers.items():

@@ -10,8 +10,15 @@ from electra_cli.data.source import describe_epochs, describe_repetition, phase_
 from electra_cli.errors import Interrupted, UserError
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, prepare_small
-from tests.training.loop_test import assert_same_run, metrics_of, stop_at, train
+from tests.graphs import without_graphs
+from tests.training import loop_test
+from tests.training.loop_test import assert_same_run, metrics_of, stop_at
 from tests.training.survival_test import tiny_config
+
+
+def train(config, workdir, **more):
+    with without_graphs():
+        return loop_test.train(config, workdir, **more)
 
 
 @pytest.fixture(scope="session")

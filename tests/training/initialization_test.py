@@ -19,12 +19,12 @@ from electra_cli.interop.runs import load_run
 from electra_cli.loggers.lines import Lines
 from electra_cli.loggers.logger import Logger
 from electra_cli.objectives.base import build_pretrainer
-from electra_cli.training import loop
 from electra_cli.training.initialization import Changes, begin, resize_positions, split_token, start_from
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import VOCAB_SIZE
+from tests.graphs import without_graphs
 from tests.interop.common import TOKENS, make_workdir, small_settings
-from tests.training.loop_test import finished, metrics_of, small_config  # noqa: F401  (a fixture)
+from tests.training.loop_test import finished, metrics_of, small_config, train  # noqa: F401  (a fixture)
 
 NEW_TOKENS = (*TOKENS, "foxes", "##xed", "東京", "ß!")
 
@@ -294,15 +294,14 @@ def test_a_run_begins_with_what_the_config_names_and_goes_on(finished, tmp_path,
     )  # fmt: skip
     config.data.dir = str(tmp_path / "data")
     config.init.checkpoint = str(finished[0])
-    lines = []
-    loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(lines.append))
+    with without_graphs():
+        lines = train(config, tmp_path / "second", with_evaluation=False)
+        config.train.steps_per_loop = 1
+        again = train(config, tmp_path / "second", with_evaluation=False)
     assert any("2 tokens are new" in line for line in lines)
     assert any(line.startswith("Starting at step 0 from the weights of") for line in lines)
     first, second = metrics_of(finished[0]), metrics_of(tmp_path / "second")
     assert second[0]["masked_lm_loss"] < first[0]["masked_lm_loss"]
-    again = []
-    config.train.steps_per_loop = 1
-    loop.train(config, str(tmp_path / "second"), with_evaluation=False, logger=Lines(again.append))
     assert again[-1].startswith("Trained to step 4") and not any("tokens are new" in line for line in again)
 
 

@@ -72,6 +72,7 @@ FROZEN = {"objective.frozen_generator": True, "model.embedding_sharing": "gradie
 
 
 def frozen(num_replicas):
+    tf.config.run_functions_eagerly(num_replicas == 1)  # the graph of five steps takes more time to make
     model, _, train_steps = make(num_replicas, 1, **FROZEN)
     before = [variable.numpy() for variable in model.non_trainable_variables]
     sums = train_steps(0, 5)
@@ -115,7 +116,7 @@ print(json.dumps(result))
 
 
 # One process has groups of one size only.
-PROCESSES = (("1x1", "1x2", "4x1"), ("2x1", "2x2"), ("1x1",), ("2x1",))
+PROCESSES = (("1x1", "1x2", "4x1"), ("2x2",), ("1x1",), ("2x1",))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,7 @@ def result(data_dir, made_once):
     return {**both, "frozen": [each["frozen"] for each in frozen]}
 
 
-@pytest.mark.parametrize("division", ["2x1", "4x1", "1x2", "2x2"])
+@pytest.mark.parametrize("division", ["4x1", "1x2", "2x2"])
 def test_replicas_and_parts_make_the_steps_of_one(result, division):
     expected, found = result["losses"]["1x1"], result["losses"][division]
     assert len(found) == NUM_STEPS // 5
@@ -152,7 +153,7 @@ def test_a_frozen_generator_is_that_of_one_replica(result):
     assert one[0] > 20 and one[1:] == pytest.approx(two[1:], rel=1e-3)
 
 
-@pytest.mark.parametrize("division", ["1x1", "2x1", "4x1", "1x2", "2x2"])
+@pytest.mark.parametrize("division", ["1x1", "4x1", "1x2", "2x2"])
 def test_the_replica_that_is_not_finite_is_known_and_nothing_is_updated(result, division):
     replicas = int(division[0])
     at = {1: 0, 2: 1, 4: 2}[replicas]  # where the row 5 of 8 is
