@@ -11,6 +11,7 @@ from electra_cli.errors import UserError
 # Different words that are counted at most; beyond, the rarest are forgotten. Some 150 bytes each.
 _MAX_WORDS = 2_000_000
 _MAX_REMEMBERED = 2**20
+_MIN_SIZE = 100  # tokens, that --learn_vocab takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,8 +159,9 @@ def learn_byte_level(counts: Counter[str], settings: LearningSettings) -> str:
 
 def _check_size(size: int, settings: LearningSettings, flag: str) -> None:
     if size != settings.size:
+        smaller = f"ask for {size}, " if size >= _MIN_SIZE else ""
         raise UserError(
-            f"the text supports {size} tokens, not --{flag}={settings.size}: ask for {size}, give more text, or lower "
+            f"the text supports {size} tokens, not --{flag}={settings.size}: {smaller}give more text, or lower "
             f"--vocab_min_frequency={settings.min_frequency}"
         )
 

@@ -198,6 +198,7 @@ def test_too_large_a_vocabulary_is_refused_with_the_possible_size():
         learn(LINES, 5000)
     possible = int(str(error.value).split()[3])
     assert learn(LINES, possible).size == possible
+    assert "ask for" not in str(error.value)  # the command takes 100 or more
 
 
 def test_too_small_a_vocabulary_is_refused():
