@@ -181,13 +181,6 @@ def check_directory(name: str, path: str, remedy: str) -> None:
         raise UserError(Option(name), f"={path}: {state}; {remedy}")
 
 
-def check_file(name: str, path: str) -> None:
-    """Raises a `UserError` when the value `path` of flag or key `name` is no file; pipes count as such."""
-    if is_directory(path) or (size(path) is None and not os.path.exists(path)):
-        state = "is a directory, not a file" if is_directory(path) else describe_missing(path, "file")
-        raise UserError(Option(name), f"={path}: {state}; give another")
-
-
 def check_checkpoint(name: str, path: str, remedy: str) -> None:
     """Raises a `UserError` when the value `path` of flag `name` is neither a directory nor a checkpoint.
 

@@ -131,8 +131,6 @@ def _main(values: flags.FlagValues) -> None:
     run = source.read_run(settings)  # all this before TensorFlow's import, which takes seconds
     run_files.check_config(values.workdir, run.resolved)
     checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
-    if checkpoint:
-        run_files.check_checkpoint_flag(checkpoint)
     if values.mode not in ("eval", "replay") and not run_files.has_record(values.workdir):
         run_files.check_start(run.resolved, checkpoint)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from electra_cli import files
 from electra_cli.cli.completion import completion_script
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.cli.help_text import COMMON_FLAGS, describe, describe_keys, help_text
@@ -197,6 +198,14 @@ def require_flags(values: flags.FlagValues, **remedies: str) -> None:
     for name, remedy in remedies.items():
         if not values[name].value:
             raise UserError(f"--{name} is missing: {remedy}")
+
+
+def require_files(values: flags.FlagValues, *names: str) -> None:
+    """Raises a `UserError` for the first of some flags that name a file where nothing is."""
+    for name in names:
+        path = values[name].value
+        if path and files.size(path) is None and not os.path.exists(path):  # a pipe has no size
+            raise UserError(f"--{name}={path}: {files.describe_missing(path, 'file')}")
 
 
 def refuse_flags(values: flags.FlagValues, names: Iterable[str], reason: str) -> None:

@@ -89,9 +89,8 @@ def _check(values: flags.FlagValues, is_fine_tuned: bool) -> None:
         raise UserError(f"--seed={values.seed} applies only to a fine-tuned model, and {values.workdir} is not one")
     run_files.read_record(values.workdir)
     if values.checkpoint:
-        run_files.check_checkpoint_flag(run_files.named_checkpoint(values.workdir, values.checkpoint))
-    if values.vocab_file:
-        files.check_file("--vocab_file", values.vocab_file)
+        run_files.named_checkpoint(values.workdir, values.checkpoint)
+    app.require_files(values, "vocab_file")
 
 
 def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from absl import flags
 
-from electra_cli import files
 from electra_cli.cli import app
 from electra_cli.cli.config_flag import ConfigFlag
 from electra_cli.config.fields import Field
@@ -89,8 +88,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
     settings = CONFIG.config
     check(settings)
     check_start(values.init, values.like)
-    if values.vocab_file:
-        files.check_file("--vocab_file", values.vocab_file)
+    app.require_files(values, "vocab_file")
     if run_files.has_record(values.workdir):
         read_record(values.workdir)  # of a fine-tuning, which may be resumed
 

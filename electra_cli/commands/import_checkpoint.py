@@ -84,9 +84,7 @@ def _main(values: flags.FlagValues) -> None:
     for name in ("source", "generator_source"):
         if values[name].value is not None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
-    for name in ("vocab_file", "hparams"):
-        if values[name].value is not None:
-            files.check_file(f"--{name}", values[name].value)
+    app.require_files(values, "vocab_file", "hparams")
     from electra_cli.interop import delivery  # noqa: PLC0415  (--help must not wait for NumPy)
     from electra_cli.loggers import panel  # noqa: PLC0415
 

@@ -32,7 +32,10 @@ BEST = "best"
 
 
 def named_checkpoint(workdir: str, checkpoint: str) -> str:
-    """Returns the path that `--checkpoint` means with `--workdir`: `best` and `ckpt-500` are those of that run."""
+    """Returns the path that `--checkpoint` means with `--workdir`: `best` and `ckpt-500` are those of that run.
+
+    Raises a `UserError` when nothing is there.
+    """
     directory = files.join(workdir, CHECKPOINT_DIRECTORY)
     if checkpoint == BEST:
         if not files.is_directory(files.join(directory, BEST)):
@@ -43,7 +46,9 @@ def named_checkpoint(workdir: str, checkpoint: str) -> str:
             )
         return files.join(directory, BEST)
     is_name = re.fullmatch(r"ckpt-\d+", checkpoint) and files.size(f"{checkpoint}.index") is None
-    return files.join(directory, checkpoint) if is_name else checkpoint
+    path = files.join(directory, checkpoint) if is_name else checkpoint
+    check_checkpoint_flag(path)
+    return path
 
 
 def check_checkpoint_flag(path: str, flag: str = "--checkpoint") -> None:
@@ -207,8 +212,6 @@ def check_start(config: ml_collections.FrozenConfigDict, checkpoint: str | None)
         check_checkpoint_flag(path, "--checkpoint" if checkpoint else "config.init.checkpoint")
     if init.generator:
         check_checkpoint_flag(init.generator, "config.init.generator")
-    if init.vocab_file:
-        files.check_file("config.init.vocab_file", init.vocab_file)
 
 
 def read_config(record: dict[str, Any], file: str) -> ml_collections.FrozenConfigDict:

@@ -20,6 +20,11 @@ def test_names_of_checkpoints_are_those_of_the_workdir(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^--checkpoint=best: run keeps no best checkpoint, for which config\.train\."):
         named_checkpoint("run", "best")
     (tmp_path / "run" / "checkpoints" / "best").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"^--checkpoint=run/checkpoints/ckpt-500: no such checkpoint or directory"):
+        named_checkpoint("run", "ckpt-500")
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    for path in ("run/checkpoints/ckpt-500", "other/checkpoints/ckpt-500", "ckpt-5x"):
+        (tmp_path / f"{path}.index").touch()
     assert named_checkpoint("run", "best") == "run/checkpoints/best"
     assert named_checkpoint("run", "ckpt-500") == "run/checkpoints/ckpt-500"
     for path in ("other/checkpoints/ckpt-500", "other", "ckpt-5x"):
