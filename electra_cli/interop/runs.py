@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
+from electra_cli import files
 from electra_cli.config.resolution import divide
 from electra_cli.data import tokenization
 from electra_cli.data.tokenization import TextEncoder, TokenizerSettings
@@ -133,6 +134,9 @@ def load_run(
     tokenizer = tokenizer.fitted(size, vocab_file or f"of {workdir}", f"the model of {workdir}", "--vocab_file")
     for note in tokenizer.vocabulary.notes:
         notice(note)
+    own = tokenization.find_vocab_file(workdir)
+    if vocab_file and own and files.read_bytes(vocab_file) != files.read_bytes(own):
+        notice(f"{vocab_file} differs from {own}, which the model learned with: it does not know other tokens.")
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
         model, path, step = restore_model(config, where, notice, averaged=averaged)

@@ -163,3 +163,9 @@ def test_a_vocabulary_that_is_given_for_a_run(tmp_path):
     run = load_run(str(workdir), vocab_file=str(tmp_path / "given.txt"), notice=notices.append)
     assert run.tokenizer.vocabulary == Vocabulary(TOKENS[:100]).fitted(108, "", "", "")
     assert np.shape(run.network("discriminator").weights["embeddings/word_embeddings"])[0] == 108
+    assert not any("differs" in line for line in notices)  # nothing is known of the right one
+    for content, differs in ((TOKENS, False), (reversed(TOKENS), True)):
+        (workdir / "vocab.txt").write_text("\n".join(TOKENS))
+        (tmp_path / "given.txt").write_text("\n".join(content))
+        load_run(str(workdir), vocab_file=str(tmp_path / "given.txt"), notice=notices.append)
+        assert any(f"given.txt differs from {workdir}/vocab.txt, which the" in line for line in notices) == differs
