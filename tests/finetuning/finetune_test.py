@@ -424,12 +424,14 @@ def test_two_devices_learn_as_one_does(tmp_path, encoder):
     """Without dropout, which is drawn for each replica."""
     files = synthetic.write("tagging", tmp_path, 64, 20)
     program = (
+        "import tensorflow as tf\n"
         "from tests.finetuning import synthetic\n"
         "from electra_cli.finetuning.finetune import finetune\n"
         "overrides = {'train.num_epochs': 2, 'train.global_batch_size': 8}\n"
         f"config = synthetic.config_for('tagging', {files!r}, **overrides)\n"
         "for number in (2, 0):\n"
         "    config.runtime.logical_cpus = number\n"
+        "    tf.config.run_functions_eagerly(not number)\n"  # a graph takes more time to make
         f"    finetune(config, f'{tmp_path}/{{number}}', synthetic.start_from({encoder!r}))\n"
     )
     result = forking.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
