@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests import forking
 from tests.cli.app_test import PLAN, assert_user_error, call, call_and_time
 
 
@@ -69,7 +70,8 @@ def test_measure(tmp_path):
         "    config.model.vocab_size, config.train.num_steps, config.train.global_batch_size = 500, 1000, 8\n"
         "    return config\n"
     )
-    result = call(PLAN, f"--config={tmp_path}/narrow.py", "--measure", "--json")
+    command = [sys.executable, "-m", PLAN, f"--config={tmp_path}/narrow.py", "--measure", "--json"]
+    result = forking.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     measured = found["measured"]["measured"]
