@@ -64,7 +64,7 @@ def run(
 ) -> None:
     """Parses `sys.argv`, calls `main(flag_values)` and ends the process.
 
-    Exit codes: 0 done; 2 a mistake of the user's, or a device's memory that is too small, reported in one line on
+    Exit codes: 0 done; 2 a mistake of the user's, or memory or a permission that is missing, reported in one line on
     standard error; 75 stopped by a signal after saving; 130 stopped by Ctrl-C with nothing to save; 1 with a traceback
     for anything else.
 
@@ -113,13 +113,23 @@ def run(
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(EXIT_KEYBOARD_INTERRUPT)
     except Exception as error:
-        # TensorFlow's, which is not imported for this.
-        shortage = re.search(r"(OOM|[Oo]ut of memory)[^\n\[]*(\[[\d,]*\])?", str(error))
-        if type(error).__name__ != "ResourceExhaustedError" or shortage is None:
+        refusal = _describe_refusal(error)
+        if refusal is None:
             raise
-        advice = "choose smaller batches or sizes, or a device with more (electra-plan predicts what a config needs)"
-        print(f"{program}: error: a device has too little memory ({shortage[0]}): {advice}", file=sys.stderr)
+        print(f"{program}: error: {UserError(refusal)}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
+
+
+def _describe_refusal(error: Exception) -> str | None:
+    """Returns a line about memory or permission that the machine does not grant; None: the error is a defect."""
+    kind, text = type(error).__name__, str(error)  # TensorFlow's kinds, which is not imported for this
+    shortage = re.search(r"(OOM|[Oo]ut of memory)[^\n\[]*(\[[\d,]*\])?", text)
+    if kind == "ResourceExhaustedError" and shortage is not None:
+        advice = "choose smaller batches or sizes, or a device with more (electra-plan predicts what a config needs)"
+        return f"a device has too little memory ({shortage[0]}): {advice}"
+    if kind in ("PermissionError", "PermissionDeniedError"):
+        return f"{text.splitlines()[0]}: ask for access to it, or choose another"
+    return None
 
 
 def _require_utf8() -> None:

@@ -393,16 +393,30 @@ def test_a_signal_before_preparing_ends_the_command_in_one_line(number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("raised", "code"), [("tf.zeros([10**6, 10**6])", 2), ("tf.constant([1])[5]", 1)])
-def test_a_device_without_memory_is_one_line_and_other_errors_are_defects(raised, code):
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (
+            "tf.zeros([10**6, 10**6])",
+            "a device has too little memory (OOM when allocating tensor with shape[1000000,1000000])",
+        ),
+        ("raise PermissionError(13, 'Permission denied', 'run')", "denied: 'run': ask for access to it, or choose"),
+        (
+            "raise tf.errors.PermissionDeniedError(None, None, 'run; Permission denied')",
+            "error: run; Permission denied",
+        ),
+        ("tf.constant([1])[5]", None),
+        ("open('nowhere')", None),
+    ],
+)
+def test_memory_and_permissions_that_are_missing_are_one_line_and_other_errors_are_defects(raised, message):
     program = (
         f"from absl import flags; from electra_cli.cli import app\n"
         f"def main(_):\n    import tensorflow as tf\n    {raised}\n"
         f"app.run(main, flags.FlagValues(), 'Usage')"
     )
     result = forking.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == code, result.stderr
-    if code == 1:
-        assert "Traceback" in result.stderr
-        return
-    assert_user_error(result, "a device has too little memory (OOM when allocating tensor with shape[1000000,1000000])")
+    if message is None:
+        assert result.returncode == 1 and "Traceback" in result.stderr, result.stderr
+    else:
+        assert_user_error(result, message)
