@@ -14,6 +14,7 @@ import pytest
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.config.resolution import resolve
 from electra_cli.objectives import costs
+from tests import forking
 from tests.conftest import VOCAB_SIZE
 from tests.planning.common import load_script
 from tests.scripts_test import SCRIPTS
@@ -273,17 +274,30 @@ def test_every_objective_of_a_config_is_compared(start, tmp_path):
     assert all(f"tiny, {costs.OUTLINES[name].title}" in table for name in others)
 
 
+# The script and what it starts, in forked processes.
+FORKED = f"""
+import runpy, subprocess, sys
+from tests import forking
+subprocess.Popen = lambda command, **options: forking.Popen(
+    [sys.executable, "-m", "electra_cli.main", *command[1:]], **options)
+sys.path.insert(0, "{SCRIPTS}")
+runpy.run_path("{SCRIPTS}/compare_objectives.py", run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_real_runs(data_dir, tmp_path):
     words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer", "bird") for verb in ("sees", "likes")]
     (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
     sizes = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 32, "embedding_size": 8, "generator_size": 0.5}
-    process = compare(
+    flags = [
         f"--data={data_dir}", f"--probes={tmp_path / 'words.tsv'}", f"--output_dir={tmp_path}", "--num_steps=4",
         "--seeds=1", "--config.data.max_seq_length=32", "--config.train.global_batch_size=8",
         "--config.eval.num_examples=8", "--config.eval.num_samples=0", "--config.runtime.jit_compile=false",
         *(f"--config.model.{name}={value}" for name, value in sizes.items()),
-    )  # fmt: skip
+    ]  # fmt: skip
+    command = [sys.executable, "-c", FORKED, "--config=tiny", *flags]
+    process = forking.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stdout + process.stderr
     table = (tmp_path / "comparison.md").read_text().splitlines()
     for objective, column in (("electra", 3), ("mlm", 4)):
