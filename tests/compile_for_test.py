@@ -9,6 +9,7 @@ import pytest
 
 from electra_cli.config.pretraining import PRETRAINING
 from electra_cli.errors import UserError
+from tests import forking
 from tests.config.resolution_test import preset
 from tests.planning.common import SCRIPTS, load_script
 
@@ -22,9 +23,8 @@ def script():
 
 
 def compile_for(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPTS / "compile_for.py"), *arguments], capture_output=True, text=True, timeout=1500
-    )
+    code = f"import runpy; runpy.run_path('{SCRIPTS}/compile_for.py', run_name='__main__')"
+    return forking.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.parametrize(
