@@ -129,7 +129,8 @@ def _main(values: flags.FlagValues) -> None:
             raise UserError(f"--wandb_project is not read by --mode={values.mode}: leave it out")
         wandb_run.import_wandb()  # before training: what is missing is reported at once
     run = source.read_run(settings)  # all this before TensorFlow's import, which takes seconds
-    run_files.check_config(values.workdir, run.resolved)
+    is_prepared = all(phase.source.manifest for phase in run.phases)  # to count other data takes long
+    run_files.check_config(values.workdir, run.resolved, source.fingerprint(run.phases) if is_prepared else None)
     checkpoint = values.checkpoint and run_files.named_checkpoint(values.workdir, values.checkpoint)
     if values.mode not in ("eval", "replay") and not run_files.has_record(values.workdir):
         run_files.check_start(run.resolved, checkpoint)

@@ -270,11 +270,12 @@ def test_workdirs_of_other_runs_are_refused_before_tensorflow_is_imported(data_d
     (tmp_path / "config.json").write_text(json.dumps(record))
     code = f"import sys, runpy; sys.modules['tensorflow'] = None; runpy.run_module('{PRETRAIN}', run_name='__main__')"
     flags = ["--config=small", f"--config.data.dir={data_dir}", f"--config.data.max_seq_length={SEQ_LENGTH}"]
-    for name, part in (
-        ("", "holds a run of another config: model.embedding_size: 8 -> 128"),
-        ("config.json", "config.json is a file, not a directory: choose another"),
+    for name, given, part in (
+        ("", flags, "holds a run of another config: model.embedding_size: 8 -> 128"),
+        ("", [], "holds a run on other data than config.data.dir="),
+        ("config.json", flags, "config.json is a file, not a directory: choose another"),
     ):
-        command = [sys.executable, "-c", code, *flags, f"--workdir={tmp_path / name}"]
+        command = [sys.executable, "-c", code, *given, f"--workdir={tmp_path / name}"]
         result = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert_user_error(result, part)
 
