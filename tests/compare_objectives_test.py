@@ -76,9 +76,11 @@ def start(tmp_path, data_dir):
     return start
 
 
-def compare(*flags, **environment):
-    command = [sys.executable, str(SCRIPTS / "compare_objectives.py"), "--config=tiny", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+def compare(*flags, before="", **environment):
+    code = f"{before}\nimport runpy, sys\nsys.path.insert(0, {str(SCRIPTS)!r})\n"
+    code += f"runpy.run_path({str(SCRIPTS / 'compare_objectives.py')!r}, run_name='__main__')"
+    command = [sys.executable, "-c", code, "--config=tiny", *flags]
+    return forking.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
 
 
 def config_of(call):
@@ -274,14 +276,12 @@ def test_every_objective_of_a_config_is_compared(start, tmp_path):
     assert all(f"tiny, {costs.OUTLINES[name].title}" in table for name in others)
 
 
-# The script and what it starts, in forked processes.
-FORKED = f"""
-import runpy, subprocess, sys
+# What the script starts, in forked processes.
+FORKED = """
+import subprocess, sys
 from tests import forking
 subprocess.Popen = lambda command, **options: forking.Popen(
     [sys.executable, "-m", "electra_cli.main", *command[1:]], **options)
-sys.path.insert(0, "{SCRIPTS}")
-runpy.run_path("{SCRIPTS}/compare_objectives.py", run_name="__main__")
 """
 
 
@@ -290,14 +290,12 @@ def test_real_runs(data_dir, tmp_path):
     words = [f"the {noun} {verb}.\t{verb}" for noun in ("cat", "dog", "farmer", "bird") for verb in ("sees", "likes")]
     (tmp_path / "words.tsv").write_text("\n".join(["sentence\tlabel", *words * 3]) + "\n")
     sizes = {"num_layers": 1, "hidden_size": 16, "intermediate_size": 32, "embedding_size": 8, "generator_size": 0.5}
-    flags = [
+    process = compare(
         f"--data={data_dir}", f"--probes={tmp_path / 'words.tsv'}", f"--output_dir={tmp_path}", "--num_steps=4",
         "--seeds=1", "--config.data.max_seq_length=32", "--config.train.global_batch_size=8",
         "--config.eval.num_examples=8", "--config.eval.num_samples=0", "--config.runtime.jit_compile=false",
-        *(f"--config.model.{name}={value}" for name, value in sizes.items()),
-    ]  # fmt: skip
-    command = [sys.executable, "-c", FORKED, "--config=tiny", *flags]
-    process = forking.run(command, capture_output=True, text=True, timeout=300)
+        *(f"--config.model.{name}={value}" for name, value in sizes.items()), before=FORKED,
+    )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
     table = (tmp_path / "comparison.md").read_text().splitlines()
     for objective, column in (("electra", 3), ("mlm", 4)):

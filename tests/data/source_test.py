@@ -11,14 +11,8 @@ from electra_cli.errors import Interrupted, UserError
 from electra_cli.training.optimization import build_optimizer
 from tests.conftest import SEQ_LENGTH, VOCAB_SIZE, prepare_small
 from tests.graphs import without_graphs
-from tests.training import loop_test
-from tests.training.loop_test import assert_same_run, metrics_of, stop_at
+from tests.training.loop_test import assert_same_run, metrics_of, stop_at, train
 from tests.training.survival_test import tiny_config
-
-
-def train(config, workdir, **more):
-    with without_graphs():
-        return loop_test.train(config, workdir, **more)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +90,7 @@ def test_a_command_line_gives_directories_without_quotes(config):
 
 
 @pytest.mark.slow
+@without_graphs()
 def test_a_run_of_two_phases_stops_and_goes_on_to_the_bit(config, tmp_path, monkeypatch):
     lines = train(config, tmp_path / "whole")
     text = "\n".join(lines)
@@ -113,6 +108,7 @@ def test_a_run_of_two_phases_stops_and_goes_on_to_the_bit(config, tmp_path, monk
 
 
 @pytest.mark.slow
+@without_graphs()
 def test_the_steps_of_a_phase_are_those_of_a_run_on_its_data(config, data_dir, tmp_path, monkeypatch):
     """The first phase is the run without a second; the second begins with the first examples of its data."""
     train(config, tmp_path / "both", with_evaluation=False)
