@@ -41,8 +41,12 @@ def command(module, *arguments):
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
+def call(arguments, **options):
+    return forking.run(arguments, capture_output=True, text=True, timeout=400, **options)
+
+
 def run(module, *arguments):
-    result = forking.run(command(module, *arguments), capture_output=True, text=True, timeout=400)
+    result = call(command(module, *arguments))
     assert result.returncode == 0, result.stdout + result.stderr
     return result
 
@@ -99,7 +103,7 @@ def test_stopped_by_sigterm_and_started_again_elsewhere_equals_never_stopped(pre
     assert json.loads((workdir / "config.json").read_text())["config"]["data"]["dir"] == "data"
 
     def elsewhere(module, *flags):
-        return forking.run(command(module, *flags), cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        return call(command(module, *flags), cwd=tmp_path)
 
     by_itself = elsewhere("electra_cli.main", f"--workdir={workdir}", "--config.train.checkpoint_interval=80")
     assert (by_itself.returncode, by_itself.stderr) == (0, "")
@@ -138,7 +142,7 @@ def test_a_run_on_a_terminal_takes_less_than_a_screen_and_then_less(prepared):
     assert any(line.startswith("Trained to step 40;") for line in shown[-3:])
     assert not any("━" in line or "─" in line for line in shown)
 
-    result = forking.run(pretrain(prepared, "shown", *steps, "--quiet"), capture_output=True, text=True, timeout=400)
+    result = call(pretrain(prepared, "shown", *steps, "--quiet"))
     assert (result.returncode, result.stderr) == (0, "")
     table = result.stdout.splitlines()  # without the note on the config, which the run began with
     assert "warmup_steps=200 is longer than the run of 40 steps" in " ".join(shown)
@@ -157,9 +161,7 @@ def single(prepared):
         "--config.eval.interval=0",
     ]
     workdir = prepared / "single"
-    result = forking.run(
-        pretrain(prepared, workdir, *flags, "--log_format=json"), capture_output=True, text=True, timeout=400
-    )
+    result = call(pretrain(prepared, workdir, *flags, "--log_format=json"))
     assert (result.returncode, result.stderr) == (0, "")
     return flags, workdir, result.stdout
 
@@ -191,8 +193,7 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared, single):
     replicated = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=2",
                   "--config.runtime.jit_compile=true", f"--config.eval.probes={prepared / 'words.tsv'}",
                   "--config.eval.probe_interval=8"]  # fmt: skip
-    arguments = pretrain(prepared, two, *flags, *replicated)
-    result = forking.run(arguments, capture_output=True, text=True, timeout=400)
+    result = call(pretrain(prepared, two, *flags, *replicated))
     assert (result.returncode, result.stderr) == (0, "")
     assert "2 logical CPUs, strategy mirrored (config.runtime.logical_cpus asks for several)" in result.stdout
     assert "step 20 probes  words accuracy" in result.stdout
@@ -213,7 +214,7 @@ def test_two_replicas_in_two_parts_make_the_same_steps(prepared, single):
 
 def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
     flags = pretrain(prepared, "started", f"--checkpoint={prepared / 'nowhere'}")
-    result = forking.run(flags, capture_output=True, text=True, timeout=400)
+    result = call(flags)
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "nowhere: no such checkpoint or directory; give a" in result.stderr
     assert not (prepared / "started" / "config.json").exists()
@@ -221,7 +222,7 @@ def test_a_checkpoint_that_is_not_there_is_told_in_one_line(prepared):
 
 def test_batch_that_replicas_do_not_divide(prepared):
     flags = ["--config.runtime.logical_cpus=2", "--config.train.gradient_accumulation_steps=8"]
-    result = forking.run(pretrain(prepared, "three", *flags), capture_output=True, text=True, timeout=400)
+    result = call(pretrain(prepared, "three", *flags))
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1 and "over 2 replicas, each in 8 parts" in result.stderr
     assert not (prepared / "three").exists()
@@ -269,8 +270,6 @@ def test_a_preparation_stopped_by_sigterm_goes_on(tmp_path):
     assert errors.splitlines()[-1].endswith("stopped by SIGTERM; the same command resumes where it ended")
     assert "Traceback" not in errors
     assert sorted(os.listdir(tmp_path)) == ["data.partial", "text.txt"]
-    again = forking.run(
-        command("electra_cli.commands.prepare", *flags), capture_output=True, text=True, check=True, timeout=300
-    )
+    again = call(command("electra_cli.commands.prepare", *flags), check=True)
     assert "resuming" in again.stderr
     assert sorted(os.listdir(tmp_path)) == ["data", "text.txt"]

@@ -283,6 +283,7 @@ def test_masked_language_modeling_resumes_to_the_bit(mlm, data_dir, tmp_path):
 
 
 @pytest.mark.slow
+@without_graphs()
 def test_a_frozen_generator_keeps_the_weights_of_another_run(mlm, data_dir, tmp_path):
     config = mlm_config(data_dir)
     config.objective.name, config.objective.frozen_generator = "electra", True
@@ -292,8 +293,7 @@ def test_a_frozen_generator_keeps_the_weights_of_another_run(mlm, data_dir, tmp_
     with pytest.raises(UserError, match="its weights would stay random"):
         train(config, tmp_path / "whole")
     config.init.generator = str(mlm)
-    with without_graphs():
-        train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     old, new = (load_run(str(workdir), notice=lambda _: None) for workdir in (mlm, tmp_path / "whole"))
     pairs = zip(old.network("generator").weights.items(), new.network("generator").weights.items(), strict=True)
     for (name, value), (_, found) in pairs:
@@ -305,23 +305,23 @@ def test_a_frozen_generator_keeps_the_weights_of_another_run(mlm, data_dir, tmp_
     trained = [line["rtd_loss"] for line in lines if line["split"] == "train"]
     assert trained[-1] < trained[0]
     config.init.generator = ""  # which a run that resumes does not need
-    with without_graphs():
-        assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
     recorded = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["init"]
     assert recorded["generator"] == str(mlm)
 
 
 @pytest.mark.slow
+@without_graphs()
 def test_modern_energies_resume_to_the_bit(config, tmp_path):
     config = resumable(config)
     config.update_from_flattened_dict({"objective.name": "electric", **MODERN, "model.remat": True})
-    with without_graphs():
-        train(config, tmp_path / "whole")
-        assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+    train(config, tmp_path / "whole")
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
     assert "rtd_auc" in metrics_of(tmp_path / "run")[-2]
 
 
 @pytest.mark.slow
+@without_graphs()
 def test_float16_and_values_that_change_resume_to_the_bit(config, tmp_path):
     config = resumable(config)
     config.update_from_flattened_dict({
@@ -336,9 +336,8 @@ def test_float16_and_values_that_change_resume_to_the_bit(config, tmp_path):
     config.data.mask_prob, config.data.mask_prob_end = 0.3, 0.1
     config.objective.sampling_temperature, config.objective.sampling_temperature_end = 2.0, 0.5
     config.objective.generator_loss_weight_end, config.objective.discriminator_loss_weight_end = 0.0, 10.0
-    with without_graphs():
-        train(config, tmp_path / "whole")
-        assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
+    train(config, tmp_path / "whole")
+    assert_resumes_to_the_bit(config, tmp_path / "whole", tmp_path / "run")
     *trained, evaluated = metrics_of(tmp_path / "whole")
     begins_and_ends = {
         "mask_prob": (0.3, 0.1), "sampling_temperature": (2.0, 0.5),
