@@ -130,7 +130,7 @@ class Trainer:
     def _compute_gradients(self, inputs, global_weights, step, replica):
         seed = replica_dropout_seed(self._seed, step, replica)
 
-        def compute_loss():
+        def compute_loss(_):
             logits = self.model(inputs, training=True, seed=seed)
             total = loss_sum(self._kind, logits, inputs[TARGETS])
             sums = {"loss": total, "weight": loss_weight(self._kind, inputs[TARGETS])}

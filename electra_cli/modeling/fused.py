@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python.xla import optimization_barrier
+from tensorflow.python.ops import control_flow_util
 
 from electra_cli.modeling.randomness import hash_bits
 
@@ -64,6 +66,18 @@ def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
         return (compiled if is_compiled else function)(*tensors, **constants)
 
     return call
+
+
+def in_order(first: Any, then: Any) -> tuple[Any, Any]:
+    """Returns two structures of tensors, the second of which is of use only when all of the first are computed.
+
+    So what the first are computed from need not be in memory together with what follows from the second.
+    """
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        tensors = optimization_barrier(*tf.nest.flatten((first, then)))
+        return tf.nest.pack_sequence_as((first, then), tensors)
+    with tf.control_dependencies(tf.nest.flatten(first)):
+        return first, tf.nest.map_structure(tf.identity, then)
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:

@@ -6,6 +6,7 @@ An objective is a file of this room, named as in `objective.name`: its model, lo
 
 import abc
 import importlib
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import ml_collections
@@ -20,6 +21,8 @@ from electra_cli.objectives.costs import network_sizes
 from electra_cli.objectives.sizes import check_network
 
 Tensors = dict[str, tf.Tensor]
+# Takes the gradients of a part of the loss, and returns tensors for what is to be computed after them.
+TakeGradients = Callable[[tf.Tensor, Tensors], Tensors]
 
 
 class Pretrainer(tf_keras.Model):
@@ -101,8 +104,23 @@ class Objective(abc.ABC):
     ) -> tuple[tf.Tensor, Tensors]:
         """Returns a replica's share of the loss and its sums, from the model's inputs (`features.MASKED`) and outputs.
 
-        `global_weights` are the `batch_weights` of the whole batch.
+        `global_weights` are the `batch_weights` of the whole batch. Outputs of one of several networks, as
+        `training_loss` has them one after the other, have the loss and the sums of that network.
         """
+
+    def training_loss(
+        self,
+        model: Pretrainer,
+        inputs: Tensors,
+        seed: tf.Tensor,
+        global_weights: list[tf.Tensor],
+        take_gradients: TakeGradients,
+    ) -> tuple[tf.Tensor, Tensors]:
+        """Calls the model with dropout; returns what is left of the loss to take gradients of, and all sums.
+
+        Of several networks that no gradient flows between, each gives up what it keeps before the next one runs.
+        """
+        return self.loss_and_sums(inputs, model(inputs, training=True, seed=seed), global_weights)
 
     @abc.abstractmethod
     def baseline_sums(self, inputs: Tensors, token_log_probs: tf.Tensor) -> Tensors:

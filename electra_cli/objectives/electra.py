@@ -9,7 +9,7 @@ from electra_cli.modeling import features
 from electra_cli.modeling.encoders import build_discriminator, build_generator
 from electra_cli.modeling.layers import gelu, truncated_normal
 from electra_cli.modeling.schedules import schedule_of
-from electra_cli.objectives.base import Pretrainer, Tensors, ratio
+from electra_cli.objectives.base import Pretrainer, TakeGradients, Tensors, ratio
 from electra_cli.objectives.electra_pretrainer import ElectraPretrainer, sample_tokens
 from electra_cli.objectives.mlm import MaskedLMObjective
 
@@ -80,14 +80,38 @@ class ElectraObjective(MaskedLMObjective):
     def loss_and_sums(
         self, inputs: Tensors, outputs: Tensors, global_weights: list[tf.Tensor]
     ) -> tuple[tf.Tensor, Tensors]:
-        """The weighted sum of both mean losses; the sums of `sum_shapes`."""
-        masked_lm_loss, sums = super().loss_and_sums(inputs, outputs, global_weights)
-        sums |= rtd_sums(inputs, outputs)
+        """The weighted sum of the mean losses, and the sums of `sum_shapes`, of the networks with outputs."""
         weights = {loss: inputs.get(key, self._config.objective[key]) for loss, key in _WEIGHTS.items()}
-        sums |= {name: weights[loss] * sums[loss] for loss, name in self._weighted().items()}
-        loss = weights["masked_lm_loss"] * masked_lm_loss
-        loss += weights["rtd_loss"] * sums["rtd_loss"] / tf.maximum(global_weights[1], 1.0)
-        return loss, sums
+        loss, sums = tf.constant(0.0), Tensors()
+        if "lm_outputs" in outputs:
+            masked_lm_loss, sums = super().loss_and_sums(inputs, outputs, global_weights)
+            loss += weights["masked_lm_loss"] * masked_lm_loss
+        if "disc_logits" in outputs:
+            sums |= rtd_sums(inputs, outputs)
+            loss += weights["rtd_loss"] * sums["rtd_loss"] / tf.maximum(global_weights[1], 1.0)
+        weighted = self._weighted().items()
+        return loss, {**sums, **{name: weights[loss] * sums[loss] for loss, name in weighted if loss in sums}}
+
+    def training_loss(
+        self,
+        model: Pretrainer,
+        inputs: Tensors,
+        seed: tf.Tensor,
+        global_weights: list[tf.Tensor],
+        take_gradients: TakeGradients,
+    ) -> tuple[tf.Tensor, Tensors]:
+        """The generator's gradients are taken before the discriminator runs."""
+        sums = Tensors()
+
+        def before_discriminator(generated: Tensors, corrupted: Tensors) -> Tensors:
+            loss, of_generator = self.loss_and_sums(inputs, generated, global_weights)
+            sums.update(of_generator)
+            return take_gradients(loss, corrupted)
+
+        outputs = model(inputs, training=True, seed=seed, before_discriminator=before_discriminator)
+        of_discriminator = {name: value for name, value in outputs.items() if name != "lm_outputs"}
+        loss, more = self.loss_and_sums(inputs, of_discriminator, global_weights)
+        return loss, {**sums, **more}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns total loss, metrics of generator and discriminator and, where it is summed, the unigram baseline."""

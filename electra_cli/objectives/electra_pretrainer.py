@@ -113,7 +113,7 @@ class ElectraPretrainer(Pretrainer):
             units=1, kernel_initializer=initializer, dtype=tf.float32, name="discriminator_head"
         )
 
-    def call(self, inputs, training=None, seed=None):
+    def call(self, inputs, training=None, seed=None, before_discriminator=None):
         """Returns the outputs of both networks.
 
         Args:
@@ -124,6 +124,8 @@ class ElectraPretrainer(Pretrainer):
           training: whether to drop out.
           seed: int32 [2] that dropout, and sampling where `sampling_uniform` is absent, follow from; None: drawn from
             TensorFlow's global generator.
+          before_discriminator: called with the generator's outputs and what the discriminator will see, dicts of
+            tensors, and returns the latter.
 
         Returns:
           Dict of `lm_outputs` float32 [batch, num_token_predictions, vocab_size], `sentence_outputs` float32
@@ -132,19 +134,14 @@ class ElectraPretrainer(Pretrainer):
         """
         inputs = self._complete(inputs)
         lm_logits, sentence_outputs = self._generate(inputs, training, sub_seed(seed, 0))
-        sampled_ids = sample_tokens(
-            lm_logits,
-            self._sampling_uniform(inputs, sub_seed(seed, 1)),
-            inputs[features.MASKED_LM_IDS] if self.disallow_correct else None,
-            inputs.get(features.SAMPLING_TEMPERATURE, self.sampling_temperature),
-        )
-        corrupted, labels = corrupt(inputs, sampled_ids)
-        return {
+        generated = {
             "lm_outputs": lm_logits if self.output_type == "logits" else tf.nn.log_softmax(lm_logits),
             "sentence_outputs": sentence_outputs,
-            **self._judge(inputs, corrupted, lm_logits, training, seed),
-            "disc_label": labels,
         }
+        corrupted, labels = self._corrupt(inputs, lm_logits, seed)
+        if before_discriminator is not None:
+            corrupted = before_discriminator(generated, corrupted)
+        return {**generated, **self._judge(inputs, corrupted, training, seed), "disc_label": labels}
 
     def _complete(self, inputs):
         """Returns the inputs as int32, and the weights of slots where they are absent."""
@@ -153,7 +150,17 @@ class ElectraPretrainer(Pretrainer):
             inputs[features.MASKED_LM_WEIGHTS] = tf.cast(inputs[features.MASKED_LM_POSITIONS] > 0, tf.float32)
         return inputs
 
-    def _judge(self, inputs, corrupted, lm_logits, training, seed):
+    def _corrupt(self, inputs, lm_logits, seed):
+        """Returns the corrupted batch, with samples of the generator, and its labels (`corrupt`)."""
+        sampled_ids = sample_tokens(
+            lm_logits,
+            self._sampling_uniform(inputs, sub_seed(seed, 1)),
+            inputs[features.MASKED_LM_IDS] if self.disallow_correct else None,
+            inputs.get(features.SAMPLING_TEMPERATURE, self.sampling_temperature),
+        )
+        return corrupt(inputs, sampled_ids)
+
+    def _judge(self, inputs, corrupted, training, seed):
         """Returns what the discriminator makes of the corrupted batch, `disc_logits`."""
         return {"disc_logits": self._discriminate(corrupted, training, sub_seed(seed, 2))}
 

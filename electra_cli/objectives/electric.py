@@ -35,7 +35,7 @@ class ElectricPretrainer(ElectraPretrainer):
         super().__init__(*networks, **more)
         self.noise_share = noise_share
 
-    def call(self, inputs, training=None, seed=None):
+    def call(self, inputs, training=None, seed=None, before_discriminator=None):
         """Returns the outputs of the cloze model and of the discriminator on noise.
 
         Arguments are those of `ElectraPretrainer`.
@@ -58,11 +58,12 @@ class ElectricPretrainer(ElectraPretrainer):
         log_q = -tf.stop_gradient(losses)
         log_q += tf.gather(fixed, corrupted[features.INPUT_WORD_IDS], batch_dims=2)
         log_q -= tf.gather(fixed, original_ids, batch_dims=2)
+        generated = {"lm_outputs": at_slots, "sampled_ids": sampled_ids, "cloze_losses": losses}
+        if before_discriminator is not None:
+            corrupted = before_discriminator(generated, corrupted)
         energies = self._discriminate(corrupted, training, sub_seed(seed, 2))
         return {
-            "lm_outputs": at_slots,
-            "sampled_ids": sampled_ids,
-            "cloze_losses": losses,
+            **generated,
             "disc_logits": energies + log_q + math.log(self.noise_share / (1.0 - self.noise_share)),
             "disc_label": put_at_positions(
                 tf.zeros_like(original_ids), positions, tf.ones_like(positions), inputs[features.MASKED_LM_WEIGHTS]
@@ -108,18 +109,18 @@ class ElectricObjective(ElectraObjective):
     def loss_and_sums(
         self, inputs: Tensors, outputs: Tensors, global_weights: list[tf.Tensor]
     ) -> tuple[tf.Tensor, Tensors]:
-        """The weighted sum of both mean losses; sums as of `sum_shapes`."""
+        """The weighted sum of the mean losses, and the sums of `sum_shapes`, of the networks with outputs."""
         _, sums = super().loss_and_sums(inputs, outputs, global_weights)
-        maskable = tf.cast(inputs[features.MASKABLE], tf.float32)
-        is_original = tf.cast(tf.equal(outputs["sampled_ids"], inputs[features.MASKED_LM_IDS]), tf.float32)
-        sums |= {
-            "sampled_correct": tf.reduce_sum(is_original * inputs[features.MASKED_LM_WEIGHTS]),
-            "cloze_loss": tf.reduce_sum(outputs["cloze_losses"] * maskable),
-            "cloze_weight": tf.reduce_sum(maskable),
-        }
-        objective, (_, real_tokens, num_maskable) = self._config.objective, global_weights
-        loss = objective.generator_loss_weight * sums["cloze_loss"] / tf.maximum(num_maskable, 1.0)
-        loss += objective.discriminator_loss_weight * sums["rtd_loss"] / tf.maximum(real_tokens, 1.0)
+        loss, objective, (_, real_tokens, num_maskable) = tf.constant(0.0), self._config.objective, global_weights
+        if "lm_outputs" in outputs:
+            maskable = tf.cast(inputs[features.MASKABLE], tf.float32)
+            sums["cloze_loss"] = tf.reduce_sum(outputs["cloze_losses"] * maskable)
+            sums["cloze_weight"] = tf.reduce_sum(maskable)
+            loss += objective.generator_loss_weight * sums["cloze_loss"] / tf.maximum(num_maskable, 1.0)
+        if "disc_logits" in outputs:
+            is_original = tf.cast(tf.equal(outputs["sampled_ids"], inputs[features.MASKED_LM_IDS]), tf.float32)
+            sums["sampled_correct"] = tf.reduce_sum(is_original * inputs[features.MASKED_LM_WEIGHTS])
+            loss += objective.discriminator_loss_weight * sums["rtd_loss"] / tf.maximum(real_tokens, 1.0)
         return loss, sums
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:

@@ -85,17 +85,22 @@ class TeamsPretrainer(ElectraPretrainer):
             selection_network, self.discriminator_activation, self._new_initializer(), name="selection_head"
         )
 
-    def _judge(self, inputs, corrupted, lm_logits, training, seed):
-        """Returns `disc_logits`, and `selection_logits`, of which the first of each slot is the original's."""
-        detected = self.discriminator_network(corrupted, training=training, seed=sub_seed(seed, 2))["encoder_outputs"]
-        selected = self.selection_network(
-            corrupted, training=training, seed=sub_seed(seed, 3), lower=detected[: -self.num_task_layers]
-        )
+    def _corrupt(self, inputs, lm_logits, seed):
+        """With `candidates`, int32 [batch, num_token_predictions, num_candidates], the original first."""
+        corrupted, labels = super()._corrupt(inputs, lm_logits, seed)
         uniform = self._sampling_uniform(inputs, sub_seed(seed, 1))
         temperature = inputs.get(features.SAMPLING_TEMPERATURE, self.sampling_temperature)
         original_ids = inputs[features.MASKED_LM_IDS]
         candidates = draw_candidates(lm_logits, uniform, original_ids, self.num_candidates, temperature)
-        positions = inputs[features.MASKED_LM_POSITIONS]
+        return {**corrupted, "candidates": candidates}, labels
+
+    def _judge(self, inputs, corrupted, training, seed):
+        """Returns `disc_logits`, and `selection_logits` of the candidates."""
+        detected = self.discriminator_network(corrupted, training=training, seed=sub_seed(seed, 2))["encoder_outputs"]
+        selected = self.selection_network(
+            corrupted, training=training, seed=sub_seed(seed, 3), lower=detected[: -self.num_task_layers]
+        )
+        positions, candidates = inputs[features.MASKED_LM_POSITIONS], corrupted["candidates"]
         return {
             "disc_logits": self._detect(detected[-1]),
             "selection_logits": self.selection_head(selected["sequence_output"], positions, candidates),
@@ -164,11 +169,13 @@ class TeamsObjective(ElectraObjective):
     def loss_and_sums(
         self, inputs: Tensors, outputs: Tensors, global_weights: list[tf.Tensor]
     ) -> tuple[tf.Tensor, Tensors]:
-        """The weighted sum of the three mean losses; the sums of ELECTRA and `selection_sums`."""
+        """As of ELECTRA; the discriminator also has the loss of selection and `selection_sums`."""
         loss, sums = super().loss_and_sums(inputs, outputs, global_weights)
-        sums |= selection_sums(inputs, outputs)
-        weight = self._config.objective.selection_loss_weight
-        return loss + weight * sums["selection_loss"] / tf.maximum(global_weights[0], 1.0), sums
+        if "selection_logits" in outputs:
+            sums |= selection_sums(inputs, outputs)
+            weight = self._config.objective.selection_loss_weight
+            loss += weight * sums["selection_loss"] / tf.maximum(global_weights[0], 1.0)
+        return loss, sums
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
         """Returns the metrics of ELECTRA, and loss and accuracy of selection."""

@@ -46,11 +46,7 @@ def build_gradients(
 
     def compute_part(inputs, global_weights, step, dropout_seed):
         inputs = {**inputs, **scheduled_values(config, objective.scheduled_keys, step)}
-
-        def compute_loss():
-            outputs = model(inputs, training=True, seed=dropout_seed)
-            return objective.loss_and_sums(inputs, outputs, global_weights)
-
+        compute_loss = functools.partial(objective.training_loss, model, inputs, dropout_seed, global_weights)
         return gradients_of(compute_loss, variables, optimizer)
 
     def compute_gradients(inputs, global_weights, step, replica):

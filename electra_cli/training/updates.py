@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from electra_cli.modeling.fused import in_order
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, own_copies, uses_loss_scaling
 
@@ -34,15 +35,34 @@ class _State(NamedTuple):
 
 
 def gradients_of(
-    compute_loss: Callable[[], tuple[tf.Tensor, Sums]], variables: Sequence[tf.Variable], optimizer: Optimizer
+    compute_loss: Callable[..., tuple[tf.Tensor, Sums]], variables: Sequence[tf.Variable], optimizer: Optimizer
 ) -> tuple[list[tf.Tensor], Sums]:
-    """Returns the gradients of a loss, scaled if the optimizer does, and its sums."""
-    with tf.GradientTape() as tape:
-        loss, sums = compute_loss()
+    """Returns the gradients of a loss, scaled if the optimizer does, and its sums.
+
+    Args:
+      compute_loss: returns the loss and its sums; called with a function that takes the gradients of a part of the
+        loss, which is then not in what is returned, before anything is computed from tensors that are passed with it
+        (`objectives.base.TakeGradients`).
+    """
+    taken: list[list[tf.Tensor]] = [[] for _ in variables]
+
+    def take(loss: tf.Tensor) -> None:
         if uses_loss_scaling(optimizer):
             loss = optimizer.get_scaled_loss(loss)
-    # Gradients of word tables are dense anyhow, since heads use the tables too.
-    return [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)], sums
+        with tape.stop_recording():
+            for gradients, gradient in zip(taken, tape.gradient(loss, variables), strict=True):
+                if gradient is not None:  # Those of word tables are dense anyhow, since heads use the tables too.
+                    gradients.append(tf.convert_to_tensor(gradient))
+
+    def take_first(loss: tf.Tensor, following: Inputs) -> Inputs:
+        take(loss)
+        taken[:], following = in_order(taken, following)
+        return following
+
+    with tf.GradientTape(persistent=True) as tape:
+        loss, sums = compute_loss(take_first)
+        take(loss)
+    return [tf.add_n(gradients) for gradients in taken], sums
 
 
 def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:

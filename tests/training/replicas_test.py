@@ -85,16 +85,16 @@ if divisions == [(1, 1)] or divisions == [(2, 1)]:  # sums of other shapes would
     sys.exit()
 
 # One example makes its replica's loss NaN.
-loss_and_sums = ElectraObjective.loss_and_sums
+training_loss = ElectraObjective.training_loss
 
 
-def loss_and_sums_with_a_fault(self, inputs, *more):
-    total, sums = loss_and_sums(self, inputs, *more)
+def training_loss_with_a_fault(self, model, inputs, *more):
+    total, sums = training_loss(self, model, inputs, *more)
     fault = tf.where(tf.reduce_any(inputs["sampling_uniform"] == MARK), np.nan, 0.0)
     return total + fault, {**sums, "rtd_loss": sums["rtd_loss"] + fault}
 
 
-ElectraObjective.loss_and_sums = loss_and_sums_with_a_fault
+ElectraObjective.training_loss = training_loss_with_a_fault
 result = {"losses": {}, "faults": {}}
 for replicas, parts in divisions:
     model, optimizer, train_steps = make(replicas, parts)

@@ -14,7 +14,13 @@ from electra_cli.data.source import open_data
 from electra_cli.objectives.base import objective_of
 from electra_cli.training import run
 from electra_cli.training.distribution import build_runtime
-from electra_cli.training.steps import _add_apart, build_eval_step, build_train_steps
+from electra_cli.training.steps import (
+    _add_apart,
+    build_eval_step,
+    build_gradients,
+    build_train_steps,
+    replica_dropout_seed,
+)
 from tests.conftest import MODERN, prepare_small, small_config
 from tests.graphs import without_graphs
 
@@ -155,6 +161,35 @@ def test_steps_agree_however_they_are_compiled(request, config, is_packed, overr
         for name in (name for name in sums if name.endswith("loss")):
             assert float(sums[name]) == pytest.approx(float(expected_sums[name]), rel=1e-3), (variant, name)
         assert float(sums["unigram_loss"]) == pytest.approx(3.0 * float(sums["masked_lm_weight"]), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"objective.tied_generator": True, "objective.generator_loss_weight": 2.0},
+        {"objective.uniform_generator": True},
+        {"objective.frozen_generator": True, "model.embedding_sharing": "none"},
+        {"objective.name": "electric"},
+        {"objective.name": "teams", "model.num_layers": 2},
+        {"objective.name": "mlm"},
+    ],
+    ids=lambda overrides: "_".join(map(str, overrides.values())) or "electra",
+)
+def test_gradients_that_are_taken_network_by_network_are_those_of_the_loss(config, overrides):
+    steps = Steps(config, **overrides)
+    objective, variables = objective_of(steps.config), steps.model.trainable_variables
+    batch = next(iter(steps.dataset()))
+    weights, step = objective.batch_weights(batch), tf.constant(5, tf.int64)
+    gradients, sums = build_gradients(steps.model, steps.optimizer, steps.config)(batch, weights, step, 0)
+    with tf.GradientTape() as tape:
+        outputs = steps.model(batch, training=True, seed=replica_dropout_seed(steps.config.train.seed, step, 0))
+        loss, expected = objective.loss_and_sums(batch, outputs, weights)
+    for gradient, whole in zip(gradients, tape.gradient(loss, variables), strict=True):
+        np.testing.assert_allclose(gradient, tf.convert_to_tensor(whole), rtol=1e-5, atol=1e-6)
+    assert sums.keys() == objective.sum_shapes().keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(sums[name], value)
 
 
 def test_four_parts_of_8_equal_32(config):
