@@ -1,10 +1,10 @@
 """How large a run is: parameters, a replica's memory and checkpoints, computed from a config. No TensorFlow here.
 
-What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
-execution order things differently: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with
-compiled parts between them (CPUs). A step peaks at one of three moments: at the end of the forward pass, with the
-gradients that come before activations go, all of them by experience; when the generator's logits are sampled from; or
-at the update.
+What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`, in two ways
+of execution: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with compiled parts between
+them (CPUs). A step peaks at one of three moments: when the generator's logits are sampled from; at the end of the
+discriminator's forward pass, when the generator's gradients are there and what they were computed from is not; or at
+the update.
 """
 
 import dataclasses
@@ -21,6 +21,10 @@ from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
+# As measured. Copies in float32: of a layer's scores on CPUs in bfloat16; of blocks of scores in compiled steps.
+_FLOAT_SCORES, _FLOAT_BLOCKS = 3.0, 5.0
+# Of what compiled steps recompute of a block, what is alive with the gradients that take its place.
+_RECOMPUTED = 1.5
 _MOMENTS = 2  # of the optimizers of `training/optimization.py`, all of which are kinds of Adam
 
 
@@ -160,17 +164,12 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     gradients = updated * (execution.gradient_copies + has_parts + (num_replicas > 1))
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
-    activations = sum(kept) if execution.keeps_both else max(kept)
-    # At the end of the forward pass those of the generator exist, where they are taken before.
-    of_generator = 0.0 if execution.keeps_both or execution.is_frozen else FLOAT * parameters.generator
+    activations = max(kept)
+    of_generator = 0.0 if execution.is_frozen else FLOAT * parameters.generator
     working = num_examples * max(execution.working(size, remat) for size in sizes)
-    a_copy = FLOAT * num_examples * sizes[0].num_predictions * sizes[0].vocab_size
-    logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
-    moments = (
-        activations + working + a_copy * execution.logits_kept + of_generator,
-        kept[0] + logits,
-        gradients - updated * has_parts,
-    )
+    num_logits = num_examples * sizes[0].num_predictions * sizes[0].vocab_size
+    logits = 0.0 if config.objective.uniform_generator else FLOAT * execution.logits * num_logits
+    moments = (kept[0] + logits, activations + working + of_generator, gradients - updated * has_parts)
     peak = weights + optimizer + updated * has_parts + max(moments)
     return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
 
@@ -180,7 +179,7 @@ def kept_of_example(config: Any, *, compiled: bool) -> float:
     execution = _Execution(config, compiled)
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     has_logits = not config.objective.uniform_generator
-    logits = FLOAT * sizes[0].num_predictions * sizes[0].vocab_size * execution.logits_alive * has_logits
+    logits = FLOAT * execution.logits * sizes[0].num_predictions * sizes[0].vocab_size * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
 
 
@@ -198,17 +197,14 @@ class _Execution:
     """Bytes that an example needs, depending on how the step is executed.
 
     Compiled: XLA compiles the complete step, as its buffer assignments show (scripts/benchmark_memory.py and, for
-    accelerators, scripts/compile_for.py). It takes the generator's gradients before the discriminator runs, so that one
-    network's activations exist at a time; of the architecture modern after it, so that both do, with the logits. It
-    keeps the sums that enter LayerNorm in float32, which it computes in, decisions of dropout as bytes, and scores of
-    attention beside the probabilities, which it makes of them again. Else: TensorFlow's products, and what is between
-    them compiled by itself (`fused.py`), as on CPUs.
+    accelerators, scripts/compile_for.py). It keeps the sums that enter LayerNorm in float32, which it computes in,
+    decisions of dropout as bytes, and scores of attention beside the probabilities, which it makes of them again. Else:
+    TensorFlow's products, and what is between them compiled by itself (`fused.py`), as on CPUs.
 
     Attributes:
       gelu_tensors: kept about GELU: input, output, and of float32 a value within that its gradient has, too.
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
-      logits_alive, logits_kept: copies of the masked-LM head's logits while they are sampled from, and after that;
-        without compilation with a copy to sample from, and then the logits alone.
+      logits: copies of the masked-LM head's while they are sampled from; without compilation the gradient, too.
     """
 
     def __init__(self, config: Any, compiled: bool):
@@ -219,11 +215,8 @@ class _Execution:
         self.selection_layers = costs.num_selection_layers(config)
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gelu_tensors = 3.0 if compiled and self.width == FLOAT else 2.0
-        self.logits_alive = 3.0
+        self.logits = 3.0 if compiled else 4.0
         self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
-        self.keeps_both = not compiled or config.model.architecture == "modern"
-        predicts_all = costs.outline_of(config).num_towers > 1  # each with a loss: then gradients are kept, too
-        self.logits_kept = 0.0 if self.is_frozen or not self.keeps_both else 3.0 if predicts_all else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
@@ -253,12 +246,16 @@ class _Execution:
         return self._a_score(size, num_keys) * (2.0 if self.has_attention_dropout else 1.0)
 
     def _blocks(self, size: costs.NetworkSize) -> float:
-        """Bytes a token of the probabilities, and their gradients, of layers that compute them in blocks."""
+        """Bytes a token at work in layers that compute attention in blocks: probabilities and their gradients.
+
+        Compiled, what else XLA makes of blocks of queries, keys and scores at once, too.
+        """
         if not size.layers_in_blocks():
             return 0.0
         # Of layers with windows all blocks exist at once, those of others are smaller (`modeling/blockwise.py`).
         num_keys = 4 * max(MIN_HALF_WINDOW, size.local_attention // 2) if size.architecture == "modern" else BLOCK
-        return 2.0 * self._probabilities(size, num_keys)
+        copies = _FLOAT_BLOCKS * FLOAT / self.width if self.compiled else 0.0
+        return 2.0 * self._probabilities(size, num_keys) + copies * self._a_score(size, num_keys)
 
     def recomputed(self, size: costs.NetworkSize) -> float:
         """What of a block `model.remat` does not keep: query, key, value, scores, and GELU but for its input.
@@ -300,17 +297,19 @@ class _Execution:
         """While gradients of a block are computed: what is recomputed, and gradients.
 
         Compiled, of what is recomputed, or else of scores, of which the softmax is made again in float32. Not compiled,
-        of scores, and of the architecture modern those of both halves of the feed-forward layer, of their product, and
-        joined.
+        of scores, which products in bfloat16 also hold in float32, and of the architecture modern those of both halves
+        of the feed-forward layer, of their product, and joined.
         """
-        recomputed = (self.recomputed(size) if remat else 0.0) + size.seq_length * self._blocks(size)
+        recomputed, blocks = self.recomputed(size) if remat else 0.0, self._blocks(size)
         is_full = size.layers_in_blocks() < size.num_layers
         if self.compiled:
             softmax = is_full * (FLOAT / self.width + 1.0) * self._a_score(size, size.seq_length)
-            return recomputed + (self.recomputed(size) if remat else size.seq_length * softmax)
+            return _RECOMPUTED * recomputed + size.seq_length * (blocks if remat else max(blocks, softmax))
         halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
-        scores = self._probabilities(size, size.seq_length) if is_full else 0.0
-        return size.seq_length * (scores + halves) + recomputed
+        scores = self._probabilities(size, size.seq_length)
+        if self.width < FLOAT:
+            scores += _FLOAT_SCORES * (FLOAT / self.width) * self._a_score(size, size.seq_length)
+        return recomputed + size.seq_length * (blocks + is_full * scores + halves)
 
 
 def host_memory() -> int:

@@ -66,7 +66,7 @@ def test_activations_of_a_compiled_step_counted_by_hand(precision, width, gelu):
     again = width * (tokens * (3 * 8 + (gelu - 1) * 32) + 2 * scores) - scores
     assert kept.activations == 3 * (block - again) + embeddings + head
     # With gradients; of scores alone, whose softmax is float32.
-    assert (found.working, kept.working) == ((4 + width) * scores, 2 * again)
+    assert (found.working, kept.working) == ((4 + width) * scores, 1.5 * again)
 
 
 @pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("mixed_bfloat16", 2)])
@@ -78,7 +78,7 @@ def test_activations_on_a_cpu_counted_by_hand(precision, width):
     assert found.activations == 3 * block + embeddings + head
     kept = memory(resolved(runtime__precision=precision), remat=True, compiled=False)
     again = width * (tokens * (3 * 8 + 32) + 2 * scores)
-    widest = 2 * width * scores
+    widest = (2 * width + (3 * 4 if width == 2 else 0)) * scores  # in bfloat16 with copies in float32
     assert (found.working, kept.working) == (widest, widest + again)
 
 
@@ -92,7 +92,7 @@ def test_logits_of_all_tokens_by_hand():
     # Two towers keep as much as the discriminator without its head does twice.
     head = 4 * 16 * 8 * 2 * 4
     kept = memory(electra, compiled=False).activations - head
-    assert memory(electric, compiled=False).activations == 1.5 * kept + head
+    assert memory(electric, compiled=False).activations == 2 * kept
 
 
 def test_without_dropout_its_tensors_are_not_there():
