@@ -107,8 +107,7 @@ def test_the_plan_is_near_the_recorded_peaks(script):
     # Of `tiny` most is not activations; for the others see docs/scale.md.
     off = {
         ("tiny", "h100"): (1.9, 2.0), ("small_mlm", "h100"): (1.2, 1.25), ("small_plus_plus", "h100"): (1.1, 1.2),
-        ("small_teams", "h100"): (1.1, 1.15), ("small_mlm", "v5e"): (1.45, 1.5), ("small_teams", "v5e"): (0.73, 0.78),
-        ("modern_small", "v5e"): (1.3, 1.35),
+        ("small_teams", "h100"): (1.1, 1.15), ("small_mlm", "v5e"): (1.45, 1.5), ("modern_small", "v5e"): (1.3, 1.4),
     }  # fmt: skip
     names = {record["config"][0].removeprefix("--config=") for record in records if record["device"] == "h100"}
     assert names == {*PRETRAINING.names()}
