@@ -109,8 +109,8 @@ class ElectraObjective(MaskedLMObjective):
             return take_gradients(loss, corrupted)
 
         outputs = model(inputs, training=True, seed=seed, before_discriminator=before_discriminator)
-        of_discriminator = {name: value for name, value in outputs.items() if name != "lm_outputs"}
-        loss, more = self.loss_and_sums(inputs, of_discriminator, global_weights)
+        left = {name: value for name, value in outputs.items() if name != "lm_outputs"}  # the discriminator's loss
+        loss, more = self.loss_and_sums(inputs, left, global_weights)
         return loss, {**sums, **more}
 
     def summarize(self, sums: dict[str, np.ndarray]) -> dict[str, float]:
