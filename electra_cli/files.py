@@ -207,7 +207,7 @@ def check_output(flag: str, path: str, own: bytes = b"") -> None:
         raise UserError(f"{flag}={path} is no regular file: give another name")
     if own and os.path.exists(path) and os.path.getsize(path):
         with open(path, "rb") as stream:
-            if not re.match(own, stream.read(4096), re.DOTALL):
+            if not re.match(own, stream.read(2**16), re.DOTALL):
                 raise UserError(f"{flag}={path} was not written by this command: remove it, or give another name")
     if not os.path.isdir(directory):
         raise UserError(f"{flag}={path}: there is no directory {directory}; make it, or choose another")

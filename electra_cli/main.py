@@ -177,6 +177,8 @@ def _score(values: flags.FlagValues) -> None:
 
     settings = PRETRAINING.restore(run_files.read_record(values.workdir)["config"], values.workdir)
     require_energies(settings.objective.name, values.workdir)
+    if values.checkpoint:
+        run_files.named_checkpoint(values.workdir, values.checkpoint)
     path = "/dev/stdin" if values.input == "-" else values.input
     texts = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     if not texts[-1]:

@@ -127,8 +127,8 @@ def _describe_refusal(error: Exception) -> str | None:
     if kind == "ResourceExhaustedError" and shortage is not None:
         advice = "choose smaller batches or sizes, or a device with more (electra-plan predicts what a config needs)"
         return f"a device has too little memory ({shortage[0]}): {advice}"
-    if kind in ("PermissionError", "PermissionDeniedError"):
-        return f"{text.splitlines()[0]}: ask for access to it, or choose another"
+    if kind == "PermissionDeniedError" or (isinstance(error, PermissionError) and error.filename is not None):
+        return f"{text.partition(chr(10))[0]}: ask for access to it, or choose another"
     return None
 
 
@@ -210,12 +210,13 @@ def require_flags(values: flags.FlagValues, **remedies: str) -> None:
             raise UserError(f"--{name} is missing: {remedy}")
 
 
-def require_files(values: flags.FlagValues, *names: str) -> None:
-    """Raises a `UserError` for the first of some flags that name a file where nothing is."""
-    for name in names:
+def require_files(values: flags.FlagValues, **remedies: str) -> None:
+    """Raises a `UserError` for the first of some flags, with its remedy, that names what is no file."""
+    for name, remedy in remedies.items():
         path = values[name].value
-        if path and files.size(path) is None and not os.path.exists(path):  # a pipe has no size
-            raise UserError(f"--{name}={path}: {files.describe_missing(path, 'file')}")
+        if path and files.size(path) is None and (os.path.isdir(path) or not os.path.exists(path)):  # or a pipe
+            problem = "is a directory" if os.path.isdir(path) else files.describe_missing(path, "file")
+            raise UserError(f"--{name}={path}: {problem}; {remedy}")
 
 
 def refuse_flags(values: flags.FlagValues, names: Iterable[str], reason: str) -> None:

@@ -7,6 +7,7 @@ from electra_cli.cli import app
 from electra_cli.config.fields import Field, Rule
 from electra_cli.errors import UserError
 from electra_cli.loggers.logger import Logger
+from electra_cli.workdir import run_files
 
 FORMATS = ["google_tf1", "huggingface", "tfm", "electra_pretrain"]
 _AT_LEAST_1 = Rule(lambda value: value >= 1, "must be at least 1")
@@ -84,7 +85,13 @@ def _main(values: flags.FlagValues) -> None:
     for name in ("source", "generator_source"):
         if values[name].value is not None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
-    app.require_files(values, "vocab_file", "hparams")
+    app.require_files(
+        values,
+        vocab_file="give the model's vocabulary, SentencePiece model or tokenizer.json",
+        hparams="give the JSON file of google-research/electra's --hparams",
+    )
+    if values.checkpoint:
+        run_files.named_checkpoint(values.source, values.checkpoint)
     from electra_cli.interop import delivery  # noqa: PLC0415  (--help must not wait for NumPy)
     from electra_cli.loggers import panel  # noqa: PLC0415
 

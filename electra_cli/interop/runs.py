@@ -135,7 +135,7 @@ def load_run(
     for note in tokenizer.vocabulary.notes:
         notice(note)
     own = tokenization.find_vocab_file(workdir)
-    if vocab_file and own and files.read_bytes(vocab_file) != files.read_bytes(own):
+    if vocab_file and own and _differ(vocab_file, own):
         notice(f"{vocab_file} differs from {own}, which the model learned with: it does not know other tokens.")
     where = named_checkpoint(workdir, checkpoint) if checkpoint else workdir
     try:
@@ -145,6 +145,12 @@ def load_run(
     lines = [line for line in read_metrics(workdir) if line["split"] == "validation" and line["step"] <= step]
     is_averaged = averaged and config.optimizer.ema_decay > 0
     return LoadedRun(workdir, path, step, config, model, is_averaged, tokenizer, lines[-1] if lines else {})
+
+
+def _differ(vocab_file: str, own: str) -> bool:
+    """Returns whether a line of both files differs, but for white space; rows without a token are named in `own`."""
+    given, kept = ([line.rstrip() for line in files.read_bytes(file).splitlines()] for file in (vocab_file, own))
+    return any(one and one != other for one, other in zip(given, kept, strict=False))
 
 
 def _find_tokenizer(

@@ -69,7 +69,7 @@ def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_order(first: Any, then: Any) -> tuple[Any, Any]:
-    """Returns two structures of tensors, the second of which is of use only when all of the first are computed.
+    """Returns two structures of tensors; in a graph the second is available only after all of the first are computed.
 
     So what the first are computed from need not be in memory together with what follows from the second.
     """

@@ -104,8 +104,8 @@ class Objective(abc.ABC):
     ) -> tuple[tf.Tensor, Tensors]:
         """Returns a replica's share of the loss and its sums, from the model's inputs (`features.MASKED`) and outputs.
 
-        `global_weights` are the `batch_weights` of the whole batch. Outputs of one of several networks, as
-        `training_loss` has them one after the other, have the loss and the sums of that network.
+        `global_weights` are the `batch_weights` of the whole batch. In training it is called once for each network,
+        with that network's outputs alone, and returns that network's share.
         """
 
     def training_loss(
@@ -118,7 +118,8 @@ class Objective(abc.ABC):
     ) -> tuple[tf.Tensor, Tensors]:
         """Calls the model with dropout; returns what is left of the loss to take gradients of, and all sums.
 
-        Of several networks that no gradient flows between, each gives up what it keeps before the next one runs.
+        Of several networks that no gradient flows between, each gives up what it keeps before the next one runs, in a
+        graph.
         """
         return self.loss_and_sums(inputs, model(inputs, training=True, seed=seed), global_weights)
 

@@ -25,6 +25,7 @@ FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in ev
 _FLOAT_SCORES, _FLOAT_BLOCKS = 3.0, 5.0
 # Of what compiled steps recompute of a block, what is alive with the gradients that take its place.
 _RECOMPUTED = 1.5
+_LOGITS = 3.0  # copies of the masked-LM head's while they are sampled from
 _MOMENTS = 2  # of the optimizers of `training/optimization.py`, all of which are kinds of Adam
 
 
@@ -143,7 +144,7 @@ class ReplicaMemory:
     weights: float  # float32, and their copies in the compute dtype while a step runs
     optimizer: float  # moments and moving averages
     gradients: float  # of all weights at the end of a step, with those of earlier parts and other replicas
-    activations: float  # kept of the forward pass of one part of a batch
+    activations: float  # kept of the forward pass of the network that keeps more, of one part of a batch
     working: float  # also alive while gradients of a block are computed
     logits: float  # of the masked-LM head, with their copies
     peak: float  # at one time: activations are freed as gradients are computed
@@ -175,11 +176,11 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
 
 
 def kept_of_example(config: Any, *, compiled: bool) -> float:
-    """Returns the bytes of an example that the forward passes of both networks keep together, with its logits."""
+    """Returns the bytes of an example that the forward passes of both networks keep, added up, with its logits."""
     execution = _Execution(config, compiled)
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     has_logits = not config.objective.uniform_generator
-    logits = FLOAT * execution.logits * sizes[0].num_predictions * sizes[0].vocab_size * has_logits
+    logits = FLOAT * _LOGITS * sizes[0].num_predictions * sizes[0].vocab_size * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
 
 
@@ -204,7 +205,7 @@ class _Execution:
     Attributes:
       gelu_tensors: kept about GELU: input, output, and of float32 a value within that its gradient has, too.
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
-      logits: copies of the masked-LM head's while they are sampled from; without compilation the gradient, too.
+      logits: copies of the masked-LM head's while they are sampled from; without compilation their gradient, too.
     """
 
     def __init__(self, config: Any, compiled: bool):
@@ -215,7 +216,7 @@ class _Execution:
         self.selection_layers = costs.num_selection_layers(config)
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gelu_tensors = 3.0 if compiled and self.width == FLOAT else 2.0
-        self.logits = 3.0 if compiled else 4.0
+        self.logits = _LOGITS if compiled else _LOGITS + 1.0
         self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:

@@ -124,7 +124,7 @@ def marks_of(run: RunRecord) -> list[Mark]:
         name, step = event["event"], event["step"]
         if name == "start" and (index > 0 or step > 0):
             marks.append(Mark(step, "resume"))
-        elif name in ("stop", "error") and not any(later["event"] == "start" for later in run.events[index + 1 :]):
+        elif name in ("stop", "error") and not {later["event"] for later in run.events[index + 1 :]} & {"start", "end"}:
             marks.append(Mark(step, name))
         elif name == "rollback":
             marks.append(Mark(step, "rollback"))

@@ -12,8 +12,8 @@ from electra_cli.report.records import RunRecord, RunSamples, read_runs
 from electra_cli.workdir import run_files
 
 FORMATS = ("html", "text")
-# How a report of either format begins.
-_OWN = rb"<!DOCTYPE html>.*ELECTRA pre-training</title>|.*\nmetric +(run +)?training +last +held out +baseline"
+# How a report of either format begins: the text's table comes after two lines for each run, and may be narrow.
+_OWN = rb"<!DOCTYPE html>.*ELECTRA pre-training</title>|.*\nmetric +(run|training)"
 
 
 def write_report(

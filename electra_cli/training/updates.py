@@ -40,29 +40,28 @@ def gradients_of(
     """Returns the gradients of a loss, scaled if the optimizer does, and its sums.
 
     Args:
-      compute_loss: returns the loss and its sums; called with a function that takes the gradients of a part of the
-        loss, which is then not in what is returned, before anything is computed from tensors that are passed with it
-        (`objectives.base.TakeGradients`).
+      compute_loss: returns the loss and its sums. It is called with a function (`objectives.base.TakeGradients`) that
+        takes the gradients of a part of the loss at once; what is returned is the rest of the loss.
     """
-    taken: list[list[tf.Tensor]] = [[] for _ in variables]
+    shares: list[list[tf.Tensor]] = [[] for _ in variables]
 
     def take(loss: tf.Tensor) -> None:
         if uses_loss_scaling(optimizer):
             loss = optimizer.get_scaled_loss(loss)
         with tape.stop_recording():
-            for gradients, gradient in zip(taken, tape.gradient(loss, variables), strict=True):
-                if gradient is not None:  # Those of word tables are dense anyhow, since heads use the tables too.
+            for gradients, gradient in zip(shares, tape.gradient(loss, variables), strict=True):
+                if gradient is not None:  # That of a word table is dense once a head uses the table, too.
                     gradients.append(tf.convert_to_tensor(gradient))
 
     def take_first(loss: tf.Tensor, following: Inputs) -> Inputs:
         take(loss)
-        taken[:], following = in_order(taken, following)
+        shares[:], following = in_order(shares, following)
         return following
 
     with tf.GradientTape(persistent=True) as tape:
         loss, sums = compute_loss(take_first)
         take(loss)
-    return [tf.add_n(gradients) for gradients in taken], sums
+    return [tf.add_n(gradients) for gradients in shares], sums
 
 
 def with_counts(shapes: Mapping[str, list[int]]) -> dict[str, list[int]]:

@@ -188,8 +188,8 @@ def check_config(path: str, config: ml_collections.FrozenConfigDict, data_finger
             f"--workdir={path} holds a run on other data than config.data.dir={config.data.dir}; give that data, "
             f"or another --workdir"
         )
-    is_unread = " (not read: the run resumes from its own checkpoint, if it has any)"
-    return [f"{each}{is_unread if each.startswith('init.') else ''}" for each in allowed]
+    unread_note = " (not read: the run resumes from its own checkpoint, if it has any)"
+    return [f"{each}{unread_note if each.startswith('init.') else ''}" for each in allowed]
 
 
 def check_start(config: ml_collections.FrozenConfigDict, checkpoint: str | None) -> None:

@@ -22,6 +22,7 @@ from electra_cli.workdir.run_files import (
     CONFIG_FILE,
     EVENTS_FILE,
     METRICS_FILE,
+    absolute_paths,
     has_record,
     read_metrics,
     read_record,
@@ -81,9 +82,12 @@ class Workdir:
             return
         with files.writing("the vocabulary", to=self.path):
             tokenizer.save(self.path)
-        init = read_record(self.path)["config"].get("init") if resumes and has_record(self.path) else None
+        began = {}
+        if resumes and has_record(self.path):
+            old = read_record(self.path)
+            began = absolute_paths(old["config"], old.get("directory", ""))
         record = {
-            "config": {**config.to_dict(), "init": init or config.init.to_dict()},
+            "config": {**config.to_dict(), "init": began.get("init") or config.init.to_dict()},
             "data_fingerprint": data_fingerprint,
             "directory": os.getcwd(),  # which relative paths begin at
             "devices": devices,

@@ -164,8 +164,14 @@ def test_a_vocabulary_that_is_given_for_a_run(tmp_path):
     assert run.tokenizer.vocabulary == Vocabulary(TOKENS[:100]).fitted(108, "", "", "")
     assert np.shape(run.network("discriminator").weights["embeddings/word_embeddings"])[0] == 108
     assert not any("differs" in line for line in notices)  # nothing is known of the right one
-    for content, differs in ((TOKENS, False), (reversed(TOKENS), True)):
-        (workdir / "vocab.txt").write_text("\n".join(TOKENS))
-        (tmp_path / "given.txt").write_text("\n".join(content))
+    (workdir / "vocab.txt").write_text("\n".join(TOKENS))
+    for content, differs in (
+        ("\n".join(reversed(TOKENS)), True),
+        ("\r\n".join(TOKENS), False),
+        ("\n".join(TOKENS[:100]), False),
+        ("\n".join((*TOKENS[:100], "", *TOKENS[101:])), False),
+    ):
+        notices.clear()
+        (tmp_path / "given.txt").write_bytes(content.encode())
         load_run(str(workdir), vocab_file=str(tmp_path / "given.txt"), notice=notices.append)
         assert any(f"given.txt differs from {workdir}/vocab.txt, which the" in line for line in notices) == differs

@@ -82,6 +82,8 @@ def test_marks(tmp_path):
 def test_the_last_stop_is_marked(tmp_path):
     events = [{"event": "start", "step": 0}, {"event": "stop", "step": 40, "reason": "SIGTERM"}]
     assert marks_of(read(write_workdir(tmp_path / "run", events=events))) == [Mark(40, "stop")]
+    ended = [*events, {"event": "end", "step": 40}]  # in the last evaluation, which was made then
+    assert marks_of(read(write_workdir(tmp_path / "ended", events=ended))) == []
     events = [{"event": "start", "step": 0}, {"event": "error", "step": 40, "reason": "no room"}]
     assert marks_of(read(write_workdir(tmp_path / "failed", events=events))) == [Mark(40, "error")]
 

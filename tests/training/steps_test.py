@@ -100,7 +100,7 @@ IN_BLOCKS = {"runtime.attention": "blockwise"}
 @pytest.mark.parametrize(
     ("is_packed", "overrides", "variants"),
     [
-        (False, {"model.embedding_sharing": "word"}, [COMPILED]),
+        (False, {"model.embedding_sharing": "word"}, [COMPILED, {}]),
         (
             True,
             {
@@ -190,6 +190,13 @@ def test_gradients_that_are_taken_network_by_network_are_those_of_the_loss(confi
     assert sums.keys() == objective.sum_shapes().keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(sums[name], value)
+
+
+@pytest.mark.parametrize(("name", "num_barriers"), [("electra", 1), ("electric", 1), ("teams", 1), ("mlm", 0)])
+def test_the_discriminator_runs_after_the_generators_gradients(config, name, num_barriers):
+    steps = Steps(config, **{"objective.name": name, "model.num_layers": 2, **COMPILED})
+    hlo = steps.train_steps.to_hlo(next(iter(steps.dataset())), tf.constant(0, tf.int64))
+    assert hlo.count(b"opt-barrier") == 2 * num_barriers  # its name and what it is
 
 
 def test_four_parts_of_8_equal_32(config):
