@@ -170,7 +170,8 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     working = num_examples * max(execution.working(size, remat) for size in sizes)
     num_logits = num_examples * sizes[0].num_predictions * sizes[0].vocab_size
     logits = 0.0 if config.objective.uniform_generator else FLOAT * execution.logits * num_logits
-    moments = (kept[0] + logits, activations + working + of_generator, gradients - updated * has_parts)
+    later = logits * (execution.logits_later / execution.logits)
+    moments = (kept[0] + logits, activations + working + of_generator + later, gradients - updated * has_parts)
     peak = weights + optimizer + updated * has_parts + max(moments)
     return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
 
@@ -205,7 +206,8 @@ class _Execution:
     Attributes:
       gelu_tensors: kept about GELU: input, output, and of float32 a value within that its gradient has, too.
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
-      logits: copies of the masked-LM head's while they are sampled from; without compilation their gradient, too.
+      logits, logits_later: copies of the masked-LM head's while they are sampled from, and after that; without
+        compilation their gradient, too, and themselves, which TensorFlow may count what was right from at any time.
     """
 
     def __init__(self, config: Any, compiled: bool):
@@ -216,7 +218,7 @@ class _Execution:
         self.selection_layers = costs.num_selection_layers(config)
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gelu_tensors = 3.0 if compiled and self.width == FLOAT else 2.0
-        self.logits = _LOGITS if compiled else _LOGITS + 1.0
+        self.logits, self.logits_later = (_LOGITS, 0.0) if compiled else (_LOGITS + 1.0, 1.0)
         self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
