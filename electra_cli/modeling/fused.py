@@ -68,16 +68,18 @@ def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def is_compiled_whole() -> bool:
+    """Returns whether XLA compiles all of what is traced here."""
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
 def in_order(first: Any, then: Any) -> tuple[Any, Any]:
-    """Returns two structures of tensors; in a graph the second is available only after all of the first are computed.
+    """Returns two structures of tensors, where `is_compiled_whole`; the second is available only after the first.
 
     So what the first are computed from need not be in memory together with what follows from the second.
     """
-    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
-        tensors = optimization_barrier(*tf.nest.flatten((first, then)))
-        return tf.nest.pack_sequence_as((first, then), tensors)
-    with tf.control_dependencies(tf.nest.flatten(first)):
-        return first, tf.nest.map_structure(tf.identity, then)
+    tensors = optimization_barrier(*tf.nest.flatten((first, then)))
+    return tf.nest.pack_sequence_as((first, then), tensors)
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:

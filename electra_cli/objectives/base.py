@@ -21,7 +21,7 @@ from electra_cli.objectives.costs import network_sizes
 from electra_cli.objectives.sizes import check_network
 
 Tensors = dict[str, tf.Tensor]
-# Takes the gradients of a part of the loss, and returns tensors for what is to be computed after them.
+# Takes the gradients of a part of the loss, and returns tensors for what is to be computed after that.
 TakeGradients = Callable[[tf.Tensor, Tensors], Tensors]
 
 
@@ -118,8 +118,8 @@ class Objective(abc.ABC):
     ) -> tuple[tf.Tensor, Tensors]:
         """Calls the model with dropout; returns what is left of the loss to take gradients of, and all sums.
 
-        Of several networks that no gradient flows between, each gives up what it keeps before the next one runs, in a
-        graph.
+        Of several networks that no gradient flows between, each gives up what it keeps before the next one runs, where
+        XLA compiles the step.
         """
         return self.loss_and_sums(inputs, model(inputs, training=True, seed=seed), global_weights)
 

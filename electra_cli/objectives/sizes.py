@@ -1,10 +1,10 @@
 """How large a run is: parameters, a replica's memory and checkpoints, computed from a config. No TensorFlow here.
 
-What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`, in two ways
-of execution: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with compiled parts between
-them (CPUs). A step peaks at one of three moments: when the generator's logits are sampled from; at the end of the
-discriminator's forward pass, when the generator's gradients are there and what they were computed from is not; or at
-the update.
+What is kept of a forward pass for the backward pass is counted tensor by tensor, from `modeling/layers.py`. Two ways of
+execution order things differently: a step that XLA compiles as a whole (GPUs, TPUs), and TensorFlow's products with
+compiled parts between them (CPUs). A step peaks at one of three moments: at the end of the forward pass, with the
+gradients that come before activations go, all of them by experience; when the generator's logits are sampled from; or
+at the update.
 """
 
 import dataclasses
@@ -21,11 +21,9 @@ from electra_cli.objectives import costs
 from electra_cli.workdir.run_files import CHECKPOINT_DIRECTORY
 
 FLOAT = 4  # bytes of float32, which weights, optimizer and gradients have in every precision
-# As measured. Copies in float32: of a layer's scores on CPUs in bfloat16; of blocks of scores in compiled steps.
-_FLOAT_SCORES, _FLOAT_BLOCKS = 3.0, 5.0
-# Of what compiled steps recompute of a block, what is alive with the gradients that take its place.
-_RECOMPUTED = 1.5
-_LOGITS = 3.0  # copies of the masked-LM head's while they are sampled from
+# As measured in compiled steps: copies in float32 of blocks of scores; of what is recomputed of a block, what is alive
+# with the gradients that take its place.
+_FLOAT_BLOCKS, _RECOMPUTED = 5.0, 1.5
 _MOMENTS = 2  # of the optimizers of `training/optimization.py`, all of which are kinds of Adam
 
 
@@ -144,7 +142,7 @@ class ReplicaMemory:
     weights: float  # float32, and their copies in the compute dtype while a step runs
     optimizer: float  # moments and moving averages
     gradients: float  # of all weights at the end of a step, with those of earlier parts and other replicas
-    activations: float  # kept of the forward pass of the network that keeps more, of one part of a batch
+    activations: float  # kept of the forward pass of one part of a batch; compiled, of the network that keeps more
     working: float  # also alive while gradients of a block are computed
     logits: float  # of the masked-LM head, with their copies
     peak: float  # at one time: activations are freed as gradients are computed
@@ -165,13 +163,17 @@ def replica_memory(config: Any, num_examples: int, *, remat: bool, compiled: boo
     gradients = updated * (execution.gradient_copies + has_parts + (num_replicas > 1))
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     kept = [num_examples * size for size in execution.networks(sizes, remat)]
-    activations = max(kept)
-    of_generator = 0.0 if execution.is_frozen else FLOAT * parameters.generator
+    activations = max(kept) if compiled else sum(kept)
+    # At the end of the forward pass those of the generator exist, where they are taken before.
+    of_generator = FLOAT * parameters.generator if compiled and not execution.is_frozen else 0.0
     working = num_examples * max(execution.working(size, remat) for size in sizes)
-    num_logits = num_examples * sizes[0].num_predictions * sizes[0].vocab_size
-    logits = 0.0 if config.objective.uniform_generator else FLOAT * execution.logits * num_logits
-    later = logits * (execution.logits_later / execution.logits)
-    moments = (kept[0] + logits, activations + working + of_generator + later, gradients - updated * has_parts)
+    a_copy = FLOAT * num_examples * sizes[0].num_predictions * sizes[0].vocab_size
+    logits = a_copy * (execution.logits_kept if config.objective.uniform_generator else execution.logits_alive)
+    moments = (
+        activations + working + a_copy * execution.logits_kept + of_generator,
+        kept[0] + logits,
+        gradients - updated * has_parts,
+    )
     peak = weights + optimizer + updated * has_parts + max(moments)
     return ReplicaMemory(weights, optimizer, gradients, activations, working, logits, peak)
 
@@ -181,7 +183,7 @@ def kept_of_example(config: Any, *, compiled: bool) -> float:
     execution = _Execution(config, compiled)
     sizes = [size for size in costs.network_sizes(config) if size is not None]
     has_logits = not config.objective.uniform_generator
-    logits = FLOAT * _LOGITS * sizes[0].num_predictions * sizes[0].vocab_size * has_logits
+    logits = FLOAT * sizes[0].num_predictions * sizes[0].vocab_size * execution.logits_alive * has_logits
     return sum(execution.networks(sizes, remat=False)) + logits
 
 
@@ -199,15 +201,17 @@ class _Execution:
     """Bytes that an example needs, depending on how the step is executed.
 
     Compiled: XLA compiles the complete step, as its buffer assignments show (scripts/benchmark_memory.py and, for
-    accelerators, scripts/compile_for.py). It keeps the sums that enter LayerNorm in float32, which it computes in,
+    accelerators, scripts/compile_for.py). The generator's gradients are taken before the discriminator runs, so that
+    one network's activations exist at a time. It keeps the sums that enter LayerNorm in float32, which it computes in,
     decisions of dropout as bytes, and scores of attention beside the probabilities, which it makes of them again. Else:
-    TensorFlow's products, and what is between them compiled by itself (`fused.py`), as on CPUs.
+    TensorFlow's products, and what is between them compiled by itself (`fused.py`), as on CPUs, of both networks at
+    once.
 
     Attributes:
       gelu_tensors: kept about GELU: input, output, and of float32 a value within that its gradient has, too.
       gradient_copies: of all gradients at the end of a step; without compilation as they are, and clipped.
-      logits, logits_later: copies of the masked-LM head's while they are sampled from, and after that; without
-        compilation their gradient, too, and themselves, which TensorFlow may count what was right from at any time.
+      logits_alive, logits_kept: copies of the masked-LM head's logits while they are sampled from, and after that;
+        without compilation with a copy to sample from, and then the logits alone.
     """
 
     def __init__(self, config: Any, compiled: bool):
@@ -218,8 +222,10 @@ class _Execution:
         self.selection_layers = costs.num_selection_layers(config)
         self.gradient_copies = 1.0 if compiled else 2.0
         self.gelu_tensors = 3.0 if compiled and self.width == FLOAT else 2.0
-        self.logits, self.logits_later = (_LOGITS, 0.0) if compiled else (_LOGITS + 1.0, 1.0)
+        self.logits_alive = 3.0
         self.is_frozen = config.objective.frozen_generator  # keeps nothing for gradients
+        predicts_all = costs.outline_of(config).num_towers > 1  # each with a loss: then gradients are kept, too
+        self.logits_kept = 0.0 if self.is_frozen or compiled else 3.0 if predicts_all else 1.0
 
     def networks(self, sizes: Sequence[costs.NetworkSize], remat: bool) -> list[float]:
         """What is kept of each network, embeddings and the discriminator's head included."""
@@ -300,8 +306,8 @@ class _Execution:
         """While gradients of a block are computed: what is recomputed, and gradients.
 
         Compiled, of what is recomputed, or else of scores, of which the softmax is made again in float32. Not compiled,
-        of scores, which products in bfloat16 also hold in float32, and of the architecture modern those of both halves
-        of the feed-forward layer, of their product, and joined.
+        of scores, and of the architecture modern those of both halves of the feed-forward layer, of their product, and
+        joined.
         """
         recomputed, blocks = self.recomputed(size) if remat else 0.0, self._blocks(size)
         is_full = size.layers_in_blocks() < size.num_layers
@@ -309,10 +315,8 @@ class _Execution:
             softmax = is_full * (FLOAT / self.width + 1.0) * self._a_score(size, size.seq_length)
             return _RECOMPUTED * recomputed + size.seq_length * (blocks if remat else max(blocks, softmax))
         halves = 4.0 * self.width * size.intermediate_size if size.architecture == "modern" else 0.0
-        scores = self._probabilities(size, size.seq_length)
-        if self.width < FLOAT:
-            scores += _FLOAT_SCORES * (FLOAT / self.width) * self._a_score(size, size.seq_length)
-        return recomputed + size.seq_length * (blocks + is_full * scores + halves)
+        scores = self._probabilities(size, size.seq_length) if is_full else 0.0
+        return recomputed + size.seq_length * (blocks + scores + halves)
 
 
 def host_memory() -> int:

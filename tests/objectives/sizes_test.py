@@ -78,7 +78,7 @@ def test_activations_on_a_cpu_counted_by_hand(precision, width):
     assert found.activations == 3 * block + embeddings + head
     kept = memory(resolved(runtime__precision=precision), remat=True, compiled=False)
     again = width * (tokens * (3 * 8 + 32) + 2 * scores)
-    widest = (2 * width + (3 * 4 if width == 2 else 0)) * scores  # in bfloat16 with copies in float32
+    widest = 2 * width * scores
     assert (found.working, kept.working) == (widest, widest + again)
 
 
@@ -92,7 +92,7 @@ def test_logits_of_all_tokens_by_hand():
     # Two towers keep as much as the discriminator without its head does twice.
     head = 4 * 16 * 8 * 2 * 4
     kept = memory(electra, compiled=False).activations - head
-    assert memory(electric, compiled=False).activations == 2 * kept
+    assert memory(electric, compiled=False).activations == 1.5 * kept + head
 
 
 def test_without_dropout_its_tensors_are_not_there():
