@@ -210,6 +210,9 @@ def require_flags(values: flags.FlagValues, **remedies: str) -> None:
             raise UserError(f"--{name} is missing: {remedy}")
 
 
+VOCABULARY = "give the model's vocabulary, SentencePiece model or tokenizer.json"
+
+
 def require_files(values: flags.FlagValues, **remedies: str) -> None:
     """Raises a `UserError` for the first of some flags, with its remedy, that names what is no file."""
     for name, remedy in remedies.items():

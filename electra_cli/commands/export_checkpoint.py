@@ -90,7 +90,7 @@ def _check(values: flags.FlagValues, is_fine_tuned: bool) -> None:
     run_files.read_record(values.workdir)
     if values.checkpoint:
         run_files.named_checkpoint(values.workdir, values.checkpoint)
-    app.require_files(values, vocab_file="give the model's vocabulary, SentencePiece model or tokenizer.json")
+    app.require_files(values, vocab_file=app.VOCABULARY)
 
 
 def _export_fine_tuned(values: flags.FlagValues, logger: Logger) -> float:

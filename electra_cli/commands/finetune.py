@@ -88,7 +88,7 @@ def _prepare_to_finetune(values: flags.FlagValues) -> Callable[[Logger], None]:
     settings = CONFIG.config
     check(settings)
     check_start(values.init, values.like)
-    app.require_files(values, vocab_file="give the model's vocabulary, SentencePiece model or tokenizer.json")
+    app.require_files(values, vocab_file=app.VOCABULARY)
     if run_files.has_record(values.workdir):
         read_record(values.workdir)  # of a fine-tuning, which may be resumed
 

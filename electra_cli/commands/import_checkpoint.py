@@ -87,7 +87,7 @@ def _main(values: flags.FlagValues) -> None:
             files.check_checkpoint(f"--{name}", values[name].value, "give the model's directory, or its checkpoint")
     app.require_files(
         values,
-        vocab_file="give the model's vocabulary, SentencePiece model or tokenizer.json",
+        vocab_file=app.VOCABULARY,
         hparams="give the JSON file of google-research/electra's --hparams",
     )
     if values.checkpoint:

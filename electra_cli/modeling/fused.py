@@ -68,13 +68,13 @@ def jit_region(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def is_compiled_whole() -> bool:
+def is_compiled_by_xla() -> bool:
     """Returns whether XLA compiles all of what is traced here."""
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
 
 def in_order(first: Any, then: Any) -> tuple[Any, Any]:
-    """Returns two structures of tensors, where `is_compiled_whole`; the second is available only after the first.
+    """Returns two structures of tensors, where `is_compiled_by_xla`; the second is available only after the first.
 
     So what the first are computed from need not be in memory together with what follows from the second.
     """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from electra_cli.modeling.fused import in_order, is_compiled_whole
+from electra_cli.modeling.fused import in_order, is_compiled_by_xla
 from electra_cli.training.distribution import Runtime
 from electra_cli.training.optimization import Optimizer, own_copies, uses_loss_scaling
 
@@ -56,7 +56,7 @@ def gradients_of(
                     gradients.append(tf.convert_to_tensor(gradient))
 
     def take_first(loss: tf.Tensor, following: Inputs) -> Inputs:
-        if not is_compiled_whole():
+        if not is_compiled_by_xla():
             parts.append(loss)
             return following
         take(loss)

@@ -237,6 +237,11 @@ def test_workers_that_go_on_need_their_own_commands(tmp_path):
             ["--format=tfm", "--workdir=nowhere", "--output_dir=x"],
             "--workdir=nowhere: no such directory; give the directory of a run",
         ),
+        (
+            "electra_cli.commands.import_checkpoint",
+            ["--format=electra_pretrain", "--source={earlier}", "--output_dir=x", "--checkpoint=nowhere"],
+            "--checkpoint=nowhere: no such checkpoint or directory",
+        ),
         *(
             (
                 "electra_cli.commands.export_checkpoint",

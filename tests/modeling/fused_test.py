@@ -141,7 +141,7 @@ def test_what_comes_later_waits_for_what_comes_first():
     found = []
 
     def look():
-        found.append(fused.is_compiled_whole())
+        found.append(fused.is_compiled_by_xla())
 
     @tf.function(jit_compile=True)
     def run(x):

@@ -58,6 +58,9 @@ def test_a_report_replaces_a_report_and_no_other_file(tmp_path):
     output.touch()
     for output_format in ("html", "text", "text", "html", "html"):
         report.write_report([path], str(output), output_format=output_format, num_samples=0)
+    names = [str(write_workdir(tmp_path / (name * 40))) for name in ("a", "b")]  # which leave the table little room
+    for _ in range(2):
+        report.write_report(names, str(output), output_format="text", num_samples=0)
     for content in ("<!DOCTYPE html><title>Mine</title>", "metric: value\n", "{}"):
         output.write_text(content)
         with pytest.raises(UserError, match=f"^--output={output} was not written by this command: remove it, or give"):

@@ -42,6 +42,20 @@ def test_other_workers_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_resumed_run_keeps_the_weights_it_began_with_wherever_it_resumes(tmp_path, monkeypatch):
+    tokenizer = TokenizerSettings(Vocabulary(SPECIAL_TOKENS), WordRules(True))
+    config = small_config(tmp_path)
+    for name, resumes in (("first", False), ("second", True)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        config.init.checkpoint = f"{name}_weights"  # which are gone when it resumes
+        with Workdir(str(tmp_path / "run")) as workdir:
+            workdir.write_config(resolve(config, 160), "fingerprint", "CPU", tokenizer, resumes=resumes)
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record["directory"] == str(tmp_path / "second")
+    assert record["config"]["init"]["checkpoint"] == str(tmp_path / "first" / "first_weights")
+
+
 def test_links_are_not_followed_for_writing(tmp_path):
     precious, run = tmp_path / "precious", tmp_path / "run"
     precious.write_text("precious")
